@@ -1,0 +1,36 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""LaVIT (arXiv 2309.04669) for the Hugging Face ecosystem. Importing it makes the Auto classes know LaVIT."""
+
+from . import registration as registration
+from .modeling import (
+    LavitConfig,
+    LavitFeatureDecoder,
+    LavitFeatureDecoderConfig,
+    LavitForCausalLM,
+    LavitModel,
+    LavitVisualTokenizer,
+    LavitVisualTokenizerConfig,
+    LavitVisualTokenizerForPreTraining,
+    LavitVisualTokenizerOutput,
+)
+from .processing import ImageSegment, LavitImageProcessor, LavitImageProcessorPil, LavitProcessor, TextSegment
+
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ImageSegment",
+    "LavitConfig",
+    "LavitFeatureDecoder",
+    "LavitFeatureDecoderConfig",
+    "LavitForCausalLM",
+    "LavitImageProcessor",
+    "LavitImageProcessorPil",
+    "LavitModel",
+    "LavitProcessor",
+    "LavitVisualTokenizer",
+    "LavitVisualTokenizerConfig",
+    "LavitVisualTokenizerForPreTraining",
+    "LavitVisualTokenizerOutput",
+    "TextSegment",
+]

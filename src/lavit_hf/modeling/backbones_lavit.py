@@ -1,0 +1,72 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Pretrained backbones, given as a folder, a repository, a configuration or a model, for a new LaVIT around them."""
+
+import os
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+
+from .modeling_lavit_tokenizer import build_vision_tower
+
+
+Backbone = str | os.PathLike | PreTrainedConfig | PreTrainedModel
+
+
+def _check_kind(backbone: Backbone, name: str) -> None:
+    if not isinstance(backbone, Backbone):
+        raise ValueError(
+            f"{name} must be a folder, a repository id, a configuration or a model, got {type(backbone).__name__}."
+        )
+
+
+def load_vision_backbone(vision: Backbone, **kwargs) -> PreTrainedModel:
+    """
+    The vision tower of `vision`; of a model with several towers (CLIP, SigLIP, ...) the one that sees.
+
+    Args:
+        vision (`str`, `PreTrainedConfig` or `PreTrainedModel`): Pretrained if named, new if just a configuration.
+        kwargs: For `from_pretrained`.
+    """
+    _check_kind(vision, "vision")
+    if isinstance(vision, PreTrainedModel):
+        return vision
+    if isinstance(vision, PreTrainedConfig):
+        return build_vision_tower(getattr(vision, "vision_config", vision))
+    config = AutoConfig.from_pretrained(vision)
+    return AutoModel.from_pretrained(vision, config=getattr(config, "vision_config", config), **kwargs)
+
+
+def load_text_backbone(text: Backbone, **kwargs) -> PreTrainedModel:
+    """
+    The causal language model of `text`, with its head.
+
+    Args:
+        text (`str`, `PreTrainedConfig` or `PreTrainedModel`): Pretrained if named, new if just a configuration.
+        kwargs: For `from_pretrained`.
+    """
+    _check_kind(text, "text")
+    if isinstance(text, PreTrainedModel):
+        return text
+    if isinstance(text, PreTrainedConfig):
+        return AutoModelForCausalLM.from_config(text.get_text_config(decoder=True))
+    config = AutoConfig.from_pretrained(text).get_text_config(decoder=True)
+    return AutoModelForCausalLM.from_pretrained(text, config=config, **kwargs)
+
+
+def count_text_tokens(text: Backbone, vocab_size: int) -> int:
+    """
+    How many ids text takes: the length of the tokenizer beside a named model, else `vocab_size`. Rows of the
+    vocabulary beyond the tokenizer are padding, which the picture's ids take over.
+    """
+    if not isinstance(text, (str, os.PathLike)):
+        return vocab_size
+    return len(AutoTokenizer.from_pretrained(text))
+
+
+def make_room(text_model: PreTrainedModel, num_text_tokens: int, num_image_tokens: int) -> None:
+    """
+    Gives the vocabulary of `text_model` `num_image_tokens` new rows behind its text. They start, embeddings and head
+    alike, as draws around the mean of the text's rows, so that the model's predictions on text stay what they were.
+    """
+    if num_text_tokens < text_model.config.vocab_size:
+        text_model.resize_token_embeddings(num_text_tokens)
+    text_model.resize_token_embeddings(num_text_tokens + num_image_tokens)

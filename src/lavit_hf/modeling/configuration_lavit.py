@@ -1,0 +1,299 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Configurations of LaVIT (arXiv 2309.04669): the visual tokenizer, its feature decoder, and the whole model."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+Selection = Literal["topk", "sample", "argmax"]
+ImageInputs = Literal["features", "codes"]
+
+# The width of the merger's MLP against its hidden size in the released model (EVA-CLIP's own ratio).
+MLP_RATIO = 4.3637
+
+
+def _require_positive(config: PreTrainedConfig, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"{type(config).__name__}.{name} must be positive, got {value}.")
+
+
+def _require_divisible(config: PreTrainedConfig, hidden_size: int) -> None:
+    if hidden_size % config.num_attention_heads:
+        raise ValueError(
+            f"{type(config).__name__}.num_attention_heads must divide the hidden size {hidden_size}, "
+            f"got {config.num_attention_heads}."
+        )
+
+
+@strict
+class LavitVisualTokenizerConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`LavitVisualTokenizer`]. The defaults are the released model's.
+
+    Args:
+        vision_config (`dict` or `PreTrainedConfig`, *optional*):
+            Any vision transformer of transformers with one square `image_size` and one `patch_size` (CLIP, SigLIP,
+            DINOv2, DINOv3, ViT, ...). Default: the 40 layers of EVA-CLIP ViT-g/14 as a `Blip2VisionConfig`.
+        selection (`"topk"`, `"sample"` or `"argmax"`, *optional*, defaults to `"topk"`):
+            How patches are kept at inference. `"topk"`: the k patches of highest keep probability, where k is the
+            rounded sum of the probabilities. `"sample"`: Gumbel noise, as the authors do. `"argmax"`: each on its own.
+        num_merger_layers (`int`, *optional*, defaults to 12): Blocks of the merger.
+        num_attention_heads (`int`, *optional*): Heads of the merger. Default: the vision tower's.
+        intermediate_size (`int`, *optional*):
+            Width of the merger's MLP. Default: `int(4.3637 * hidden_size)`, as in the release.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`): Activation of selector and merger.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-5): Of every LayerNorm outside of the vision tower.
+        codebook_size (`int`, *optional*, defaults to 16384): Number of codes.
+        code_dim (`int`, *optional*, defaults to 32): Width of a code.
+        keep_ratio (`float`, *optional*, defaults to 1/3): Fraction of patches that training aims to keep.
+        keep_ratio_loss_weight (`float`, *optional*, defaults to 2.0): Its weight in the loss (paper, section 3.1).
+        commitment_loss_weight (`float`, *optional*, defaults to 0.25): Weight of the pull of features to their codes.
+        gumbel_temperature (`float`, *optional*, defaults to 1.0): Of the relaxed keep decision in training.
+        initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of new weights.
+
+    Raises:
+        StrictDataclassError, ValueError: a value out of its range, by name.
+    """
+
+    model_type = "lavit_visual_tokenizer"
+    base_config_key = "visual_tokenizer_config"
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(
+            config_class=AutoConfig, model_type="blip_2_vision_model", init_kwargs={"num_hidden_layers": 40}
+        )
+    }
+
+    vision_config: dict | PreTrainedConfig | None = None
+    selection: Selection = "topk"
+    num_merger_layers: int = 12
+    num_attention_heads: int | None = None
+    intermediate_size: int | None = None
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-5
+    codebook_size: int = 16384
+    code_dim: int = 32
+    keep_ratio: float = 1 / 3
+    keep_ratio_loss_weight: float | int = 2.0
+    commitment_loss_weight: float | int = 0.25
+    gumbel_temperature: float | int = 1.0
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        for name in ("hidden_size", "num_attention_heads", "image_size", "patch_size"):
+            if not isinstance(getattr(self.vision_config, name, None), int):
+                raise ValueError(
+                    f"vision_config must describe a vision transformer with an integer `{name}`, got "
+                    f"{type(self.vision_config).__name__} with {name}={getattr(self.vision_config, name, None)!r}. "
+                    "Of a model with several towers, pass its vision_config."
+                )
+        if self.num_attention_heads is None:
+            self.num_attention_heads = self.vision_config.num_attention_heads
+        if self.intermediate_size is None:
+            self.intermediate_size = int(MLP_RATIO * self.hidden_size)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the vision features, the selector and the merger."""
+        return self.vision_config.hidden_size
+
+    @property
+    def num_patches(self) -> int:
+        """Patches per picture, the most codes a picture can have."""
+        return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
+
+    def validate_values(self):
+        _require_positive(self, "num_merger_layers", "num_attention_heads", "intermediate_size", "layer_norm_eps")
+        _require_positive(self, "codebook_size", "code_dim", "gumbel_temperature", "initializer_range")
+        _require_divisible(self, self.hidden_size)
+        if self.hidden_size % 4:
+            raise ValueError(f"vision_config.hidden_size must be a multiple of 4, got {self.hidden_size}.")
+        if not 0 < self.keep_ratio <= 1:
+            raise ValueError(f"keep_ratio must be in (0, 1], got {self.keep_ratio}.")
+        for name in ("keep_ratio_loss_weight", "commitment_loss_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+
+
+@strict
+class LavitFeatureDecoderConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`LavitFeatureDecoder`], which rebuilds a picture's vision features from its codes. The defaults
+    are the released model's, without an output head: that of stage 1 training.
+
+    Args:
+        hidden_size (`int`, *optional*, defaults to 1408): Width of the blocks.
+        num_hidden_layers (`int`, *optional*, defaults to 12): Blocks over the learned queries.
+        num_attention_heads (`int`, *optional*, defaults to 16): Heads of every attention.
+        intermediate_size (`int`, *optional*): Width of the MLP. Default: `int(4.3637 * hidden_size)`.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`): Activation of the MLP.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-5): Of every LayerNorm.
+        feature_size (`int`, *optional*, defaults to 1408): Width of the vision features that are rebuilt.
+        num_patches (`int`, *optional*, defaults to 256): Queries, and the most codes a picture may have.
+        codebook_size (`int`, *optional*, defaults to 16384): Number of codes.
+        code_dim (`int`, *optional*, defaults to 32): Width of a code.
+        condition_dims (`list[int]`, *optional*):
+            Widths of the projections whose concatenation conditions the U-Net's cross-attention: `[768]` for the
+            SD 1.5 kind, `[768, 1280]` for the SDXL kind, none in stage 1 training.
+        pooled_condition_dim (`int`, *optional*): Width of the attention-pooled condition (1280 for the SDXL kind).
+        num_unconditional_tokens (`int`, *optional*, defaults to 0):
+            Length of the stored embeddings of the unconditional branch (77 for the SD 1.5 kind); 0: zeros are used.
+        initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of new weights.
+
+    Raises:
+        StrictDataclassError, ValueError: a value out of its range, by name.
+    """
+
+    model_type = "lavit_feature_decoder"
+
+    hidden_size: int = 1408
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 16
+    intermediate_size: int | None = None
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-5
+    feature_size: int = 1408
+    num_patches: int = 256
+    codebook_size: int = 16384
+    code_dim: int = 32
+    condition_dims: list[int] | None = None
+    pooled_condition_dim: int | None = None
+    num_unconditional_tokens: int = 0
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.intermediate_size is None:
+            self.intermediate_size = int(MLP_RATIO * self.hidden_size)
+
+    def validate_values(self):
+        _require_positive(self, "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        _require_positive(self, "feature_size", "num_patches", "codebook_size", "code_dim", "pooled_condition_dim")
+        _require_divisible(self, self.hidden_size)
+        if self.condition_dims is not None and (not self.condition_dims or min(self.condition_dims) <= 0):
+            raise ValueError(f"condition_dims must be positive widths or None, got {self.condition_dims}.")
+        if self.pooled_condition_dim is not None and self.condition_dims is None:
+            raise ValueError("pooled_condition_dim needs condition_dims, got None.")
+        if self.num_unconditional_tokens < 0:
+            raise ValueError(f"num_unconditional_tokens must not be negative, got {self.num_unconditional_tokens}.")
+
+    @classmethod
+    def from_visual_tokenizer_config(
+        cls, config: LavitVisualTokenizerConfig, **kwargs
+    ) -> "LavitFeatureDecoderConfig":
+        """A decoder shaped after the tokenizer whose codes it reads; `kwargs` override single values."""
+        shape = {
+            "hidden_size": config.hidden_size,
+            "num_hidden_layers": config.num_merger_layers,
+            "num_attention_heads": config.num_attention_heads,
+            "intermediate_size": config.intermediate_size,
+            "hidden_act": config.hidden_act,
+            "layer_norm_eps": config.layer_norm_eps,
+            "feature_size": config.hidden_size,
+            "num_patches": config.num_patches,
+            "codebook_size": config.codebook_size,
+            "code_dim": config.code_dim,
+        }
+        return cls(**(shape | kwargs))
+
+
+@strict
+class LavitConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`LavitForCausalLM`]: one language model over text and picture codes.
+
+    The vocabulary is text, `[IMG]`, `[/IMG]`, then the codes: code k is token `visual_token_offset + k`. The id after
+    the last code is `image_token_id`, the placeholder of one picture in the input. It has no embedding, is never
+    generated and never a label.
+
+    Args:
+        text_config (`dict` or `PreTrainedConfig`, *optional*):
+            Any causal language model of transformers, its `vocab_size` with all picture ids. Default: Llama.
+        visual_tokenizer_config (`dict` or `LavitVisualTokenizerConfig`, *optional*): The visual tokenizer.
+        image_start_token_id (`int`, *optional*): Id of `[IMG]`. Default: `vocab_size - codebook_size - 2`.
+        image_end_token_id (`int`, *optional*): Id of `[/IMG]`. Default: the id after `[IMG]`.
+        visual_token_offset (`int`, *optional*): Id of code 0. Default: the id after `[/IMG]`.
+        image_token_id (`int`, *optional*): Id of the placeholder. Default: the id after the last code.
+        image_inputs (`"features"` or `"codes"`, *optional*, defaults to `"features"`):
+            How pictures given as pixels enter the language model where the call does not say: as continuous features
+            (to be read) or as their codes (in a drawing prompt).
+        supervise_images (`bool`, *optional*, defaults to `True`): Whether the codes of given pictures are labels.
+        tie_word_embeddings (`bool`, *optional*): Default: as in `text_config`.
+        lm_head_bias (`bool`, *optional*, defaults to `False`): Whether the language model's head has a bias.
+        initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of new weights.
+
+    Raises:
+        StrictDataclassError, ValueError: ids that overlap or do not fit the vocabulary, by name.
+    """
+
+    model_type = "lavit"
+    sub_configs_defaults = {
+        "text_config": SubConfigSpec(
+            config_class=AutoConfig, model_type="llama", init_kwargs={"vocab_size": 32000 + 2 + 16384}
+        ),
+        "visual_tokenizer_config": LavitVisualTokenizerConfig,
+    }
+
+    text_config: dict | PreTrainedConfig | None = None
+    visual_tokenizer_config: dict | PreTrainedConfig | None = None
+    image_start_token_id: int | None = None
+    image_end_token_id: int | None = None
+    visual_token_offset: int | None = None
+    image_token_id: int | None = None
+    image_inputs: ImageInputs = "features"
+    supervise_images: bool = True
+    tie_word_embeddings: bool | None = None
+    lm_head_bias: bool = False
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        codebook_size = self.visual_tokenizer_config.codebook_size
+        if self.image_start_token_id is None:
+            self.image_start_token_id = self.text_config.vocab_size - codebook_size - 2
+        if self.image_end_token_id is None:
+            self.image_end_token_id = self.image_start_token_id + 1
+        if self.visual_token_offset is None:
+            self.visual_token_offset = self.image_end_token_id + 1
+        if self.image_token_id is None:
+            self.image_token_id = self.visual_token_offset + codebook_size
+        if self.tie_word_embeddings is None:
+            self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes."""
+        return self.visual_tokenizer_config.codebook_size
+
+    @property
+    def num_patches(self) -> int:
+        """Patches per picture, the most codes a picture can have."""
+        return self.visual_tokenizer_config.num_patches
+
+    def validate_values(self):
+        start, end, offset = self.image_start_token_id, self.image_end_token_id, self.visual_token_offset
+        codes = range(offset, offset + self.codebook_size)
+        if start < 0 or offset < 0 or codes.stop > self.text_config.vocab_size:
+            raise ValueError(
+                f"text_config.vocab_size must hold [IMG] (id {start}) and the codes (ids {codes.start} to "
+                f"{codes.stop - 1}), got {self.text_config.vocab_size}."
+            )
+        for name in ("image_start_token_id", "image_end_token_id", "image_token_id"):
+            if getattr(self, name) in codes:
+                raise ValueError(
+                    f"{name} must not be one of the codes' ids, {codes.start} to {codes.stop - 1}, "
+                    f"got {getattr(self, name)}."
+                )
+        if len({start, end, self.image_token_id}) < 3:
+            raise ValueError(
+                "image_start_token_id, image_end_token_id and image_token_id must differ, "
+                f"got {start}, {end} and {self.image_token_id}."
+            )
+
+
+__all__ = ["LavitConfig", "LavitFeatureDecoderConfig", "LavitVisualTokenizerConfig"]

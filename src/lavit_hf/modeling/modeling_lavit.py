@@ -1,0 +1,360 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""LaVIT (arXiv 2309.04669): one language model that reads and writes text and picture codes alike."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+
+from .backbones_lavit import Backbone, count_text_tokens, load_text_backbone, load_vision_backbone, make_room
+from .configuration_lavit import LavitConfig, LavitVisualTokenizerConfig
+from .generation_lavit import LavitGenerationMixin
+from .modeling_lavit_tokenizer import LavitMerger, LavitTokenizerPreTrainedModel, LavitVisualTokenizer, PatchPartition
+from .sequence_lavit import LavitSequences, count_error, expand_placeholders
+
+
+@dataclass
+class LavitCausalLMOutputWithPast(CausalLMOutputWithPast):
+    """
+    A causal language model's output over the sequences as they are once pictures have been put in, of length L.
+
+    Args:
+        loss (`torch.FloatTensor`, *optional*): Cross-entropy over text and codes, where labels are given.
+        logits (`torch.FloatTensor` of shape `(B, L, vocab_size)`): Of the next token, text or code.
+        past_key_values, hidden_states, attentions: As of every causal language model.
+        sequences ([`LavitSequences`], *optional*): Ids, masks and labels of length L, where pictures were given.
+    """
+
+    sequences: LavitSequences | None = None
+
+
+class LavitVisualAdapter(nn.Module):
+    """Continuous features of the kept patches, for pictures that are read: a merger of its own and a projection."""
+
+    def __init__(self, config: LavitVisualTokenizerConfig, text_hidden_size: int):
+        super().__init__()
+        self.merger = LavitMerger(config)
+        self.projection = nn.Linear(config.hidden_size, text_hidden_size)
+
+    def forward(self, vision_features: torch.Tensor, partition: PatchPartition) -> torch.Tensor:
+        """Features (B, N, d) and the T kept patches among them -> (T, text_hidden_size)."""
+        return self.projection(self.merger(vision_features, partition))
+
+
+class LavitPreTrainedModel(LavitTokenizerPreTrainedModel):
+    """Weight initialisation and loading shared by LaVIT's language models."""
+
+    config: LavitConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    output_modalities = ("image", "text")
+    _can_compile_fullgraph = True
+    _skip_keys_device_placement = ["past_key_values"]
+
+
+class LavitModel(LavitPreTrainedModel):
+    """
+    Visual tokenizer, adapter and language model, without a head.
+
+    The tokenizer is frozen: it is trained as a [`LavitVisualTokenizerForPreTraining`], before.
+
+    Args:
+        config ([`LavitConfig`]): Its shape.
+        visual_tokenizer ([`LavitVisualTokenizer`], *optional*), language_model (`PreTrainedModel`, *optional*):
+            Parts that exist already, instead of new ones.
+    """
+
+    def __init__(
+        self,
+        config: LavitConfig,
+        visual_tokenizer: LavitVisualTokenizer | None = None,
+        language_model: PreTrainedModel | None = None,
+    ):
+        super().__init__(config)
+        self.visual_tokenizer = visual_tokenizer or LavitVisualTokenizer(config.visual_tokenizer_config)
+        self.visual_adapter = LavitVisualAdapter(config.visual_tokenizer_config, config.text_config.hidden_size)
+        self.language_model = language_model or AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def train(self, mode: bool = True):
+        """The visual tokenizer is frozen: it stays in evaluation mode, and its parameters ask for no gradient."""
+        super().train(mode)
+        self.visual_tokenizer.eval().requires_grad_(False)
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.language_model.set_input_embeddings(value)
+
+    def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs) -> BaseModelOutputWithPooling:
+        """
+        Pictures as the language model reads them.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(num_images, 3, image_size, image_size)`): Pictures.
+
+        Returns:
+            `BaseModelOutputWithPooling`: `last_hidden_state`, the vision features (num_images, N, d), and
+            `pooler_output`, a tuple with the features (num_codes, text_hidden_size) of each picture.
+        """
+        outputs = self._tokenize(pixel_values)
+        features = self.visual_adapter(outputs.vision_features, outputs.partition)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=outputs.vision_features, pooler_output=features.split(outputs.num_codes.tolist())
+        )
+
+    @torch.no_grad()
+    def _tokenize(self, pixel_values: torch.Tensor):
+        return self.visual_tokenizer(pixel_values)
+
+    def expand_images(
+        self,
+        input_ids: torch.LongTensor,
+        pixel_values: torch.FloatTensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        image_inputs: str | None = None,
+        supervise_images: bool | None = None,
+    ) -> LavitSequences:
+        """
+        Puts pictures into the sequences: in place of each placeholder its codes as ids and, as what is read there,
+        either the embeddings of these codes or the adapter's features.
+
+        Arguments and errors as of [`LavitForCausalLM.forward`]. Returns the sequences with `inputs_embeds`.
+        """
+        image_inputs = self.config.image_inputs if image_inputs is None else image_inputs
+        if image_inputs not in ("features", "codes"):
+            raise ValueError(f"image_inputs must be 'features' or 'codes', got {image_inputs!r}.")
+        if supervise_images is None:
+            supervise_images = self.config.supervise_images
+        if len(pixel_values) == 0:
+            raise count_error(int((input_ids == self.config.image_token_id).sum()), 0)
+
+        tokenized = self._tokenize(pixel_values)
+        sequences = expand_placeholders(
+            self.config,
+            input_ids,
+            attention_mask,
+            labels,
+            tokenized.codes.to(input_ids.device),
+            tokenized.num_codes.to(input_ids.device),
+            supervise_images,
+        )
+        inputs_embeds = self.get_input_embeddings()(sequences.input_ids)
+        if image_inputs == "features":
+            features = self.visual_adapter(tokenized.vision_features, tokenized.partition)
+            image_mask = sequences.image_mask[..., None].to(inputs_embeds.device)
+            inputs_embeds = inputs_embeds.masked_scatter(image_mask, features.to(inputs_embeds))
+        sequences.inputs_embeds = inputs_embeds
+        return sequences
+
+    def check_no_placeholder(self, input_ids: torch.LongTensor) -> None:
+        """Raises the ValueError of a placeholder in `input_ids` (B, L) for which there is no picture."""
+        num_placeholders = int((input_ids == self.config.image_token_id).sum())
+        if num_placeholders:
+            raise count_error(num_placeholders, 0)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        image_inputs: str | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        """Arguments and errors as of [`LavitForCausalLM.forward`]. Returns the language model's output."""
+        if pixel_values is not None:
+            sequences = self.expand_images(input_ids, pixel_values, attention_mask, image_inputs=image_inputs)
+            attention_mask, position_ids = sequences.attention_mask, sequences.position_ids
+            input_ids, inputs_embeds = None, sequences.inputs_embeds
+        return self.language_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+
+
+class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
+    """
+    LaVIT: captions, answers and draws as one causal language model over text and picture codes.
+
+    Args:
+        config ([`LavitConfig`]): Its shape.
+        model ([`LavitModel`], *optional*), lm_head (`nn.Linear`, *optional*):
+            Parts that exist already, instead of new ones.
+    """
+
+    # Trainer would divide the loss by the labels that it counts before placeholders become codes.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: LavitConfig, model: LavitModel | None = None, lm_head: nn.Linear | None = None):
+        super().__init__(config)
+        text_config = config.text_config
+        self.model = model or LavitModel(config)
+        self.lm_head = lm_head or nn.Linear(text_config.hidden_size, text_config.vocab_size, config.lm_head_bias)
+        embeddings = self.model.get_input_embeddings()
+        name = next(name for name, module in self.model.named_modules() if module is embeddings)
+        self._tied_weights_keys = {"lm_head.weight": f"model.{name}.weight"}
+        self.post_init()
+
+    @classmethod
+    def from_backbones(
+        cls, vision: Backbone, text: Backbone, num_text_tokens: int | None = None, dtype=None, **kwargs
+    ) -> "LavitForCausalLM":
+        """
+        A new LaVIT around a vision model and a causal language model. Selector, merger, codebook and adapter are new;
+        so are the vocabulary's rows for `[IMG]`, `[/IMG]` and the codes, behind those of the text.
+
+        Args:
+            vision (`str`, `PreTrainedConfig` or `PreTrainedModel`):
+                Vision tower: a folder or repository with pretrained weights, or a configuration of a new one.
+            text (`str`, `PreTrainedConfig` or `PreTrainedModel`): Causal language model, likewise.
+            num_text_tokens (`int`, *optional*):
+                Ids that text takes; `[IMG]` is the next. Default: the length of the tokenizer beside a named model,
+                else the vocabulary of the text model.
+            dtype (`torch.dtype`, *optional*): Of all weights. Default: the backbones' own.
+            kwargs: For [`LavitVisualTokenizerConfig`], say `codebook_size` or `num_merger_layers`.
+
+        Raises:
+            ValueError: something that is no backbone.
+        """
+        loading = {} if dtype is None else {"dtype": dtype}
+        vision_tower, text_model = load_vision_backbone(vision, **loading), load_text_backbone(text, **loading)
+        # Read first: a configuration forgets its parts' choice of attention when it is put together.
+        text_attention, vision_attention = (m.config._attn_implementation for m in (text_model, vision_tower))
+        tokenizer_config = LavitVisualTokenizerConfig(vision_config=vision_tower.config, **kwargs)
+        if num_text_tokens is None:
+            num_text_tokens = count_text_tokens(text, text_model.config.vocab_size)
+        make_room(text_model, num_text_tokens, tokenizer_config.codebook_size + 2)
+
+        lm_head = text_model.get_output_embeddings()
+        config = LavitConfig(
+            text_config=text_model.config,
+            visual_tokenizer_config=tokenizer_config,
+            image_start_token_id=num_text_tokens,
+            lm_head_bias=lm_head.bias is not None,
+            attn_implementation={
+                "": text_attention,
+                "text_config": text_attention,
+                "visual_tokenizer_config": vision_attention,
+            },
+        )
+        visual_tokenizer = LavitVisualTokenizer(tokenizer_config, vision_tower=vision_tower)
+        model = cls(config, LavitModel(config, visual_tokenizer, text_model.base_model), lm_head)
+        if text_model.generation_config is not None:
+            model.generation_config = text_model.generation_config
+        return model if dtype is None else model.to(dtype)
+
+    def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs) -> BaseModelOutputWithPooling:
+        """See [`LavitModel.get_image_features`]."""
+        return self.model.get_image_features(pixel_values, **kwargs)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        image_inputs: str | None = None,
+        supervise_images: bool | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs,
+    ) -> LavitCausalLMOutputWithPast:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, L)`):
+                Text, codes, and one placeholder for each picture of `pixel_values`. The placeholder becomes as many
+                positions as its picture has codes; everything else is an ordinary causal language model.
+            pixel_values (`torch.FloatTensor` of shape `(num_images, 3, image_size, image_size)`, *optional*):
+                All pictures of the batch in reading order.
+            attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): 0 at padding, on either side.
+            position_ids (`torch.LongTensor` of shape `(B, L)`, *optional*): Only without pictures.
+            past_key_values (`Cache`, *optional*): Keys and values of the positions before.
+            inputs_embeds (`torch.FloatTensor` of shape `(B, L, hidden_size)`, *optional*): Instead of ids.
+            labels (`torch.LongTensor` of shape `(B, L)`, *optional*):
+                Ids to predict, -100 for none. They are moved along with the placeholders, and a picture's codes are
+                its labels also where its input is features, unless its placeholder's label is -100.
+            image_inputs (`"features"` or `"codes"`, *optional*): Overrides the configuration's.
+            supervise_images (`bool`, *optional*): Overrides the configuration's; False masks the codes out.
+            use_cache (`bool`, *optional*): Whether to return keys and values.
+            logits_to_keep (`int` or `torch.Tensor`, *optional*): Only the last positions' logits; 0 for all.
+
+        Returns:
+            [`LavitCausalLMOutputWithPast`]
+
+        Raises:
+            ValueError: as many placeholders as pictures were expected; pictures together with `inputs_embeds`,
+                `position_ids` or a filled cache; an unknown `image_inputs`.
+        """
+        sequences = None
+        if pixel_values is not None:
+            if input_ids is None or inputs_embeds is not None or position_ids is not None:
+                raise ValueError("pixel_values go with input_ids, and with neither inputs_embeds nor position_ids.")
+            if past_key_values is not None and past_key_values.get_seq_length() > 0:
+                raise ValueError("pixel_values belong to the first forward of a sequence, got a filled cache.")
+            sequences = self.model.expand_images(
+                input_ids, pixel_values, attention_mask, labels, image_inputs, supervise_images
+            )
+            attention_mask, position_ids, labels = (
+                sequences.attention_mask,
+                sequences.position_ids,
+                sequences.labels,
+            )
+            input_ids, inputs_embeds = None, sequences.inputs_embeds
+        elif past_key_values is None and input_ids is not None and not torch.compiler.is_compiling():
+            self.model.check_no_placeholder(input_ids)
+
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self._scale_logits(self.lm_head(outputs.last_hidden_state[:, kept]))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1])
+        return LavitCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            sequences=sequences,
+        )
+
+    def _scale_logits(self, logits: torch.Tensor) -> torch.Tensor:
+        """What some language models do to their logits beyond the head (Cohere, Granite, Gemma 2)."""
+        text_config = self.config.text_config
+        if (scale := getattr(text_config, "logit_scale", None)) is not None:
+            logits = logits * scale
+        if (scaling := getattr(text_config, "logits_scaling", None)) is not None:
+            logits = logits / scaling
+        if (cap := getattr(text_config, "final_logit_softcapping", None)) is not None:
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+
+__all__ = ["LavitCausalLMOutputWithPast", "LavitForCausalLM", "LavitModel", "LavitPreTrainedModel"]

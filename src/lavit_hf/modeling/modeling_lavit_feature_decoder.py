@@ -1,0 +1,219 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Codes back to vision features (arXiv 2309.04669, section 3.1), and stage 1: tokenizer and decoder trained together."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .attention_lavit import LavitBlock, MaskedAttend
+from .configuration_lavit import LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
+from .modeling_lavit_tokenizer import (
+    LavitTokenizerPreTrainedModel,
+    LavitVisualTokenizer,
+    LavitVisualTokenizerOutput,
+)
+
+
+@dataclass
+class LavitFeatureDecoderOutput(ModelOutput):
+    """
+    Args:
+        features (`torch.FloatTensor` of shape `(B, num_patches, feature_size)`): The rebuilt vision features.
+        prompt_embeds (`torch.FloatTensor` of shape `(B, num_patches, sum(condition_dims))`, *optional*):
+            What conditions the U-Net's cross-attention.
+        pooled_prompt_embeds (`torch.FloatTensor` of shape `(B, pooled_condition_dim)`, *optional*):
+            The pooled condition of an SDXL kind of U-Net.
+    """
+
+    features: torch.FloatTensor | None = None
+    prompt_embeds: torch.FloatTensor | None = None
+    pooled_prompt_embeds: torch.FloatTensor | None = None
+
+
+class LavitAttentionPool(nn.Module):
+    """One vector of a set of features: their mean asks, mean and features answer (as in CLIP's ResNets)."""
+
+    def __init__(self, config: LavitFeatureDecoderConfig):
+        super().__init__()
+        size = config.feature_size
+        self.num_heads = config.num_attention_heads
+        self.position_embeddings = nn.Parameter(torch.empty(config.num_patches + 1, size))
+        self.q_proj = nn.Linear(size, size)
+        self.k_proj = nn.Linear(size, size)
+        self.v_proj = nn.Linear(size, size)
+        self.out_proj = nn.Linear(size, config.pooled_condition_dim)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, N, feature_size) -> (B, pooled_condition_dim)."""
+        states = torch.cat([features.mean(dim=1, keepdim=True), features], dim=1) + self.position_embeddings
+        projected = (self.q_proj(states[:, :1]), self.k_proj(states), self.v_proj(states))
+        query, key, value = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in projected)
+        pooled = nn.functional.scaled_dot_product_attention(query, key, value)
+        return self.out_proj(pooled.transpose(1, 2).flatten(1))
+
+
+class LavitFeatureDecoder(PreTrainedModel):
+    """
+    Rebuilds the vision features of a picture's patches from its codes, whose number varies, and projects them to
+    what conditions a diffusion U-Net. It travels with the pixel decoder and holds its own copy of the codebook.
+
+    Args:
+        config ([`LavitFeatureDecoderConfig`]): `condition_dims` decides which output head there is.
+    """
+
+    config: LavitFeatureDecoderConfig
+    base_model_prefix = "feature_decoder"
+    main_input_name = "codes"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _no_split_modules = ["LavitBlock"]
+    _keep_in_fp32_modules_strict = ["codebook"]
+
+    def __init__(self, config: LavitFeatureDecoderConfig):
+        super().__init__(config)
+        size = config.hidden_size
+        self.register_buffer("codebook", torch.empty(config.codebook_size, config.code_dim))
+        self.in_proj = nn.Linear(config.code_dim, size)
+        self.position_embeddings = nn.Parameter(torch.empty(1, config.num_patches, size))
+        self.queries = nn.Parameter(torch.empty(1, config.num_patches, size))
+        self.layers = nn.ModuleList([LavitBlock(config, size) for _ in range(config.num_hidden_layers)])
+        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.decode_head = nn.Sequential(nn.Linear(size, size), nn.Tanh(), nn.Linear(size, config.feature_size))
+        dims = config.condition_dims or []
+        self.condition_projections = nn.ModuleList([nn.Linear(config.feature_size, dim) for dim in dims])
+        self.attention_pool = LavitAttentionPool(config) if config.pooled_condition_dim else None
+        if config.num_unconditional_tokens:
+            shape = (1, config.num_unconditional_tokens, sum(dims))
+            self.register_buffer("unconditional_embeds", torch.empty(shape))
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, LavitFeatureDecoder):
+            init.copy_(module.codebook, nn.functional.normalize(torch.randn_like(module.codebook), dim=-1))
+            init.normal_(module.position_embeddings, std=std)
+            init.normal_(module.queries, std=std)
+            if module.config.num_unconditional_tokens:
+                init.zeros_(module.unconditional_embeds)
+        elif isinstance(module, LavitAttentionPool):
+            init.normal_(module.position_embeddings, std=std)
+
+    def forward(
+        self,
+        codes: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        code_embeds: torch.FloatTensor | None = None,
+        **kwargs,
+    ) -> LavitFeatureDecoderOutput:
+        """
+        Args:
+            codes (`torch.LongTensor` of shape `(B, L)`): Codes 0..codebook_size-1, padded on the right.
+            attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): 1 for codes, 0 for padding.
+            code_embeds (`torch.FloatTensor` of shape `(B, L, code_dim)`, *optional*): Their vectors, instead of codes.
+
+        Returns:
+            [`LavitFeatureDecoderOutput`]
+
+        Raises:
+            ValueError: neither or both of codes and vectors; no code at all, or more than there are positions.
+        """
+        if (codes is None) == (code_embeds is None):
+            raise ValueError("Give either codes or code_embeds.")
+        if code_embeds is None:
+            code_embeds = nn.functional.embedding(codes, self.codebook)
+        length = code_embeds.shape[1]
+        if not 1 <= length <= self.config.num_patches:
+            raise ValueError(f"A picture has 1 to {self.config.num_patches} codes, got {length}.")
+
+        dtype = self.in_proj.weight.dtype
+        context = self.in_proj(code_embeds.to(dtype)) + self.position_embeddings[:, :length]
+        mask = None
+        if attention_mask is not None:
+            mask = attention_mask.bool()[:, None].expand(-1, self.config.num_patches, -1)
+        self_attend, cross_attend = MaskedAttend(), MaskedAttend(mask)
+        hidden_states = self.queries.expand(context.shape[0], -1, -1)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, context, self_attend, cross_attend)
+        features = self.decode_head(self.norm(hidden_states))
+
+        conditions = [projection(features) for projection in self.condition_projections]
+        return LavitFeatureDecoderOutput(
+            features=features,
+            prompt_embeds=torch.cat(conditions, dim=-1) if conditions else None,
+            pooled_prompt_embeds=self.attention_pool(features) if self.attention_pool is not None else None,
+        )
+
+
+@dataclass
+class LavitVisualTokenizerForPreTrainingOutput(ModelOutput):
+    """
+    Args:
+        loss (`torch.FloatTensor`): Reconstruction loss plus the tokenizer's own weighted losses.
+        reconstruction_loss (`torch.FloatTensor`): Mean over patches of 1 - cosine(rebuilt, original feature).
+        rebuilt_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`): What the codes say of every patch.
+        tokenizer_output ([`LavitVisualTokenizerOutput`]): Codes, decisions, features and the parts of its loss.
+    """
+
+    loss: torch.FloatTensor | None = None
+    reconstruction_loss: torch.FloatTensor | None = None
+    rebuilt_features: torch.FloatTensor | None = None
+    tokenizer_output: LavitVisualTokenizerOutput | None = None
+
+
+class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
+    """
+    Stage 1: tokenizer and feature decoder, with the loss that trains them from pictures alone (paper, section 3.1).
+
+    Args:
+        config ([`LavitVisualTokenizerConfig`]): The feature decoder takes its shape from it as well.
+    """
+
+    config: LavitVisualTokenizerConfig
+
+    def __init__(self, config: LavitVisualTokenizerConfig):
+        super().__init__(config)
+        self.visual_tokenizer = LavitVisualTokenizer(config)
+        self.feature_decoder = LavitFeatureDecoder(LavitFeatureDecoderConfig.from_visual_tokenizer_config(config))
+        self.post_init()
+
+    def forward(
+        self, pixel_values: torch.FloatTensor, generator: torch.Generator | None = None, **kwargs
+    ) -> LavitVisualTokenizerForPreTrainingOutput:
+        """
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(B, 3, image_size, image_size)`): Pictures.
+            generator (`torch.Generator`, *optional*): Of the selection in evaluation mode.
+
+        Returns:
+            [`LavitVisualTokenizerForPreTrainingOutput`]
+        """
+        outputs = self.visual_tokenizer(pixel_values, generator=generator)
+        layout = outputs.partition.kept
+        rebuilt = self.feature_decoder(code_embeds=layout.pad(outputs.quantized), attention_mask=layout.mask).features
+
+        targets = outputs.vision_features.float()
+        similarity = nn.functional.cosine_similarity(rebuilt.float(), targets, dim=-1)
+        reconstruction_loss = (1 - similarity).mean()
+        return LavitVisualTokenizerForPreTrainingOutput(
+            loss=reconstruction_loss + outputs.loss,
+            reconstruction_loss=reconstruction_loss,
+            rebuilt_features=rebuilt,
+            tokenizer_output=outputs,
+        )
+
+
+__all__ = [
+    "LavitFeatureDecoder",
+    "LavitFeatureDecoderOutput",
+    "LavitVisualTokenizerForPreTraining",
+    "LavitVisualTokenizerForPreTrainingOutput",
+]

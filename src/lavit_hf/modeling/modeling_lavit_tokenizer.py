@@ -1,0 +1,339 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""LaVIT's dynamic visual tokenizer (arXiv 2309.04669, section 3.1): a picture becomes a varying number of codes."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModel, Blip2VisionConfig, Blip2VisionModel, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.utils import ModelOutput
+
+from .attention_lavit import LavitBlock, PatchPartition, PolicyAttend
+from .configuration_lavit import LavitVisualTokenizerConfig
+from .quantization_lavit import LavitQuantizer
+
+
+@dataclass
+class LavitVisualTokenizerOutput(ModelOutput):
+    """
+    What a [`LavitVisualTokenizer`] says of B pictures of N patches, of which T in all are kept.
+
+    Args:
+        codes (`torch.LongTensor` of shape `(T,)`): Codes of all pictures, one after the other, 0..codebook_size-1.
+        num_codes (`torch.LongTensor` of shape `(B,)`): How many of them each picture has, at least 1.
+        keep_mask (`torch.BoolTensor` of shape `(B, N)`): The kept patches, in raster order.
+        selector_log_probs (`torch.FloatTensor` of shape `(B, N, 2)`): Of keeping (index 0) and dropping each patch.
+        merged_features (`torch.FloatTensor` of shape `(T, hidden_size)`): Kept patches with the others folded in.
+        quantized (`torch.FloatTensor` of shape `(T, code_dim)`): The codebook's rows, float32.
+        vision_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`): What selector and merger worked on.
+        loss (`torch.FloatTensor`): The weighted sum of the two losses below; its gradient reaches the selector only
+            while training.
+        keep_ratio_loss (`torch.FloatTensor`): Squared distance of the batch's kept fraction to `keep_ratio`.
+        commitment_loss (`torch.FloatTensor`): Mean squared distance of the features' vectors to their codes.
+        partition ([`PatchPartition`]): The decision laid out for packed computing, as the merger takes it.
+    """
+
+    codes: torch.LongTensor | None = None
+    num_codes: torch.LongTensor | None = None
+    keep_mask: torch.BoolTensor | None = None
+    selector_log_probs: torch.FloatTensor | None = None
+    merged_features: torch.FloatTensor | None = None
+    quantized: torch.FloatTensor | None = None
+    vision_features: torch.FloatTensor | None = None
+    loss: torch.FloatTensor | None = None
+    keep_ratio_loss: torch.FloatTensor | None = None
+    commitment_loss: torch.FloatTensor | None = None
+    partition: PatchPartition | None = None
+
+    def split(self) -> tuple[torch.LongTensor, ...]:
+        """The codes picture by picture."""
+        return self.codes.split(self.num_codes.tolist())
+
+
+class LavitSelector(nn.Module):
+    """How likely each patch is worth a token, judged by itself and by the mean of all patches."""
+
+    def __init__(self, config: LavitVisualTokenizerConfig):
+        super().__init__()
+        size = config.hidden_size
+        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.in_proj = nn.Linear(size, size)
+        self.fc1 = nn.Linear(size, size // 2)
+        self.fc2 = nn.Linear(size // 2, size // 4)
+        self.out_proj = nn.Linear(size // 4, 2)
+        self.activation = ACT2FN[config.hidden_act]
+
+    def forward(self, vision_features: torch.Tensor) -> torch.Tensor:
+        """(B, N, hidden_size) -> log-probabilities (B, N, 2) float32 of keeping (index 0) and dropping."""
+        hidden_states = self.activation(self.in_proj(self.norm(vision_features)))
+        own, shared = hidden_states.chunk(2, dim=-1)
+        shared = shared.mean(dim=1, keepdim=True).expand_as(own)
+        hidden_states = self.activation(self.fc1(torch.cat([own, shared], dim=-1)))
+        logits = self.out_proj(self.activation(self.fc2(hidden_states)))
+        return logits.log_softmax(dim=-1, dtype=torch.float32)
+
+
+def gumbel_noise(shape: torch.Size, generator: torch.Generator | None = None, device=None) -> torch.Tensor:
+    """Standard Gumbel noise, float32. Drawn where the generator lives, so that a CPU seed means the same on a GPU."""
+    exponential = torch.empty(shape, device=generator.device if generator is not None else device)
+    return -exponential.exponential_(generator=generator).log().to(device)
+
+
+def select_patches(
+    log_probs: torch.Tensor, selection: str, generator: torch.Generator | None = None, noise: torch.Tensor | None = None
+) -> torch.Tensor:
+    """
+    Decides which patches are kept, always at least one per picture.
+
+    Args:
+        log_probs (`torch.FloatTensor` of shape `(B, N, 2)`): Of keeping (index 0) and dropping each patch.
+        selection (`str`): `"topk"`, `"sample"` or `"argmax"`, see [`LavitVisualTokenizerConfig`].
+        generator (`torch.Generator`, *optional*): Source of the noise of `"sample"`.
+        noise (`torch.FloatTensor` of shape `(B, N, 2)`, *optional*): The noise itself, instead of a generator.
+
+    Returns:
+        `torch.BoolTensor` of shape `(B, N)`.
+
+    Raises:
+        ValueError: an unknown `selection`.
+    """
+    keep_scores = log_probs[..., 0]
+    if selection == "topk":
+        num_kept = keep_scores.exp().sum(dim=-1).round().clamp(min=1)
+        rank = keep_scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+        return rank < num_kept[:, None]
+    if selection == "sample":
+        noise = gumbel_noise(log_probs.shape, generator, log_probs.device) if noise is None else noise
+        log_probs = log_probs + noise
+    elif selection != "argmax":
+        raise ValueError(f"selection must be 'topk', 'sample' or 'argmax', got {selection!r}.")
+    return keep_at_least_one(log_probs[..., 0] >= log_probs[..., 1], keep_scores)
+
+
+def keep_at_least_one(keep_mask: torch.Tensor, keep_scores: torch.Tensor) -> torch.Tensor:
+    """`keep_mask` (B, N), with the patch of highest score where a picture would keep none."""
+    likeliest = nn.functional.one_hot(keep_scores.argmax(dim=-1), keep_scores.shape[-1]).bool()
+    return keep_mask | (likeliest & ~keep_mask.any(dim=-1, keepdim=True))
+
+
+class LavitMerger(nn.Module):
+    """
+    Folds the dropped patches into the kept ones: kept patches see kept ones before them in raster order, and by
+    cross-attention all dropped ones.
+    """
+
+    def __init__(self, config: LavitVisualTokenizerConfig):
+        super().__init__()
+        size = config.hidden_size
+        self.context_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.layers = nn.ModuleList([LavitBlock(config, size) for _ in range(config.num_merger_layers)])
+        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+
+    def forward(
+        self,
+        vision_features: torch.Tensor,
+        partition: PatchPartition | None = None,
+        policy: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        Takes one of two paths, which agree at the kept positions: packed, which computes just what these need, and
+        dense, which computes every position and carries the policy's gradient to the selector.
+
+        Args:
+            vision_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`): All patches.
+            partition ([`PatchPartition`], *optional*): Of kept and dropped patches, for the packed path.
+            policy (`torch.FloatTensor` of shape `(B, N)`, *optional*):
+                The decision as 0.0 and 1.0, for the dense path.
+
+        Returns:
+            `torch.FloatTensor`: packed, the kept patches of all pictures one after the other, `(T, hidden_size)`;
+            dense, `(B, N, hidden_size)`, where the dropped positions mean nothing.
+        """
+        if policy is None:
+            hidden_states, context = (
+                vision_features.flatten(0, 1).index_select(0, index)
+                for index in (partition.kept_index, partition.folded_index)
+            )
+            self_attend, cross_attend = partition.attends()
+        else:
+            hidden_states = context = vision_features
+            itself = torch.eye(policy.shape[-1], device=policy.device, dtype=policy.dtype)
+            before = torch.ones_like(itself).tril(-1)
+            # A query also sees itself; at dropped positions, whose outputs are thrown away, too.
+            self_attend = PolicyAttend(before * policy[:, None] + itself)
+            cross_attend = PolicyAttend(1 - policy[:, None])
+        context = self.context_norm(context)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, context, self_attend, cross_attend)
+        return self.norm(hidden_states)
+
+
+def build_vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
+    """A new vision model of `config`."""
+    # The release's tower is the one that transformers has but does not list with AutoModel.
+    if isinstance(config, Blip2VisionConfig):
+        return Blip2VisionModel(config)
+    return AutoModel.from_config(config)
+
+
+class LavitTokenizerPreTrainedModel(PreTrainedModel):
+    """Weight initialisation and loading shared by the models of LaVIT's tokenizer."""
+
+    base_model_prefix = "visual_tokenizer"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _no_split_modules = ["LavitBlock"]
+    _keep_in_fp32_modules_strict = ["codebook"]
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, LavitQuantizer):
+            # Unit rows, as the vectors that they name are.
+            init.copy_(module.codebook, nn.functional.normalize(torch.randn_like(module.codebook), dim=-1))
+
+
+class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
+    """
+    Pictures to codes: a frozen vision tower, a selector that keeps the patches that matter, a merger that folds the
+    others into them, a codebook that names them.
+
+    `from_pretrained` also takes the folder or repository of a whole LaVIT and loads just this part of it.
+
+    Args:
+        config ([`LavitVisualTokenizerConfig`]): Its shape and the default way of selection.
+        vision_tower (`PreTrainedModel`, *optional*): A tower that exists already, instead of a new one.
+    """
+
+    config: LavitVisualTokenizerConfig
+    _keys_to_ignore_on_load_unexpected = [r"^model\.", r"^lm_head\.", r"^feature_decoder\."]
+
+    def __init__(self, config: LavitVisualTokenizerConfig, vision_tower: PreTrainedModel | None = None):
+        super().__init__(config)
+        self.vision_tower = vision_tower or build_vision_tower(config.vision_config)
+        self.selector = LavitSelector(config)
+        self.merger = LavitMerger(config)
+        self.quantizer = LavitQuantizer(config)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, key_mapping=None, **kwargs):
+        key_mapping = key_mapping or {r"^model\.visual_tokenizer\.": ""}
+        return super().from_pretrained(pretrained_model_name_or_path, *args, key_mapping=key_mapping, **kwargs)
+
+    def train(self, mode: bool = True):
+        """The vision tower is frozen: it stays in evaluation mode, and its parameters ask for no gradient."""
+        super().train(mode)
+        self.vision_tower.eval().requires_grad_(False)
+        return self
+
+    @torch.no_grad()
+    def encode_vision(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """
+        The tower's last hidden states before its final norm, patches only.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(B, 3, image_size, image_size)`): As the processor makes them.
+
+        Returns:
+            `torch.FloatTensor` of shape `(B, num_patches, hidden_size)`.
+
+        Raises:
+            ValueError: pictures of another shape.
+        """
+        size = self.config.vision_config.image_size
+        if pixel_values.ndim != 4 or pixel_values.shape[2:] != (size, size):
+            raise ValueError(
+                f"pixel_values must be of shape (num_images, 3, {size}, {size}), got {tuple(pixel_values.shape)}."
+            )
+        outputs = self.vision_tower(pixel_values.to(self.dtype), output_hidden_states=[-1])
+        # CLS and register tokens stand before the patches
+        return outputs.hidden_states[-1][:, -self.config.num_patches :]
+
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor | None = None,
+        keep_mask: torch.BoolTensor | None = None,
+        selection: str | None = None,
+        generator: torch.Generator | None = None,
+        vision_features: torch.FloatTensor | None = None,
+        **kwargs,
+    ) -> LavitVisualTokenizerOutput:
+        """
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(B, 3, image_size, image_size)`): Pictures.
+            keep_mask (`torch.BoolTensor` of shape `(B, N)`, *optional*):
+                A given decision instead of the selector's; at least one patch per picture.
+            selection (`str`, *optional*): Overrides the configuration's way of selection. Training always samples.
+            generator (`torch.Generator`, *optional*): Makes `"sample"` reproducible.
+            vision_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`, *optional*):
+                From [`~LavitVisualTokenizer.encode_vision`], instead of `pixel_values`.
+
+        Returns:
+            [`LavitVisualTokenizerOutput`]
+
+        Raises:
+            ValueError: neither or both of pictures and features; pictures or a mask of the wrong shape; a mask that
+                keeps nothing of a picture; an unknown selection.
+        """
+        if (pixel_values is None) == (vision_features is None):
+            raise ValueError("Give either pixel_values or vision_features.")
+        if vision_features is None:
+            vision_features = self.encode_vision(pixel_values)
+        log_probs = self.selector(vision_features)
+
+        policy = None
+        if keep_mask is not None:
+            self._check_keep_mask(keep_mask, vision_features)
+        elif self.training:
+            policy = nn.functional.gumbel_softmax(log_probs, tau=self.config.gumbel_temperature, hard=True)[..., 0]
+            keep_mask = keep_at_least_one(policy > 0.5, log_probs[..., 0])
+            policy = policy + (keep_mask.to(policy.dtype) - policy).detach()
+        else:
+            keep_mask = select_patches(log_probs, selection or self.config.selection, generator)
+
+        partition = PatchPartition(keep_mask)
+        merged_features = self.merger(vision_features, partition, policy)
+        if policy is not None:
+            merged_features = merged_features.flatten(0, 1).index_select(0, partition.kept_index)
+        codes, quantized, commitment_loss = self.quantizer(merged_features)
+        # Over the batch, not picture by picture: a rich picture may keep more than a plain one.
+        kept_fraction = (keep_mask.float() if policy is None else policy).mean()
+        keep_ratio_loss = (self.config.keep_ratio - kept_fraction).square()
+        return LavitVisualTokenizerOutput(
+            codes=codes,
+            num_codes=partition.kept.counts,
+            keep_mask=keep_mask,
+            selector_log_probs=log_probs,
+            merged_features=merged_features,
+            quantized=quantized,
+            vision_features=vision_features,
+            loss=self.config.keep_ratio_loss_weight * keep_ratio_loss
+            + self.config.commitment_loss_weight * commitment_loss,
+            keep_ratio_loss=keep_ratio_loss,
+            commitment_loss=commitment_loss,
+            partition=partition,
+        )
+
+    def _check_keep_mask(self, keep_mask: torch.Tensor, vision_features: torch.Tensor) -> None:
+        if keep_mask.dtype != torch.bool or keep_mask.shape != vision_features.shape[:2]:
+            raise ValueError(
+                f"keep_mask must be bool of shape {tuple(vision_features.shape[:2])}, got {keep_mask.dtype} of shape "
+                f"{tuple(keep_mask.shape)}."
+            )
+        if not keep_mask.any(dim=-1).all():
+            empty = (~keep_mask.any(dim=-1)).nonzero().flatten().tolist()
+            raise ValueError(f"keep_mask must keep at least one patch of each picture, none is kept of {empty}.")
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.vision_tower.get_input_embeddings()
+
+
+__all__ = ["LavitVisualTokenizer", "LavitVisualTokenizerOutput", "select_patches"]
