@@ -2,6 +2,7 @@
 """LaVIT (arXiv 2309.04669) for the Hugging Face ecosystem. Importing it makes the Auto classes know LaVIT."""
 
 from . import registration as registration
+from .diffusion import ASPECT_RATIOS, LavitImageDecoderPipeline
 from .modeling import (
     LavitConfig,
     LavitFeatureDecoder,
@@ -19,11 +20,13 @@ from .processing import ImageSegment, LavitImageProcessor, LavitImageProcessorPi
 __version__ = "0.1.0"
 
 __all__ = [
+    "ASPECT_RATIOS",
     "ImageSegment",
     "LavitConfig",
     "LavitFeatureDecoder",
     "LavitFeatureDecoderConfig",
     "LavitForCausalLM",
+    "LavitImageDecoderPipeline",
     "LavitImageProcessor",
     "LavitImageProcessorPil",
     "LavitModel",

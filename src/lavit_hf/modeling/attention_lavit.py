@@ -101,7 +101,7 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
 
 class MaskedAttend:
     """
-    Attention over a padded batch, through transformers' attention interface.
+    Attention over a padded batch, through transformers' attention interface: `eager` or else `sdpa`.
 
     Args:
         mask (`torch.BoolTensor` of shape `(B, Lq, Lk)` or `None`): True where a query sees a key.
@@ -111,10 +111,9 @@ class MaskedAttend:
         self.mask = mask
 
     def __call__(self, module, query, key, value):
-        implementation = module.config._attn_implementation
-        # FlashAttention takes no mask of this form; these short attentions go to PyTorch's kernels instead.
-        if implementation is not None and "flash" in implementation:
-            implementation = "sdpa"
+        # FlashAttention takes no mask of this form, and FlexAttention has nothing to gain on at most a few hundred
+        # keys: backbones use them where asked to, these attentions are left to PyTorch's kernels.
+        implementation = "eager" if module.config._attn_implementation == "eager" else "sdpa"
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         query, key, value = (module.split_heads(states).transpose(1, 2) for states in (query, key, value))
         mask = None if self.mask is None else additive_mask(self.mask, query.dtype)[:, None]

@@ -183,9 +183,7 @@ class LavitFeatureDecoderConfig(PreTrainedConfig):
             raise ValueError(f"num_unconditional_tokens must not be negative, got {self.num_unconditional_tokens}.")
 
     @classmethod
-    def from_visual_tokenizer_config(
-        cls, config: LavitVisualTokenizerConfig, **kwargs
-    ) -> "LavitFeatureDecoderConfig":
+    def from_visual_tokenizer_config(cls, config: LavitVisualTokenizerConfig, **kwargs) -> "LavitFeatureDecoderConfig":
         """A decoder shaped after the tokenizer whose codes it reads; `kwargs` override single values."""
         shape = {
             "hidden_size": config.hidden_size,

@@ -209,6 +209,8 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
         embeddings = self.model.get_input_embeddings()
         name = next(name for name, module in self.model.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"model.{name}.weight"}
+        # One made from the model's configuration would lose its custom entries, `image_generation`, when loaded.
+        self.generation_config._from_model_config = False
         self.post_init()
 
     @classmethod
@@ -255,8 +257,8 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
         )
         visual_tokenizer = LavitVisualTokenizer(tokenizer_config, vision_tower=vision_tower)
         model = cls(config, LavitModel(config, visual_tokenizer, text_model.base_model), lm_head)
-        if text_model.generation_config is not None:
-            model.generation_config = text_model.generation_config
+        settings = text_model.generation_config.to_dict() | {"_from_model_config": False}
+        model.generation_config.update(**settings)
         return model if dtype is None else model.to(dtype)
 
     def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs) -> BaseModelOutputWithPooling:

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Codes back to vision features (arXiv 2309.04669, section 3.1), and stage 1: tokenizer and decoder trained together."""
+"""Codes back to vision features (arXiv 2309.04669, section 3.1), and stage 1: tokenizer and decoder as one."""
 
 from dataclasses import dataclass
 

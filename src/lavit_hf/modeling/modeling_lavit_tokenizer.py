@@ -82,7 +82,10 @@ def gumbel_noise(shape: torch.Size, generator: torch.Generator | None = None, de
 
 
 def select_patches(
-    log_probs: torch.Tensor, selection: str, generator: torch.Generator | None = None, noise: torch.Tensor | None = None
+    log_probs: torch.Tensor,
+    selection: str,
+    generator: torch.Generator | None = None,
+    noise: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     Decides which patches are kept, always at least one per picture.

@@ -20,7 +20,9 @@ class LavitQuantizer(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.encode_head = nn.Sequential(
-            nn.Linear(config.hidden_size, config.hidden_size), nn.Tanh(), nn.Linear(config.hidden_size, config.code_dim)
+            nn.Linear(config.hidden_size, config.hidden_size),
+            nn.Tanh(),
+            nn.Linear(config.hidden_size, config.code_dim),
         )
         self.register_buffer("codebook", torch.empty(config.codebook_size, config.code_dim))
 

@@ -1,0 +1,149 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Packed against dense merging, at the released model's width and depth with random weights.
+
+    python benchmarks/tokenizer.py
+
+Both paths take turns in one process, so that the ratios hold on a machine whose speed drifts. Peak memory is that of
+a process of its own for each path, beyond what it held before the first picture.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import Blip2VisionConfig
+
+from lavit_hf import LavitVisualTokenizer, LavitVisualTokenizerConfig
+from lavit_hf.modeling.attention_lavit import PatchPartition
+
+
+def build_tokenizer(args) -> LavitVisualTokenizer:
+    vision = Blip2VisionConfig(num_hidden_layers=args.vision_layers, initializer_range=0.02)
+    config = LavitVisualTokenizerConfig(vision_config=vision, num_merger_layers=args.merger_layers)
+    return LavitVisualTokenizer(config).to(getattr(torch, args.dtype)).to(args.device).eval()
+
+
+def merge_packed(tokenizer, features, keep_mask):
+    return tokenizer.merger(features, PatchPartition(keep_mask))
+
+
+def merge_dense(tokenizer, features, keep_mask):
+    return tokenizer.merger(features, policy=keep_mask.to(features.dtype))[keep_mask]
+
+
+MERGERS = {"packed": merge_packed, "dense": merge_dense}
+
+
+@torch.no_grad()
+def tokenize(tokenizer, pixel_values, keep_mask, path: str) -> torch.Tensor:
+    """The whole way from pixels to codes; the decision is given, so that both paths do the same work."""
+    features = tokenizer.encode_vision(pixel_values)
+    tokenizer.selector(features)
+    return tokenizer.quantizer(MERGERS[path](tokenizer, features, keep_mask))[0]
+
+
+def make_inputs(args, tokenizer):
+    generator = torch.Generator().manual_seed(0)
+    pixel_values = torch.randn(args.batch_size, 3, 224, 224, generator=generator)
+    keep_mask = torch.rand(args.batch_size, tokenizer.config.num_patches, generator=generator) < args.keep_ratio
+    return pixel_values.to(args.device, tokenizer.dtype), keep_mask.to(args.device)
+
+
+def synchronize(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def time_in_turns(functions: dict, runs: int, device: str) -> dict[str, list[float]]:
+    seconds = {name: [] for name in functions}
+    for run in range(runs + 1):
+        for name, function in functions.items():
+            synchronize(device)
+            started = time.perf_counter()
+            function()
+            synchronize(device)
+            if run:  # the first is the warm-up
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def measure_memory(args) -> None:
+    """The child process: prints the peak memory in MB of one path."""
+    tokenizer = build_tokenizer(args)
+    pixel_values, keep_mask = make_inputs(args, tokenizer)
+    on_cuda = args.device.startswith("cuda")
+    before = torch.cuda.memory_allocated() if on_cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    part, path = args.memory_of.split("-")
+    with torch.no_grad():
+        if part == "merger":
+            features = torch.randn(*keep_mask.shape, tokenizer.config.hidden_size).to(pixel_values)
+            MERGERS[path](tokenizer, features, keep_mask)
+        else:
+            tokenize(tokenizer, pixel_values, keep_mask, path)
+    after = torch.cuda.max_memory_allocated() if on_cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print((after - before) / 1e6)
+
+
+def peak_memory(name: str) -> float:
+    command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", name]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--keep-ratio", type=float, default=1 / 3)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--vision-layers", type=int, default=40)
+    parser.add_argument("--merger-layers", type=int, default=12)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.memory_of:
+        measure_memory(args)
+        return
+
+    tokenizer = build_tokenizer(args)
+    pixel_values, keep_mask = make_inputs(args, tokenizer)
+    with torch.no_grad():
+        features = tokenizer.encode_vision(pixel_values)
+
+    @torch.no_grad()
+    def merge(path: str):
+        return MERGERS[path](tokenizer, features, keep_mask)
+
+    seconds = {}
+    for part, function in (
+        ("merger", merge),
+        ("tokenizer", lambda path: tokenize(tokenizer, pixel_values, keep_mask, path)),
+    ):
+        turns = {f"{part}-{path}": lambda path=path, function=function: function(path) for path in MERGERS}
+        seconds |= time_in_turns(turns, args.runs, args.device)
+    difference = (merge("packed") - merge("dense")).abs().max().item()
+
+    console = Console(width=110)
+    console.print(
+        f"batch {args.batch_size}, {keep_mask.float().mean():.2f} of the patches kept, {args.dtype}, {args.device}, "
+        f"{torch.get_num_threads()} threads, median of {args.runs}; packed and dense features differ by at most "
+        f"{difference:.1e}"
+    )
+    table = Table("part", "packed s", "dense s", "dense / packed", "packed peak MB", "dense peak MB")
+    for part in ("merger", "tokenizer"):
+        packed, dense = (seconds[f"{part}-{path}"] for path in ("packed", "dense"))
+        ratio = statistics.median(slow / fast for slow, fast in zip(dense, packed, strict=True))
+        memory = [f"{peak_memory(f'{part}-{path}'):.0f}" for path in ("packed", "dense")]
+        table.add_row(
+            part, f"{statistics.median(packed):.2f}", f"{statistics.median(dense):.2f}", f"{ratio:.2f}", *memory
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,309 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The authors' checkpoint folder to one folder that transformers and diffusers load."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from tqdm.auto import tqdm
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils.hub import convert_file_size_to_int
+
+from ..diffusion import LavitImageDecoderPipeline
+from ..modeling import LavitConfig, LavitFeatureDecoder, LavitForCausalLM
+from ..processing import LavitImageProcessorPil, LavitProcessor, extend_tokenizer
+from .model_card import copy_licences, write_model_card
+from .official_lavit import (
+    FLOAT32,
+    MODEL_RULES,
+    PIXEL_DECODERS,
+    TOKENIZER,
+    UNCONDITIONAL,
+    UNUSED,
+    describe_model,
+    diffusers_rules,
+    feature_decoder_rules,
+    read_feature_decoder_config,
+    read_model_config,
+)
+from .weights import PlannedTensor, StoredTensor, describe, find_weights, plan, read_json, write_weights
+
+
+# Where each pixel decoder goes: the better one beside the model, for one folder to serve both libraries.
+DECODER_FOLDERS = {"highres": Path(), "lowres": Path("lowres_decoder")}
+
+# How the authors draw (for prompts of text alone; with pictures in them they use a guidance of 5).
+IMAGE_GENERATION = {
+    "do_sample": True,
+    "top_k": 50,
+    "top_p": 1.0,
+    "temperature": 1.0,
+    "min_new_tokens": 20,
+    "max_new_tokens": 200,
+    "guidance_scale": 4.0,
+}
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Part:
+    """
+    One folder of the result.
+
+    Args:
+        folder (`Path`): Its path there.
+        save (`Callable[[Path], None]`): Writes everything but the weights.
+        stem (`str`), planned (`list[PlannedTensor]`): The weights' file name without ending, and the weights.
+    """
+
+    folder: Path
+    save: Callable[[Path], None]
+    stem: str = ""
+    planned: list[PlannedTensor] = field(default_factory=list)
+
+
+def convert_official_checkpoint(
+    src: str | os.PathLike,
+    dst: str | os.PathLike,
+    dtype: str | torch.dtype | None = None,
+    max_shard_size: int | str = "5GB",
+    num_attention_heads: int = 16,
+    pixel_decoders: Sequence[str] = ("highres", "lowres"),
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """
+    Converts the checkpoint that LaVIT's authors released (`rain1011/LaVIT-7B-v2` and its like) into one folder that
+    both `AutoModelForCausalLM` and [`LavitImageDecoderPipeline`] load.
+
+    At the root there are the model, its processor, and the high-resolution pixel decoder; in `lowres_decoder/` the
+    other one. All names and shapes are checked before anything is written, and the folder appears only once it is
+    complete. One tensor is in memory at a time. Pickles are read as tensors alone: none of their code is run.
+
+    Args:
+        src (`str` or `os.PathLike`): The authors' folder.
+        dst (`str` or `os.PathLike`): The folder to make.
+        dtype (`str` or `torch.dtype`, *optional*):
+            `"float32"`, `"bfloat16"` or `"float16"`. Default (also `"auto"`): each weight as it is stored. The
+            codebook is float32 always.
+        max_shard_size (`int` or `str`, *optional*, defaults to `"5GB"`): Most bytes of a file of weights.
+        num_attention_heads (`int`, *optional*, defaults to 16):
+            Of vision tower, merger and feature decoders, which the weights do not tell. The release has 16.
+        pixel_decoders (`Sequence[str]`, *optional*, defaults to `("highres", "lowres")`): The ones to convert.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether an earlier result at `dst` may be replaced.
+        progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar, in bytes.
+
+    Returns:
+        `Path`: `dst`.
+
+    Raises:
+        FileNotFoundError: something of the checkpoint is missing, by path.
+        FileExistsError: `dst` is there and not empty, and `overwrite` does not apply.
+        ValueError: weights that are missing, unknown, or of a wrong shape, by name; a file that is damaged or is not
+            of tensors alone; an argument out of its range.
+        OSError: not enough space.
+    """
+    src, dst = Path(src), Path(dst).resolve()
+    dtype, max_shard_size = _check_dtype(dtype), _check_size(max_shard_size)
+    unknown = set(pixel_decoders) - set(PIXEL_DECODERS)
+    if isinstance(pixel_decoders, str) or unknown:
+        raise ValueError(f"pixel_decoders must be some of {tuple(PIXEL_DECODERS)}, got {pixel_decoders!r}.")
+    if not src.is_dir():
+        raise FileNotFoundError(f"There is no folder {src}: download the authors' checkpoint first.")
+    _check_target(src.resolve(), dst, overwrite)
+
+    weights = describe_model(src)
+    model_part, config = _plan_model(src, weights, dtype, num_attention_heads)
+    parts = [model_part]
+    for kind in pixel_decoders:
+        parts += _plan_pixel_decoder(src, kind, config, weights, dtype, num_attention_heads)
+
+    size = sum(tensor.num_bytes for part in parts for tensor in part.planned)
+    _check_space(dst.parent, size)
+    with _complete_or_nothing(dst) as folder:
+        for part in parts:
+            part.save(folder / part.folder)
+        rounding = "" if dtype is None else str(dtype).removeprefix("torch.")
+        write_model_card(folder, config, rounding, pixel_decoders, copy_licences(src, folder))
+        with tqdm(total=size, unit="B", unit_scale=True, desc="Converting", disable=not progress) as progress_bar:
+            for part in parts:
+                if part.planned:
+                    write_weights(folder / part.folder, part.stem, part.planned, max_shard_size, progress_bar)
+    return dst
+
+
+def _check_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or dtype == "auto":
+        return None
+    if dtype not in (*DTYPES, *DTYPES.values()):
+        raise ValueError(f"dtype must be None, 'auto' or one of {tuple(DTYPES)}, got {dtype!r}.")
+    return DTYPES.get(dtype, dtype)
+
+
+def _check_size(size: int | str) -> int:
+    try:
+        num_bytes = convert_file_size_to_int(size)
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"max_shard_size must be a number of bytes or say '5GB', got {size!r}.") from error
+    if num_bytes <= 0:
+        raise ValueError(f"max_shard_size must be positive, got {size!r}.")
+    return num_bytes
+
+
+def _check_target(src: Path, dst: Path, overwrite: bool) -> None:
+    if src.is_relative_to(dst):
+        raise ValueError(f"The result at {dst} would replace the checkpoint in {src} itself.")
+    if dst.is_dir() and not any(dst.iterdir()):
+        return
+    if dst.exists() and not overwrite:
+        raise FileExistsError(f"{dst} is there already and not empty; overwrite=True replaces an earlier result.")
+    # A mistyped path must not cost somebody a folder of something else.
+    if dst.exists() and not (dst / "config.json").is_file():
+        raise FileExistsError(f"{dst} is not replaced: it holds no config.json, so it is no earlier result.")
+
+
+def _check_space(folder: Path, size: int) -> None:
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise OSError(f"The weights take {size / 1e9:.1f} GB, of which {folder} has {free / 1e9:.1f} GB free.")
+
+
+@contextmanager
+def _complete_or_nothing(dst: Path) -> Iterator[Path]:
+    """A folder beside `dst` that takes its place at the end. If anything goes wrong it is removed instead."""
+    folder, replaced = (dst.with_name(dst.name + ending) for ending in (".incomplete", ".replaced"))
+    shutil.rmtree(folder, ignore_errors=True)  # what a run that was killed has left
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        if dst.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            dst.rename(replaced)
+        folder.rename(dst)
+    except BaseException:  # KeyboardInterrupt as well
+        shutil.rmtree(folder, ignore_errors=True)
+        if replaced.exists() and not dst.exists():
+            replaced.rename(dst)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _plan_model(
+    src: Path, weights: dict[str, StoredTensor], dtype: torch.dtype | None, num_attention_heads: int
+) -> tuple[Part, LavitConfig]:
+    """The language model with all that belongs to it, and its configuration."""
+    language_model = src / "language_model"
+    config = read_model_config(weights, read_json(language_model / "config.json"), num_attention_heads)
+    with torch.device("meta"):
+        model = LavitForCausalLM(config)
+    expected = _untied_weights(model)
+    planned = plan(expected, weights, MODEL_RULES, dtype, UNUSED, FLOAT32)
+    # The parts as well, since each can be loaded alone.
+    tokenizer_config = config.visual_tokenizer_config
+    for part in (config, config.text_config, tokenizer_config, tokenizer_config.vision_config):
+        _record_dtype(part, planned, "model.language_model.embed_tokens.weight")
+    config.architectures = [type(model).__name__]
+    processor = _read_processor(language_model, config)
+    generation_config = _read_generation_config(language_model, processor.tokenizer.pad_token_id)
+
+    def save(folder: Path) -> None:
+        config.save_pretrained(folder)
+        generation_config.save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+    return Part(Path(), save, "model", planned), config
+
+
+def _untied_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    return {key: tensor for key, tensor in model.state_dict().items() if key not in model.all_tied_weights_keys}
+
+
+def _record_dtype(config: PreTrainedConfig, planned: list[PlannedTensor], main: str) -> None:
+    """Notes down the dtype that `from_pretrained` is to load, that of the weight `main`."""
+    config.dtype = next(tensor.dtype for tensor in planned if tensor.key == main)
+
+
+def _read_generation_config(folder: Path, pad_token_id: int) -> GenerationConfig:
+    """The ids of the language model, and how pictures are drawn. Other entries of theirs are not for this model."""
+    path = folder / "generation_config.json"
+    settings = read_json(path if path.is_file() else folder / "config.json")
+    ids = {name: settings.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    # Llama checkpoints may have none, or -1, which is no id.
+    if ids["pad_token_id"] is None or ids["pad_token_id"] < 0:
+        ids["pad_token_id"] = pad_token_id
+    return GenerationConfig(**ids, image_generation=IMAGE_GENERATION)
+
+
+def _read_processor(folder: Path, config: LavitConfig) -> LavitProcessor:
+    names = ("tokenizer.model", "tokenizer.json")
+    if not any((folder / name).is_file() for name in names):
+        raise FileNotFoundError(f"{folder} holds no tokenizer, expected one of {names}.")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = extend_tokenizer(tokenizer, config.codebook_size, config.image_start_token_id)
+    size = config.visual_tokenizer_config.vision_config.image_size
+    return LavitProcessor(LavitImageProcessorPil(size={"height": size, "width": size}), tokenizer)
+
+
+def _plan_pixel_decoder(
+    src: Path,
+    kind: str,
+    config: LavitConfig,
+    model_weights: dict[str, StoredTensor],
+    dtype: torch.dtype | None,
+    num_attention_heads: int,
+) -> list[Part]:
+    """A pixel decoder: its feature decoder, diffusion models, scheduler, and the file that names them."""
+    folder, target = src / PIXEL_DECODERS[kind][0], DECODER_FOLDERS[kind]
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is missing. To do without it, leave {kind!r} out of pixel_decoders.")
+    # The release draws with DDIM, whatever the scheduler that its files were made for.
+    scheduler = DDIMScheduler.from_config(read_json(folder / "scheduler" / "scheduler_config.json"))
+    feature_decoder, decoder_part = _plan_feature_decoder(src, kind, model_weights, dtype, num_attention_heads)
+    unet, unet_part = _plan_diffusers_model(UNet2DConditionModel, folder / "unet", target / "unet", dtype)
+    vae, vae_part = _plan_diffusers_model(AutoencoderKL, folder / "vae", target / "vae", dtype)
+    pipeline = LavitImageDecoderPipeline(feature_decoder, unet, vae, scheduler, config.visual_token_offset)
+    return [
+        Part(target, pipeline.save_config),
+        Part(target / "scheduler", scheduler.save_pretrained),
+        decoder_part,
+        unet_part,
+        vae_part,
+    ]
+
+
+def _plan_feature_decoder(
+    src: Path, kind: str, model_weights: dict[str, StoredTensor], dtype: torch.dtype | None, num_attention_heads: int
+) -> tuple[LavitFeatureDecoder, Part]:
+    folder, file = PIXEL_DECODERS[kind]
+    weights = describe([src / "visual_tokenizer" / file], file + ":")
+    codebook = TOKENIZER + "quantize.embedding.weight"
+    weights[codebook] = model_weights[codebook]
+    if kind == "lowres":
+        weights |= describe([src / folder / "uncond_embeddings.bin"], UNCONDITIONAL)
+    config = read_feature_decoder_config(weights, file, num_attention_heads)
+    with torch.device("meta"):
+        model = LavitFeatureDecoder(config)
+    planned = plan(model.state_dict(), weights, feature_decoder_rules(file), dtype, float32=FLOAT32)
+    _record_dtype(config, planned, "queries")
+    config.architectures = [type(model).__name__]
+    return model, Part(DECODER_FOLDERS[kind] / "feature_decoder", config.save_pretrained, "model", planned)
+
+
+def _plan_diffusers_model(model_class, folder: Path, target: Path, dtype: torch.dtype | None):
+    """The meta twin of a model of diffusers, and how it is written."""
+    config = read_json(folder / "config.json")
+    stem = "diffusion_pytorch_model"
+    namespace = f"{folder.parent.name}/{folder.name}:"
+    weights = describe(find_weights(folder, [stem]), namespace)
+    with torch.device("meta"):
+        model = model_class.from_config(config)
+    planned = plan(model.state_dict(), weights, diffusers_rules(namespace), dtype)
+    return model, Part(target, model.save_config, stem, planned)

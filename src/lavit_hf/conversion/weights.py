@@ -1,0 +1,348 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Weights on disk: found and described without reading them, renamed by a table, and written tensor by tensor.
+
+Nothing here holds more than one tensor at a time, however large the files are. All that can be wrong with names and
+shapes is known before the first byte is written.
+"""
+
+import json
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from tqdm.auto import tqdm
+
+
+# What safetensors calls them.
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """
+    A tensor in a file, not read yet.
+
+    Args:
+        path (`Path`): The file.
+        key (`str`): Its name there, "" where the file is one bare tensor.
+        shape (`tuple[int, ...]`), dtype (`torch.dtype`): What the file says of it.
+    """
+
+    path: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def load_pickle(path: Path) -> dict[str, torch.Tensor]:
+    """
+    The tensors of a `.bin` file by name, mapped rather than read; "" is the name of a bare one.
+
+    Raises:
+        ValueError: the file is damaged, or is a pickle of anything but tensors. No code in it is run.
+    """
+    with open(path, "rb") as file:
+        if file.read(16) == b"version https://":
+            raise ValueError(f"{path} is a Git LFS pointer to a file that was not downloaded.")
+    try:
+        # PyTorch's format before version 1.6 is no zip archive and cannot be mapped.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} was not loaded: it is no file of tensors alone, and what else a pickle holds may run code."
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path} cannot be read, it may be incomplete: {error}") from error
+    tensors = {"": content} if isinstance(content, torch.Tensor) else content
+    if not isinstance(tensors, dict):
+        raise ValueError(f"{path} must hold a dictionary of tensors, got {type(content).__name__}.")
+    for key, tensor in tensors.items():
+        plain = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
+        if not (plain and isinstance(key, str)):
+            raise ValueError(f"{path} must hold plain tensors by name, got {type(tensor).__name__} at {key!r}.")
+    return tensors
+
+
+def open_safetensors(path: Path):
+    """An open safetensors file. Raises a ValueError that names it where it is damaged."""
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read, it may be incomplete: {error}") from error
+
+
+def describe_file(path: Path) -> dict[str, StoredTensor]:
+    """
+    What a `.bin` or `.safetensors` file holds, by name.
+
+    Raises:
+        ValueError: the file is damaged, would run code, or holds something that is not a floating tensor.
+    """
+    if path.suffix == ".safetensors":
+        with open_safetensors(path) as file:
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+            facts = {key: (tuple(item.get_shape()), DTYPES.get(item.get_dtype())) for key, item in slices.items()}
+    else:
+        facts = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in load_pickle(path).items()}
+    for key, (_, dtype) in facts.items():
+        if dtype not in DTYPE_NAMES:
+            raise ValueError(f"{path}: {key} must be float64, float32, float16 or bfloat16, got {dtype or 'another'}.")
+    return {key: StoredTensor(path, key, shape, dtype) for key, (shape, dtype) in facts.items()}
+
+
+def find_weights(folder: Path, stems: Iterable[str]) -> list[Path]:
+    """
+    The files with a model's weights: safetensors before `.bin`, whole before sharded.
+
+    Args:
+        folder (`Path`): Where to look.
+        stems (`Iterable[str]`): Names without ending that the weights may have.
+
+    Raises:
+        FileNotFoundError: there are none, or the index names one that is not there.
+        ValueError: a broken index.
+    """
+    names = [f"{stem}.{suffix}" for suffix in ("safetensors", "bin") for stem in stems]
+    for name in names:
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            paths = [folder / shard for shard in sorted(set(read_json(index).get("weight_map", {}).values()))]
+            missing = [path.name for path in paths if not path.is_file()]
+            if missing or not paths:
+                raise FileNotFoundError(f"{index} names weights that are not beside it: {missing or 'none'}.")
+            return paths
+    raise FileNotFoundError(f"{folder} holds no weights, expected one of {names} or a shard index of one.")
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object. Raises FileNotFoundError or ValueError, both with the file's name."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}.")
+    return content
+
+
+def describe(paths: Iterable[Path], namespace: str = "") -> dict[str, StoredTensor]:
+    """
+    The tensors of all `paths` by name, each name with `namespace` before it.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: as of [`describe_file`], or one name in two files.
+    """
+    weights: dict[str, StoredTensor] = {}
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing.")
+        for key, stored in describe_file(path).items():
+            if namespace + key in weights:
+                raise ValueError(f"{key} is both in {weights[namespace + key].path} and in {path}.")
+            weights[namespace + key] = stored
+    return weights
+
+
+class WeightReader:
+    """Reads stored tensors. One file is open at a time, so that no more than one is ever mapped."""
+
+    def __init__(self):
+        self._path = None
+        self._get = None
+
+    def __call__(self, stored: StoredTensor) -> torch.Tensor:
+        if stored.path != self._path:
+            # The file before is let go of first.
+            self._path = self._get = None
+            if stored.path.suffix == ".safetensors":
+                self._get = open_safetensors(stored.path).get_tensor
+            else:
+                self._get = load_pickle(stored.path).__getitem__
+            self._path = stored.path
+        return self._get(stored.key).detach()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """
+    How tensors get their new names.
+
+    Args:
+        ours (`str`): Regular expression of the beginning of a new name. What follows it stays as it is.
+        theirs (`str` or `tuple[str, ...]`): The old beginning, or those of the several tensors that become one.
+        make (`Callable`, *optional*): From the old tensors to the new one. Default: as it is.
+    """
+
+    ours: str
+    theirs: str | tuple[str, ...]
+    make: Callable[..., torch.Tensor] = lambda tensor: tensor
+
+    def match(self, key: str) -> tuple[str, ...] | None:
+        """The old names of what is to be called `key`, None where the rule is not about it."""
+        match = re.match(self.ours, key)
+        if match is None:
+            return None
+        templates = (self.theirs,) if isinstance(self.theirs, str) else self.theirs
+        return tuple(match.expand(template) + key[match.end() :] for template in templates)
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """
+    A tensor to be written.
+
+    Args:
+        key (`str`): Its new name.
+        shape (`tuple[int, ...]`), dtype (`torch.dtype`): What is written.
+        sources (`tuple[StoredTensor, ...]`), make (`Callable`): What it is made of, and how.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    sources: tuple[StoredTensor, ...]
+    make: Callable[..., torch.Tensor]
+
+    @property
+    def num_bytes(self) -> int:
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+def _made_shape(rule: Rule, sources: Iterable[StoredTensor]) -> tuple[int, ...] | None:
+    """The shape that `rule` gives, None where it does not work on tensors of these shapes."""
+    try:
+        return tuple(rule.make(*[torch.empty(stored.shape, device="meta") for stored in sources]).shape)
+    except (RuntimeError, IndexError):
+        return None
+
+
+def plan(
+    expected: Mapping[str, torch.Tensor],
+    weights: Mapping[str, StoredTensor],
+    rules: Iterable[Rule],
+    dtype: torch.dtype | None = None,
+    unused: str | None = None,
+    float32: str | None = None,
+) -> list[PlannedTensor]:
+    """
+    How a model's complete weights come out of the stored ones.
+
+    Args:
+        expected (`Mapping[str, torch.Tensor]`): The model's state dict; only its names and shapes matter.
+        weights (`Mapping[str, StoredTensor]`): All that there is. Each is to be used.
+        rules (`Iterable[Rule]`): The first one that is about a name and finds its tensors counts.
+        dtype (`torch.dtype`, *optional*): What is written. Default: each tensor as it is stored.
+        unused (`str`, *optional*): Regular expression of the beginning of names in `weights` that nothing uses.
+        float32 (`str`, *optional*): Regular expression of the end of new names that are float32 whatever `dtype` is.
+
+    Raises:
+        ValueError: names that are missing, unknown, or of another shape than expected; all of them in one message.
+    """
+    rules = list(rules)
+    planned, used, missing, misshapen = [], set(), [], []
+    for key, tensor in expected.items():
+        matches = [(rule, names) for rule in rules if (names := rule.match(key)) is not None]
+        if not matches:
+            raise ValueError(f"No rule says where the weights of {key} come from.")
+        found = [match for match in matches if all(name in weights for name in match[1])]
+        if not found:
+            missing += [name for name in matches[0][1] if name not in weights]
+            continue
+        rule, names = found[0]
+        used.update(names)
+        sources = tuple(weights[name] for name in names)
+        shape = _made_shape(rule, sources)
+        if shape != tuple(tensor.shape):
+            shapes = " and ".join(str(stored.shape) for stored in sources)
+            misshapen.append(f"{' and '.join(names)}: found {shapes}, {key} of shape {tuple(tensor.shape)} expected")
+            continue
+        kept_dtype = torch.float32 if float32 and re.search(f"(?:{float32})$", key) else dtype or sources[0].dtype
+        planned.append(PlannedTensor(key, shape, kept_dtype, sources, rule.make))
+    unknown = [name for name in weights if name not in used and not (unused and re.match(unused, name))]
+    problems = {"missing": list(dict.fromkeys(missing)), "unknown": unknown, "of a wrong shape": misshapen}
+    if any(problems.values()):
+        raise ValueError(_report(problems, sorted({str(stored.path.parent) for stored in weights.values()})))
+    return planned
+
+
+def _report(problems: Mapping[str, list[str]], folders: list[str], most: int = 10) -> str:
+    lines = [f"The weights in {', '.join(folders)} are not those of the model that they are taken for."]
+    for kind, names in problems.items():
+        if names:
+            lines.append(f"{len(names)} {kind}:")
+            lines += [f"  {name}" for name in names[:most]] + ["  ..."] * (len(names) > most)
+    return "\n".join(lines)
+
+
+def write_weights(
+    folder: Path, stem: str, planned: Iterable[PlannedTensor], max_shard_size: int, progress: tqdm
+) -> None:
+    """
+    Writes safetensors, one file or shards with their index, in the layout that `from_pretrained` looks for.
+
+    Args:
+        folder (`Path`): Where to; made where it is not there.
+        stem (`str`): The files' name without ending, `"model"` or `"diffusion_pytorch_model"`.
+        planned (`Iterable[PlannedTensor]`): What is written.
+        max_shard_size (`int`): Most bytes of tensors in a file, unless one tensor alone has more.
+        progress (`tqdm`): Counts bytes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    order: dict[Path, int] = {}
+    for tensor in planned:
+        order.setdefault(tensor.sources[0].path, len(order))
+    # File by file: each is opened once.
+    shards: list[list[PlannedTensor]] = [[]]
+    for tensor in sorted(planned, key=lambda tensor: order[tensor.sources[0].path]):
+        if shards[-1] and sum(other.num_bytes for other in shards[-1]) + tensor.num_bytes > max_shard_size:
+            shards.append([])
+        shards[-1].append(tensor)
+
+    read, weight_map = WeightReader(), {}
+    for number, shard in enumerate(shards, start=1):
+        name = f"{stem}.safetensors" if len(shards) == 1 else f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
+        _write_safetensors(folder / name, shard, read, progress)
+        weight_map |= {tensor.key: name for tensor in shard}
+    if len(shards) > 1:
+        index = {
+            "metadata": {"total_size": sum(tensor.num_bytes for shard in shards for tensor in shard)},
+            "weight_map": dict(sorted(weight_map.items())),
+        }
+        (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_safetensors(path: Path, shard: list[PlannedTensor], read: WeightReader, progress: tqdm) -> None:
+    """
+    One safetensors file: the length of its header (8 bytes, little-endian), the header in JSON, the tensors' bytes.
+
+    The library's own `save_file` wants all tensors of a file in memory. Here it is one.
+    """
+    # The widest first, as the library does it, so that each tensor begins at a multiple of its width.
+    shard = sorted(shard, key=lambda tensor: -tensor.dtype.itemsize)
+    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    for tensor in shard:
+        offsets = [offset, offset + tensor.num_bytes]
+        facts = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+        header[tensor.key], offset = facts, offsets[1]
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for tensor in shard:
+            data = tensor.make(*map(read, tensor.sources)).to(tensor.dtype).contiguous()
+            if tensor.dtype == torch.float16 and not data.isfinite().all():
+                raise ValueError(f"{tensor.key} has values that float16 cannot hold; bfloat16 and float32 can.")
+            file.write(data.flatten().view(torch.uint8).numpy())
+            progress.update(tensor.num_bytes)

@@ -1,0 +1,17 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""What turns text and pictures into tensors, and ids back into text and codes."""
+
+from .image_processing_lavit import LavitImageProcessor
+from .image_processing_pil_lavit import LavitImageProcessorPil
+from .processing_lavit import LavitProcessor
+from .tokenization_lavit import ImageSegment, TextSegment, extend_tokenizer
+
+
+__all__ = [
+    "ImageSegment",
+    "LavitImageProcessor",
+    "LavitImageProcessorPil",
+    "LavitProcessor",
+    "TextSegment",
+    "extend_tokenizer",
+]

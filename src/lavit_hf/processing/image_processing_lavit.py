@@ -1,0 +1,40 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Image processor of LaVIT on torchvision: batched, and on the device of the caller's choice."""
+
+from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ImageInput, PILImageResampling
+from transformers.processing_utils import ImagesKwargs, Unpack
+
+from .image_processing_pil_lavit import load_pictures
+
+
+class LavitImageProcessor(TorchvisionBackend):
+    """Image processor of LaVIT, torchvision backend (the default).
+
+    The same steps as [`LavitImageProcessorPil`]. The bicubic filters of the two differ by one level of 255 at most,
+    and by a few levels on tall pictures with Pillow 13 or later, which shrinks those vertically first.
+
+    Returns:
+        `pixel_values` (num_images, 3, height, width) float32, flat in reading order for nested lists.
+
+    Raises:
+        ValueError: For pictures that cannot be used, see [`load_pictures`].
+    """
+
+    resample = PILImageResampling.BICUBIC
+    image_mean = OPENAI_CLIP_MEAN
+    image_std = OPENAI_CLIP_STD
+    size = {"height": 224, "width": 224}
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+
+    def __init__(self, **kwargs: Unpack[ImagesKwargs]):
+        super().__init__(**kwargs)
+
+    def fetch_images(self, image_url_or_urls: ImageInput) -> ImageInput:
+        return load_pictures(image_url_or_urls)
+
+
+__all__ = ["LavitImageProcessor"]

@@ -1,0 +1,369 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The processor of LaVIT: text and pictures to one token sequence and pixels, and token sequences back to segments."""
+
+import itertools
+import json
+import operator
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_utils import ImageInput
+from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, Unpack
+from transformers.utils import is_torchvision_available, logging
+
+from .image_processing_lavit import LavitImageProcessor
+from .image_processing_pil_lavit import LavitImageProcessorPil
+from .tokenization_lavit import ImageSegment, TextSegment, check_tokenizer, extend_tokenizer
+
+
+logger = logging.get_logger(__name__)
+
+VQA_PROMPT = "Question: {question} Answer:"
+QUESTION_START, QUESTION_END = VQA_PROMPT.split("{question}")
+
+# Pictures before the question stay in front of it, as in the release; a turn of pictures alone asks for a caption.
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+    {%- set content = message['content'] -%}
+    {%- if content is string -%}
+        {%- set content = [{'type': 'text', 'text': content}] -%}
+    {%- endif -%}
+    {%- if message['role'] == 'user' -%}
+        {%- set turn = namespace(in_question=false) -%}
+        {%- for part in content -%}
+            {%- if part['type'] == 'image' -%}
+                {{- image_token -}}
+            {%- elif turn.in_question -%}
+                {{- ' ' + part['text'] -}}
+            {%- else -%}
+                {%- set turn.in_question = true -%}
+                {{- '<before>' + part['text'] -}}
+            {%- endif -%}
+        {%- endfor -%}
+        {%- if turn.in_question -%}
+            {{- '<after>' -}}
+        {%- endif -%}
+    {%- elif message['role'] == 'assistant' -%}
+        {%- generation -%}
+            {%- for part in content -%}
+                {{- image_token if part['type'] == 'image' else ' ' + part['text'] -}}
+            {%- endfor -%}
+            {{- '\\n' -}}
+        {%- endgeneration -%}
+    {%- else -%}
+        {{- raise_exception('LaVIT knows the roles user and assistant, not ' + message['role']) -}}
+    {%- endif -%}
+{%- endfor -%}
+""".replace("<before>", QUESTION_START).replace("<after>", QUESTION_END)
+
+# transformers puts this character before control tokens that a chat's user typed, which are plain text then.
+TYPED_BY_USER = "\U000f0000"
+
+
+class LavitImagesKwargs(ImagesKwargs, total=False):
+    """
+    image_markers (`bool`, *optional*):
+        Whether pictures stand between `[IMG]` and `[/IMG]`. Defaults to the processor's own setting. The released
+        model wants them bare in prompts of image generation.
+    """
+
+    image_markers: bool
+
+
+class LavitProcessorKwargs(ProcessingKwargs, total=False):
+    images_kwargs: LavitImagesKwargs
+
+
+class LavitProcessor(ProcessorMixin):
+    """Processor of LaVIT (arXiv 2309.04669).
+
+    Args:
+        image_processor: A [`LavitImageProcessor`], or another that gives `pixel_values` of the vision tower's size.
+        tokenizer: A tokenizer with LaVIT's vocabulary, see [`extend_tokenizer`].
+        chat_template: Jinja template; by default users' texts become questions and pictures alone ask for a caption.
+        image_markers: Whether pictures stand between `[IMG]` and `[/IMG]`, which a call may override.
+
+    Raises:
+        ValueError: If the tokenizer lacks LaVIT's vocabulary.
+    """
+
+    valid_processor_kwargs = LavitProcessorKwargs
+    text_kwargs = {"add_special_tokens": False, "padding": True}
+
+    vqa_prompt = VQA_PROMPT
+
+    def __init__(
+        self,
+        image_processor: BaseImageProcessor,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template: str | None = None,
+        image_markers: bool = True,
+    ):
+        check_tokenizer(tokenizer)
+        self.image_markers = image_markers
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+
+    @classmethod
+    def from_backbones(
+        cls,
+        *,
+        vision: str | os.PathLike | BaseImageProcessor | None = None,
+        text: str | os.PathLike | PreTrainedTokenizerBase,
+        codebook_size: int,
+        image_start_token_id: int | None = None,
+        image_size: int | dict[str, int] | None = None,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
+        **kwargs,
+    ) -> "LavitProcessor":
+        """Builds the processor of a new LaVIT from its two backbones.
+
+        Args:
+            vision: Folder, repository or image processor of the vision backbone: the size, mean, deviation and
+                resampling filter are taken from there where they are not given. None, or a place without an image
+                processor, needs `image_size`; mean and deviation are then those of CLIP.
+            text: Folder, repository or tokenizer of the language model.
+            codebook_size, image_start_token_id: See [`extend_tokenizer`].
+            image_size: Height and width of the square input, or `{"height": ..., "width": ...}`.
+            kwargs: `chat_template`, `image_markers`.
+
+        Raises:
+            ValueError: If no image size is known, and as [`extend_tokenizer`] does.
+        """
+        tokenizer = AutoTokenizer.from_pretrained(text) if isinstance(text, (str, os.PathLike)) else text
+        settings = {} if vision is None else _image_settings(vision)
+        given = {"size": image_size, "image_mean": image_mean, "image_std": image_std}
+        settings.update({name: value for name, value in given.items() if value is not None})
+        if "size" not in settings:
+            raise ValueError(f"No image size is known for vision={vision!r}: give `image_size`.")
+        tokenizer = extend_tokenizer(tokenizer, codebook_size, image_start_token_id)
+        image_processor_class = LavitImageProcessor if is_torchvision_available() else LavitImageProcessorPil
+        return cls(image_processor_class(**settings), tokenizer, **kwargs)
+
+    def __call__(
+        self,
+        images: ImageInput | None = None,
+        text: str | list[str] | None = None,
+        **kwargs: Unpack[LavitProcessorKwargs],
+    ) -> BatchFeature:
+        """Turns text and pictures into the inputs of [`LavitForCausalLM`].
+
+        Args:
+            images: One picture, a list of pictures, or one list per text. A flat list as long as the batch gives each
+                text one picture; another is dealt out in order. Without text, a flat list stands for as many captions.
+                See [`load_pictures`] for what a picture may be.
+            text: One text or a list of them, with one `<image>` per picture.
+            kwargs: `image_markers`, `return_tensors`, and all arguments of the tokenizer and the image processor.
+
+        Returns:
+            `input_ids` and `attention_mask` (batch_size, sequence_length) int64, padded on the left, without tokens of
+            begin and end; `pixel_values` (num_images, 3, height, width) float32 over the whole batch in reading order,
+            if there are pictures. Each picture has one position, which the model expands.
+
+        Raises:
+            ValueError: If the pictures do not match the placeholders text by text, or a picture cannot be used.
+        """
+        return super().__call__(images=images, text=text, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
+        """Saves image processor, tokenizer, chat template and settings as [`ProcessorMixin.save_pretrained`] does."""
+        files = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        # tokenizer.json holds all added tokens. Without this entry transformers copies every code out of there once
+        # more when it loads the tokenizer, which then takes more than twice the time.
+        path = Path(save_directory) / "tokenizer_config.json"
+        config = {**json.loads(path.read_text(encoding="utf-8")), "added_tokens_decoder": {}}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        return files
+
+    def __repr__(self) -> str:
+        # The base shows the tokenizer with its added tokens, that is every code on a line of its own.
+        return f"{type(self).__name__}(codebook_size={self.codebook_size}) {self.to_json_string()}"
+
+    # Hooks of the base `__call__`
+
+    def prepare_inputs_layout(self, images=None, text=None, **kwargs):
+        is_batch = isinstance(text, (list, tuple)) and text and all(isinstance(sample, str) for sample in text)
+        if not (text is None or isinstance(text, str) or is_batch):
+            raise ValueError(f"text is {str(text)[:100]!r}; expected a string or a non-empty list of strings.")
+        images, text, *others = super().prepare_inputs_layout(images=images, text=text, **kwargs)
+        if images is not None:
+            images = images if isinstance(images, list) else [images]
+            if text is None:
+                counts = [len(part) if isinstance(part, list) else 1 for part in images]
+                text = [self.image_token * count for count in counts]
+            images = self._one_list_per_text(images, text)
+        return images if images and any(images) else None, text or None, *others
+
+    def _one_list_per_text(self, images: list, text: list[str]) -> list[list]:
+        if any(isinstance(part, list) for part in images):
+            if len(images) != len(text):
+                raise ValueError(f"Got {len(images)} lists of pictures for {len(text)} texts.")
+            return [part if isinstance(part, list) else [part] for part in images]
+        if len(images) == len(text):
+            return [[picture] for picture in images]
+        pictures = iter(images)
+        dealt = [list(itertools.islice(pictures, sample.count(self.image_token))) for sample in text]
+        dealt[-1].extend(pictures)  # for `validate_inputs` to find
+        return dealt
+
+    def validate_inputs(self, images=None, text=None, **kwargs):
+        if text is not None:
+            for index, sample in enumerate(text):
+                num_images = 0 if images is None else len(images[index])
+                if sample.count(self.image_token) != num_images:
+                    raise ValueError(
+                        f"Text {index} has {sample.count(self.image_token)} {self.image_token} placeholders, "
+                        f"but {num_images} pictures were given for it."
+                    )
+        super().validate_inputs(images=images, text=text, **kwargs)
+
+    def _process_images(self, images, image_markers: bool | None = None, **kwargs):
+        # One position per picture: how many it takes is known in the model only.
+        has_markers = self.image_markers if image_markers is None else image_markers
+        marks = (self.image_start_token, self.image_end_token) if has_markers else ("", "")
+        replacement = self.image_token.join(marks)
+        return self.image_processor(images, **kwargs), [replacement] * sum(len(part) for part in images)
+
+    def get_text_with_replacements(self, text, images_replacements=(), *others):
+        # Marks that the text has already are not written twice.
+        start, image, end = (re.escape(t) for t in (self.image_start_token, self.image_token, self.image_end_token))
+        placeholder = re.compile(f"(?<!{TYPED_BY_USER})(?P<start>{start})?{image}(?P<end>{end})?")
+        found = [match for sample in text for match in placeholder.finditer(sample)]
+        images_replacements = [
+            replacement.removeprefix(match["start"] or "").removesuffix(match["end"] or "")
+            for replacement, match in zip(images_replacements, found, strict=False)
+        ]
+        return super().get_text_with_replacements(text, images_replacements, *others)
+
+    # The vocabulary, read off the tokenizer
+
+    @property
+    def image_token(self) -> str:
+        return self.tokenizer.image_token
+
+    @property
+    def image_token_id(self) -> int:
+        return self.tokenizer.image_token_id
+
+    @property
+    def image_start_token(self) -> str:
+        return self.tokenizer.image_start_token
+
+    @property
+    def image_start_token_id(self) -> int:
+        return self.tokenizer.image_start_token_id
+
+    @property
+    def image_end_token(self) -> str:
+        return self.tokenizer.image_end_token
+
+    @property
+    def image_end_token_id(self) -> int:
+        return self.tokenizer.image_end_token_id
+
+    @property
+    def visual_token_offset(self) -> int:
+        """Id of code 0; code k is `visual_token_offset + k`."""
+        return self.image_end_token_id + 1
+
+    @property
+    def codebook_size(self) -> int:
+        return self.image_token_id - self.visual_token_offset
+
+    # From ids back
+
+    def decode_interleaved(
+        self, ids: Sequence[int] | torch.Tensor, skip_special_tokens: bool = True
+    ) -> list[TextSegment | ImageSegment]:
+        """Splits one sequence of ids into its texts and images.
+
+        Codes without marks around them, as in drawing prompts, are an image too; neighbours among those cannot be told
+        apart and make one. A lone `[/IMG]` means nothing.
+
+        Args:
+            ids: (sequence_length,) int, as `generate` returns them or as a list.
+            skip_special_tokens: Whether to leave out pads, begin and end of sequence and other special tokens.
+
+        Raises:
+            ValueError: If an id is outside the vocabulary, or is the placeholder, whose codes the sequence lacks.
+        """
+        ids = _to_list(ids)
+        first_code, image_token_id, vocab_size = self.visual_token_offset, self.image_token_id, len(self.tokenizer)
+        start, end = self.image_start_token_id, self.image_end_token_id
+        skipped = set(self.tokenizer.all_special_ids) - {start, end} if skip_special_tokens else set()
+        runs: list[tuple[str, list[int]]] = []  # ("text", ids) | ("open" or "closed", codes)
+        for token in ids:
+            if not 0 <= token < vocab_size:
+                raise ValueError(f"Id {token} is outside the vocabulary of {vocab_size} tokens.")
+            if token == image_token_id:
+                raise ValueError(f"Id {token} is the placeholder {self.image_token}, whose codes are not in the ids.")
+            kind = runs[-1][0] if runs else None
+            if token == start:
+                runs.append(("open", []))
+            elif token == end:
+                if kind == "open":
+                    runs[-1] = ("closed", runs[-1][1])
+            elif first_code <= token < image_token_id:
+                if kind != "open":
+                    runs.append(("open", []))
+                runs[-1][1].append(token - first_code)
+            elif token not in skipped:
+                if kind != "text":
+                    runs.append(("text", []))
+                runs[-1][1].append(token)
+        segments = [self._segment(kind, content, skip_special_tokens) for kind, content in runs]
+        return [segment for segment in segments if segment != TextSegment("")]
+
+    def _segment(self, kind: str, content: list[int], skip_special_tokens: bool) -> TextSegment | ImageSegment:
+        if kind == "text":
+            return TextSegment(self.tokenizer.decode(content, skip_special_tokens=skip_special_tokens))
+        return ImageSegment(content, complete=kind == "closed")
+
+    def batch_decode_interleaved(
+        self, batch: Sequence[Sequence[int]] | torch.Tensor, skip_special_tokens: bool = True
+    ) -> list[list[TextSegment | ImageSegment]]:
+        """[`decode_interleaved`] for a batch: (batch_size, sequence_length), or a list of sequences."""
+        return [self.decode_interleaved(ids, skip_special_tokens=skip_special_tokens) for ids in batch]
+
+    def post_process_image_text_to_text(self, generated_outputs, skip_special_tokens=True, **kwargs) -> list[str]:
+        """The texts of generated sequences, without their codes; transformers' pipelines call this.
+
+        Args:
+            generated_outputs: (batch_size, sequence_length) ids.
+        """
+        codes = range(self.visual_token_offset, self.image_token_id)
+        texts = [[token for token in _to_list(ids) if token not in codes] for ids in generated_outputs]
+        return self.tokenizer.batch_decode(texts, skip_special_tokens=skip_special_tokens, **kwargs)
+
+
+def _to_list(ids: Sequence[int] | torch.Tensor) -> list[int]:
+    ids = ids.tolist() if hasattr(ids, "tolist") else ids
+    try:
+        return [operator.index(token) for token in ids]
+    except TypeError as error:
+        raise ValueError(f"Expected one sequence of integer ids, got {str(ids)[:100]}.") from error
+
+
+def _image_settings(vision: str | os.PathLike | BaseImageProcessor) -> dict:
+    """What LaVIT takes over from a vision backbone's own image processor, empty if the backbone has none."""
+    if isinstance(vision, (str, os.PathLike)):
+        try:
+            vision = AutoImageProcessor.from_pretrained(vision)
+        except OSError as error:
+            logger.warning(f"{vision} gives no image processor, the mean and deviation of CLIP are used: {error}")
+            return {}
+    settings = {name: getattr(vision, name, None) for name in ("image_mean", "image_std", "resample")}
+    size = vision.crop_size if vision.do_center_crop else vision.size
+    if size is not None:
+        edge = size.shortest_edge  # LaVIT squashes and needs an exact size: a shortest edge means a square here
+        height, width = size.height or edge, size.width or edge
+        settings["size"] = {"height": height, "width": width} if height and width else None
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+__all__ = ["LavitProcessor"]

@@ -1,0 +1,35 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lavit_hf.conversion import convert_official_checkpoint
+
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+@pytest.fixture(scope="session")
+def goldens() -> dict[str, torch.Tensor]:
+    """What the authors' code computes, see `goldens/README.md`."""
+    return load_file(GOLDENS / "goldens.safetensors")
+
+
+@pytest.fixture(scope="session")
+def golden_json() -> dict:
+    return json.loads((GOLDENS / "goldens.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory) -> Path:
+    """The goldens' checkpoint as ours, float32. Read only."""
+    return convert_official_checkpoint(
+        GOLDENS / "checkpoint",
+        tmp_path_factory.mktemp("converted") / "lavit",
+        dtype="float32",
+        num_attention_heads=4,
+        progress=False,
+    )

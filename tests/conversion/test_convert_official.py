@@ -1,0 +1,419 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+import json
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoProcessor, GenerationConfig
+
+from lavit_hf import LavitVisualTokenizer
+from lavit_hf.conversion import convert_official_checkpoint, weights
+from lavit_hf.diffusion import LavitImageDecoderPipeline
+
+
+CHECKPOINT = Path(__file__).parents[1] / "goldens" / "checkpoint"
+LANGUAGE_MODEL = "language_model/pytorch_model.bin"
+ADAPTER = "language_model/visual_weight.bin"
+TOWER = "visual_tokenizer/eva_vitg_psz14.bin"
+TOKENIZER = "visual_tokenizer/tokenizer_encoder.bin"
+DECODER = "visual_tokenizer/highres_tokenizer_decoder.bin"
+UNET = "highres_pixel_decoding/unet/diffusion_pytorch_model.bin"
+VAE = "pixel_decoding/vae/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def source(tmp_path) -> Iterator[Path]:
+    """A copy of the authors' folder, to be changed."""
+    yield shutil.copytree(CHECKPOINT, tmp_path / "official")
+    shutil.rmtree(tmp_path)  # 30 MB that pytest would keep
+
+
+def convert(source: Path, target: Path, **kwargs) -> Path:
+    return convert_official_checkpoint(source, target, **({"num_attention_heads": 4, "progress": False} | kwargs))
+
+
+def load(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)
+
+
+def edit(path: Path, change) -> None:
+    tensors = load(path)
+    change(tensors)
+    torch.save(tensors, path)
+
+
+def load_all(folder: Path) -> dict[str, torch.Tensor]:
+    """Every weight of a converted folder, by folder and name."""
+    return {
+        f"{path.parent.relative_to(folder)}:{key}": tensor
+        for path in folder.rglob("*.safetensors")
+        for key, tensor in load_file(path).items()
+    }
+
+
+def assert_same_weights(actual: Path, expected: Path) -> None:
+    actual, expected = load_all(actual), load_all(expected)
+    assert actual.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert torch.equal(actual[key], tensor), key
+
+
+def assert_nothing_left(target: Path) -> None:
+    assert not [path.name for path in target.parent.glob(f"{target.name}*")]
+
+
+class TestResult:
+    def test_every_part_loads_complete(self, converted):
+        for model_class in (AutoModelForCausalLM, LavitVisualTokenizer):
+            model, info = model_class.from_pretrained(converted, output_loading_info=True)
+            assert not any(info.values())
+            assert model.dtype == torch.float32
+        processor = AutoProcessor.from_pretrained(converted)
+        assert (processor.image_start_token_id, processor.visual_token_offset) == (32000, 32002)
+        assert processor.image_token_id == 48386
+        generation = GenerationConfig.from_pretrained(converted)
+        assert (generation.bos_token_id, generation.eos_token_id, generation.pad_token_id) == (1, 2, 0)
+        assert generation.image_generation["guidance_scale"] == 4.0
+        for subfolder, dims in ((None, [24, 40]), ("lowres_decoder", [24])):
+            pipe = LavitImageDecoderPipeline.from_pretrained(converted, subfolder=subfolder)
+            assert pipe.feature_decoder.config.condition_dims == dims
+            assert pipe.config.visual_token_offset == 32002
+
+    @torch.no_grad()
+    def test_tokenizer_equals_the_authors(self, converted, goldens, golden_json):
+        tokenizer = LavitVisualTokenizer.from_pretrained(converted).eval()
+        features = tokenizer.encode_vision(goldens["pixel_values"])
+        torch.testing.assert_close(features, goldens["vit_features"][:, 1:], atol=1e-4, rtol=0)
+        log_probs = tokenizer.selector(features)
+        torch.testing.assert_close(log_probs, goldens["selector_log_probs"], atol=1e-5, rtol=0)
+        for kind in ("argmax", "gumbel"):
+            keep_mask = goldens[f"keep_{kind}"].bool()
+            merged = tokenizer.merger(features, policy=keep_mask.float())[keep_mask]
+            expected = goldens[f"generation_merged_{kind}"][keep_mask]
+            torch.testing.assert_close(merged, expected, atol=1e-4, rtol=0)
+            given = {"selection": "argmax"} if kind == "argmax" else {"keep_mask": keep_mask}
+            codes = tokenizer(vision_features=features, **given).split()
+            assert [(picture + 32002).tolist() for picture in codes] == golden_json[f"visual_ids_{kind}"]
+
+    @torch.no_grad()
+    def test_model_equals_the_authors(self, converted, goldens):
+        model = AutoModelForCausalLM.from_pretrained(converted).eval()
+        model.config.visual_tokenizer_config.selection = "argmax"
+        ids = torch.tensor([[32000, 48386, 32001]] * 4)
+        logits = model(input_ids=ids, pixel_values=goldens["pixel_values"], logits_to_keep=1).logits[:, -1]
+        # The packed merger leaves out the authors' smoothing of the softmax.
+        torch.testing.assert_close(logits, goldens["caption_first_logits"], atol=1e-3, rtol=0)
+
+    def test_pixel_decoders_equal_the_authors(self, converted, goldens, golden_json):
+        for subfolder, kind, guidance_scale in ((None, "highres", 7.0), ("lowres_decoder", "lowres", 5.0)):
+            pipe = LavitImageDecoderPipeline.from_pretrained(converted, subfolder=subfolder)
+            pipe.set_progress_bar_config(disable=True)
+            images = pipe(
+                golden_json["visual_ids_argmax"],
+                num_inference_steps=4,
+                guidance_scale=guidance_scale,
+                latents=goldens["latents"],
+                output_type="np",
+            ).images
+            torch.testing.assert_close(torch.tensor(images), goldens[f"{kind}_image"], atol=1e-4, rtol=0)
+
+    def test_card_and_notice(self, converted):
+        notice = "LaVIT is licensed under the LaVIT Community License, Copyright (c) LaVIT authors, Inc. All Rights"
+        card = (converted / "README.md").read_text()
+        assert notice in card
+        assert notice in (converted / "NOTICE").read_text()
+        assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: any-to-any\nlicense: other\n")
+        assert "lowres_decoder" in card
+
+    def test_shape_is_read_off_the_weights(self, converted):
+        config = json.loads((converted / "config.json").read_text())
+        tokenizer = config["visual_tokenizer_config"]
+        vision = tokenizer["vision_config"]
+        assert config["architectures"] == ["LavitForCausalLM"]
+        assert [vision[name] for name in ("image_size", "patch_size", "num_hidden_layers")] == [112, 14, 3]
+        assert [tokenizer[name] for name in ("num_merger_layers", "codebook_size", "code_dim")] == [2, 16384, 32]
+        assert tokenizer["selection"] == "topk"
+
+
+class TestArguments:
+    def test_dtype_leaves_the_codebook(self, converted, tmp_path):
+        folder = convert(CHECKPOINT, tmp_path / "out", dtype="bfloat16")
+        for key, tensor in load_all(folder).items():
+            assert tensor.dtype == (torch.float32 if key.endswith("codebook") else torch.bfloat16), key
+        tokenizer = LavitVisualTokenizer.from_pretrained(folder)
+        assert (tokenizer.dtype, tokenizer.quantizer.codebook.dtype) == (torch.bfloat16, torch.float32)
+        rounded, exact = (load_file(path / "model.safetensors")["lm_head.weight"] for path in (folder, converted))
+        assert torch.equal(rounded, exact.bfloat16())
+
+    def test_float16_that_overflows_is_refused(self, source, tmp_path):
+        edit(source / ADAPTER, lambda tensors: tensors["vit_proj.bias"].fill_(1e5))
+        with pytest.raises(ValueError, match=r"visual_adapter\.projection\.bias.*float16"):
+            convert(source, tmp_path / "out", dtype="float16")
+        assert_nothing_left(tmp_path / "out")
+
+    def test_shards(self, converted, tmp_path):
+        folder = convert(CHECKPOINT, tmp_path / "out", dtype="float32", max_shard_size="1MB")
+        shards = sorted(folder.glob("model-*.safetensors"))
+        assert len(shards) > 3
+        assert all(path.name.endswith(f"-of-{len(shards):05d}.safetensors") for path in shards)
+        assert all(len(load_file(path)) == 1 for path in shards if path.stat().st_size > 1.1e6)
+        assert_same_weights(folder, converted)
+        _, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+        assert not any(info.values())
+        LavitImageDecoderPipeline.from_pretrained(folder)
+
+    def test_pixel_decoder_left_out(self, source, tmp_path):
+        shutil.rmtree(source / "highres_pixel_decoding")
+        with pytest.raises(FileNotFoundError, match="highres_pixel_decoding.*pixel_decoders"):
+            convert(source, tmp_path / "out")
+        folder = convert(source, tmp_path / "out", pixel_decoders=["lowres"])
+        assert not (folder / "model_index.json").exists()
+        LavitImageDecoderPipeline.from_pretrained(folder, subfolder="lowres_decoder")
+
+    def test_licences_are_copied(self, source, tmp_path):
+        for name in ("LICENSE", "USE_POLICY.md", "LLAMA2-LICENSE.txt"):
+            (source / name).write_text(name)
+        folder = convert(source, tmp_path / "out", pixel_decoders=())
+        for name in ("LICENSE", "USE_POLICY.md", "LLAMA2-LICENSE.txt"):
+            assert (folder / name).read_text() == name
+            assert f"`{name}`" in (folder / "README.md").read_text()
+
+    @pytest.mark.parametrize(
+        ("argument", "value"),
+        [
+            ("dtype", "int8"),
+            ("max_shard_size", "many"),
+            ("max_shard_size", 0),
+            ("num_attention_heads", 5),
+            ("pixel_decoders", ("highest",)),
+            ("pixel_decoders", "highres"),
+        ],
+    )
+    def test_refused(self, tmp_path, argument, value):
+        with pytest.raises(ValueError, match=argument):
+            convert(CHECKPOINT, tmp_path / "out", **{argument: value})
+
+
+class TestSources:
+    def write_shards(self, folder: Path, name: str, save) -> None:
+        """The language model in two files whose tensors alternate, so that no order can be relied upon."""
+        tensors = load(folder / "pytorch_model.bin")
+        (folder / "pytorch_model.bin").unlink()
+        stem, ending = name.split(".")
+        weight_map = {}
+        for number in range(2):
+            shard = {key: tensors[key] for key in list(tensors)[number::2]}
+            path = folder / f"{stem}-{number + 1:05d}-of-00002.{ending}"
+            save(shard, path)
+            weight_map |= dict.fromkeys(shard, path.name)
+        (folder / f"{name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+    def test_sharded_bin(self, source, tmp_path, converted):
+        self.write_shards(source / "language_model", "pytorch_model.bin", torch.save)
+        assert_same_weights(convert(source, tmp_path / "out"), converted)
+        (source / "language_model/pytorch_model-00002-of-00002.bin").unlink()
+        with pytest.raises(FileNotFoundError, match="pytorch_model-00002-of-00002.bin"):
+            convert(source, tmp_path / "other")
+
+    def test_sharded_safetensors(self, source, tmp_path, converted):
+        self.write_shards(source / "language_model", "model.safetensors", save_file)
+        assert_same_weights(convert(source, tmp_path / "out"), converted)
+
+    def test_files_of_other_versions(self, source, tmp_path, converted):
+        """Whole safetensors; PyTorch's format before 1.6; an autoencoder's attention and a table of former names."""
+        edit(
+            source / LANGUAGE_MODEL,
+            lambda tensors: tensors.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}),
+        )
+        save_file(load(source / UNET), (source / UNET).with_suffix(".safetensors"))
+        (source / UNET).unlink()
+        torch.save(load(source / TOKENIZER), source / TOKENIZER, _use_new_zipfile_serialization=False)
+        former = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+        vae = load_file(source / VAE)
+        for new, old in former.items():
+            vae = {key.replace(new, old): tensor for key, tensor in vae.items()}
+        assert any(".proj_attn." in key for key in vae)
+        save_file(vae, source / VAE)
+        assert_same_weights(convert(source, tmp_path / "out"), converted)
+
+    def test_copies_in_the_adapters_file(self, source, tmp_path, converted):
+        key = "quantize.embedding.weight"
+        codebook = load(source / TOKENIZER)[key]
+        edit(source / ADAPTER, lambda tensors: tensors.update({key: codebook.half()}))
+        assert_same_weights(convert(source, tmp_path / "out"), converted)
+        edit(source / ADAPTER, lambda tensors: tensors.update({key: -codebook}))
+        with pytest.raises(ValueError, match=f"visual_weight.bin:{key} must repeat"):
+            convert(source, tmp_path / "other")
+
+
+class Malicious:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            LANGUAGE_MODEL,
+            ADAPTER,
+            TOWER,
+            DECODER,
+            UNET,
+            VAE,
+            "language_model/config.json",
+            "language_model/tokenizer.model",
+            "pixel_decoding/uncond_embeddings.bin",
+            "pixel_decoding/scheduler/scheduler_config.json",
+            "highres_pixel_decoding/vae/config.json",
+        ],
+    )
+    def test_missing_file(self, source, tmp_path, name):
+        (source / name).unlink()
+        with pytest.raises(FileNotFoundError, match=Path(name).parent.name):
+            convert(source, tmp_path / "out")
+        assert_nothing_left(tmp_path / "out")
+
+    @pytest.mark.parametrize("name", [LANGUAGE_MODEL, ADAPTER, TOWER, TOKENIZER, DECODER, UNET])
+    def test_weights(self, source, tmp_path, name):
+        """A foreign one, a missing one and one of a wrong shape, all of them in the one error."""
+        gone, reshaped = [key for key in load(source / name) if key.endswith(".weight")][3:5]
+
+        def change(tensors):
+            del tensors[gone]
+            tensors["foreign.weight"] = torch.ones(1)
+            tensors[reshaped] = torch.ones(3, 2)
+
+        edit(source / name, change)
+        with pytest.raises(ValueError, match=r"missing(.|\n)*unknown(.|\n)*wrong shape") as error:
+            convert(source, tmp_path / "out")
+        for expected in (gone, "foreign.weight", reshaped, "found (3, 2)"):
+            assert expected in str(error.value)
+        assert_nothing_left(tmp_path / "out")
+
+    def test_long_lists_are_cut(self, source, tmp_path):
+        edit(source / TOWER, lambda tensors: tensors.update({f"extra.{i}": torch.ones(1) for i in range(40)}))
+        with pytest.raises(ValueError, match="40 unknown") as error:
+            convert(source, tmp_path / "out")
+        assert len(str(error.value).splitlines()) < 15
+
+    @pytest.mark.parametrize("name", [LANGUAGE_MODEL, "pixel_decoding/uncond_embeddings.bin"])
+    @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+    @pytest.mark.parametrize("save", ["zip", "legacy", "pickle"])
+    def test_pickle_with_code(self, source, tmp_path, name, save):
+        trace = tmp_path / "trace"
+        content = {"model.norm.weight": Malicious(trace)}
+        if save == "pickle":
+            (source / name).write_bytes(pickle.dumps(content))
+        else:
+            torch.save(content, source / name, _use_new_zipfile_serialization=save == "zip")
+        with pytest.raises(ValueError, match=f"{Path(name).name} was not loaded"):
+            convert(source, tmp_path / "out")
+        assert not trace.exists()
+        assert_nothing_left(tmp_path / "out")
+
+    @pytest.mark.parametrize("kind", ["cut", "empty", "pointer", "other zip", "no tensor", "integers"])
+    def test_damaged_file(self, source, tmp_path, kind):
+        path = source / TOWER
+        if kind == "cut":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        elif kind == "empty":
+            path.write_bytes(b"")
+        elif kind == "pointer":
+            path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+        elif kind == "other zip":
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("a/b", "c")
+        else:
+            torch.save({"cls_token": [1.0] if kind == "no tensor" else torch.ones(1, dtype=torch.long)}, path)
+        with pytest.raises(ValueError, match="eva_vitg_psz14.bin"):
+            convert(source, tmp_path / "out")
+
+    def test_damaged_safetensors(self, source, tmp_path):
+        (source / VAE).write_bytes((source / VAE).read_bytes()[:-100])
+        with pytest.raises(ValueError, match="vae/diffusion_pytorch_model.safetensors cannot be read"):
+            convert(source, tmp_path / "out")
+
+    def test_broken_json(self, source, tmp_path):
+        (source / "language_model/config.json").write_text("{")
+        with pytest.raises(ValueError, match=r"language_model/config.json is not valid JSON"):
+            convert(source, tmp_path / "out")
+
+    def test_no_source(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            convert(tmp_path / "nowhere", tmp_path / "out")
+
+
+class TestTarget:
+    def test_existing(self, tmp_path):
+        target = tmp_path / "out"
+        target.mkdir()
+        convert(CHECKPOINT, target, pixel_decoders=())  # an empty folder is as good as none
+        with pytest.raises(FileExistsError, match="overwrite"):
+            convert(CHECKPOINT, target, pixel_decoders=())
+        (target / "of another run").touch()
+        convert(CHECKPOINT, target, pixel_decoders=(), overwrite=True)
+        assert not (target / "of another run").exists()
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    def test_something_else_is_not_overwritten(self, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "thesis.tex").touch()
+        with pytest.raises(FileExistsError, match="no earlier result"):
+            convert(CHECKPOINT, tmp_path / "out", overwrite=True)
+        assert (tmp_path / "out" / "thesis.tex").exists()
+
+    def test_source_is_not_overwritten(self, source):
+        for target in (source, source.parent):
+            with pytest.raises(ValueError, match="itself"):
+                convert(source, target, overwrite=True)
+
+    def test_not_enough_space(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2, 1, 1))
+        with pytest.raises(OSError, match="free"):
+            convert(CHECKPOINT, tmp_path / "out")
+        assert_nothing_left(tmp_path / "out")
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+    def test_failure_in_the_middle(self, tmp_path, monkeypatch, error):
+        target = convert(CHECKPOINT, tmp_path / "out", pixel_decoders=())
+        written = []
+
+        def write(path, *args):
+            if len(written) == 2:
+                raise error
+            written.append(path)
+
+        monkeypatch.setattr(weights, "_write_safetensors", write)
+        with pytest.raises(error):
+            convert(CHECKPOINT, tmp_path / "new")
+        assert_nothing_left(tmp_path / "new")
+        written.clear()
+        with pytest.raises(error):
+            convert(CHECKPOINT, target, overwrite=True)
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+        assert (target / "model.safetensors").is_file()
+
+    def test_killed(self, tmp_path, converted):
+        code = (
+            "import os, signal, sys; from lavit_hf.conversion import convert_official_checkpoint, weights;"
+            "weights._write_safetensors = lambda path, *args: path.touch() or os.kill(os.getpid(), signal.SIGKILL);"
+            "convert_official_checkpoint(sys.argv[1], sys.argv[2], num_attention_heads=4)"
+        )
+        target = tmp_path / "out"
+        killed = subprocess.run([sys.executable, "-c", code, str(CHECKPOINT), str(target)], capture_output=True)
+        assert killed.returncode == -signal.SIGKILL
+        assert not target.exists()
+        assert_same_weights(convert(CHECKPOINT, target), converted)
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -1,0 +1,181 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Any vision tower, any causal language model."""
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    CohereConfig,
+    Dinov2Config,
+    DINOv3ViTConfig,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    SiglipVisionConfig,
+    ViTConfig,
+)
+
+from lavit_hf import LavitForCausalLM
+
+from ..tiny import (
+    CODEBOOK_SIZE,
+    IMAGE_END,
+    IMAGE_START,
+    NUM_PATCHES,
+    PLACEHOLDER,
+    TEXT,
+    TEXT_TOKENS,
+    VISION,
+    VISUAL_OFFSET,
+    loosen,
+    pad_rows,
+    pictures,
+    tiny_lavit,
+)
+
+
+DINO = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 8}
+VISION_CONFIGS = {
+    "clip": lambda: CLIPVisionConfig(**VISION),
+    "siglip": lambda: SiglipVisionConfig(**VISION),
+    "dinov2": lambda: Dinov2Config(**DINO),
+    "dinov3": lambda: DINOv3ViTConfig(**DINO, intermediate_size=64, num_register_tokens=2),
+    "vit": lambda: ViTConfig(**VISION),
+}
+TEXT_CONFIGS = {
+    "llama": lambda: LlamaConfig(**TEXT),
+    "qwen3": lambda: Qwen3Config(**TEXT),
+    "gemma3": lambda: Gemma3TextConfig(**TEXT, sliding_window=16),
+}
+ROWS = [[5, 6, 7, IMAGE_START, PLACEHOLDER, IMAGE_END], [IMAGE_START, PLACEHOLDER, IMAGE_END, 8, 9]]
+
+
+@pytest.mark.parametrize("text", TEXT_CONFIGS)
+@pytest.mark.parametrize("vision", VISION_CONFIGS)
+def test_every_pair_learns_reads_and_draws(vision, text):
+    torch.manual_seed(0)
+    model = LavitForCausalLM.from_backbones(
+        VISION_CONFIGS[vision](), TEXT_CONFIGS[text](), codebook_size=CODEBOOK_SIZE, num_merger_layers=2
+    )
+    ids, mask = pad_rows(ROWS)
+    given = {"input_ids": ids, "attention_mask": mask, "pixel_values": pictures(2)}
+    given["labels"] = ids.masked_fill(mask == 0, -100)
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    before = model(**given).loss
+    before.backward()
+    optimizer.step()
+    assert model(**given).loss < before - 1e-3
+
+    model.eval()
+    del given["labels"]
+    text_ids = model.generate(**given, max_new_tokens=4, eos_token_id=None)
+    assert (text_ids[:, -4:] < TEXT_TOKENS).all()
+    ids, mask = pad_rows([[5, 6], [7]])
+    drawn = model.generate(ids, attention_mask=mask, generation_mode="image", guidance_scale=2.0, max_new_tokens=5)
+    assert ((drawn[:, 3] >= VISUAL_OFFSET) & (drawn[:, 3] < PLACEHOLDER)).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("vision", VISION_CONFIGS)
+def test_patches_are_told_from_other_tokens(vision):
+    model = tiny_lavit(vision=VISION_CONFIGS[vision]())
+    tower = model.model.visual_tokenizer.vision_tower
+    features = model.model.visual_tokenizer.encode_vision(pictures(2))
+    everything = tower(pictures(2), output_hidden_states=True).hidden_states[-1]
+    specials = {"clip": 1, "siglip": 0, "dinov2": 1, "dinov3": 3, "vit": 1}[vision]
+    assert everything.shape[1] == NUM_PATCHES + specials
+    assert torch.equal(features, everything[:, specials:])
+
+
+@torch.no_grad()
+def test_pretrained_backbones_from_folders(tmp_path):
+    torch.manual_seed(0)
+    clip = CLIPModel(CLIPConfig(text_config=CLIPTextConfig(**TEXT).to_dict(), vision_config=VISION)).eval()
+    clip.save_pretrained(tmp_path / "clip")
+    llama = LlamaForCausalLM(LlamaConfig(**TEXT)).eval()
+    llama.save_pretrained(tmp_path / "llama")
+    model = LavitForCausalLM.from_backbones(
+        tmp_path / "clip", tmp_path / "llama", num_text_tokens=TEXT_TOKENS, codebook_size=CODEBOOK_SIZE
+    ).eval()
+
+    expected = clip.vision_model(pictures(2), output_hidden_states=True).hidden_states[-1][:, 1:]
+    torch.testing.assert_close(model.model.visual_tokenizer.encode_vision(pictures(2)), expected)
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(model(ids).logits[..., :TEXT_TOKENS], llama(ids).logits)
+
+    model.save_pretrained(tmp_path / "lavit")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "lavit")
+    row = torch.tensor([[IMAGE_START, PLACEHOLDER, IMAGE_END]])
+    torch.testing.assert_close(loaded(row, pictures(1)).logits, model(row, pictures(1)).logits)
+
+
+@torch.no_grad()
+def test_new_rows_are_like_the_old_ones():
+    torch.manual_seed(0)
+    llama = LlamaForCausalLM(LlamaConfig(**TEXT))
+    llama.model.embed_tokens.weight += 3.0
+    model = LavitForCausalLM.from_backbones(CLIPVisionConfig(**VISION), llama, codebook_size=CODEBOOK_SIZE)
+    rows = model.get_input_embeddings().weight
+    assert rows.shape[0] == model.lm_head.weight.shape[0] == model.config.text_config.vocab_size == PLACEHOLDER
+    assert abs(rows[TEXT_TOKENS:].mean() - rows[:TEXT_TOKENS].mean()) < 0.1
+
+
+def test_padding_of_the_vocabulary_is_taken_over():
+    model = tiny_lavit(num_text_tokens=90)
+    config = model.config
+    assert (config.image_start_token_id, config.visual_token_offset) == (90, 92)
+    assert config.text_config.vocab_size == 92 + CODEBOOK_SIZE
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tie", [True, False])
+def test_tied_embeddings(tmp_path, tie):
+    model = tiny_lavit(text=LlamaConfig(**TEXT, tie_word_embeddings=tie))
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == tie
+    model.save_pretrained(tmp_path)
+    loaded = LavitForCausalLM.from_pretrained(tmp_path)
+    assert (loaded.lm_head.weight is loaded.get_input_embeddings().weight) == tie
+    ids = torch.tensor([[5, 6, IMAGE_START]])
+    torch.testing.assert_close(loaded(ids).logits, model(ids).logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "text",
+    [
+        GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=TEXT_TOKENS, n_positions=256),
+        CohereConfig(**TEXT, logit_scale=0.3),
+        Gemma3TextConfig(**TEXT, final_logit_softcapping=2.0),
+    ],
+    ids=["gpt2", "cohere", "softcapping"],
+)
+def test_text_models_with_ways_of_their_own(text):
+    """Absolute positions, other names of the embeddings, logits that are scaled or capped."""
+    torch.manual_seed(0)
+    text_model = loosen(AutoModelForCausalLM.from_config(text)).eval()
+    ids = torch.tensor([[5, 6, 7]])
+    expected = text_model(ids).logits
+    model = LavitForCausalLM.from_backbones(
+        CLIPVisionConfig(**VISION), text_model, codebook_size=CODEBOOK_SIZE, num_merger_layers=2
+    ).eval()
+    torch.testing.assert_close(model(ids).logits[..., :TEXT_TOKENS], expected, atol=1e-5, rtol=1e-4)
+    alone = model.generate(torch.tensor([[5]]), generation_mode="image", guidance_scale=2.0, max_new_tokens=4)
+    batch, mask = pad_rows([[6, 7, 8], [5]])
+    together = model.generate(
+        batch, attention_mask=mask, generation_mode="image", guidance_scale=2.0, max_new_tokens=4
+    )
+    assert together[1, 4:].tolist() == alone[0, 2:].tolist()
+
+
+@pytest.mark.parametrize("which", ["vision", "text"])
+def test_what_is_no_backbone(which):
+    given = {"vision": CLIPVisionConfig(**VISION), "text": LlamaConfig(**TEXT)} | {which: 5}
+    with pytest.raises(ValueError, match=f"{which} must be a folder, .* got int"):
+        LavitForCausalLM.from_backbones(**given)

@@ -1,0 +1,258 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""`generate`: what may follow what, and guidance in one forward."""
+
+import pytest
+import torch
+from transformers import GenerationConfig, StaticCache, TextStreamer
+
+from lavit_hf import LavitForCausalLM
+from lavit_hf.modeling.generation_lavit import LavitModalityLogitsProcessor
+
+from ..tiny import (
+    CODEBOOK_SIZE,
+    IMAGE_END,
+    IMAGE_START,
+    NUM_PATCHES,
+    PLACEHOLDER,
+    TEXT_TOKENS,
+    VISUAL_OFFSET,
+    pad_rows,
+    pictures,
+    tiny_lavit,
+)
+
+
+IMAGE = [IMAGE_START, PLACEHOLDER, IMAGE_END]
+PROMPTS = [[5, 6, 7, 8, 9], [10], [11, 12, 13]]
+CODES = range(VISUAL_OFFSET, VISUAL_OFFSET + CODEBOOK_SIZE)
+
+
+@pytest.fixture(scope="module")
+def model() -> LavitForCausalLM:
+    return tiny_lavit()
+
+
+def prompt(rows=PROMPTS, side="left") -> dict[str, torch.Tensor]:
+    ids, mask = pad_rows(rows, side)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def guided_by_hand(model, prompt_ids: list[int], scale: float, length: int) -> list[int]:
+    """Guidance with two forwards per token and no cache."""
+    codes: list[int] = []
+    allowed = torch.full((model.config.text_config.vocab_size,), -torch.inf)
+    allowed[CODES.start : CODES.stop] = 0
+    while len(codes) < length:
+        branches = ([*prompt_ids, IMAGE_START, *codes], [IMAGE_START, *codes])
+        conditional, unconditional = (model(torch.tensor([ids])).logits[0, -1].log_softmax(-1) for ids in branches)
+        scores = unconditional + scale * (conditional - unconditional) + allowed
+        codes.append(int(scores.argmax()))
+    return codes
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cache", [None, "static"])
+def test_guidance_in_one_forward_is_guidance_in_two(model, cache):
+    expected = [guided_by_hand(model, ids, 3.0, 6) for ids in PROMPTS]
+    settings = {"guidance_scale": 3.0, "max_new_tokens": 6, "min_new_tokens": 6, "cache_implementation": cache}
+    together = model.generate(**prompt(), generation_mode="image", disable_compile=True, **settings)
+    assert together[:, -6:].tolist() == expected
+    assert (together[:, -7] == IMAGE_START).all()
+
+
+@torch.no_grad()
+def test_guidance_with_a_picture_in_the_prompt(model):
+    rows = [[*IMAGE, 5, 6], [7]]
+    settings = {"generation_mode": "image", "guidance_scale": 3.0, "max_new_tokens": 6, "min_new_tokens": 6}
+    drawn = model.generate(**prompt(rows), pixel_values=pictures(1), **settings)
+    codes = (model.model.visual_tokenizer(pictures(1)).codes + VISUAL_OFFSET).tolist()
+    expected = [guided_by_hand(model, ids, 3.0, 6) for ids in ([IMAGE_START, *codes, IMAGE_END, 5, 6], [7])]
+    assert drawn[:, -6:].tolist() == expected
+    assert drawn[0, : len(codes) + 2].tolist() == [IMAGE_START, *codes, IMAGE_END]
+
+
+def test_a_forward_per_token_with_both_branches(model, monkeypatch):
+    batches = []
+    forward = model.forward
+    monkeypatch.setattr(
+        model, "forward", lambda **kwargs: batches.append(len(kwargs["input_ids"])) or forward(**kwargs)
+    )
+    model.generate(**prompt(), generation_mode="image", guidance_scale=2.0, max_new_tokens=5, min_new_tokens=5)
+    assert batches == [2 * len(PROMPTS)] * 5
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_drawing_is_codes_and_an_end(model, side):
+    torch.manual_seed(0)
+    ids = model.generate(
+        **prompt(side=side),
+        generation_mode="image",
+        do_sample=True,
+        temperature=5.0,
+        num_return_sequences=16,
+    )
+    lengths = set()
+    for row in ids.tolist():
+        drawn = row[row.index(IMAGE_START) + 1 :]
+        codes = drawn[: drawn.index(IMAGE_END)]
+        lengths.add(len(codes))
+        assert 1 <= len(codes) <= NUM_PATCHES
+        assert all(code in CODES for code in codes)
+        assert set(drawn[len(codes) + 1 :]) <= {0}
+    assert len(lengths) > 1
+
+
+def test_a_full_picture_is_closed(model):
+    head = model.lm_head.weight.data.clone()
+    model.lm_head.weight.data[IMAGE_END] = 0  # never the likeliest by itself
+    ids = model.generate(**prompt(), generation_mode="image", guidance_scale=1.0)
+    model.lm_head.weight.data.copy_(head)
+    assert (ids[:, -1] == IMAGE_END).all()
+    assert ids.shape[1] == 5 + 1 + NUM_PATCHES + 1
+
+
+def test_text_has_no_picture_ids(model):
+    torch.manual_seed(0)
+    ids = model.generate(**prompt(), do_sample=True, temperature=10.0, max_new_tokens=20, num_return_sequences=8)
+    assert (ids < TEXT_TOKENS).all()
+
+
+def test_open_prompts_are_not_opened_again(model):
+    rows = [[5, 6], [7, 8, IMAGE_START], [IMAGE_START]]
+    settings = {"generation_mode": "image", "max_new_tokens": 4, "min_new_tokens": 4}
+    ids = model.generate(**prompt(rows), **settings)
+    assert (ids == IMAGE_START).sum(-1).tolist() == [1, 1, 1]
+    assert (ids[:, -5] == IMAGE_START).all()
+    alone = [
+        model.generate(**prompt([row]), generation_mode="image", max_new_tokens=4, min_new_tokens=4) for row in rows
+    ]
+    assert ids[:, -4:].tolist() == [row[0, -4:].tolist() for row in alone]
+
+
+@torch.no_grad()
+def test_text_after_pictures_is_what_repeated_forwards_say(model):
+    rows, images = [[*IMAGE, 5], [6, *IMAGE, 7, *IMAGE, 8]], pictures(3)
+    ids = model.generate(**prompt(rows), pixel_values=images, max_new_tokens=4, eos_token_id=None)
+    ids_, mask = pad_rows(rows)
+    for _ in range(4):
+        outputs = model(ids_, images, mask)
+        following = outputs.logits[:, -1, :TEXT_TOKENS].argmax(-1, keepdim=True)
+        ids_, mask = torch.cat([ids_, following], 1), torch.cat([mask, torch.ones_like(following)], 1)
+    assert ids[:, -4:].tolist() == ids_[:, -4:].tolist()
+    assert torch.equal(ids[:, :-4], outputs.sequences.input_ids[:, : ids.shape[1] - 4])
+
+
+def test_beams_and_returned_sequences(model):
+    given = prompt([[*IMAGE, 5], [*IMAGE, 6, 7]]) | {"pixel_values": pictures(2)}
+    ids = model.generate(**given, num_beams=3, num_return_sequences=2, max_new_tokens=5)
+    assert ids.shape[0] == 4
+    alone = model.generate(**prompt([[*IMAGE, 5]]), pixel_values=pictures(2)[:1], num_beams=3, max_new_tokens=5)
+    assert ids[0, -5:].tolist() == alone[0, -5:].tolist()
+
+
+def test_a_static_cache_of_ones_own(model):
+    cache = StaticCache(config=model.config.text_config, max_cache_len=64)
+    settings = {"generation_mode": "image", "guidance_scale": 3.0, "max_new_tokens": 6, "disable_compile": True}
+    expected = model.generate(**prompt(), **settings)
+    assert torch.equal(model.generate(**prompt(), past_key_values=cache, **settings), expected)
+
+
+def test_outputs_as_a_dict(model):
+    outputs = model.generate(
+        **prompt(),
+        generation_mode="image",
+        guidance_scale=2.0,
+        max_new_tokens=3,
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
+    assert len(outputs.scores) == 3
+    assert outputs.scores[0].shape == (3, model.config.text_config.vocab_size)
+
+
+def test_streamers_see_the_tokens(model):
+    class Collector(TextStreamer):
+        def __init__(self):
+            self.ids = []
+
+        def put(self, value):
+            self.ids.extend(value.flatten().tolist())
+
+        def end(self):
+            self.ended = True
+
+    streamer = Collector()
+    ids = model.generate(
+        **prompt([[5, 6]]), generation_mode="image", guidance_scale=2.0, max_new_tokens=4, streamer=streamer
+    )
+    assert streamer.ids == ids[0].tolist()
+    assert streamer.ended
+
+
+def test_saved_defaults_of_drawing(tmp_path):
+    model = tiny_lavit()
+    model.generation_config.image_generation = {"max_new_tokens": 3, "guidance_scale": 2.0, "min_new_tokens": 3}
+    model.save_pretrained(tmp_path)
+    loaded = LavitForCausalLM.from_pretrained(tmp_path)
+    ids = loaded.generate(**prompt(), generation_mode="image")
+    expected = loaded.generate(
+        **prompt(), generation_mode="image", guidance_scale=2.0, min_new_tokens=3, max_new_tokens=3
+    )
+    assert torch.equal(ids, expected)
+    assert loaded.generate(**prompt(), generation_mode="image", max_new_tokens=5).shape[1] > ids.shape[1]
+    assert loaded.generate(**prompt(), max_new_tokens=7, eos_token_id=None).shape[1] == 5 + 7
+
+
+def test_a_generation_config_of_the_call(model):
+    config = GenerationConfig(max_new_tokens=4, min_new_tokens=4, guidance_scale=3.0, pad_token_id=0)
+    ids = model.generate(**prompt(), generation_mode="image", generation_config=config)
+    expected = model.generate(
+        **prompt(), generation_mode="image", guidance_scale=3.0, max_new_tokens=4, min_new_tokens=4
+    )
+    assert torch.equal(ids, expected)
+    assert config.guidance_scale == 3.0
+
+
+def test_the_states_of_a_sequence():
+    processor = LavitModalityLogitsProcessor(
+        vocab_size=VISUAL_OFFSET + CODEBOOK_SIZE + 3,
+        image_start_token_id=IMAGE_START,
+        image_end_token_id=IMAGE_END,
+        visual_token_offset=VISUAL_OFFSET,
+        codebook_size=CODEBOOK_SIZE,
+        max_codes=2,
+    )
+    text, codes = {*range(TEXT_TOKENS), PLACEHOLDER + 1, PLACEHOLDER + 2}, set(CODES)
+    states = {
+        (5, 6, 7, 8): text,
+        (5, 6, 7, IMAGE_START): codes,
+        (5, 6, IMAGE_START, CODES[1]): codes | {IMAGE_END},
+        (5, IMAGE_START, CODES[1], CODES[2]): {IMAGE_END},
+        (IMAGE_START, CODES[1], IMAGE_END, 7): text,
+        (IMAGE_START, CODES[1], IMAGE_END, IMAGE_START): codes,
+    }
+    scores = processor(torch.tensor(list(states)), torch.zeros(len(states), VISUAL_OFFSET + CODEBOOK_SIZE + 3))
+    for row, allowed in zip(scores, states.values(), strict=True):
+        assert set(row.isfinite().nonzero().flatten().tolist()) == allowed
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"generation_mode": "video"}, "generation_mode must be one of .* got 'video'"),
+        ({"generation_mode": "image", "guidance_scale": 0.5}, "guidance_scale must be at least 1, got 0.5"),
+        ({"guidance_scale": 2.0}, "got 2.0 with generation_mode='text'"),
+        ({"generation_mode": "image", "guidance_scale": 2.0, "num_beams": 2}, "does not work with num_beams=2"),
+        ({"generation_mode": "image", "min_new_tokens": 17}, "min_new_tokens must be at most 16"),
+        ({"generation_mode": "image", "negative_prompt_ids": torch.tensor([[1]])}, "negative_prompt_ids"),
+        ({"inputs": torch.tensor([[1]])}, "either inputs or input_ids"),
+    ],
+)
+def test_refusals(model, settings, message):
+    with pytest.raises(ValueError, match=message):
+        model.generate(**prompt(), **settings)
+
+
+def test_drawing_needs_a_prompt(model):
+    with pytest.raises(ValueError, match="need input_ids"):
+        model.generate(generation_mode="image")

@@ -1,0 +1,188 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The language model over text and pictures: what must not change what it says."""
+
+import pytest
+import torch
+
+from lavit_hf import LavitForCausalLM
+
+from ..tiny import IMAGE_END, IMAGE_START, NUM_PATCHES, PLACEHOLDER, VISUAL_OFFSET, pad_rows, pictures, tiny_lavit
+
+
+IMAGE = [IMAGE_START, PLACEHOLDER, IMAGE_END]
+# No picture, one, three: in one batch.
+ROWS = [[5, 6, 7, 8], [*IMAGE, 9, 10, 11], [12, *IMAGE, *IMAGE, 13, *IMAGE, 14]]
+
+
+@pytest.fixture(scope="module")
+def model() -> LavitForCausalLM:
+    return tiny_lavit()
+
+
+def run(model, rows, pixel_values, side="left", **kwargs):
+    ids, mask = pad_rows(rows, side)
+    with torch.no_grad():
+        return model(input_ids=ids, attention_mask=mask, pixel_values=pixel_values, **kwargs)
+
+
+def real_logits(outputs) -> list[torch.Tensor]:
+    """Each row's logits without padding."""
+    mask = outputs.sequences.attention_mask.bool()
+    return [logits[row] for logits, row in zip(outputs.logits, mask, strict=True)]
+
+
+@pytest.mark.parametrize("image_inputs", ["features", "codes"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_says_what_its_rows_say_alone(model, image_inputs, side):
+    images = pictures(4)
+    batch = run(model, ROWS, images, side, image_inputs=image_inputs)
+    alone = [
+        model(torch.tensor([ROWS[0]])).logits[0],
+        real_logits(run(model, ROWS[1:2], images[:1], image_inputs=image_inputs))[0],
+        real_logits(run(model, ROWS[2:], images[1:], image_inputs=image_inputs))[0],
+    ]
+    for together, single in zip(real_logits(batch), alone, strict=True):
+        torch.testing.assert_close(together, single, atol=1e-5, rtol=1e-4)
+
+
+def test_padding_stays_on_its_side(model):
+    for side, edge in (("left", 0), ("right", -1)):
+        mask = run(model, ROWS, pictures(4), side).sequences.attention_mask
+        assert (mask[:, edge] == 0).any()
+        assert (mask[:, -1 - edge] == 1).all()
+
+
+def test_codes_as_ids_are_the_placeholder_in_codes_mode(model):
+    outputs = run(model, ROWS, pictures(4), image_inputs="codes")
+    sequences = outputs.sequences
+    assert sequences.input_ids.max() < PLACEHOLDER
+    with torch.no_grad():
+        plain = model(sequences.input_ids, attention_mask=sequences.attention_mask)
+    mask = sequences.attention_mask.bool()
+    torch.testing.assert_close(outputs.logits[mask], plain.logits[mask], atol=1e-5, rtol=1e-4)
+
+
+def test_features_are_not_the_codes(model):
+    features = run(model, ROWS[1:2], pictures(1), image_inputs="features")
+    codes = run(model, ROWS[1:2], pictures(1), image_inputs="codes")
+    assert torch.equal(features.sequences.input_ids, codes.sequences.input_ids)
+    assert (features.logits[:, -1] - codes.logits[:, -1]).abs().max() > 1e-2
+
+
+def test_every_picture_has_its_own_codes_in_place(model):
+    images = pictures(4)
+    with torch.no_grad():
+        codes = [codes + VISUAL_OFFSET for codes in model.model.visual_tokenizer(images).split()]
+    sequences = run(model, ROWS, images).sequences
+    rows = [ids[mask.bool()].tolist() for ids, mask in zip(sequences.input_ids, sequences.attention_mask, strict=True)]
+    first, second, third, fourth = ([IMAGE_START, *ids.tolist(), IMAGE_END] for ids in codes)
+    assert rows == [ROWS[0], [*first, 9, 10, 11], [12, *second, *third, 13, *fourth, 14]]
+
+
+def test_labels_move_along(model):
+    ids, mask = pad_rows(ROWS)
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[1, -6:-3] = -100  # this picture is part of a prompt that is not learned
+    images = pictures(4)
+    given = {"input_ids": ids, "attention_mask": mask, "pixel_values": images, "labels": labels}
+    moved = model(**given).sequences
+    expected = moved.input_ids.masked_fill(moved.attention_mask == 0, -100)
+    inside = moved.image_mask[1].nonzero().flatten()
+    expected[1, inside.min() - 1 : inside.max() + 2] = -100
+    assert torch.equal(moved.labels, expected)
+    assert (moved.labels < PLACEHOLDER).all()
+
+    unsupervised = model(**given, supervise_images=False).sequences
+    assert torch.equal(unsupervised.labels, expected.masked_fill(moved.image_mask, -100))
+
+
+def test_loss_is_the_mean_over_text_and_codes(model):
+    ids, mask = pad_rows(ROWS)
+    outputs = model(ids, pictures(4), mask, labels=ids.masked_fill(mask == 0, -100))
+    targets = outputs.sequences.labels[:, 1:]
+    expected = torch.nn.functional.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), targets.flatten())
+    torch.testing.assert_close(outputs.loss, expected)
+    assert (targets >= VISUAL_OFFSET).sum() > 10
+
+
+def test_cached_is_uncached(model):
+    outputs = run(model, ROWS[2:], pictures(3), use_cache=True)
+    sequences, following = outputs.sequences, torch.tensor([[20, 21, 22]])
+    with torch.no_grad():
+        step = model(following, past_key_values=outputs.past_key_values)
+        embeds = torch.cat([sequences.inputs_embeds, model.get_input_embeddings()(following)], dim=1)
+        whole = model(inputs_embeds=embeds)
+    torch.testing.assert_close(step.logits, whole.logits[:, -3:], atol=1e-5, rtol=1e-4)
+
+
+def test_logits_to_keep(model):
+    everything = run(model, ROWS, pictures(4)).logits
+    torch.testing.assert_close(run(model, ROWS, pictures(4), logits_to_keep=2).logits, everything[:, -2:])
+
+
+def test_get_image_features_are_what_the_model_reads(model):
+    images = pictures(2)
+    with torch.no_grad():
+        features = model.get_image_features(images).pooler_output
+    sequences = run(model, [IMAGE, [7, *IMAGE]], images).sequences
+    assert all(1 <= len(rows) <= NUM_PATCHES for rows in features)
+    torch.testing.assert_close(sequences.inputs_embeds[sequences.image_mask], torch.cat(features))
+
+
+def test_gradients_reach_the_adapter_and_the_language_model_alone():
+    model = tiny_lavit().train()
+    ids, mask = pad_rows(ROWS)
+    model(ids, pictures(4), mask, labels=ids.masked_fill(mask == 0, -100)).loss.backward()
+    trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert any(name.startswith("model.visual_adapter.merger") for name in trained)
+    assert any(name.startswith("model.language_model") for name in trained)
+    assert not any(name.startswith("model.visual_tokenizer") for name in trained)
+    asked = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert not any(name.startswith("model.visual_tokenizer") for name in asked)
+    assert not model.model.visual_tokenizer.training
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory():
+    ids, mask = pad_rows(ROWS)
+    given = {"input_ids": ids, "attention_mask": mask, "pixel_values": pictures(4), "labels": ids}
+    gradients = []
+    for checkpointing in (False, True):
+        model = tiny_lavit().train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+            assert model.model.visual_adapter.merger.layers[0].gradient_checkpointing
+        model(**given).loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "num_images", "message"),
+    [
+        ([[*IMAGE, *IMAGE]], 1, "2 picture placeholders, but 1 pictures"),
+        ([IMAGE], 2, "1 picture placeholders, but 2 pictures"),
+        ([IMAGE], 0, "1 picture placeholders, but 0 pictures"),
+        ([[5, 6]], 1, "0 picture placeholders, but 1 pictures"),
+    ],
+)
+def test_as_many_placeholders_as_pictures(model, rows, num_images, message):
+    with pytest.raises(ValueError, match=message):
+        run(model, rows, pictures(num_images))
+
+
+def test_placeholder_without_any_picture(model):
+    with pytest.raises(ValueError, match="1 picture placeholders, but 0 pictures"):
+        model(torch.tensor([IMAGE]))
+    with pytest.raises(ValueError, match="1 picture placeholders, but 0 pictures"):
+        model.generate(torch.tensor([IMAGE]))
+
+
+def test_wrong_image_inputs(model):
+    with pytest.raises(ValueError, match="'features' or 'codes', got 'pixels'"):
+        run(model, [IMAGE], pictures(1), image_inputs="pixels")
+
+
+def test_pictures_with_a_filled_cache(model):
+    cache = model(torch.tensor([[5, 6]]), use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="filled cache"):
+        model(torch.tensor([IMAGE]), pictures(1), past_key_values=cache)

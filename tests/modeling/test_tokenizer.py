@@ -1,0 +1,269 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The visual tokenizer, its merger's two paths, the codebook, and stage 1's loss."""
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CLIPConfig, CLIPVisionConfig
+
+from lavit_hf import (
+    LavitConfig,
+    LavitFeatureDecoder,
+    LavitFeatureDecoderConfig,
+    LavitVisualTokenizer,
+    LavitVisualTokenizerConfig,
+    LavitVisualTokenizerForPreTraining,
+)
+from lavit_hf.modeling import select_patches
+from lavit_hf.modeling.attention_lavit import PackedLayout, PatchPartition
+from lavit_hf.modeling.quantization_lavit import LavitQuantizer
+
+from ..tiny import CODEBOOK_SIZE, NUM_PATCHES, VISION, loosen, pictures
+
+
+def make_config(**kwargs) -> LavitVisualTokenizerConfig:
+    kwargs = {"codebook_size": CODEBOOK_SIZE, "num_merger_layers": 2} | kwargs
+    return LavitVisualTokenizerConfig(vision_config=CLIPVisionConfig(**VISION), **kwargs)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> LavitVisualTokenizer:
+    torch.manual_seed(0)
+    return loosen(LavitVisualTokenizer(make_config())).eval()
+
+
+def probabilities(*keep: float) -> torch.Tensor:
+    keep = torch.tensor([keep])
+    return torch.stack([keep, 1 - keep], dim=-1).log()
+
+
+def test_topk_keeps_as_many_as_the_probabilities_add_up_to():
+    soft = probabilities(0.3, 0.4, 0.35, 0.2, 0.3, 0.4)  # adds up to 1.95; no patch alone would be kept
+    assert select_patches(soft, "topk").tolist() == [[False, True, False, False, False, True]]
+    assert select_patches(soft, "argmax").sum() == 1
+
+
+def test_at_least_one_patch_is_kept():
+    for selection in ("topk", "argmax", "sample"):
+        noise = torch.zeros(1, 3, 2)
+        kept = select_patches(probabilities(0.01, 0.02, 0.01), selection, noise=noise)
+        assert kept.tolist() == [[False, True, False]]
+
+
+def test_sampling_follows_its_generator(tokenizer):
+    log_probs = probabilities(*[0.5] * 64)
+    draws = [select_patches(log_probs, "sample", torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    many = select_patches(probabilities(0.3).expand(20000, 1, 2).transpose(0, 1), "sample")
+    assert abs(many.float().mean() - 0.3) < 0.02
+
+
+@torch.no_grad()
+def test_packed_is_dense():
+    # Not in the scale of the other tests: where a forbidden key leads by far, the policy's softmax, whose maximum is
+    # over all keys, is no longer a masked one.
+    tokenizer = loosen(LavitVisualTokenizer(make_config()), std=0.1).eval()
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(5, NUM_PATCHES, 32, generator=generator)
+    keep_mask = torch.rand(5, NUM_PATCHES, generator=generator) < 0.4
+    keep_mask[1], keep_mask[2] = True, False  # nothing is dropped; one patch alone is kept
+    keep_mask[2, 7] = True
+    packed = tokenizer.merger(features, PatchPartition(keep_mask))
+    dense = tokenizer.merger(features, policy=keep_mask.float())[keep_mask]
+    torch.testing.assert_close(packed, dense, atol=1e-4, rtol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("implementation", ["eager"])
+def test_attention_implementations_agree(tokenizer, implementation):
+    expected = tokenizer(pictures(3))
+    try:
+        tokenizer.set_attn_implementation(implementation)
+        outputs = tokenizer(pictures(3))
+    finally:
+        tokenizer.set_attn_implementation("sdpa")
+    assert torch.equal(outputs.keep_mask, expected.keep_mask)
+    torch.testing.assert_close(outputs.merged_features, expected.merged_features, atol=1e-4, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_a_batch_says_what_its_pictures_say_alone(tokenizer):
+    images = pictures(4)
+    together = tokenizer(images)
+    assert together.num_codes.tolist() == together.keep_mask.sum(-1).tolist()
+    assert together.codes.shape == (together.num_codes.sum(),)
+    for image, codes in zip(images, together.split(), strict=True):
+        assert torch.equal(tokenizer(image[None]).codes, codes)
+
+
+@torch.no_grad()
+def test_dropped_patches_are_folded_in(tokenizer):
+    features = tokenizer.encode_vision(pictures(1))
+    keep_mask = torch.arange(NUM_PATCHES)[None] % 3 == 0
+    before = tokenizer(vision_features=features, keep_mask=keep_mask).merged_features
+    features[0, 1] += torch.randn(32)  # a dropped one
+    after = tokenizer(vision_features=features, keep_mask=keep_mask).merged_features
+    assert ((after - before).abs().amax(-1) > 1e-4).all()
+
+
+@torch.no_grad()
+def test_kept_patches_see_no_later_ones(tokenizer):
+    features = tokenizer.encode_vision(pictures(1))
+    keep_mask = torch.arange(NUM_PATCHES)[None] % 2 == 0
+    before = tokenizer(vision_features=features, keep_mask=keep_mask).merged_features
+    features[0, 8] += torch.randn(32)  # the fifth kept one
+    after = tokenizer(vision_features=features, keep_mask=keep_mask).merged_features
+    changed = (after - before).abs().amax(-1) > 1e-5
+    assert changed.tolist() == [index >= 4 for index in range(8)]
+
+
+def test_layout_round_trip():
+    packed = torch.randn(9, 3)
+    layout = PackedLayout(torch.tensor([4, 1, 4]), total=9, length=4)
+    padded = layout.pad(packed)
+    assert padded.shape == (3, 4, 3)
+    assert layout.mask.sum() == 9
+    assert (padded[~layout.mask] == 0).all()
+    assert torch.equal(layout.pack(padded), packed)
+
+
+def test_codes_are_the_nearest_rows():
+    quantizer = LavitQuantizer(make_config())
+    quantizer.chunk_size = 7
+    quantizer.codebook = torch.randn(CODEBOOK_SIZE, 32)  # as stored: not unit rows
+    vectors = torch.nn.functional.normalize(torch.randn(50, 32), dim=-1)
+    expected = torch.cdist(vectors, quantizer.codebook).argmin(-1)
+    assert torch.equal(quantizer.nearest(vectors), expected)
+
+
+def test_quantizing_is_float32_under_autocast(tokenizer):
+    features = torch.randn(30, 32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, quantized, _ = tokenizer.quantizer(features)
+    assert quantized.dtype == torch.float32
+
+
+def test_stage_1_loss_has_a_gradient_for_every_part():
+    torch.manual_seed(0)
+    model = loosen(LavitVisualTokenizerForPreTraining(make_config())).train()
+    outputs = model(pictures(4))
+    outputs.loss.backward()
+    without = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
+    assert not without
+    assert model.visual_tokenizer.selector.out_proj.weight.grad.abs().max() > 0
+    assert not any(p.requires_grad for p in model.visual_tokenizer.vision_tower.parameters())
+    parts = outputs.tokenizer_output
+    expected = outputs.reconstruction_loss + 2.0 * parts.keep_ratio_loss + 0.25 * parts.commitment_loss
+    torch.testing.assert_close(outputs.loss, expected)
+
+
+def test_stage_1_learns_a_batch():
+    torch.manual_seed(0)
+    model = LavitVisualTokenizerForPreTraining(make_config()).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    losses = []
+    for _ in range(80):
+        outputs = model(pictures(8))
+        optimizer.zero_grad()
+        outputs.loss.backward()
+        optimizer.step()
+        losses.append(outputs.reconstruction_loss.item())
+    assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
+
+
+def test_pretrained_tokenizer_of_stage_1(tmp_path):
+    model = loosen(LavitVisualTokenizerForPreTraining(make_config())).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer = LavitVisualTokenizer.from_pretrained(tmp_path)
+    assert torch.equal(tokenizer(pictures(2)).codes, model.visual_tokenizer(pictures(2)).codes)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"pixel_values": torch.zeros(1, 3, 48, 48)}, r"\(num_images, 3, 32, 32\), got \(1, 3, 48, 48\)"),
+        ({}, "either pixel_values or vision_features"),
+        ({"pixel_values": pictures(1), "selection": "best"}, "'topk', 'sample' or 'argmax', got 'best'"),
+        ({"pixel_values": pictures(2), "keep_mask": torch.ones(1, 16).bool()}, r"bool of shape \(2, 16\)"),
+        ({"pixel_values": pictures(1), "keep_mask": torch.zeros(1, 16).bool()}, r"none is kept of \[0\]"),
+    ],
+)
+def test_refusals(tokenizer, given, message):
+    with pytest.raises(ValueError, match=message):
+        tokenizer(**given)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "name"),
+    [
+        ({"selection": "best"}, "selection"),
+        ({"keep_ratio": 1.5}, "keep_ratio"),
+        ({"codebook_size": 0}, "codebook_size"),
+        ({"num_attention_heads": 5}, "num_attention_heads"),
+        ({"code_dim": "wide"}, "code_dim"),
+        ({"commitment_loss_weight": -1.0}, "commitment_loss_weight"),
+    ],
+)
+def test_wrong_values_are_named(kwargs, name):
+    with pytest.raises(StrictDataclassError, match=name):
+        make_config(**kwargs)
+
+
+def test_a_config_of_two_towers_is_no_vision_config():
+    with pytest.raises(ValueError, match="CLIPConfig .* pass its vision_config"):
+        LavitVisualTokenizerConfig(vision_config=CLIPConfig())
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"image_start_token_id": 60000}, "vocab_size"),
+        ({"image_end_token_id": 40000, "visual_token_offset": 32002}, "image_end_token_id"),
+        ({"image_token_id": 32000}, "must differ"),
+        ({"image_inputs": "pixels"}, "image_inputs"),
+    ],
+)
+def test_wrong_ids_are_named(kwargs, message):
+    with pytest.raises(StrictDataclassError, match=message):
+        LavitConfig(**kwargs)
+
+
+def test_the_defaults_are_the_release():
+    config = LavitConfig()
+    assert config.text_config.vocab_size == 48386
+    assert (config.image_start_token_id, config.image_end_token_id, config.visual_token_offset) == (
+        32000,
+        32001,
+        32002,
+    )
+    assert config.image_token_id == 48386
+    tokenizer_config = config.visual_tokenizer_config
+    assert tokenizer_config.vision_config.num_hidden_layers == 40
+    assert (tokenizer_config.num_patches, tokenizer_config.intermediate_size) == (256, 6144)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"codes": torch.zeros(1, 17, dtype=torch.long)}, "1 to 16 codes, got 17"),
+        ({"codes": torch.zeros(1, 0, dtype=torch.long)}, "1 to 16 codes, got 0"),
+        ({}, "either codes or code_embeds"),
+    ],
+)
+def test_feature_decoder_refusals(given, message):
+    decoder = LavitFeatureDecoder(LavitFeatureDecoderConfig.from_visual_tokenizer_config(make_config()))
+    with pytest.raises(ValueError, match=message):
+        decoder(**given)
+
+
+@torch.no_grad()
+def test_feature_decoder_does_not_see_padding():
+    config = LavitFeatureDecoderConfig.from_visual_tokenizer_config(make_config(), condition_dims=[8])
+    decoder = loosen(LavitFeatureDecoder(config)).eval()
+    codes = torch.randint(0, CODEBOOK_SIZE, (2, 9))
+    mask = torch.ones_like(codes)
+    mask[1, 5:] = 0
+    padded = decoder(codes, mask)
+    torch.testing.assert_close(padded.features[1], decoder(codes[1:, :5]).features[0], atol=1e-5, rtol=1e-4)
+    assert padded.prompt_embeds.shape == (2, 16, 8)

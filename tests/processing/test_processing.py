@@ -1,0 +1,280 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+import os
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from transformers import AutoProcessor, AutoTokenizer, CLIPImageProcessor, SiglipImageProcessor
+
+from lavit_hf.processing import (
+    ImageSegment,
+    LavitImageProcessor,
+    LavitImageProcessorPil,
+    LavitProcessor,
+    TextSegment,
+)
+
+from .conftest import CODEBOOK_SIZE
+
+
+def shades(inputs) -> list[int]:
+    """Which of the `pictures` the pixels hold."""
+    values = inputs.pixel_values[:, 0, 0, 0] * 0.26862954 + 0.48145466
+    return (values * 255 / 40).round().int().tolist()
+
+
+def test_one_picture(processor, pictures):
+    inputs = processor(text="<image>", images=pictures[0], return_tensors="pt")
+    marks = [processor.image_start_token_id, processor.image_token_id, processor.image_end_token_id]
+    assert inputs.input_ids.tolist() == [marks]
+    assert inputs.attention_mask.tolist() == [[1, 1, 1]]
+    assert inputs.pixel_values.shape == (1, 3, 16, 16)
+    assert set(inputs) == set(processor.model_input_names)
+    assert processor(images=pictures[0], return_tensors="pt").input_ids.tolist() == [marks]
+
+
+@pytest.mark.parametrize(
+    ("text", "image_markers", "expected"),
+    [
+        ("<image>a", True, "[IMG]<image>[/IMG]a"),
+        ("[IMG]<image>[/IMG]a<image>", True, "[IMG]<image>[/IMG]a[IMG]<image>[/IMG]"),
+        ("[IMG]<image>a", True, "[IMG]<image>[/IMG]a"),
+        ("<image>a", False, "<image>a"),
+        ("[IMG]<image>[/IMG]a<image>", False, "[IMG]<image>[/IMG]a<image>"),
+    ],
+)
+def test_image_markers(processor, pictures, text, image_markers, expected):
+    images = pictures[: text.count("<image>")]
+    ids = processor(text=text, images=images, image_markers=image_markers).input_ids[0]
+    assert processor.tokenizer.decode(ids) == expected
+
+
+def test_samples_with_no_one_and_several_pictures(processor, pictures):
+    text = ["a <image> dog<image>", "a photo", "<image> of"]
+    nested = processor(text=text, images=[[pictures[2], pictures[0]], [], pictures[1]], return_tensors="pt")
+    assert shades(nested) == [2, 0, 1]
+    assert (nested.input_ids == processor.image_token_id).sum(1).tolist() == [2, 0, 1]
+    assert nested.attention_mask[:, -1].tolist() == [1, 1, 1]  # padded on the left
+    text = [*text, "a photo"]
+    dealt = processor(text=text, images=[pictures[2], pictures[0], pictures[1]], return_tensors="pt")
+    assert shades(dealt) == [2, 0, 1]
+    for row, sample in enumerate(text[:3]):
+        images = [[pictures[2], pictures[0]], None, pictures[1]][row]
+        single = processor(text=sample, images=images, return_tensors="pt")
+        assert nested.input_ids[row][nested.attention_mask[row] == 1].tolist() == single.input_ids[0].tolist()
+
+
+def test_text_defaults_to_captions(processor, pictures):
+    assert processor(images=pictures, return_tensors="pt").input_ids.shape == (5, 3)
+    nested = processor(images=[pictures[:2], pictures[2:3]], return_tensors="pt")
+    assert nested.input_ids.shape == (2, 6)
+    batch = processor(images=torch.zeros(2, 3, 9, 9, dtype=torch.uint8), return_tensors="pt")
+    assert batch.pixel_values.shape == (2, 3, 16, 16)
+
+
+@pytest.mark.parametrize("images", [None, [], [[], []]])
+def test_no_pictures(processor, images):
+    inputs = processor(text=["a", "a photo of a dog"], images=images, return_tensors="pt")
+    assert set(inputs) == {"input_ids", "attention_mask"}
+
+
+@pytest.mark.parametrize(
+    ("text", "counts", "message"),
+    [
+        ("<image>", 0, "Text 0 has 1 <image> placeholders, but 0 pictures"),
+        ("<image>", 2, "Text 0 has 1 <image> placeholders, but 2 pictures"),
+        (["<image><image>", "a"], 2, "Text 0 has 2 <image> placeholders, but 1 pictures"),
+        (["<image>", "<image>", "<image>"], 2, "Text 2 has 1 <image> placeholders, but 0 pictures"),
+        (["<image>", "<image><image>"], [2, 1], "Text 0 has 1 <image> placeholders, but 2 pictures"),
+        (["<image>", "<image>"], [1], "Got 1 lists of pictures for 2 texts"),
+        ([], 1, r"text is '\[\]'; expected"),
+        ([3], 1, r"text is '\[3\]'; expected"),
+        (None, 0, "at least one input"),
+    ],
+)
+def test_mismatches(processor, pictures, text, counts, message):
+    images = [pictures[:count] for count in counts] if isinstance(counts, list) else pictures[:counts]
+    with pytest.raises(ValueError, match=message):
+        processor(text=text, images=images)
+
+
+def user(*content):
+    return {"role": "user", "content": [{"type": "text", "text": c} if isinstance(c, str) else c for c in content]}
+
+
+def assistant(*content):
+    return {**user(*content), "role": "assistant"}
+
+
+IMAGE = {"type": "image"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([user(IMAGE)], "<image>"),
+        ([user(IMAGE, "what?")], "<image>Question: what? Answer:"),
+        ([{"role": "user", "content": "what?"}], "Question: what? Answer:"),
+        ([user("is", IMAGE, "red?")], "Question: is<image> red? Answer:"),
+        (
+            [user(IMAGE, "what?"), assistant("a dog"), user("why?"), assistant("so", IMAGE)],
+            "<image>Question: what? Answer: a dog\nQuestion: why? Answer: so<image>\n",
+        ),
+    ],
+)
+def test_chat_template(processor, messages, expected):
+    assert processor.apply_chat_template(messages) == expected
+
+
+def test_chat_with_pictures_to_tensors(processor, pictures):
+    first = [user({"type": "image", "image": pictures[1]}, "what?"), assistant("a dog")]
+    second = [user({"type": "image", "image": pictures[3]}), assistant("so", {"type": "image", "image": pictures[2]})]
+    inputs = processor.apply_chat_template(
+        [first, second], tokenize=True, return_dict=True, return_tensors="pt", return_assistant_tokens_mask=True
+    )
+    assert shades(inputs) == [1, 3, 2]
+    answers = [ids[mask == 1] for ids, mask in zip(inputs.input_ids, inputs.assistant_masks, strict=True)]
+    assert processor.batch_decode(answers) == [" a dog\n", " so[IMG]<image>[/IMG]\n"]
+
+
+def test_chat_template_refuses_other_roles(processor):
+    with pytest.raises(Exception, match="user and assistant, not system"):
+        processor.apply_chat_template([{"role": "system", "content": "hush"}])
+
+
+def test_placeholders_that_a_user_types_can_stay_text(processor, pictures):
+    chat = [user({"type": "image", "image": pictures[0]}, "is <image> a tag?")]
+    kwargs = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    inputs = processor.apply_chat_template(chat, sanitize_control_tokens=True, **kwargs)
+    assert (inputs.input_ids == processor.image_token_id).sum() == 1
+    with pytest.raises(ValueError, match="2 <image> placeholders, but 1 pictures"):
+        processor.apply_chat_template(chat, **kwargs)
+
+
+def to_ids(processor, segments) -> list[int]:
+    ids = []
+    for segment in segments:
+        if isinstance(segment, TextSegment):
+            ids += processor.tokenizer(segment.text, add_special_tokens=False).input_ids
+        else:
+            codes = [processor.visual_token_offset + code for code in segment.codes]
+            ids += [processor.image_start_token_id, *codes, *[processor.image_end_token_id] * segment.complete]
+    return ids
+
+
+texts = st.builds(TextSegment, st.text("ab é\n🎈", min_size=1))
+images = st.builds(ImageSegment, st.lists(st.integers(0, CODEBOOK_SIZE - 1)), st.booleans())
+
+
+@settings(deadline=None)
+@given(segments=st.lists(st.one_of(texts, images), max_size=6), pads=st.integers(0, 2))
+def test_decode_interleaved_inverts_encoding(processor, segments, pads):
+    both_texts = [isinstance(a, TextSegment) and isinstance(b, TextSegment) for a, b in pairwise(segments)]
+    assume(not any(both_texts))  # two texts in a row are one text
+    padding = [processor.tokenizer.pad_token_id] * pads
+    ids = padding + to_ids(processor, segments) + padding
+    assert processor.decode_interleaved(ids) == segments
+    assert processor.batch_decode_interleaved(torch.tensor([ids], dtype=torch.long)) == [segments]
+
+
+def test_decode_interleaved_with_and_without_marks(processor):
+    start, end, offset = processor.image_start_token_id, processor.image_end_token_id, processor.visual_token_offset
+    dog = processor.tokenizer("dog", add_special_tokens=False).input_ids
+    cases = [
+        ([offset, offset + 7, *dog], [ImageSegment([0, 7], False), TextSegment("dog")]),  # a drawing prompt's picture
+        ([offset + 1, end, end, end], [ImageSegment([1], True)]),  # generated after an [IMG] of the prompt
+        ([*dog, start, end, start, offset], [TextSegment("dog"), ImageSegment([], True), ImageSegment([0], False)]),
+        ([start, offset, *dog, offset], [ImageSegment([0], False), TextSegment("dog"), ImageSegment([0], False)]),
+        ([end], []),
+        ([], []),
+    ]
+    for ids, expected in cases:
+        assert processor.decode_interleaved(ids) == expected
+    eos = processor.tokenizer.eos_token_id
+    assert processor.decode_interleaved([*dog, eos]) == [TextSegment("dog")]
+    assert processor.decode_interleaved([*dog, eos], skip_special_tokens=False) == [TextSegment("dog<|end|>")]
+
+
+def test_decode_interleaved_errors(processor):
+    size = len(processor.tokenizer)
+    with pytest.raises(ValueError, match=f"Id {size} is outside the vocabulary of {size} tokens"):
+        processor.decode_interleaved([size])
+    with pytest.raises(ValueError, match="Id -100 is outside"):
+        processor.decode_interleaved([-100])
+    with pytest.raises(ValueError, match="is the placeholder <image>"):
+        processor.decode_interleaved([processor.image_token_id])
+    with pytest.raises(ValueError, match="one sequence of integer ids"):
+        processor.decode_interleaved(torch.zeros(2, 3, dtype=torch.long))
+
+
+def test_pipelines_get_text_without_codes(processor):
+    ids = to_ids(processor, [ImageSegment([1, 2], True), TextSegment("a dog")])
+    assert processor.post_process_image_text_to_text(torch.tensor([ids])) == ["a dog"]
+
+
+def test_vocabulary_of_the_release(release_processor):
+    names = ("image_start_token_id", "image_end_token_id", "visual_token_offset", "codebook_size", "image_token_id")
+    assert [getattr(release_processor, name) for name in names] == [32000, 32001, 32002, 16384, 48386]
+
+
+def test_tokenizer_without_images_is_refused(byte_level_tokenizer):
+    with pytest.raises(ValueError, match="has no `image_start_token`"):
+        LavitProcessor(LavitImageProcessor(), byte_level_tokenizer)
+
+
+def test_from_backbones(byte_level_tokenizer, tmp_path):
+    def build(vision, **kwargs):
+        kwargs = {"text": byte_level_tokenizer, "codebook_size": 4, **kwargs}
+        return LavitProcessor.from_backbones(vision=vision, **kwargs).image_processor
+
+    CLIPImageProcessor(size={"shortest_edge": 40}, crop_size=32, image_mean=[0.5] * 3).save_pretrained(tmp_path)
+    clip = build(str(tmp_path))
+    assert (clip.size.height, clip.size.width, clip.image_mean) == (32, 32, (0.5, 0.5, 0.5))
+    siglip = build(SiglipImageProcessor(), image_size={"height": 16, "width": 24}, image_std=[0.1] * 3)
+    assert (siglip.size.height, siglip.size.width, siglip.image_std) == (16, 24, (0.1, 0.1, 0.1))
+    assert build(None, image_size=48).size.height == 48
+    with pytest.raises(ValueError, match="No image size is known for vision=None"):
+        build(None)
+
+
+def test_save_and_load(processor, pictures, tmp_path):
+    processor = LavitProcessor(processor.image_processor, processor.tokenizer, image_markers=False)
+    processor.save_pretrained(tmp_path)
+    loaded = AutoProcessor.from_pretrained(tmp_path)
+    assert type(loaded) is LavitProcessor
+    assert type(loaded.image_processor) is LavitImageProcessor
+    assert loaded.to_dict() == processor.to_dict()
+    assert loaded.chat_template == processor.chat_template
+    call = {"text": "a <image>dog", "images": pictures[2], "return_tensors": "pt"}
+    before, after = processor(**call), loaded(**call)
+    assert before.input_ids.shape[1] == 3 or processor.image_start_token_id not in before.input_ids
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert AutoTokenizer.from_pretrained(tmp_path).image_token_id == processor.image_token_id
+    pil = AutoProcessor.from_pretrained(tmp_path, backend="pil").image_processor
+    assert type(pil) is LavitImageProcessorPil
+    assert pil.size == processor.image_processor.size
+
+
+REMOTE = """
+import sys
+from PIL import Image
+from transformers import AutoProcessor
+processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+inputs = processor(text="<image>", images=Image.new("RGB", (4, 4)), return_tensors="pt")
+print(inputs.input_ids.tolist(), list(inputs.pixel_values.shape), "lavit_hf" in sys.modules)
+"""
+
+
+def test_saved_code_runs_without_this_package(processor, tmp_path, monkeypatch):
+    monkeypatch.setattr(LavitProcessor, "_auto_class", "AutoProcessor")
+    monkeypatch.setattr(LavitImageProcessor, "_auto_class", "AutoImageProcessor")
+    processor.save_pretrained(tmp_path / "repository")
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": ""}
+    command = [sys.executable, "-c", REMOTE, str(tmp_path / "repository")]
+    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    ids = processor(text="<image>", images=torch.zeros(3, 4, 4, dtype=torch.uint8)).input_ids
+    assert result.stdout.strip() == f"{ids} [1, 3, 16, 16] False", result.stderr
