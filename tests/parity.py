@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoProcessor
+from transformers.utils import logging as transformers_logging
 
 from lavit_hf import LavitImageDecoderPipeline
 from lavit_hf.conversion import convert_official_checkpoint
@@ -311,7 +313,7 @@ def _(candidate, goldens):
     return mismatches(candidate.draw_from(3.0, max_new_tokens=len(expected[0]) - 1, **inputs), expected)
 
 
-@check("", 1e-4, "lowres_prompt_embeds", "highres_prompt_embeds", "highres_pooled_prompt_embeds")
+@check("pixel decoder,", 1e-4, "lowres_prompt_embeds", "highres_prompt_embeds", "highres_pooled_prompt_embeds")
 def _(name, candidate, goldens):
     kind, _, field = name.partition("_")
     pipeline = candidate.pipeline("lowres_decoder" if kind == "lowres" else None)
@@ -319,7 +321,7 @@ def _(name, candidate, goldens):
     return distance(embeds[field == "pooled_prompt_embeds"], goldens.tensors[name])
 
 
-@check("", 2e-3, "lowres_image", "highres_image")
+@check("pixel decoder,", 2e-3, "lowres_image", "highres_image")
 def _(name, candidate, goldens):
     kind = name.removesuffix("_image")
     pipeline = candidate.pipeline("lowres_decoder" if kind == "lowres" else None)
@@ -334,6 +336,8 @@ def _(name, candidate, goldens):
 
 
 def main() -> None:
+    transformers_logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
     goldens = Goldens()
     table = Table("against the authors' code, float32, CPU", "largest error", "tolerance", "")
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():

@@ -131,17 +131,15 @@ def _save(images: list[Image.Image], output: Path) -> None:
 
 def _answer(model, processor, image: Image.Image, text: str, **settings) -> str:
     inputs = processor(text=text, images=image, return_tensors="pt").to(model.device)
-    ids = model.generate(**inputs, **settings)
-    return processor.decode_generated(ids, inputs["input_ids"])[0].strip()
+    ids = model.generate(**inputs, return_full_text=False, **settings)
+    return processor.decode(ids[0], skip_special_tokens=True).strip()
 
 
 @app.command()
 def convert(
     source: Annotated[Path, typer.Argument(help="The authors' checkpoint folder.", show_default=False)],
     target: Annotated[Path, typer.Argument(help="New folder to write.", show_default=False)],
-    dtype: Annotated[
-        Dtype, typer.Option(help="Of the written weights; auto: as the authors'.")
-    ] = Dtype.auto,
+    dtype: Annotated[Dtype, typer.Option(help="Of the written weights; auto: as the authors'.")] = Dtype.auto,
     max_shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
     num_attention_heads: Annotated[
         int, typer.Option(help="Heads of vision tower, merger and feature decoders; not told by the weights.")
@@ -348,8 +346,8 @@ def demo(
         tokens = model.model.visual_tokenizer(inputs["pixel_values"])
     num_patches = tokens.keep_mask.shape[1]
     codes = tokens.codes.tolist()
-    ids = model.generate(**inputs, max_new_tokens=8, min_new_tokens=8)
-    words = processor.decode_generated(ids, inputs["input_ids"])[0]
+    ids = model.generate(**inputs, max_new_tokens=8, min_new_tokens=8, do_sample=True, return_full_text=False)
+    words = processor.decode(ids[0], skip_special_tokens=True)
     drawn = model.generate(
         **processor(text=prompt, return_tensors="pt"), generation_mode="image", guidance_scale=4.0, do_sample=True
     )

@@ -15,6 +15,8 @@ from .processing import LavitImageProcessorPil, LavitProcessor, extend_tokenizer
 
 
 IMAGE_SIZE = 64
+# Several times the usual: with less, a small random model is nearly blind to what it is shown.
+INITIALIZER_RANGE = 0.15
 WORDS = """a an and the of on in is are to at left right above below between middle corner red green blue yellow
 orange purple black white pink grey small large circle square triangle star cross ring background plain with no one
 two three four picture shows there how many what which colour shape where yes question answer : ? . ,""".split()
@@ -82,6 +84,7 @@ def build_demo(seed: int = 0) -> tuple[LavitForCausalLM, LavitProcessor, LavitIm
             num_attention_heads=6,
             image_size=IMAGE_SIZE,
             patch_size=8,
+            initializer_range=INITIALIZER_RANGE,
         )
         text = LlamaConfig(
             vocab_size=processor.image_start_token_id,
@@ -93,9 +96,18 @@ def build_demo(seed: int = 0) -> tuple[LavitForCausalLM, LavitProcessor, LavitIm
             bos_token_id=1,
             eos_token_id=2,
             pad_token_id=0,
+            initializer_range=INITIALIZER_RANGE,
         )
-        model = LavitForCausalLM.from_backbones(vision, text, codebook_size=codebook_size, num_merger_layers=2).eval()
-        return model, processor, _build_pipeline(model)
+        model = LavitForCausalLM.from_backbones(
+            vision,
+            text,
+            codebook_size=codebook_size,
+            num_merger_layers=2,
+            initializer_range=INITIALIZER_RANGE,
+        )
+        # About a third of the patches kept, as training would have it.
+        model.model.visual_tokenizer.selector.out_proj.bias[1] = 1.5
+        return model.eval(), processor, _build_pipeline(model)
 
 
 __all__ = ["build_demo", "load_demo_image"]

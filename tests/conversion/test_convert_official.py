@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 import json
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoProcessor, GenerationConfig
 
@@ -79,6 +81,7 @@ class TestResult:
         processor = AutoProcessor.from_pretrained(converted)
         assert (processor.image_start_token_id, processor.visual_token_offset) == (32000, 32002)
         assert processor.image_token_id == 48386
+        assert not processor.drawing_image_markers
         generation = GenerationConfig.from_pretrained(converted)
         assert (generation.bos_token_id, generation.eos_token_id, generation.pad_token_id) == (1, 2, 0)
         assert generation.image_generation["guidance_scale"] == 4.0
@@ -132,6 +135,14 @@ class TestResult:
         assert notice in (converted / "NOTICE").read_text()
         assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: any-to-any\nlicense: other\n")
         assert "lowres_decoder" in card
+
+    def test_card_examples_run(self, converted):
+        card = (converted / "README.md").read_text()
+        names = {"path": converted, "picture": Image.open(CHECKPOINT.parent / "image_1.png")}
+        for example in re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL):
+            exec(example, names)
+        assert names["codes"]
+        assert names["picture"].size == (64, 64)
 
     def test_shape_is_read_off_the_weights(self, converted):
         config = json.loads((converted / "config.json").read_text())

@@ -170,6 +170,14 @@ def test_outputs_as_a_dict(model):
     assert outputs.scores[0].shape == (3, model.config.text_config.vocab_size)
 
 
+def test_without_the_prompt(model):
+    given = prompt([[*IMAGE, 5], [6]]) | {"pixel_values": pictures(1), "max_new_tokens": 5, "eos_token_id": None}
+    everything = model.generate(**given)
+    assert torch.equal(model.generate(**given, return_full_text=False), everything[:, -5:])
+    outputs = model.generate(**given, return_full_text=False, return_dict_in_generate=True)
+    assert torch.equal(outputs.sequences, everything[:, -5:])
+
+
 def test_streamers_see_the_tokens(model):
     class Collector(TextStreamer):
         def __init__(self):

@@ -53,6 +53,17 @@ def test_image_markers(processor, pictures, text, image_markers, expected):
     assert processor.tokenizer.decode(ids) == expected
 
 
+def test_marks_in_prompts_of_drawings(processor, pictures):
+    call = {"text": "<image>a", "images": pictures[0]}
+    release = LavitProcessor(processor.image_processor, processor.tokenizer, drawing_image_markers=False)
+    assert release(**call, generation_mode="image").input_ids[0][0] == processor.image_token_id
+    assert release(**call, generation_mode="image", image_markers=True).input_ids == processor(**call).input_ids
+    for generation_mode in ("text", "image"):
+        assert processor(**call, generation_mode=generation_mode).input_ids == processor(**call).input_ids
+    assert release(**call).input_ids == processor(**call).input_ids
+    assert release(text="a", generation_mode="image").input_ids == processor(text="a").input_ids
+
+
 def test_samples_with_no_one_and_several_pictures(processor, pictures):
     text = ["a <image> dog<image>", "a photo", "<image> of"]
     nested = processor(text=text, images=[[pictures[2], pictures[0]], [], pictures[1]], return_tensors="pt")
@@ -242,16 +253,16 @@ def test_from_backbones(byte_level_tokenizer, tmp_path):
 
 
 def test_save_and_load(processor, pictures, tmp_path):
-    processor = LavitProcessor(processor.image_processor, processor.tokenizer, image_markers=False)
+    processor = LavitProcessor(processor.image_processor, processor.tokenizer, drawing_image_markers=False)
     processor.save_pretrained(tmp_path)
     loaded = AutoProcessor.from_pretrained(tmp_path)
     assert type(loaded) is LavitProcessor
     assert type(loaded.image_processor) is LavitImageProcessor
     assert loaded.to_dict() == processor.to_dict()
     assert loaded.chat_template == processor.chat_template
-    call = {"text": "a <image>dog", "images": pictures[2], "return_tensors": "pt"}
+    call = {"text": "a <image>dog", "images": pictures[2], "generation_mode": "image", "return_tensors": "pt"}
     before, after = processor(**call), loaded(**call)
-    assert before.input_ids.shape[1] == 3 or processor.image_start_token_id not in before.input_ids
+    assert processor.image_start_token_id not in after.input_ids
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert AutoTokenizer.from_pretrained(tmp_path).image_token_id == processor.image_token_id
     pil = AutoProcessor.from_pretrained(tmp_path, backend="pil").image_processor

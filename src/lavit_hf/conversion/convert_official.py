@@ -111,8 +111,7 @@ def convert_official_checkpoint(
     """
     src, dst = Path(src), Path(dst).resolve()
     dtype, max_shard_size = _check_dtype(dtype), _check_size(max_shard_size)
-    unknown = set(pixel_decoders) - set(PIXEL_DECODERS)
-    if isinstance(pixel_decoders, str) or unknown:
+    if isinstance(pixel_decoders, str) or not set(pixel_decoders) <= set(PIXEL_DECODERS):
         raise ValueError(f"pixel_decoders must be some of {tuple(PIXEL_DECODERS)}, got {pixel_decoders!r}.")
     if not src.is_dir():
         raise FileNotFoundError(f"There is no folder {src}: download the authors' checkpoint first.")
@@ -173,7 +172,7 @@ def _check_space(folder: Path, size: int) -> None:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if size > free:
-        raise OSError(f"The weights take {size / 1e9:.1f} GB, of which {folder} has {free / 1e9:.1f} GB free.")
+        raise OSError(f"The weights take {size / 1e9:.1f} GB, but {folder} has just {free / 1e9:.1f} GB free.")
 
 
 @contextmanager
@@ -249,7 +248,9 @@ def _read_processor(folder: Path, config: LavitConfig) -> LavitProcessor:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer = extend_tokenizer(tokenizer, config.codebook_size, config.image_start_token_id)
     size = config.visual_tokenizer_config.vision_config.image_size
-    return LavitProcessor(LavitImageProcessorPil(size={"height": size, "width": size}), tokenizer)
+    image_processor = LavitImageProcessorPil(size={"height": size, "width": size})
+    # The release was trained to see a drawing prompt's pictures bare.
+    return LavitProcessor(image_processor, tokenizer, drawing_image_markers=False)
 
 
 def _plan_pixel_decoder(

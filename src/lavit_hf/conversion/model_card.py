@@ -50,7 +50,7 @@ inputs = processor(text="<image>", images=picture, return_tensors="pt")
 ids = model.generate(**inputs, max_new_tokens=36, num_beams=2)
 
 # A picture, as codes
-inputs = processor(text="a red circle", return_tensors="pt")
+inputs = processor(text="a red circle", generation_mode="image", return_tensors="pt")
 ids = model.generate(**inputs, generation_mode="image")
 codes = processor.decode_interleaved(ids[0])[-1].codes
 ```
@@ -77,8 +77,8 @@ picture = pipe(codes).images[0]
 """
 
 FOOTER = """
-In a prompt of picture generation the release wants given pictures without marks around them:
-`processor(text="<image> in the snow", images=picture, image_markers=False, return_tensors="pt")`.
+A prompt of a drawing may hold pictures, which the release wants without marks around them. The processor knows that:
+`processor(text="<image> in the snow", images=picture, generation_mode="image", return_tensors="pt")`.
 
 Patches are kept by the highest probability (`selection="topk"`), so the same picture always gives the same tokens. The
 authors sample them: `selection="sample"`.

@@ -54,12 +54,12 @@ def load_text_backbone(text: Backbone, **kwargs) -> PreTrainedModel:
 
 def count_text_tokens(text: Backbone, vocab_size: int) -> int:
     """
-    How many ids text takes: the length of the tokenizer beside a named model, else `vocab_size`. Rows of the
+    How many ids text takes: up to the last of the tokenizer beside a named model, else `vocab_size`. Rows of the
     vocabulary beyond the tokenizer are padding, which the picture's ids take over.
     """
     if not isinstance(text, (str, os.PathLike)):
         return vocab_size
-    return len(AutoTokenizer.from_pretrained(text))
+    return max(AutoTokenizer.from_pretrained(text).get_vocab().values()) + 1
 
 
 def make_room(text_model: PreTrainedModel, num_text_tokens: int, num_image_tokens: int) -> None:

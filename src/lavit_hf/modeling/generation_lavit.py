@@ -102,6 +102,7 @@ class LavitGenerationMixin(GenerationMixin):
         guidance_scale: float | None = None,
         pixel_values: torch.FloatTensor | None = None,
         image_inputs: str | None = None,
+        return_full_text: bool = True,
         **kwargs,
     ):
         """
@@ -123,11 +124,13 @@ class LavitGenerationMixin(GenerationMixin):
                 The prompts' pictures in reading order.
             image_inputs (`"features"` or `"codes"`, *optional*):
                 How they enter. Default: the configuration's for text, `"codes"` for drawing.
+            return_full_text (`bool`, *optional*, defaults to `True`):
+                Whether the prompt is returned too. It is longer than `input_ids`, by its pictures' codes.
             **kwargs: Everything that `GenerationMixin.generate` takes.
 
         Returns:
             `torch.LongTensor` of shape `(B * num_return_sequences, L')` or a `ModelOutput`: real ids, the prompt with
-            its pictures' codes and then what was generated.
+            its pictures' codes and then what was generated, or just this.
 
         Raises:
             ValueError: an unknown mode; guidance below 1, in text or with beams; bounds that no picture can meet; as
@@ -143,9 +146,15 @@ class LavitGenerationMixin(GenerationMixin):
             inputs, kwargs = self._prepare_prompts(inputs, pixel_values, image_inputs, decoding, kwargs)
         elif pixel_values is not None or generation_mode == "image":
             raise ValueError("pixel_values and generation_mode='image' need input_ids.")
-        return super().generate(
+        outputs = super().generate(
             inputs, generation_config, logits_processor=logits_processor, decoding=decoding, **kwargs
         )
+        if return_full_text or inputs is None:
+            return outputs
+        if isinstance(outputs, torch.Tensor):
+            return outputs[:, inputs.shape[1] :]
+        outputs.sequences = outputs.sequences[:, inputs.shape[1] :]
+        return outputs
 
     def _resolve_settings(self, generation_mode, guidance_scale, generation_config, kwargs):
         """The decoding of this call, and `generation_config` and `kwargs` with what its mode sets."""

@@ -1,8 +1,9 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Image processor of LaVIT on torchvision: batched, and on the device of the caller's choice."""
 
+import torch
 from transformers.image_processing_backends import TorchvisionBackend
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ImageInput, PILImageResampling
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ImageInput, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .image_processing_pil_lavit import load_pictures
@@ -11,8 +12,8 @@ from .image_processing_pil_lavit import load_pictures
 class LavitImageProcessor(TorchvisionBackend):
     """Image processor of LaVIT, torchvision backend (the default).
 
-    The same steps as [`LavitImageProcessorPil`]. The bicubic filters of the two differ by one level of 255 at most,
-    and by a few levels on tall pictures with Pillow 13 or later, which shrinks those vertically first.
+    The same steps as [`LavitImageProcessorPil`]; the bicubic filters of the two differ by one level of 255 at most
+    with Pillow 13 or later, and by a few levels on tall pictures with earlier ones.
 
     Returns:
         `pixel_values` (num_images, 3, height, width) float32, flat in reading order for nested lists.
@@ -35,6 +36,14 @@ class LavitImageProcessor(TorchvisionBackend):
 
     def fetch_images(self, image_url_or_urls: ImageInput) -> ImageInput:
         return load_pictures(image_url_or_urls)
+
+    def resize(self, image: torch.Tensor, size: SizeDict, *args, **kwargs) -> torch.Tensor:
+        # Both libraries filter one axis after the other and round between. torchvision always begins with the width,
+        # Pillow 13 with the height where that shrinks more than twice as many pixels: so does this.
+        height, width = image.shape[-2:]
+        if size.height and size.width and height - size.height > max(0, 2 * (width - size.width)):
+            image = super().resize(image, SizeDict(height=size.height, width=width), *args, **kwargs)
+        return super().resize(image, size, *args, **kwargs)
 
 
 __all__ = ["LavitImageProcessor"]

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
@@ -67,11 +68,14 @@ TYPED_BY_USER = "\U000f0000"
 
 class LavitImagesKwargs(ImagesKwargs, total=False):
     """
+    generation_mode (`"text"` or `"image"`, *optional*, defaults to `"text"`):
+        What the prompt is for, as told to `generate`.
     image_markers (`bool`, *optional*):
-        Whether pictures stand between `[IMG]` and `[/IMG]`. Defaults to the processor's own setting. The released
-        model wants them bare in prompts of image generation.
+        Whether pictures stand between `[IMG]` and `[/IMG]`. Defaults to the processor's `drawing_image_markers` in
+        prompts of drawings, and to True in others.
     """
 
+    generation_mode: Literal["text", "image"]
     image_markers: bool
 
 
@@ -86,7 +90,8 @@ class LavitProcessor(ProcessorMixin):
         image_processor: A [`LavitImageProcessor`], or another that gives `pixel_values` of the vision tower's size.
         tokenizer: A tokenizer with LaVIT's vocabulary, see [`extend_tokenizer`].
         chat_template: Jinja template; by default users' texts become questions and pictures alone ask for a caption.
-        image_markers: Whether pictures stand between `[IMG]` and `[/IMG]`, which a call may override.
+        drawing_image_markers: Whether pictures stand between `[IMG]` and `[/IMG]` also in prompts of drawings. The
+            released model was trained to see them bare there.
 
     Raises:
         ValueError: If the tokenizer lacks LaVIT's vocabulary.
@@ -102,10 +107,10 @@ class LavitProcessor(ProcessorMixin):
         image_processor: BaseImageProcessor,
         tokenizer: PreTrainedTokenizerBase,
         chat_template: str | None = None,
-        image_markers: bool = True,
+        drawing_image_markers: bool = True,
     ):
         check_tokenizer(tokenizer)
-        self.image_markers = image_markers
+        self.drawing_image_markers = drawing_image_markers
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
 
     @classmethod
@@ -130,7 +135,7 @@ class LavitProcessor(ProcessorMixin):
             text: Folder, repository or tokenizer of the language model.
             codebook_size, image_start_token_id: See [`extend_tokenizer`].
             image_size: Height and width of the square input, or `{"height": ..., "width": ...}`.
-            kwargs: `chat_template`, `image_markers`.
+            kwargs: `chat_template`, `drawing_image_markers`.
 
         Raises:
             ValueError: If no image size is known, and as [`extend_tokenizer`] does.
@@ -158,7 +163,7 @@ class LavitProcessor(ProcessorMixin):
                 text one picture; another is dealt out in order. Without text, a flat list stands for as many captions.
                 See [`load_pictures`] for what a picture may be.
             text: One text or a list of them, with one `<image>` per picture.
-            kwargs: `image_markers`, `return_tensors`, and all arguments of the tokenizer and the image processor.
+            kwargs: `generation_mode`, `image_markers`, `return_tensors`, and all arguments of the tokenizer and the image processor.
 
         Returns:
             `input_ids` and `attention_mask` (batch_size, sequence_length) int64, padded on the left, without tokens of
@@ -222,10 +227,11 @@ class LavitProcessor(ProcessorMixin):
                     )
         super().validate_inputs(images=images, text=text, **kwargs)
 
-    def _process_images(self, images, image_markers: bool | None = None, **kwargs):
+    def _process_images(self, images, generation_mode="text", image_markers: bool | None = None, **kwargs):
         # One position per picture: how many it takes is known in the model only.
-        has_markers = self.image_markers if image_markers is None else image_markers
-        marks = (self.image_start_token, self.image_end_token) if has_markers else ("", "")
+        if image_markers is None:
+            image_markers = self.drawing_image_markers or generation_mode == "text"
+        marks = (self.image_start_token, self.image_end_token) if image_markers else ("", "")
         replacement = self.image_token.join(marks)
         return self.image_processor(images, **kwargs), [replacement] * sum(len(part) for part in images)
 

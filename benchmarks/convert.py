@@ -1,0 +1,173 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Memory and time of the conversion, against the number of the language model's shards.
+
+    python benchmarks/convert.py --shards 2 4 8 --shard-mb 512
+
+Makes a checkpoint in the authors' layout (random weights in float16, the goldens' visual parts), converts it in a
+process of its own and compares peak memory with the bound: the largest shard plus 2 GB, however many shards there are.
+Exit code 1 where it is broken. Linux only. Takes twice the largest checkpoint on disk.
+
+What is counted. `peak` is the largest resident set of the process less what it held after its imports. Shards are
+mapped, and mapped pages that were read count as resident although the kernel drops them whenever it needs them: so
+`peak` includes up to one whole shard that is not really needed. `private` is the part of it that cannot be dropped
+(RssAnon, sampled every 5 ms): this is what conversion needs.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+
+GOLDENS = Path(__file__).parents[1] / "tests" / "goldens" / "checkpoint"
+HEADROOM = 2 * 10**9
+HIDDEN_SIZE, INTERMEDIATE_SIZE = 1024, 2752
+
+
+def layer_shapes(number: int) -> dict[str, tuple[int, ...]]:
+    """The weights of one layer of the language model: 25 MB."""
+    prefix, size, wide = f"model.layers.{number}.", HIDDEN_SIZE, INTERMEDIATE_SIZE
+    attention = {f"{prefix}self_attn.{name}_proj.weight": (size, size) for name in "qkvo"}
+    norms = {f"{prefix}{name}_layernorm.weight": (size,) for name in ("input", "post_attention")}
+    wide_ones = {f"{prefix}mlp.{name}_proj.weight": (wide, size) for name in ("gate", "up")}
+    return attention | norms | wide_ones | {f"{prefix}mlp.down_proj.weight": (size, wide)}
+
+
+def plan_shards(num_shards: int, shard_bytes: int, vocab_size: int) -> tuple[list[dict[str, tuple[int, ...]]], int]:
+    """The shapes in each shard, filled layer by layer, and the number of layers."""
+    embedding, shards, num_layers = (vocab_size, HIDDEN_SIZE), [], 0
+    layer_bytes = sum(2 * torch.Size(shape).numel() for shape in layer_shapes(0).values())
+    for index in range(num_shards):
+        shard = {"model.embed_tokens.weight": embedding} if index == 0 else {}
+        if index == num_shards - 1:
+            shard |= {"model.norm.weight": (HIDDEN_SIZE,), "lm_head.weight": embedding}
+        room = shard_bytes - sum(2 * torch.Size(shape).numel() for shape in shard.values())
+        for _ in range(max(1, room // layer_bytes)):
+            shard |= layer_shapes(num_layers)
+            num_layers += 1
+        shards.append(shard)
+    return shards, num_layers
+
+
+def make_checkpoint(folder: Path, num_shards: int, shard_bytes: int) -> None:
+    """A checkpoint in the authors' layout whose language model is of the given size."""
+    shutil.copytree(GOLDENS, folder)
+    language_model = folder / "language_model"
+    (language_model / "pytorch_model.bin").unlink()
+    config = json.loads((language_model / "config.json").read_text())
+    shards, num_layers = plan_shards(num_shards, shard_bytes, config["vocab_size"])
+    config |= {
+        "hidden_size": HIDDEN_SIZE,
+        "intermediate_size": INTERMEDIATE_SIZE,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+    }
+    (language_model / "config.json").write_text(json.dumps(config))
+    weight_map = {}
+    for index, shard in enumerate(shards):
+        name = f"pytorch_model-{index + 1:05d}-of-{num_shards:05d}.bin"
+        tensors = {key: torch.empty(shape, dtype=torch.float16).uniform_() for key, shape in shard.items()}
+        torch.save(tensors, language_model / name)
+        weight_map |= dict.fromkeys(shard, name)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (language_model / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    adapter = torch.load(language_model / "visual_weight.bin", weights_only=True)
+    adapter["vit_proj.weight"] = torch.rand(HIDDEN_SIZE, adapter["vit_proj.weight"].shape[1])
+    adapter["vit_proj.bias"] = torch.rand(HIDDEN_SIZE)
+    torch.save(adapter, language_model / "visual_weight.bin")
+
+
+def read_memory() -> dict[str, int]:
+    """Of this process, in bytes: VmRSS, its peak VmHWM, and RssAnon, which is private and cannot be dropped."""
+    # Not `ru_maxrss`, which a process inherits from the one that started it where that was larger.
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    return {line[0][:-1]: 1024 * int(line[1]) for line in lines if line[0] in ("VmRSS:", "VmHWM:", "RssAnon:")}
+
+
+def convert(source: Path, target: Path, dtype: str) -> None:
+    """What the converting process does: converts, and prints what that took as JSON."""
+    from lavit_hf.conversion import convert_official_checkpoint
+
+    before, private, done = read_memory(), 0, threading.Event()
+
+    def sample() -> None:
+        nonlocal private
+        while not done.wait(0.005):
+            private = max(private, read_memory()["RssAnon"])
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    start = time.perf_counter()
+    try:
+        convert_official_checkpoint(source, target, dtype=dtype, num_attention_heads=4, progress=False)
+    finally:
+        done.set()
+        sampler.join()
+    seconds = time.perf_counter() - start
+    facts = {
+        "baseline": before["VmRSS"],
+        "peak": read_memory()["VmHWM"] - before["VmRSS"],
+        "private": private - before["RssAnon"],
+        "seconds": seconds,
+    }
+    print(json.dumps(facts))
+
+
+def run(mode: str, *args) -> str:
+    """This script in another process, so that the memory of one step is not that of another."""
+    command = [sys.executable, __file__, f"--{mode}", *map(str, args)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def measure(num_shards: int, shard_mb: int, dtype: str, directory: Path) -> dict:
+    with tempfile.TemporaryDirectory(dir=directory) as folder:
+        source, target = Path(folder, "official"), Path(folder, "converted")
+        run("make", source, num_shards, shard_mb * 10**6)
+        sizes = [path.stat().st_size for path in (source / "language_model").glob("pytorch_model-*.bin")]
+        facts = json.loads(run("convert", source, target, dtype).splitlines()[-1])
+    return facts | {"shards": num_shards, "total": sum(sizes), "largest": max(sizes)}
+
+
+def print_table(rows: list[dict]) -> None:
+    columns = ["shards", "total GB", "largest GB", "baseline GB", "peak GB", "private GB", "bound GB", "seconds", ""]
+    table = Table(*columns)
+    for row in rows:
+        sizes = [row[name] for name in ("total", "largest", "baseline", "peak", "private")]
+        bound = row["largest"] + HEADROOM
+        cells = [str(row["shards"]), *(f"{size / 1e9:.2f}" for size in [*sizes, bound]), f"{row['seconds']:.1f}"]
+        table.add_row(*cells, "within" if row["peak"] <= bound else "BROKEN")
+    Console(width=120).print(table)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=int, nargs="+", default=[2, 4, 8], help="of the language model")
+    parser.add_argument("--shard-mb", type=int, default=512, help="size of each, at least 128")
+    parser.add_argument("--dtype", default="bfloat16", help="of the result; auto copies weights as they are")
+    parser.add_argument("--directory", type=Path, help="where to work; default: the system's temporary folder")
+    parser.add_argument("--make", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--convert", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.make:
+        make_checkpoint(Path(args.make[0]), int(args.make[1]), int(args.make[2]))
+        return 0
+    if args.convert:
+        convert(Path(args.convert[0]), Path(args.convert[1]), args.convert[2])
+        return 0
+    rows = [measure(number, args.shard_mb, args.dtype, args.directory) for number in args.shards]
+    print_table(rows)
+    return int(any(row["peak"] > row["largest"] + HEADROOM for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
