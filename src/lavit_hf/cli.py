@@ -2,6 +2,7 @@
 """`lavit-hf`: what one does with a LaVIT, from a terminal."""
 
 import json
+import re
 import sys
 import time
 from enum import StrEnum
@@ -10,6 +11,7 @@ from typing import Annotated
 
 import torch
 import typer
+from diffusers.utils import logging as diffusers_logging
 from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoProcessor, set_seed
@@ -42,6 +44,7 @@ New here? `lavit-hf demo` needs no checkpoint. With the authors' checkpoint fold
 """,
 )
 console = Console(highlight=False)
+progress = Console(stderr=True)
 
 
 class Selection(StrEnum):
@@ -93,16 +96,21 @@ def _open_image(path: Path) -> Image.Image:
     return image
 
 
-def _load(model: str, device: str | None, dtype: Dtype):
-    processor = AutoProcessor.from_pretrained(model)
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype.value).to(_device(device)).eval()
+def _load(model: str, device: str | None, dtype: Dtype, model_class=AutoModelForCausalLM):
+    # What is no folder may be a repository, but a mistyped folder is not worth minutes of asking the Hub.
+    if not Path(model).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        raise ValueError(f"--model must be a folder, or a repository of the Hub as owner/name: there is no {model}.")
+    with progress.status(f"Loading {model}"):
+        processor = AutoProcessor.from_pretrained(model)
+        loaded = model_class.from_pretrained(model, dtype=dtype.value).to(_device(device)).eval()
     return loaded, processor
 
 
-def _load_decoder(model: str, decoder: Decoder, device: str | None, dtype: Dtype) -> LavitImageDecoderPipeline:
+def _load_decoder(model: str, decoder: Decoder, like: torch.nn.Module) -> LavitImageDecoderPipeline:
+    """A pixel decoder, where and as wide as the model `like` is: diffusers itself does not know what was saved."""
     subfolder = "lowres_decoder" if decoder is Decoder.lowres else None
-    settings = {} if dtype is Dtype.auto else {"dtype": getattr(torch, dtype.value)}
-    return LavitImageDecoderPipeline.from_pretrained(model, subfolder=subfolder, **settings).to(_device(device))
+    with progress.status(f"Loading the {decoder.value} pixel decoder"):
+        return LavitImageDecoderPipeline.from_pretrained(model, subfolder=subfolder, dtype=like.dtype).to(like.device)
 
 
 def _check_output(path: Path) -> None:
@@ -249,7 +257,7 @@ def draw(
     size = _size(aspect_ratio)
     pictures = [_open_image(path) for path in image or []]
     loaded, processor = _load(model, device, dtype)
-    pipeline = _load_decoder(model, decoder, device, dtype)
+    pipeline = _load_decoder(model, decoder, like=loaded)
     set_seed(seed)
     text = processor.image_token * len(pictures) + prompt
     inputs = processor(text=text, images=pictures or None, generation_mode="image", return_tensors="pt")
@@ -278,24 +286,23 @@ def reconstruct(
     """Turn a picture into tokens and these into a picture again: what the tokens keep of it."""
     _check_output(output)
     size = _size(aspect_ratio)
-    codes = _tokenize([_open_image(image)], model, None, seed, device, dtype)[0][0]
-    pipeline = _load_decoder(model, decoder, device, dtype)
+    picture = _open_image(image)
+    tokenizer, processor = _load(model, device, dtype, LavitVisualTokenizer)
+    codes = _tokenize(tokenizer, processor, [picture], None, seed)[0][0]
+    pipeline = _load_decoder(model, decoder, like=tokenizer)
     console.print(f"{len(codes)} tokens")
     generator = torch.Generator().manual_seed(seed)
     _save(pipeline(image_tokens=[codes], num_inference_steps=steps, generator=generator, **size).images, output)
 
 
-def _tokenize(pictures, model: str, selection: Selection | None, seed: int, device, dtype):
+@torch.no_grad()
+def _tokenize(tokenizer, processor, pictures, selection: Selection | None, seed: int):
     """Codes and kept patches of each picture."""
-    processor = AutoProcessor.from_pretrained(model)
-    tokenizer = LavitVisualTokenizer.from_pretrained(model, dtype=dtype.value).to(_device(device)).eval()
-    pixel_values = processor.image_processor(pictures, return_tensors="pt")["pixel_values"]
-    with torch.no_grad():
-        outputs = tokenizer(
-            pixel_values.to(tokenizer.device),
-            selection=selection.value if selection else None,
-            generator=torch.Generator().manual_seed(seed),
-        )
+    outputs = tokenizer(
+        processor.image_processor(pictures, return_tensors="pt")["pixel_values"].to(tokenizer.device),
+        selection=selection.value if selection else None,
+        generator=torch.Generator().manual_seed(seed),
+    )
     return [(codes.tolist(), mask) for codes, mask in zip(outputs.split(), outputs.keep_mask, strict=True)]
 
 
@@ -315,7 +322,8 @@ def tokenize(
     pictures = [_open_image(path) for path in images]
     if overlay is not None:
         overlay.mkdir(parents=True, exist_ok=True)
-    tokenized = _tokenize(pictures, model, selection, seed, device, dtype)
+    tokenizer, processor = _load(model, device, dtype, LavitVisualTokenizer)
+    tokenized = _tokenize(tokenizer, processor, pictures, selection, seed)
     for path, picture, (codes, keep_mask) in zip(images, pictures, tokenized, strict=True):
         print(json.dumps({"image": str(path), "num_codes": len(codes), "codes": codes}))
         if overlay is not None:
@@ -399,6 +407,8 @@ def _options(
 def main() -> None:
     """Runs the command line; a user's mistake ends it with one line rather than a traceback."""
     transformers_logging.set_verbosity_error()
+    for logging in (transformers_logging, diffusers_logging):
+        logging.disable_progress_bar()
     try:
         app()
     except (ValueError, OSError) as error:

@@ -169,6 +169,8 @@ class LavitGenerationMixin(GenerationMixin):
             forced = {"eos_token_id": self.config.image_end_token_id}
             if kwargs.get("max_length") is not None:
                 del defaults["max_new_tokens"]
+            if (most := kwargs.get("max_new_tokens")) is not None and "min_new_tokens" in defaults:
+                defaults["min_new_tokens"] = min(defaults["min_new_tokens"], most)
         # transformers' own guidance would run the model a second time
         defaults, forced = defaults | {"guidance_scale": 1.0}, forced | {"guidance_scale": 1.0}
         if generation_config is None:

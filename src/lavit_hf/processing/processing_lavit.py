@@ -163,7 +163,8 @@ class LavitProcessor(ProcessorMixin):
                 text one picture; another is dealt out in order. Without text, a flat list stands for as many captions.
                 See [`load_pictures`] for what a picture may be.
             text: One text or a list of them, with one `<image>` per picture.
-            kwargs: `generation_mode`, `image_markers`, `return_tensors`, and all arguments of the tokenizer and the image processor.
+            kwargs: `generation_mode`, `image_markers`, `return_tensors`, and all arguments of the tokenizer and the
+                image processor.
 
         Returns:
             `input_ids` and `attention_mask` (batch_size, sequence_length) int64, padded on the left, without tokens of

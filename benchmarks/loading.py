@@ -1,0 +1,76 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""What 16384 picture codes cost when a tokenizer is loaded: against the same tokenizer with text alone.
+
+    python benchmarks/loading.py
+
+Each load is a process of its own, imports not counted; the two take turns.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from lavit_hf import LavitImageProcessorPil, LavitProcessor
+from lavit_hf.processing import extend_tokenizer
+
+
+LOAD = """
+import sys, time
+import lavit_hf
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, TokenizersBackend
+started = time.perf_counter()
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+print(time.perf_counter() - started, len(tokenizer))
+"""
+
+
+def make_text_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer with as many words as the released one; what they say does not matter here."""
+    words = {f"word{index}": index for index in range(vocab_size - 1)} | {"</s>": vocab_size - 1}
+    backend = Tokenizer(models.WordLevel(words, unk_token="</s>"))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="</s>")
+
+
+def load(folder: Path) -> tuple[float, int]:
+    output = subprocess.run(
+        [sys.executable, "-c", LOAD, str(folder)], check=True, capture_output=True, text=True
+    ).stdout.split()
+    return float(output[0]), int(output[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--codebook-size", type=int, default=16384)
+    parser.add_argument("--text-size", type=int, default=32000)
+    parser.add_argument("--runs", type=int, default=5)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as root:
+        folders = {"text alone": Path(root) / "text", "text and codes": Path(root) / "lavit"}
+        text = make_text_tokenizer(args.text_size)
+        text.save_pretrained(folders["text alone"])
+        processor = LavitProcessor(LavitImageProcessorPil(), extend_tokenizer(text, args.codebook_size))
+        processor.save_pretrained(folders["text and codes"])
+        seconds, sizes = {name: [] for name in folders}, {}
+        for _ in range(args.runs):
+            for name, folder in folders.items():
+                second, sizes[name] = load(folder)
+                seconds[name].append(second)
+    table = Table("tokenizer", "tokens", "median s", "most s", "ratio")
+    base = statistics.median(seconds["text alone"])
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        table.add_row(name, str(sizes[name]), f"{median:.2f}", f"{max(times):.2f}", f"{median / base:.1f}")
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The command line, on the goldens' checkpoint as its user would have it."""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from lavit_hf import cli
+
+from .parity import GOLDENS
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs a command; returns its output. With `fails` it must end with one line on stderr, which is returned."""
+
+    def run(*args, fails: bool = False) -> str:
+        monkeypatch.setattr("sys.argv", ["lavit-hf", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        output = capsys.readouterr()
+        assert (ended.value.code in (0, None)) != fails, output.err
+        if fails:
+            assert "Traceback" not in output.err
+        return output.err if fails else output.out
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def picture() -> str:
+    return str(GOLDENS / "image_0.png")
+
+
+def test_convert(run, tmp_path):
+    target = tmp_path / "lavit"
+    output = run("convert", GOLDENS / "checkpoint", target, "--num-attention-heads", 4, "--dtype", "bfloat16")
+    assert "is ready" in output
+    config = json.loads((target / "config.json").read_text())
+    assert config["dtype"] == "bfloat16"
+    refusal = run("convert", GOLDENS / "checkpoint", target, "--num-attention-heads", 4, fails=True)
+    assert str(target) in refusal
+
+
+def test_convert_without_a_decoder(run, tmp_path):
+    source, target = tmp_path / "source", tmp_path / "lavit"
+    shutil.copytree(GOLDENS / "checkpoint", source)
+    shutil.rmtree(source / "pixel_decoding")
+    assert "pixel_decoding" in run("convert", source, target, "--num-attention-heads", 4, fails=True)
+    assert not target.exists()
+    run("convert", source, target, "--num-attention-heads", 4, "--without", "lowres")
+    assert not (target / "lowres_decoder").exists()
+
+
+def test_caption_and_ask(run, converted, picture):
+    other = str(GOLDENS / "image_1.png")
+    lines = run("caption", picture, other, "--model", converted, "--max-new-tokens", 12).splitlines()
+    assert [line.split(": ")[0] for line in lines] == [picture, other]
+    assert all(len(line.split(": ")[1]) > 3 for line in lines)
+    assert run("caption", picture, "-m", converted, "--prompt", "a photo of").startswith(f"{picture}: a photo of ")
+    assert run("ask", picture, "where is the dog", "-m", converted).strip()
+
+
+def test_draw(run, converted, picture, tmp_path):
+    target = tmp_path / "cat.png"
+    common = ("-m", converted, "-o", target, "--steps", 2)
+    first = run("draw", "a red cat", *common, "--seed", 3)
+    assert str(target) in first
+    assert "tokens" in first
+    pixels = Image.open(target).tobytes()
+    run("draw", "a red cat", *common, "--seed", 3)
+    assert Image.open(target).tobytes() == pixels
+    run("draw", "a red cat", *common, "--seed", 4)
+    assert Image.open(target).tobytes() != pixels
+    run("draw", "in the snow", *common, "-i", picture, "--decoder", "lowres", "--guidance-scale", 2, "--num-images", 2)
+    assert (tmp_path / "cat-0.png").exists()
+    assert (tmp_path / "cat-1.png").exists()
+
+
+def test_reconstruct(run, converted, picture, tmp_path):
+    output = run("reconstruct", picture, "-m", converted, "-o", tmp_path / "again.png", "--steps", 2)
+    assert "tokens" in output
+    assert Image.open(tmp_path / "again.png").size == (64, 64)
+
+
+def test_tokenize(run, converted, picture, tmp_path):
+    lines = run("tokenize", picture, GOLDENS / "image_1.png", "-m", converted, "--selection", "argmax").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["image"] for row in rows] == [picture, str(GOLDENS / "image_1.png")]
+    expected = json.loads((GOLDENS / "goldens.json").read_text())["visual_ids_argmax"]
+    assert len(rows[1]["codes"]) == rows[1]["num_codes"] == len(expected[1])
+    assert run("tokenize", picture, "-m", converted, "--overlay", tmp_path / "kept")
+    assert Image.open(tmp_path / "kept" / "image_0.png").size == (448, 448)
+
+
+def test_demo(run, tmp_path):
+    output = run("demo", "--output", tmp_path)
+    assert "random weights" in output
+    assert "64 patches kept" in output
+    for name in ("picture", "kept_patches", "reconstruction", "drawing"):
+        Image.open(tmp_path / f"{name}.png").load()
+    first = (tmp_path / "drawing.png").read_bytes()
+    run("demo", "--output", tmp_path)
+    assert (tmp_path / "drawing.png").read_bytes() == first
+
+
+def test_help_teaches(run):
+    assert "lavit-hf convert" in run("--help")
+    for command in ("convert", "caption", "ask", "draw", "reconstruct", "tokenize", "demo"):
+        assert command in run("--help")
+        assert "Usage" in run(command, "--help")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no picture at all", "cannot be read as a picture"),
+        (None, "No such file"),
+        ("truncated", "cannot be read as a picture"),
+    ],
+)
+def test_pictures_that_are_none(run, converted, tmp_path, picture, content, message):
+    path = tmp_path / "bad.png"
+    if content == "truncated":
+        Image.effect_noise((200, 200), 90).save(path)
+        path.write_bytes(path.read_bytes()[:5000])
+    elif content is not None:
+        path.write_bytes(content)
+    for command in (["caption", path], ["ask", path, "what"], ["reconstruct", path], ["tokenize", path]):
+        error = run(*command, "-m", converted, fails=True)
+        assert str(path) in error
+        assert message in error
+
+
+def test_mistakes_are_found_before_any_work(run, tmp_path, picture):
+    nowhere = ("-m", tmp_path / "no-model")
+    assert "picture file" in run("draw", "a cat", *nowhere, "-o", tmp_path / "cat.txt", fails=True)
+    assert "does not exist" in run("draw", "a cat", *nowhere, "-o", tmp_path / "no" / "cat.png", fails=True)
+    assert "--aspect-ratio must be one of" in run("draw", "a cat", *nowhere, "--aspect-ratio", "5:1", fails=True)
+    assert "no-model" in run("caption", picture, *nowhere, fails=True)
+    assert "Invalid value" in run("caption", picture, *nowhere, "--num-beams", 0, fails=True)
