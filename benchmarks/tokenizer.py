@@ -4,20 +4,21 @@
     python benchmarks/tokenizer.py
 
 Both paths take turns in one process, so that the ratios hold on a machine whose speed drifts. Peak memory is that of
-a process of its own for each path, beyond what it held before the first picture.
+a process of its own for each path, beyond weights and input.
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from transformers import Blip2VisionConfig
+from transformers.initialization import no_init_weights
 
 from lavit_hf import LavitVisualTokenizer, LavitVisualTokenizerConfig
 from lavit_hf.modeling.attention_lavit import PatchPartition
@@ -73,21 +74,35 @@ def time_in_turns(functions: dict, runs: int, device: str) -> dict[str, list[flo
     return seconds
 
 
+def memory_of_this_process() -> dict[str, float]:
+    """In bytes: VmRSS, and its peak VmHWM since that was last reset. On Linux."""
+    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+    return {line[0][:-1]: 1024.0 * int(line[1]) for line in lines if line[0] in ("VmRSS:", "VmHWM:")}
+
+
 def measure_memory(args) -> None:
-    """The child process: prints the peak memory in MB of one path."""
-    tokenizer = build_tokenizer(args)
+    """The child process: prints the peak memory in MB of one path, beyond what the model and its input take."""
+    with no_init_weights():  # the values do not matter here
+        tokenizer = build_tokenizer(args)
     pixel_values, keep_mask = make_inputs(args, tokenizer)
-    on_cuda = args.device.startswith("cuda")
-    before = torch.cuda.memory_allocated() if on_cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     part, path = args.memory_of.split("-")
+    features = torch.zeros(*keep_mask.shape, tokenizer.config.hidden_size).to(pixel_values)
+    if args.device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        for parameter in tokenizer.parameters():
+            parameter.data.zero_()  # memory counts once it has been touched
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+        before = memory_of_this_process()["VmRSS"]
     with torch.no_grad():
         if part == "merger":
-            features = torch.randn(*keep_mask.shape, tokenizer.config.hidden_size).to(pixel_values)
             MERGERS[path](tokenizer, features, keep_mask)
         else:
             tokenize(tokenizer, pixel_values, keep_mask, path)
-    after = torch.cuda.max_memory_allocated() if on_cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print((after - before) / 1e6)
+    on_cuda = args.device.startswith("cuda")
+    peak = torch.cuda.max_memory_allocated() if on_cuda else memory_of_this_process()["VmHWM"]
+    print((peak - before) / 1e6)
 
 
 def peak_memory(name: str) -> float:

@@ -2,7 +2,8 @@
 """Tiny models with random weights, large enough in scale that every part of the input shows in the output."""
 
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from lavit_hf import LavitForCausalLM
 
@@ -52,6 +53,14 @@ def tiny_lavit(vision=None, text=None, seed: int = 0, **kwargs) -> LavitForCausa
     text = LlamaConfig(**TEXT) if text is None else text
     kwargs = {"codebook_size": CODEBOOK_SIZE, "num_merger_layers": 2} | kwargs
     return loosen(LavitForCausalLM.from_backbones(vision, text, **kwargs)).eval()
+
+
+def text_tokenizer() -> PreTrainedTokenizerFast:
+    """A text tokenizer with an id for each row of a tiny text model."""
+    words = {"<pad>": 0, "<s>": 1, "</s>": 2} | {f"word{index}": index for index in range(3, TEXT_TOKENS)}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
 
 def pictures(count: int, seed: int = 1) -> torch.Tensor:

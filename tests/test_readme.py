@@ -1,0 +1,53 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The README's Python runs, on the goldens' checkpoint in place of the release."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, LlamaConfig, LlamaForCausalLM
+
+from .parity import GOLDENS
+from .tiny import TEXT, TEXT_TOKENS, VISION, text_tokenizer
+
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture
+def as_a_user(converted, tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lavit-7b").symlink_to(converted)
+    shutil.copy(GOLDENS / "image_0.png", "photo.jpg")
+    return tmp_path
+
+
+def test_using_the_release(as_a_user, capsys):
+    names: dict = {}
+    for block in BLOCKS[:2]:
+        exec(block, names)
+    assert len(capsys.readouterr().out.splitlines()[0]) > 3
+    assert (as_a_user / "fox.png").exists()
+    assert names["picture"].size == (64, 64)
+    assert names["loss"] > 0
+
+
+def test_building_a_new_one(as_a_user):
+    clip = CLIPConfig(vision_config=VISION, text_config=TEXT)
+    CLIPModel(clip).save_pretrained("openai/clip-vit-base-patch16")
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained("openai/clip-vit-base-patch16")
+    LlamaForCausalLM(LlamaConfig(**TEXT)).save_pretrained("HuggingFaceTB/SmolLM2-135M")
+    text_tokenizer().save_pretrained("HuggingFaceTB/SmolLM2-135M")
+    names: dict = {}
+    exec(BLOCKS[2], names)
+    model, processor = names["model"].eval(), names["processor"]
+    assert processor.image_token_id == model.config.image_token_id == TEXT_TOKENS + 2 + 4096
+    inputs = processor(
+        text=["word5 word6", "<image>word7"], images=[[], Image.new("RGB", (9, 5))], return_tensors="pt"
+    )
+    assert inputs["pixel_values"].shape == (1, 3, 32, 32)
+    ids = model.generate(**inputs, generation_mode="image", max_new_tokens=4)
+    assert [len(processor.decode_interleaved(row)[-1].codes) for row in ids] == [4, 4]
