@@ -52,7 +52,10 @@ def tokenize(tokenizer, pixel_values, keep_mask, path: str) -> torch.Tensor:
 def make_inputs(args, tokenizer):
     generator = torch.Generator().manual_seed(0)
     pixel_values = torch.randn(args.batch_size, 3, 224, 224, generator=generator)
-    keep_mask = torch.rand(args.batch_size, tokenizer.config.num_patches, generator=generator) < args.keep_ratio
+    # Exactly that fraction of the batch, in different numbers per picture, as the selector does it.
+    chances = torch.rand(args.batch_size * tokenizer.config.num_patches, generator=generator)
+    keep_mask = chances.argsort().argsort() < args.keep_ratio * chances.numel()
+    keep_mask = keep_mask.view(args.batch_size, -1)
     return pixel_values.to(args.device, tokenizer.dtype), keep_mask.to(args.device)
 
 

@@ -221,6 +221,15 @@ def test_a_generation_config_of_the_call(model):
     assert config.guidance_scale == 3.0
 
 
+def test_lengths_of_the_call_count(model):
+    for config in ({"max_length": 8}, {"max_new_tokens": 3}):
+        by_name = model.generate(**prompt([[5, 6, 7, 8]]), generation_mode="image", **config)
+        config = GenerationConfig(**config, pad_token_id=0)
+        by_config = model.generate(**prompt([[5, 6, 7, 8]]), generation_mode="image", generation_config=config)
+        assert torch.equal(by_name, by_config)
+        assert by_name.shape[1] == 8
+
+
 def test_the_states_of_a_sequence():
     processor = LavitModalityLogitsProcessor(
         vocab_size=VISUAL_OFFSET + CODEBOOK_SIZE + 3,
@@ -249,6 +258,7 @@ def test_the_states_of_a_sequence():
     [
         ({"generation_mode": "video"}, "generation_mode must be one of .* got 'video'"),
         ({"generation_mode": "image", "guidance_scale": 0.5}, "guidance_scale must be at least 1, got 0.5"),
+        ({"generation_mode": "image", "guidance_scale": float("nan")}, "guidance_scale must be at least 1, got nan"),
         ({"guidance_scale": 2.0}, "got 2.0 with generation_mode='text'"),
         ({"generation_mode": "image", "guidance_scale": 2.0, "num_beams": 2}, "does not work with num_beams=2"),
         ({"generation_mode": "image", "min_new_tokens": 17}, "min_new_tokens must be at most 16"),

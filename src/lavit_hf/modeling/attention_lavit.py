@@ -33,19 +33,18 @@ class PackedLayout:
     def __init__(self, counts: torch.Tensor, total: int, length: int):
         self.counts = counts
         self.length = length
-        self.rows = torch.repeat_interleave(counts, output_size=total)
-        first = (counts.cumsum(0) - counts)[self.rows]
-        self.columns = torch.arange(total, device=counts.device) - first
-        self._flat = self.rows * length + self.columns
+        row = torch.repeat_interleave(counts, output_size=total)
+        column = torch.arange(total, device=counts.device) - (counts.cumsum(0) - counts)[row]
+        self._place = row * length + column
 
     def pad(self, packed: torch.Tensor) -> torch.Tensor:
         """(T, ...) -> (B, L, ...), zeros where there is no token."""
         padded = packed.new_zeros(self.counts.shape[0] * self.length, *packed.shape[1:])
-        return padded.index_copy(0, self._flat, packed).unflatten(0, (-1, self.length))
+        return padded.index_copy(0, self._place, packed).unflatten(0, (-1, self.length))
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """(B, L, ...) -> (T, ...)."""
-        return padded.flatten(0, 1).index_select(0, self._flat)
+        return padded.flatten(0, 1).index_select(0, self._place)
 
     @property
     def mask(self) -> torch.Tensor:
@@ -85,16 +84,11 @@ class PatchPartition:
         return self_attend, PackedAttend(self.kept, self.folded, folded_mask, uniform_rows=self.all_kept)
 
 
-def additive_mask(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A bool mask (True: seen) as the additive one that every attention implementation understands."""
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
-
-
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
     """Attention written out, for `attn_implementation="eager"`. Returns outputs (B, L, H, D) and weights."""
     weights = torch.matmul(query, key.transpose(-1, -2)) * scaling
     if attention_mask is not None:
-        weights = weights + attention_mask
+        weights = weights.masked_fill(~attention_mask, torch.finfo(weights.dtype).min)
     weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
@@ -108,7 +102,7 @@ class MaskedAttend:
     """
 
     def __init__(self, mask: torch.Tensor | None = None):
-        self.mask = mask
+        self.mask = None if mask is None else mask[:, None]
 
     def __call__(self, module, query, key, value):
         # FlashAttention takes no mask of this form, and FlexAttention has nothing to gain on at most a few hundred
@@ -116,8 +110,7 @@ class MaskedAttend:
         implementation = "eager" if module.config._attn_implementation == "eager" else "sdpa"
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         query, key, value = (module.split_heads(states).transpose(1, 2) for states in (query, key, value))
-        mask = None if self.mask is None else additive_mask(self.mask, query.dtype)[:, None]
-        outputs, _ = attention(module, query, key, value, mask, scaling=module.scaling, is_causal=False)
+        outputs, _ = attention(module, query, key, value, self.mask, scaling=module.scaling, is_causal=False)
         return outputs.flatten(2)
 
 

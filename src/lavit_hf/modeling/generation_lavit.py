@@ -160,17 +160,25 @@ class LavitGenerationMixin(GenerationMixin):
         """The decoding of this call, and `generation_config` and `kwargs` with what its mode sets."""
         if generation_mode not in GENERATION_MODES:
             raise ValueError(f"generation_mode must be one of {GENERATION_MODES}, got {generation_mode!r}.")
+
+        def given(name):
+            value = kwargs.get(name)
+            return getattr(generation_config, name, None) if value is None else value
+
         defaults, forced = {}, {}
         if generation_mode == "image":
-            defaults = {"max_new_tokens": self.config.num_patches + 1, "guidance_scale": 1.0}
+            defaults = {"max_new_tokens": self.config.num_patches + 1}
+            defaults |= {"guidance_scale": self.generation_config.guidance_scale or 1.0}
             defaults |= getattr(self.generation_config, "image_generation", None) or {}
-            if guidance_scale is None:
-                guidance_scale = getattr(generation_config, "guidance_scale", None) or defaults["guidance_scale"]
             forced = {"eos_token_id": self.config.image_end_token_id}
-            if kwargs.get("max_length") is not None:
+            if guidance_scale is None:
+                guidance_scale = given("guidance_scale") or defaults["guidance_scale"]
+            if given("max_length") is not None:
                 del defaults["max_new_tokens"]
-            if (most := kwargs.get("max_new_tokens")) is not None and "min_new_tokens" in defaults:
-                defaults["min_new_tokens"] = min(defaults["min_new_tokens"], most)
+            if given("max_new_tokens") is not None and "min_new_tokens" in defaults:
+                defaults["min_new_tokens"] = min(defaults["min_new_tokens"], given("max_new_tokens"))
+        decoding = LavitDecoding(generation_mode, 1.0 if guidance_scale is None else float(guidance_scale))
+
         # transformers' own guidance would run the model a second time
         defaults, forced = defaults | {"guidance_scale": 1.0}, forced | {"guidance_scale": 1.0}
         if generation_config is None:
@@ -179,15 +187,13 @@ class LavitGenerationMixin(GenerationMixin):
             generation_config = copy.deepcopy(generation_config)
             generation_config.update(**defaults, defaults_only=True)
             generation_config.update(**forced)
-
-        decoding = LavitDecoding(generation_mode, 1.0 if guidance_scale is None else float(guidance_scale))
         base = generation_config or self.generation_config
         self._check_settings(decoding, lambda name: kwargs.get(name, getattr(base, name)), kwargs)
         return decoding, generation_config, kwargs
 
     def _check_settings(self, decoding: LavitDecoding, setting, kwargs) -> None:
         scale, num_patches = decoding.guidance_scale, self.config.num_patches
-        if scale < 1:
+        if not scale >= 1:
             raise ValueError(f"guidance_scale must be at least 1, got {scale}.")
         if decoding.guided and decoding.generation_mode == "text":
             raise ValueError(f"guidance_scale works on pictures, got {scale} with generation_mode='text'.")

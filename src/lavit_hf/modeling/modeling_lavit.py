@@ -177,6 +177,8 @@ class LavitModel(LavitPreTrainedModel):
             sequences = self.expand_images(input_ids, pixel_values, attention_mask, image_inputs=image_inputs)
             attention_mask, position_ids = sequences.attention_mask, sequences.position_ids
             input_ids, inputs_embeds = None, sequences.inputs_embeds
+        elif past_key_values is None and input_ids is not None and not torch.compiler.is_compiling():
+            self.check_no_placeholder(input_ids)
         return self.language_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -321,8 +323,6 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
                 sequences.labels,
             )
             input_ids, inputs_embeds = None, sequences.inputs_embeds
-        elif past_key_values is None and input_ids is not None and not torch.compiler.is_compiling():
-            self.model.check_no_placeholder(input_ids)
 
         outputs = self.model(
             input_ids=input_ids,
