@@ -42,7 +42,10 @@ def _build_processor(codebook_size: int) -> LavitProcessor:
 def _build_pipeline(model: LavitForCausalLM) -> LavitImageDecoderPipeline:
     width = 64
     config = LavitFeatureDecoderConfig.from_visual_tokenizer_config(
-        model.config.visual_tokenizer_config, condition_dims=[width], num_unconditional_tokens=1
+        model.config.visual_tokenizer_config,
+        condition_dims=[width],
+        num_unconditional_tokens=1,
+        initializer_range=INITIALIZER_RANGE,
     )
     feature_decoder = LavitFeatureDecoder(config).eval()
     feature_decoder.codebook.copy_(model.model.visual_tokenizer.quantizer.codebook)
