@@ -80,9 +80,8 @@ def test_lora(tmp_path):
     row, _ = pad_rows([[*IMAGE, 7]])
     logits = model(input_ids=row, pixel_values=pictures(1)).logits
     assert (logits - tiny_lavit()(row, pictures(1)).logits).abs().max() > 1e-2
-    drawn = model.generate(
-        input_ids=torch.tensor([[5]]), generation_mode="image", guidance_scale=2.0, max_new_tokens=4
-    )
+    settings = {"generation_mode": "image", "guidance_scale": 2.0, "max_new_tokens": 4}
+    drawn = model.generate(input_ids=torch.tensor([[5]]), **settings)
 
     model.save_pretrained(tmp_path)
     merged = PeftModel.from_pretrained(tiny_lavit(), tmp_path).merge_and_unload()

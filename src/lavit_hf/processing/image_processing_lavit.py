@@ -3,13 +3,12 @@
 
 import torch
 from transformers.image_processing_backends import TorchvisionBackend
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, ImageInput, PILImageResampling, SizeDict
-from transformers.processing_utils import ImagesKwargs, Unpack
+from transformers.image_utils import SizeDict
 
-from .image_processing_pil_lavit import load_pictures
+from .image_processing_pil_lavit import LavitPreprocessing
 
 
-class LavitImageProcessor(TorchvisionBackend):
+class LavitImageProcessor(LavitPreprocessing, TorchvisionBackend):
     """Image processor of LaVIT, torchvision backend (the default).
 
     The same steps as [`LavitImageProcessorPil`]; the bicubic filters of the two differ by one level of 255 at most
@@ -21,21 +20,6 @@ class LavitImageProcessor(TorchvisionBackend):
     Raises:
         ValueError: For pictures that cannot be used, see [`load_pictures`].
     """
-
-    resample = PILImageResampling.BICUBIC
-    image_mean = OPENAI_CLIP_MEAN
-    image_std = OPENAI_CLIP_STD
-    size = {"height": 224, "width": 224}
-    do_resize = True
-    do_rescale = True
-    do_normalize = True
-    do_convert_rgb = True
-
-    def __init__(self, **kwargs: Unpack[ImagesKwargs]):
-        super().__init__(**kwargs)
-
-    def fetch_images(self, image_url_or_urls: ImageInput) -> ImageInput:
-        return load_pictures(image_url_or_urls)
 
     def resize(self, image: torch.Tensor, size: SizeDict, *args, **kwargs) -> torch.Tensor:
         # Both libraries filter one axis after the other and round between. torchvision always begins with the width,

@@ -17,7 +17,6 @@ from transformers.image_utils import (
     is_pil_image,
     is_valid_image,
 )
-from transformers.processing_utils import ImagesKwargs, Unpack
 
 
 URL_PREFIXES = ("http://", "https://", "data:image/")
@@ -99,7 +98,23 @@ def _check_array(picture, name: str):
     return picture if picture.ndim == 3 else picture[None]
 
 
-class LavitImageProcessorPil(PilBackend):
+class LavitPreprocessing:
+    """What both backends do: the released model's defaults, and one way of loading pictures."""
+
+    resample = PILImageResampling.BICUBIC
+    image_mean = OPENAI_CLIP_MEAN
+    image_std = OPENAI_CLIP_STD
+    size = {"height": 224, "width": 224}
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+
+    def fetch_images(self, image_url_or_urls: ImageInput) -> ImageInput:
+        return load_pictures(image_url_or_urls)
+
+
+class LavitImageProcessorPil(LavitPreprocessing, PilBackend):
     """Image processor of LaVIT, PIL backend: `AutoImageProcessor.from_pretrained(path, backend="pil")`.
 
     RGB (transparency composited over white), squashed without crop to `size` with PIL's bicubic filter, divided by
@@ -111,21 +126,6 @@ class LavitImageProcessorPil(PilBackend):
     Raises:
         ValueError: For pictures that cannot be used, see [`load_pictures`].
     """
-
-    resample = PILImageResampling.BICUBIC
-    image_mean = OPENAI_CLIP_MEAN
-    image_std = OPENAI_CLIP_STD
-    size = {"height": 224, "width": 224}
-    do_resize = True
-    do_rescale = True
-    do_normalize = True
-    do_convert_rgb = True
-
-    def __init__(self, **kwargs: Unpack[ImagesKwargs]):
-        super().__init__(**kwargs)
-
-    def fetch_images(self, image_url_or_urls: ImageInput) -> ImageInput:
-        return load_pictures(image_url_or_urls)
 
 
 __all__ = ["LavitImageProcessorPil", "load_pictures"]
