@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import PIL
 import torch
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
@@ -136,7 +137,11 @@ def check(name: str, tolerance: float, *args):
     return register
 
 
-@check("pixel_values, PIL", 1e-5)
+# The goldens' pictures were resized by Pillow 13. Earlier ones filter a tall picture's axes in the other order.
+PILLOW_TOLERANCE = 1e-5 if int(PIL.__version__.partition(".")[0]) >= 13 else 0.08
+
+
+@check("pixel_values, PIL", PILLOW_TOLERANCE)
 def _(candidate, goldens):
     return distance(candidate.pixel_values, goldens.tensors["pixel_values"])
 

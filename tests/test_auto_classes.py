@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from transformers import AutoTokenizer
+from transformers.integrations.executorch import TorchExportableModuleForDecoderOnlyLM
 
 import lavit_hf
 from lavit_hf import (
@@ -152,3 +153,17 @@ def test_import_is_quiet():
     )
     assert done.stdout == ""
     assert "ERROR" not in done.stderr
+
+
+@torch.no_grad()
+def test_a_step_with_a_static_cache_exports(converted):
+    model = LavitForCausalLM.from_pretrained(converted)
+    model.generation_config.use_cache = True
+    model.generation_config.cache_implementation = "static"
+    model.generation_config.cache_config = {"batch_size": 1, "max_cache_len": 16}
+    exportable = TorchExportableModuleForDecoderOnlyLM(model, batch_size=1, max_cache_len=16)
+    program = exportable.export(input_ids=torch.tensor([[384]]), cache_position=torch.tensor([0]))
+    ids = [384, 352, 32000, 40000]
+    step = program.module()
+    logits = [step(input_ids=torch.tensor([[token]]), cache_position=torch.tensor([k])) for k, token in enumerate(ids)]
+    torch.testing.assert_close(torch.cat(logits, dim=1), model(torch.tensor([ids])).logits)
