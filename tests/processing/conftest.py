@@ -1,7 +1,4 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-import json
-from pathlib import Path
-
 import pytest
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -14,24 +11,14 @@ CODEBOOK_SIZE = 8
 
 
 @pytest.fixture(scope="session")
-def goldens() -> Path:
-    return Path(__file__).parent.parent / "goldens"
+def golden_pictures(golden_folder) -> list[Image.Image]:
+    return [Image.open(golden_folder / f"image_{i}.png") for i in range(4)]
 
 
 @pytest.fixture(scope="session")
-def golden_values(goldens) -> dict:
-    return json.loads((goldens / "goldens.json").read_text())
-
-
-@pytest.fixture(scope="session")
-def golden_pictures(goldens) -> list[Image.Image]:
-    return [Image.open(goldens / f"image_{i}.png") for i in range(4)]
-
-
-@pytest.fixture(scope="session")
-def release_text_tokenizer(goldens) -> PreTrainedTokenizerBase:
+def release_text_tokenizer(golden_folder) -> PreTrainedTokenizerBase:
     """The release's language model folder: a sentencepiece file and no tokenizer.json."""
-    return AutoTokenizer.from_pretrained(goldens / "checkpoint" / "language_model")
+    return AutoTokenizer.from_pretrained(golden_folder / "checkpoint" / "language_model")
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,8 @@ def image_processor(request):
 
 
 @pytest.fixture(scope="module")
-def pixel_values(goldens) -> torch.Tensor:
-    return load_file(goldens / "goldens.safetensors")["pixel_values"]
+def pixel_values(golden_folder) -> torch.Tensor:
+    return load_file(golden_folder / "goldens.safetensors")["pixel_values"]
 
 
 def png(picture: Image.Image, **kwargs) -> bytes:

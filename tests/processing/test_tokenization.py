@@ -58,14 +58,14 @@ def test_text_after_a_mark_is_tokenized_as_alone(tokenizer, release_text_tokeniz
     assert ids_of(tokenizer, f"<code_3>{text}[IMG]") == [32005, *alone, 32000]
 
 
-def test_golden_text_survives_a_round_trip(tokenizer, golden_values):
-    text_ids = golden_values["multimodal_prompt_ids"][-3:]
+def test_golden_text_survives_a_round_trip(tokenizer, golden_json):
+    text_ids = golden_json["multimodal_prompt_ids"][-3:]
     assert text_ids == [384, 352, 381]
     assert ids_of(tokenizer, tokenizer.decode(text_ids)) == text_ids
 
 
-def test_llama_tokenizers_without_legacy_keep_their_space_after_marks(goldens):
-    text_tokenizer = AutoTokenizer.from_pretrained(goldens / "checkpoint" / "language_model", legacy=False)
+def test_llama_tokenizers_without_legacy_keep_their_space_after_marks(golden_folder):
+    text_tokenizer = AutoTokenizer.from_pretrained(golden_folder / "checkpoint" / "language_model", legacy=False)
     tokenizer = extend_tokenizer(text_tokenizer, 4)
     assert ids_of(tokenizer, "[/IMG]a photo")[1:] == ids_of(text_tokenizer, "a photo")
 
