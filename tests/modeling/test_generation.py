@@ -117,6 +117,11 @@ def test_text_has_no_picture_ids(model):
     assert (ids < TEXT_TOKENS).all()
 
 
+def test_text_mode_does_not_draw_on(model):
+    ids = model.generate(**prompt([[5, IMAGE_START, CODES[3]]]), max_new_tokens=4, eos_token_id=None)
+    assert (ids[:, 3:] < TEXT_TOKENS).all()
+
+
 def test_open_prompts_are_not_opened_again(model):
     rows = [[5, 6], [7, 8, IMAGE_START], [IMAGE_START]]
     settings = {"generation_mode": "image", "max_new_tokens": 4, "min_new_tokens": 4}
@@ -232,6 +237,7 @@ def test_lengths_of_the_call_count(model):
 
 def test_the_states_of_a_sequence():
     processor = LavitModalityLogitsProcessor(
+        "image",
         vocab_size=VISUAL_OFFSET + CODEBOOK_SIZE + 3,
         image_start_token_id=IMAGE_START,
         image_end_token_id=IMAGE_END,

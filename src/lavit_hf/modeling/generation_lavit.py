@@ -53,10 +53,11 @@ class LavitGuidanceLogitsProcessor(LogitsProcessor):
 
 class LavitModalityLogitsProcessor(LogitsProcessor):
     """
-    Lets only those tokens follow that the state of a sequence admits. Within a picture: codes, and `[/IMG]` after one
-    code at least, and nothing but `[/IMG]` after as many as there are patches. Outside of one: text.
+    Lets only those tokens follow that mode and state of a sequence admit. While a picture is drawn: codes, `[/IMG]`
+    after one code at least, and nothing but `[/IMG]` after as many as there are patches. Else: text.
 
     Args:
+        generation_mode (`str`): `"text"` or `"image"`.
         vocab_size (`int`): Width of the scores.
         image_start_token_id, image_end_token_id, visual_token_offset, codebook_size (`int`): As in [`LavitConfig`].
         max_codes (`int`): Most codes of a picture.
@@ -65,6 +66,7 @@ class LavitModalityLogitsProcessor(LogitsProcessor):
 
     def __init__(
         self,
+        generation_mode: str,
         vocab_size: int,
         image_start_token_id: int,
         image_end_token_id: int,
@@ -80,8 +82,11 @@ class LavitModalityLogitsProcessor(LogitsProcessor):
         self.is_text = ~(self.is_code | self.is_end | (ids == image_start_token_id))
         self.is_text &= ids != visual_token_offset + codebook_size
         self.start, self.end, self.max_codes = image_start_token_id, image_end_token_id, max_codes
+        self.draws = generation_mode != "text"
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        if not self.draws:
+            return scores.masked_fill(~self.is_text, -torch.inf)
         start, is_open = open_image_start(input_ids, self.start, self.end)
         num_codes = (input_ids.shape[1] - 1 - start)[:, None]
         inside = (self.is_code & (num_codes < self.max_codes)) | (self.is_end & (num_codes > 0))
@@ -273,6 +278,7 @@ class LavitGenerationMixin(GenerationMixin):
             return processors
         config = self.config
         modality = LavitModalityLogitsProcessor(
+            decoding.generation_mode,
             vocab_size=self.get_output_embeddings().weight.shape[0],
             image_start_token_id=config.image_start_token_id,
             image_end_token_id=config.image_end_token_id,
