@@ -71,6 +71,27 @@ def test_guidance_with_a_picture_in_the_prompt(model):
     assert drawn[0, : len(codes) + 2].tolist() == [IMAGE_START, *codes, IMAGE_END]
 
 
+def test_guided_rows_end_on_their_own(model):
+    rows = [[seed, seed + 1, seed + 2][: 1 + seed % 3] for seed in range(3, 40, 3)]
+    settings = {"generation_mode": "image", "guidance_scale": 2.0, "do_sample": False}
+    together = model.generate(**prompt(rows), **settings, return_full_text=False)
+    lengths = set()
+    for row, drawn in zip(rows, together.tolist(), strict=True):
+        alone = model.generate(**prompt([row]), **settings, return_full_text=False)[0].tolist()
+        end = drawn.index(IMAGE_END) + 1
+        lengths.add(end)
+        assert drawn[:end] == alone
+        assert set(drawn[end:]) <= {0}
+    assert len(lengths) > 1
+
+
+def test_guidance_for_every_returned_sequence(model):
+    settings = {"generation_mode": "image", "guidance_scale": 3.0, "max_new_tokens": 6}
+    greedy = model.generate(**prompt(), **settings)
+    likeliest = model.generate(**prompt(), **settings, do_sample=True, top_k=1, num_return_sequences=3)
+    assert torch.equal(likeliest, greedy.repeat_interleave(3, dim=0))
+
+
 def test_a_forward_per_token_with_both_branches(model, monkeypatch):
     batches = []
     forward = model.forward
