@@ -1,0 +1,23 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""What keeps `modeling/` and `processing/` fit to travel with a checkpoint as remote code."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+
+SOURCE = Path(__file__).parent.parent / "src" / "lavit_hf"
+TRAVELLERS = sorted((SOURCE / "modeling").glob("*.py")) + sorted((SOURCE / "processing").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", TRAVELLERS, ids=lambda path: path.stem)
+def test_imports_stay_among_siblings(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level <= 1, f"line {node.lineno} leaves the folder"
+            assert not (node.module or "").startswith("lavit_hf"), f"line {node.lineno} imports the package"
+            # Strings in place of annotations would switch the configurations' checks off.
+            assert node.module != "__future__", f"line {node.lineno}"
+        elif isinstance(node, ast.Import):
+            assert not any(name.name.startswith("lavit_hf") for name in node.names), f"line {node.lineno}"
