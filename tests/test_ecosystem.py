@@ -62,9 +62,26 @@ def test_trainer(tmp_path):
     assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
 
 
-def test_accumulated_gradients_are_those_of_one_batch():
-    """Trainer counts labels before placeholders become codes, so its own way of averaging must not be used."""
-    assert LavitForCausalLM.accepts_loss_kwargs is False
+def test_accumulated_steps_weigh_the_loss_rightly(tmp_path):
+    """Trainer counts labels before placeholders become codes; divided by these, the loss would come out too large."""
+    model = tiny_lavit()
+    arguments = TrainingArguments(
+        str(tmp_path),
+        max_steps=1,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        learning_rate=0.0,
+        use_cpu=True,
+        report_to=[],
+        logging_steps=1,
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    trainer = Trainer(model, arguments, train_dataset=Scenes(), eval_dataset=Scenes())
+    expected = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    (loss,) = (entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
+    assert loss == pytest.approx(expected, rel=0.05)
 
 
 @torch.no_grad()
