@@ -8,7 +8,8 @@ from torch import nn
 class LavitQuantizer(nn.Module):
     """
     Cosine-nearest codes: a small head maps features to l2-normalised vectors, each named by the codebook row next to
-    it. The rows are a buffer, since they are to follow the features rather than a gradient.
+    it. The rows are a buffer: they are to follow the features rather than a gradient. Nothing moves them yet; in
+    training, the commitment loss alone draws the features to them.
 
     Args:
         config ([`LavitVisualTokenizerConfig`]): `hidden_size`, `codebook_size` and `code_dim` are used.
