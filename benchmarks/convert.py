@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 import torch
+from memory import read_memory
 from rich.console import Console
 from rich.table import Table
 
@@ -85,13 +86,6 @@ def make_checkpoint(folder: Path, num_shards: int, shard_bytes: int) -> None:
     adapter["vit_proj.weight"] = torch.rand(HIDDEN_SIZE, adapter["vit_proj.weight"].shape[1])
     adapter["vit_proj.bias"] = torch.rand(HIDDEN_SIZE)
     torch.save(adapter, language_model / "visual_weight.bin")
-
-
-def read_memory() -> dict[str, int]:
-    """Of this process, in bytes: VmRSS, its peak VmHWM, and RssAnon, which is private and cannot be dropped."""
-    # Not `ru_maxrss`, which a process inherits from the one that started it where that was larger.
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-    return {line[0][:-1]: 1024 * int(line[1]) for line in lines if line[0] in ("VmRSS:", "VmHWM:", "RssAnon:")}
 
 
 def convert(source: Path, target: Path, dtype: str) -> None:

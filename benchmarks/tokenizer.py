@@ -12,9 +12,9 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
+from memory import forget_peak_memory, read_memory
 from rich.console import Console
 from rich.table import Table
 from transformers import Blip2VisionConfig
@@ -77,12 +77,6 @@ def time_in_turns(functions: dict, runs: int, device: str) -> dict[str, list[flo
     return seconds
 
 
-def memory_of_this_process() -> dict[str, float]:
-    """In bytes: VmRSS, and its peak VmHWM since that was last reset. On Linux."""
-    lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-    return {line[0][:-1]: 1024.0 * int(line[1]) for line in lines if line[0] in ("VmRSS:", "VmHWM:")}
-
-
 def measure_memory(args) -> None:
     """The child process: prints the peak memory in MB of one path, beyond what the model and its input take."""
     with no_init_weights():  # the values do not matter here
@@ -96,15 +90,15 @@ def measure_memory(args) -> None:
     else:
         for parameter in tokenizer.parameters():
             parameter.data.zero_()  # memory counts once it has been touched
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        before = memory_of_this_process()["VmRSS"]
+        forget_peak_memory()
+        before = read_memory()["VmRSS"]
     with torch.no_grad():
         if part == "merger":
             MERGERS[path](tokenizer, features, keep_mask)
         else:
             tokenize(tokenizer, pixel_values, keep_mask, path)
     on_cuda = args.device.startswith("cuda")
-    peak = torch.cuda.max_memory_allocated() if on_cuda else memory_of_this_process()["VmHWM"]
+    peak = torch.cuda.max_memory_allocated() if on_cuda else read_memory()["VmHWM"]
     print((peak - before) / 1e6)
 
 

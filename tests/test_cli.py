@@ -5,7 +5,7 @@ import json
 import shutil
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from lavit_hf import cli
 
@@ -93,6 +93,20 @@ def test_tokenize(run, converted, picture, tmp_path):
     assert len(rows[1]["codes"]) == rows[1]["num_codes"] == len(expected[1])
     assert run("tokenize", picture, "-m", converted, "--overlay", tmp_path / "kept")
     assert Image.open(tmp_path / "kept" / "image_0.png").size == (448, 448)
+
+
+def test_kept_patches_lie_over_an_upright_picture(run, converted, tmp_path):
+    upright = Image.open(GOLDENS / "image_0.png").convert("RGB")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # as a camera held sideways saves it
+    upright.rotate(90, expand=True).save(tmp_path / "camera.png", exif=exif)
+    upright.save(tmp_path / "plain.png")
+    lines = run(
+        "tokenize", tmp_path / "camera.png", tmp_path / "plain.png", "-m", converted, "--overlay", tmp_path / "o"
+    )
+    camera, plain = (json.loads(line)["codes"] for line in lines.splitlines())
+    assert camera == plain
+    assert Image.open(tmp_path / "o" / "camera.png").tobytes() == Image.open(tmp_path / "o" / "plain.png").tobytes()
 
 
 def test_demo(run, tmp_path):

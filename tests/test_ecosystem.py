@@ -33,23 +33,31 @@ class Scenes(torch.utils.data.Dataset):
         }
 
 
-def test_trainer(tmp_path):
-    model = tiny_lavit()
+def make_trainer(folder, model, **settings) -> Trainer:
     arguments = TrainingArguments(
-        str(tmp_path),
-        max_steps=12,
+        str(folder),
         per_device_train_batch_size=4,
         gradient_accumulation_steps=2,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        **settings,
+    )
+    return Trainer(model, arguments, train_dataset=Scenes(), eval_dataset=Scenes())
+
+
+def test_trainer(tmp_path):
+    model = tiny_lavit()
+    trainer = make_trainer(
+        tmp_path,
+        model,
+        max_steps=12,
         gradient_checkpointing=True,
         learning_rate=1e-2,
         bf16=True,
-        use_cpu=True,
-        report_to=[],
         save_steps=12,
-        disable_tqdm=True,
         logging_steps=100,
     )
-    trainer = Trainer(model, arguments, train_dataset=Scenes(), eval_dataset=Scenes())
     tower = model.model.visual_tokenizer.vision_tower
     frozen = {name: value.clone() for name, value in tower.state_dict().items()}
     before = trainer.evaluate()["eval_loss"]
@@ -65,19 +73,7 @@ def test_trainer(tmp_path):
 def test_accumulated_steps_weigh_the_loss_rightly(tmp_path):
     """Trainer counts labels before placeholders become codes; divided by these, the loss would come out too large."""
     model = tiny_lavit()
-    arguments = TrainingArguments(
-        str(tmp_path),
-        max_steps=1,
-        per_device_train_batch_size=4,
-        gradient_accumulation_steps=2,
-        learning_rate=0.0,
-        use_cpu=True,
-        report_to=[],
-        logging_steps=1,
-        save_strategy="no",
-        disable_tqdm=True,
-    )
-    trainer = Trainer(model, arguments, train_dataset=Scenes(), eval_dataset=Scenes())
+    trainer = make_trainer(tmp_path, model, max_steps=1, learning_rate=0.0, logging_steps=1, save_strategy="no")
     expected = trainer.evaluate()["eval_loss"]
     trainer.train()
     (loss,) = (entry["loss"] for entry in trainer.state.log_history if "loss" in entry)

@@ -12,7 +12,7 @@ from typing import Annotated
 import torch
 import typer
 from diffusers.utils import logging as diffusers_logging
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoProcessor, set_seed
 from transformers.utils import logging as transformers_logging
@@ -22,6 +22,7 @@ from .conversion import convert_official_checkpoint
 from .demo import build_demo, load_demo_image
 from .diffusion import ASPECT_RATIOS, LavitImageDecoderPipeline
 from .modeling import LavitVisualTokenizer
+from .processing import load_pictures
 from .visualization import show_kept_patches
 
 
@@ -87,13 +88,11 @@ def _device(device: str | None) -> str:
 
 
 def _open_image(path: Path) -> Image.Image:
+    """A picture as the processor sees it, upright, so that what is shown over it lies right."""
     try:
-        image = Image.open(path)
-        image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ValueError(f"{path} cannot be read as a picture: {reason}") from error
-    return image
+        return load_pictures(path)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error.__cause__ or error}") from error
 
 
 def _load(model: str, device: str | None, dtype: Dtype, model_class=AutoModelForCausalLM):
@@ -130,7 +129,11 @@ def _size(aspect_ratio: str | None) -> dict:
     return {"height": height, "width": width}
 
 
-def _save(images: list[Image.Image], output: Path) -> None:
+def _decode(pipeline: LavitImageDecoderPipeline, codes: list[list[int]], output: Path, seed: int, **settings) -> None:
+    """Draws each picture's codes with noise of its own, and saves them."""
+    console.print(f"{', '.join(str(len(row)) for row in codes)} tokens")
+    generators = [torch.Generator().manual_seed(seed + index) for index in range(len(codes))]
+    images = pipeline(image_tokens=codes, generator=generators, **settings).images
     for index, image in enumerate(images):
         path = output if len(images) == 1 else output.with_stem(f"{output.stem}-{index}")
         image.save(path)
@@ -266,9 +269,7 @@ def draw(
         **inputs.to(loaded.device), generation_mode="image", num_return_sequences=num_images, **settings
     )
     codes = [processor.decode_interleaved(row)[-1].codes for row in ids]
-    console.print(f"{', '.join(str(len(row)) for row in codes)} tokens")
-    generators = [torch.Generator().manual_seed(seed + index) for index in range(num_images)]
-    _save(pipeline(image_tokens=codes, num_inference_steps=steps, generator=generators, **size).images, output)
+    _decode(pipeline, codes, output, seed, num_inference_steps=steps, **size)
 
 
 @app.command()
@@ -288,11 +289,9 @@ def reconstruct(
     size = _size(aspect_ratio)
     picture = _open_image(image)
     tokenizer, processor = _load(model, device, dtype, LavitVisualTokenizer)
-    codes = _tokenize(tokenizer, processor, [picture], None, seed)[0][0]
+    [(codes, _)] = _tokenize(tokenizer, processor, [picture], None, seed)
     pipeline = _load_decoder(model, decoder, like=tokenizer)
-    console.print(f"{len(codes)} tokens")
-    generator = torch.Generator().manual_seed(seed)
-    _save(pipeline(image_tokens=[codes], num_inference_steps=steps, generator=generator, **size).images, output)
+    _decode(pipeline, [codes], output, seed, num_inference_steps=steps, **size)
 
 
 @torch.no_grad()

@@ -71,7 +71,7 @@ def _build_pipeline(model: LavitForCausalLM) -> LavitImageDecoderPipeline:
 @torch.no_grad()
 def build_demo(seed: int = 0) -> tuple[LavitForCausalLM, LavitProcessor, LavitImageDecoderPipeline]:
     """
-    A whole LaVIT of about two million parameters: model, processor and pixel decoder, with random weights.
+    A whole LaVIT of about three million parameters: model, processor and pixel decoder, with random weights.
 
     Args:
         seed (`int`, *optional*, defaults to 0): The same seed gives the same weights.

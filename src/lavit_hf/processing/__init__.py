@@ -2,7 +2,7 @@
 """What turns text and pictures into tensors, and ids back into text and codes."""
 
 from .image_processing_lavit import LavitImageProcessor
-from .image_processing_pil_lavit import LavitImageProcessorPil
+from .image_processing_pil_lavit import LavitImageProcessorPil, load_pictures
 from .processing_lavit import LavitProcessor
 from .tokenization_lavit import ImageSegment, TextSegment, extend_tokenizer
 
@@ -14,4 +14,5 @@ __all__ = [
     "LavitProcessor",
     "TextSegment",
     "extend_tokenizer",
+    "load_pictures",
 ]
