@@ -86,12 +86,12 @@ def test_reconstruct(run, converted, picture, tmp_path):
 
 
 def test_tokenize(run, converted, picture, tmp_path):
-    lines = run("tokenize", picture, GOLDENS / "image_1.png", "-m", converted, "--selection", "argmax").splitlines()
+    lines = run("encode", picture, GOLDENS / "image_1.png", "-m", converted, "--selection", "argmax").splitlines()
     rows = [json.loads(line) for line in lines]
     assert [row["image"] for row in rows] == [picture, str(GOLDENS / "image_1.png")]
     expected = json.loads((GOLDENS / "goldens.json").read_text())["visual_ids_argmax"]
     assert len(rows[1]["codes"]) == rows[1]["num_codes"] == len(expected[1])
-    assert run("tokenize", picture, "-m", converted, "--overlay", tmp_path / "kept")
+    assert run("encode", picture, "-m", converted, "--overlay", tmp_path / "kept")
     assert Image.open(tmp_path / "kept" / "image_0.png").size == (448, 448)
 
 
@@ -102,7 +102,7 @@ def test_kept_patches_lie_over_an_upright_picture(run, converted, tmp_path):
     upright.rotate(90, expand=True).save(tmp_path / "camera.png", exif=exif)
     upright.save(tmp_path / "plain.png")
     lines = run(
-        "tokenize", tmp_path / "camera.png", tmp_path / "plain.png", "-m", converted, "--overlay", tmp_path / "o"
+        "encode", tmp_path / "camera.png", tmp_path / "plain.png", "-m", converted, "--overlay", tmp_path / "o"
     )
     camera, plain = (json.loads(line)["codes"] for line in lines.splitlines())
     assert camera == plain
@@ -122,7 +122,7 @@ def test_demo(run, tmp_path):
 
 def test_help_teaches(run):
     assert "lavit-hf convert" in run("--help")
-    for command in ("convert", "caption", "ask", "draw", "reconstruct", "tokenize", "demo"):
+    for command in ("convert", "caption", "ask", "draw", "reconstruct", "encode", "demo"):
         assert command in run("--help")
         assert "Usage" in run(command, "--help")
 
@@ -142,7 +142,7 @@ def test_pictures_that_are_none(run, converted, tmp_path, picture, content, mess
         path.write_bytes(path.read_bytes()[:5000])
     elif content is not None:
         path.write_bytes(content)
-    for command in (["caption", path], ["ask", path, "what"], ["reconstruct", path], ["tokenize", path]):
+    for command in (["caption", path], ["ask", path, "what"], ["reconstruct", path], ["encode", path]):
         error = run(*command, "-m", converted, fails=True)
         assert str(path) in error
         assert message in error

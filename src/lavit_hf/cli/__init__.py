@@ -1,0 +1,40 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""`lavit-hf`: what one does with a LaVIT, from a terminal."""
+
+import sys
+from typing import Annotated
+
+import typer
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+from .. import __version__
+from . import conversion, demo, pictures  # noqa: F401  (they register their commands)
+from .common import app
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Runs the command line; a user's mistake ends it with one line rather than a traceback."""
+    transformers_logging.set_verbosity_error()
+    for logging in (transformers_logging, diffusers_logging):
+        logging.disable_progress_bar()
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        print(f"lavit-hf: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,119 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The application itself, the options that commands share, and how they load and write."""
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from PIL import Image
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoProcessor
+
+from ..diffusion import ASPECT_RATIOS, LavitImageDecoderPipeline
+from ..processing import load_pictures
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""
+LaVIT: one model that reads and draws pictures as a varying number of tokens.
+
+New here? `lavit-hf demo` needs no checkpoint. With the authors' checkpoint folder:
+
+    lavit-hf convert LaVIT-7B-v2 lavit-7b --dtype bfloat16
+
+    lavit-hf caption photo.jpg --model lavit-7b
+
+    lavit-hf draw "a red fox in the snow" --model lavit-7b --output fox.png
+""",
+)
+console = Console(highlight=False)
+progress = Console(stderr=True)
+
+
+class Selection(StrEnum):
+    topk = "topk"
+    sample = "sample"
+    argmax = "argmax"
+
+
+class Decoder(StrEnum):
+    highres = "highres"
+    lowres = "lowres"
+
+
+class Dtype(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="Folder or Hub repository of a LaVIT.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, mps ... Default: the fastest there is.")]
+DtypeOption = Annotated[Dtype, typer.Option(help="Of the weights; auto: as they were saved.")]
+SeedOption = Annotated[int, typer.Option(help="The same seed gives the same result on the same machine.")]
+ImagesArgument = Annotated[list[Path], typer.Argument(help="Picture files.", show_default=False)]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Picture file to write.")]
+StepsOption = Annotated[int | None, typer.Option(min=1, help="Denoising steps. Default: the decoder's.")]
+DecoderOption = Annotated[Decoder, typer.Option(help="Which of the model's pixel decoders.")]
+AspectOption = Annotated[
+    str | None, typer.Option(help=f"{', '.join(ASPECT_RATIOS)} (highres of the release). Default: square.")
+]
+
+
+def pick_device(device: str | None) -> str:
+    if device is not None:
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def open_image(path: Path) -> Image.Image:
+    """A picture as the processor sees it, upright, so that what is shown over it lies right."""
+    try:
+        return load_pictures(path)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error.__cause__ or error}") from error
+
+
+def load_model(model: str, device: str | None, dtype: Dtype, model_class=AutoModelForCausalLM):
+    # What is no folder may be a repository, but a mistyped folder is not worth minutes of asking the Hub.
+    if not Path(model).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        raise ValueError(f"--model must be a folder, or a repository of the Hub as owner/name: there is no {model}.")
+    with progress.status(f"Loading {model}"):
+        processor = AutoProcessor.from_pretrained(model)
+        loaded = model_class.from_pretrained(model, dtype=dtype.value).to(pick_device(device)).eval()
+    return loaded, processor
+
+
+def load_decoder(model: str, decoder: Decoder, like: torch.nn.Module) -> LavitImageDecoderPipeline:
+    """A pixel decoder, where and as wide as the model `like` is: diffusers itself does not know what was saved."""
+    subfolder = "lowres_decoder" if decoder is Decoder.lowres else None
+    with progress.status(f"Loading the {decoder.value} pixel decoder"):
+        return LavitImageDecoderPipeline.from_pretrained(model, subfolder=subfolder, dtype=like.dtype).to(like.device)
+
+
+def check_output(path: Path) -> None:
+    """Before any time is spent: a picture file that can be written."""
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"--output must end like a picture file, say .png or .jpg, got {path}.")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"--output is in a folder that does not exist: {path.absolute().parent}.")
+
+
+def output_size(aspect_ratio: str | None) -> dict:
+    if aspect_ratio is None:
+        return {}
+    if aspect_ratio not in ASPECT_RATIOS:
+        raise ValueError(f"--aspect-ratio must be one of {', '.join(ASPECT_RATIOS)}, got {aspect_ratio}.")
+    height, width = ASPECT_RATIOS[aspect_ratio]
+    return {"height": height, "width": width}

@@ -1,0 +1,41 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The authors' checkpoint to ours."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..conversion import convert_official_checkpoint
+from .common import Decoder, Dtype, app, console
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="The authors' checkpoint folder.", show_default=False)],
+    target: Annotated[Path, typer.Argument(help="New folder to write.", show_default=False)],
+    dtype: Annotated[Dtype, typer.Option(help="Of the written weights; auto: as the authors'.")] = Dtype.auto,
+    max_shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
+    num_attention_heads: Annotated[
+        int, typer.Option(help="Heads of vision tower, merger and feature decoders; not told by the weights.")
+    ] = 16,
+    without: Annotated[
+        list[Decoder] | None, typer.Option(help="Leave out a pixel decoder that was not downloaded.")
+    ] = None,
+) -> None:
+    """
+    Convert the authors' checkpoint into one folder that transformers and diffusers load.
+
+    Reads shard by shard, never runs what a pickle says, and writes nothing if anything is missing, unknown or of the
+    wrong shape.
+    """
+    decoders = tuple(decoder.value for decoder in Decoder if decoder not in (without or []))
+    convert_official_checkpoint(
+        source,
+        target,
+        dtype=None if dtype is Dtype.auto else dtype.value,
+        max_shard_size=max_shard_size,
+        num_attention_heads=num_attention_heads,
+        pixel_decoders=decoders,
+    )
+    console.print(f"{target} is ready: try `lavit-hf caption PICTURE --model {target}`.", soft_wrap=True)

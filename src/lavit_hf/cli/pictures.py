@@ -1,0 +1,205 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""What one does with single pictures: caption, ask, draw, reconstruct, encode."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from PIL import Image
+from transformers import set_seed
+
+from ..diffusion import LavitImageDecoderPipeline
+from ..modeling import LavitVisualTokenizer
+from ..visualization import show_kept_patches
+from .common import (
+    AspectOption,
+    Decoder,
+    DecoderOption,
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    ImagesArgument,
+    ModelOption,
+    OutputOption,
+    SeedOption,
+    Selection,
+    StepsOption,
+    app,
+    check_output,
+    console,
+    load_decoder,
+    load_model,
+    open_image,
+    output_size,
+)
+
+
+def _decode(pipeline: LavitImageDecoderPipeline, codes: list[list[int]], output: Path, seed: int, **settings) -> None:
+    """Draws each picture's codes with noise of its own, and saves them."""
+    console.print(f"{', '.join(str(len(row)) for row in codes)} tokens")
+    generators = [torch.Generator().manual_seed(seed + index) for index in range(len(codes))]
+    images = pipeline(image_tokens=codes, generator=generators, **settings).images
+    for index, image in enumerate(images):
+        path = output if len(images) == 1 else output.with_stem(f"{output.stem}-{index}")
+        image.save(path)
+        console.print(f"{path} ({image.width} x {image.height})", soft_wrap=True)
+
+
+def _answer(model, processor, image: Image.Image, text: str, **settings) -> str:
+    inputs = processor(text=text, images=image, return_tensors="pt").to(model.device)
+    ids = model.generate(**inputs, return_full_text=False, **settings)
+    return processor.decode(ids[0], skip_special_tokens=True).strip()
+
+
+@app.command()
+def caption(
+    images: ImagesArgument,
+    model: ModelOption,
+    prompt: Annotated[str, typer.Option(help="What the caption begins with.")] = "",
+    num_beams: Annotated[int, typer.Option(min=1, help="Beams of the search.")] = 2,
+    min_new_tokens: Annotated[int, typer.Option(min=0, help="Least length.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most length.")] = 36,
+    full_text: Annotated[bool, typer.Option("--full-text", help="Go on after the first sentence.")] = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = Dtype.auto,
+) -> None:
+    """Describe pictures. The defaults are those of the authors' evaluation."""
+    pictures = [open_image(path) for path in images]
+    loaded, processor = load_model(model, device, dtype)
+    for path, picture in zip(images, pictures, strict=True):
+        text = _answer(
+            loaded,
+            processor,
+            picture,
+            f"{processor.image_token}{prompt}",
+            num_beams=num_beams,
+            min_new_tokens=min_new_tokens,
+            max_new_tokens=max_new_tokens,
+        )
+        text = text if full_text else text.partition(".")[0]
+        console.print(f"{path}: {prompt} {text}" if prompt else f"{path}: {text}", soft_wrap=True, markup=False)
+
+
+@app.command()
+def ask(
+    image: Annotated[Path, typer.Argument(help="Picture file.", show_default=False)],
+    question: Annotated[str, typer.Argument(help='Say "What is on the table?"', show_default=False)],
+    model: ModelOption,
+    num_beams: Annotated[int, typer.Option(min=1, help="Beams of the search.")] = 5,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most length.")] = 10,
+    full_text: Annotated[bool, typer.Option("--full-text", help="Go on after the first line.")] = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = Dtype.auto,
+) -> None:
+    """Answer a question about a picture. The defaults are those of the authors' evaluation."""
+    picture = open_image(image)
+    loaded, processor = load_model(model, device, dtype)
+    text = _answer(
+        loaded,
+        processor,
+        picture,
+        processor.image_token + processor.vqa_prompt.format(question=question),
+        num_beams=num_beams,
+        min_new_tokens=min(2, max_new_tokens),
+        max_new_tokens=max_new_tokens,
+        length_penalty=0.0,
+        early_stopping=num_beams > 1,
+    )
+    console.print(text if full_text else text.partition("\n")[0], soft_wrap=True, markup=False)
+
+
+@app.command()
+def draw(
+    prompt: Annotated[str, typer.Argument(help="What to draw.", show_default=False)],
+    model: ModelOption,
+    output: OutputOption = Path("drawing.png"),
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", "-i", help="Picture to start from; may be given several times.")
+    ] = None,
+    num_images: Annotated[int, typer.Option(min=1, help="How many different drawings.")] = 1,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="How closely the codes follow the prompt. Default: the model's.")
+    ] = None,
+    decoder: DecoderOption = Decoder.highres,
+    aspect_ratio: AspectOption = None,
+    steps: StepsOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = Dtype.auto,
+) -> None:
+    """
+    Draw what a prompt says, from pictures too: `lavit-hf draw "in the style of a woodcut" -i cat.png -m lavit-7b`.
+    """
+    check_output(output)
+    size = output_size(aspect_ratio)
+    pictures = [open_image(path) for path in image or []]
+    loaded, processor = load_model(model, device, dtype)
+    pipeline = load_decoder(model, decoder, like=loaded)
+    set_seed(seed)
+    text = processor.image_token * len(pictures) + prompt
+    inputs = processor(text=text, images=pictures or None, generation_mode="image", return_tensors="pt")
+    settings = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+    ids = loaded.generate(
+        **inputs.to(loaded.device), generation_mode="image", num_return_sequences=num_images, **settings
+    )
+    codes = [processor.decode_interleaved(row)[-1].codes for row in ids]
+    _decode(pipeline, codes, output, seed, num_inference_steps=steps, **size)
+
+
+@app.command()
+def reconstruct(
+    image: Annotated[Path, typer.Argument(help="Picture file.", show_default=False)],
+    model: ModelOption,
+    output: OutputOption = Path("reconstruction.png"),
+    decoder: DecoderOption = Decoder.highres,
+    aspect_ratio: AspectOption = None,
+    steps: StepsOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = Dtype.auto,
+) -> None:
+    """Turn a picture into tokens and these into a picture again: what the tokens keep of it."""
+    check_output(output)
+    size = output_size(aspect_ratio)
+    picture = open_image(image)
+    tokenizer, processor = load_model(model, device, dtype, LavitVisualTokenizer)
+    [(codes, _)] = _tokenize(tokenizer, processor, [picture], None, seed)
+    pipeline = load_decoder(model, decoder, like=tokenizer)
+    _decode(pipeline, [codes], output, seed, num_inference_steps=steps, **size)
+
+
+@torch.no_grad()
+def _tokenize(tokenizer, processor, pictures, selection: Selection | None, seed: int):
+    """Codes and kept patches of each picture."""
+    outputs = tokenizer(
+        processor.image_processor(pictures, return_tensors="pt")["pixel_values"].to(tokenizer.device),
+        selection=selection.value if selection else None,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return [(codes.tolist(), mask) for codes, mask in zip(outputs.split(), outputs.keep_mask, strict=True)]
+
+
+@app.command()
+def encode(
+    images: ImagesArgument,
+    model: ModelOption,
+    selection: Annotated[Selection | None, typer.Option(help="How patches are kept. Default: the model's.")] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(help="Folder to which each picture is written with its kept patches shown.")
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = Dtype.auto,
+) -> None:
+    """Print the codes of pictures, a line of JSON for each: `{"image": ..., "num_codes": ..., "codes": [...]}`."""
+    pictures = [open_image(path) for path in images]
+    if overlay is not None:
+        overlay.mkdir(parents=True, exist_ok=True)
+    tokenizer, processor = load_model(model, device, dtype, LavitVisualTokenizer)
+    tokenized = _tokenize(tokenizer, processor, pictures, selection, seed)
+    for path, picture, (codes, keep_mask) in zip(images, pictures, tokenized, strict=True):
+        print(json.dumps({"image": str(path), "num_codes": len(codes), "codes": codes}))
+        if overlay is not None:
+            show_kept_patches(picture, keep_mask).save(overlay / f"{path.stem}.png")
