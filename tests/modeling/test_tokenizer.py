@@ -140,7 +140,7 @@ def test_codes_are_the_nearest_rows():
 def test_quantizing_is_float32_under_autocast(tokenizer):
     features = torch.randn(30, 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        _, quantized, _ = tokenizer.quantizer(features)
+        _, _, quantized = tokenizer.quantizer(features)
     assert quantized.dtype == torch.float32
 
 

@@ -5,7 +5,8 @@ import os
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from .modeling_lavit_tokenizer import build_vision_tower
+from .configuration_lavit import LavitConfig, LavitVisualTokenizerConfig
+from .modeling_lavit_tokenizer import LavitVisualTokenizer, build_vision_tower
 
 
 Backbone = str | os.PathLike | PreTrainedConfig | PreTrainedModel
@@ -20,7 +21,8 @@ def _check_kind(backbone: Backbone, name: str) -> None:
 
 def load_vision_backbone(vision: Backbone, **kwargs) -> PreTrainedModel:
     """
-    The vision tower of `vision`; of a model with several towers (CLIP, SigLIP, ...) the one that sees.
+    The vision tower of `vision`; of a model with several towers (CLIP, SigLIP, ...) the one that sees. A visual
+    tokenizer, or the folder or repository of one or of a whole LaVIT, gives the visual tokenizer.
 
     Args:
         vision (`str`, `PreTrainedConfig` or `PreTrainedModel`): Pretrained if named, new if just a configuration.
@@ -32,7 +34,33 @@ def load_vision_backbone(vision: Backbone, **kwargs) -> PreTrainedModel:
     if isinstance(vision, PreTrainedConfig):
         return build_vision_tower(getattr(vision, "vision_config", vision))
     config = AutoConfig.from_pretrained(vision)
+    if isinstance(config, LavitVisualTokenizerConfig | LavitConfig):
+        return LavitVisualTokenizer.from_pretrained(vision, **kwargs)
     return AutoModel.from_pretrained(vision, config=getattr(config, "vision_config", config), **kwargs)
+
+
+def load_visual_tokenizer(vision: Backbone, loading: dict, settings: dict) -> tuple[LavitVisualTokenizer, str | dict]:
+    """
+    A visual tokenizer, as it is where `vision` is or names one, else a new one around the vision tower of `vision`.
+
+    Args:
+        vision, loading: As of [`load_vision_backbone`].
+        settings (`dict`): For the [`LavitVisualTokenizerConfig`] of a new one.
+
+    Returns:
+        The visual tokenizer, and the choice of attention that its configuration forgets within another.
+
+    Raises:
+        ValueError: settings for a visual tokenizer that has its own.
+    """
+    vision = load_vision_backbone(vision, **loading)
+    attention = vision.config._attn_implementation
+    if not isinstance(vision, LavitVisualTokenizer):
+        config = LavitVisualTokenizerConfig(vision_config=vision.config, **settings)
+        return LavitVisualTokenizer(config, vision_tower=vision), attention
+    if settings:
+        raise ValueError(f"The visual tokenizer has its own {', '.join(settings)}: it takes no others.")
+    return vision, attention
 
 
 def load_text_backbone(text: Backbone, **kwargs) -> PreTrainedModel:

@@ -54,6 +54,15 @@ class LavitVisualTokenizerConfig(PreTrainedConfig):
         keep_ratio_loss_weight (`float`, *optional*, defaults to 2.0): Its weight in the loss (paper, section 3.1).
         commitment_loss_weight (`float`, *optional*, defaults to 0.25): Weight of the pull of features to their codes.
         gumbel_temperature (`float`, *optional*, defaults to 1.0): Of the relaxed keep decision in training.
+        encode_positions (`bool`, *optional*, defaults to False):
+            Adds a learned position to a kept patch's features before they become a code. Small towers trained from
+            nothing need it: without, their codes tell what is there, but not where. The release has none.
+        standardize_features (`bool`, *optional*, defaults to False):
+            Whether stage 1 rebuilds the features of every channel as their distance from the channel's mean in
+            standard deviations. Where all features share one large mean, the cosine says little otherwise.
+        codebook_decay (`float`, *optional*, defaults to 0.99): Of the moving averages that the codebook's rows are.
+        dead_code_threshold (`float`, *optional*, defaults to 0.05):
+            Codes used less than this share of the mean use start again at a vector of the batch.
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of new weights.
 
     Raises:
@@ -81,6 +90,10 @@ class LavitVisualTokenizerConfig(PreTrainedConfig):
     keep_ratio_loss_weight: float | int = 2.0
     commitment_loss_weight: float | int = 0.25
     gumbel_temperature: float | int = 1.0
+    encode_positions: bool = False
+    standardize_features: bool = False
+    codebook_decay: float = 0.99
+    dead_code_threshold: float | int = 0.05
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
@@ -118,6 +131,9 @@ class LavitVisualTokenizerConfig(PreTrainedConfig):
         for name in ("keep_ratio_loss_weight", "commitment_loss_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        for name in ("codebook_decay", "dead_code_threshold"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
 
 
 @strict

@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """LaVIT (arXiv 2309.04669): one language model that reads and writes text and picture codes alike."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,11 +10,17 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 
-from .backbones_lavit import Backbone, count_text_tokens, load_text_backbone, load_vision_backbone, make_room
+from .backbones_lavit import Backbone, count_text_tokens, load_text_backbone, load_visual_tokenizer, make_room
 from .configuration_lavit import LavitConfig, LavitVisualTokenizerConfig
 from .generation_lavit import LavitGenerationMixin
-from .modeling_lavit_tokenizer import LavitMerger, LavitTokenizerPreTrainedModel, LavitVisualTokenizer, PatchPartition
-from .sequence_lavit import LavitSequences, count_error, expand_placeholders
+from .modeling_lavit_tokenizer import (
+    LavitMerger,
+    LavitTokenizerPreTrainedModel,
+    LavitVisualTokenizer,
+    LavitVisualTokenizerOutput,
+    PatchPartition,
+)
+from .sequence_lavit import IGNORE_INDEX, LavitSequences, choose_features, count_error, expand_placeholders
 
 
 @dataclass
@@ -23,12 +30,16 @@ class LavitCausalLMOutputWithPast(CausalLMOutputWithPast):
 
     Args:
         loss (`torch.FloatTensor`, *optional*): Cross-entropy over text and codes, where labels are given.
-        logits (`torch.FloatTensor` of shape `(B, L, vocab_size)`): Of the next token, text or code.
+        logits (`torch.FloatTensor` of shape `(B, L, vocab_size)`): Of the next token, text or code; None if skipped.
         past_key_values, hidden_states, attentions: As of every causal language model.
         sequences ([`LavitSequences`], *optional*): Ids, masks and labels of length L, where pictures were given.
+        token_losses (`torch.FloatTensor` of shape `(num_labels,)`, *optional*):
+            Cross-entropy of each label, row by row, where logits are skipped. A row's first position is predicted by
+            nothing, and its label is not among them.
     """
 
     sequences: LavitSequences | None = None
+    token_losses: torch.FloatTensor | None = None
 
 
 class LavitVisualAdapter(nn.Module):
@@ -111,7 +122,9 @@ class LavitModel(LavitPreTrainedModel):
 
     @torch.no_grad()
     def _tokenize(self, pixel_values: torch.Tensor):
-        return self.visual_tokenizer(pixel_values)
+        # Under autocast a picture would get other codes than at inference and in a tokenized dataset.
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            return self.visual_tokenizer(pixel_values)
 
     def expand_images(
         self,
@@ -119,7 +132,7 @@ class LavitModel(LavitPreTrainedModel):
         pixel_values: torch.FloatTensor,
         attention_mask: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
-        image_inputs: str | None = None,
+        image_inputs: str | Sequence[str] | None = None,
         supervise_images: bool | None = None,
     ) -> LavitSequences:
         """
@@ -129,30 +142,44 @@ class LavitModel(LavitPreTrainedModel):
         Arguments and errors as of [`LavitForCausalLM.forward`]. Returns the sequences with `inputs_embeds`.
         """
         image_inputs = self.config.image_inputs if image_inputs is None else image_inputs
-        if image_inputs not in ("features", "codes"):
-            raise ValueError(f"image_inputs must be 'features' or 'codes', got {image_inputs!r}.")
+        chosen = choose_features(image_inputs, len(pixel_values))
         if supervise_images is None:
             supervise_images = self.config.supervise_images
-        if len(pixel_values) == 0:
-            raise count_error(int((input_ids == self.config.image_token_id).sum()), 0)
-
-        tokenized = self._tokenize(pixel_values)
+        # A blank picture where there is none: in training all processes have to call the same modules.
+        num_images, blank = len(pixel_values), pixel_values.new_zeros(1, *pixel_values.shape[1:])
+        tokenized = self._tokenize(pixel_values if num_images else blank)
         sequences = expand_placeholders(
             self.config,
             input_ids,
             attention_mask,
             labels,
-            tokenized.codes.to(input_ids.device),
-            tokenized.num_codes.to(input_ids.device),
+            tokenized.codes.to(input_ids.device)[: None if num_images else 0],
+            tokenized.num_codes.to(input_ids.device)[:num_images],
             supervise_images,
         )
         inputs_embeds = self.get_input_embeddings()(sequences.input_ids)
-        if image_inputs == "features":
-            features = self.visual_adapter(tokenized.vision_features, tokenized.partition)
-            image_mask = sequences.image_mask[..., None].to(inputs_embeds.device)
+        if chosen:
+            features, image_mask = self._read(tokenized, chosen, sequences.image_mask)
+            image_mask = image_mask[..., None].to(inputs_embeds.device)
             inputs_embeds = inputs_embeds.masked_scatter(image_mask, features.to(inputs_embeds))
+        elif self.training:
+            features, _ = self._read(tokenized, [0], sequences.image_mask)
+            inputs_embeds = inputs_embeds + 0.0 * features.sum().to(inputs_embeds)
         sequences.inputs_embeds = inputs_embeds
         return sequences
+
+    def _read(
+        self, tokenized: LavitVisualTokenizerOutput, chosen: list[int], image_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The adapter's features of the pictures `chosen`, packed, and the positions (B, L) that they take."""
+        vision_features, partition = tokenized.vision_features, tokenized.partition
+        if len(chosen) < len(vision_features):
+            indices = torch.tensor(chosen, device=vision_features.device)
+            is_chosen = torch.zeros_like(tokenized.num_codes, dtype=torch.bool).index_fill(0, indices, True)
+            per_code = is_chosen.repeat_interleave(tokenized.num_codes, output_size=len(tokenized.codes))
+            image_mask = torch.zeros_like(image_mask).masked_scatter(image_mask, per_code.to(image_mask.device))
+            vision_features, partition = vision_features[indices], PatchPartition(tokenized.keep_mask[indices])
+        return self.visual_adapter(vision_features, partition), image_mask
 
     def check_no_placeholder(self, input_ids: torch.LongTensor) -> None:
         """Raises the ValueError of a placeholder in `input_ids` (B, L) for which there is no picture."""
@@ -168,7 +195,7 @@ class LavitModel(LavitPreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
-        image_inputs: str | None = None,
+        image_inputs: str | Sequence[str] | None = None,
         use_cache: bool | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
@@ -217,30 +244,41 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
 
     @classmethod
     def from_backbones(
-        cls, vision: Backbone, text: Backbone, num_text_tokens: int | None = None, dtype=None, **kwargs
+        cls,
+        vision: Backbone,
+        text: Backbone,
+        num_text_tokens: int | None = None,
+        dtype=None,
+        copy_merger: bool = True,
+        **kwargs,
     ) -> "LavitForCausalLM":
         """
-        A new LaVIT around a vision model and a causal language model. Selector, merger, codebook and adapter are new;
-        so are the vocabulary's rows for `[IMG]`, `[/IMG]` and the codes, behind those of the text.
+        A new LaVIT around a vision model or a visual tokenizer, and a causal language model. What is not given is new:
+        selector, merger and codebook, the adapter, and the vocabulary's rows for `[IMG]`, `[/IMG]` and the codes,
+        behind those of the text.
 
         Args:
             vision (`str`, `PreTrainedConfig` or `PreTrainedModel`):
-                Vision tower: a folder or repository with pretrained weights, or a configuration of a new one.
+                Vision tower: a folder or repository with pretrained weights, or a configuration of a new one. Or a
+                [`LavitVisualTokenizer`], or the folder or repository of one (or of a whole LaVIT), taken as it is.
             text (`str`, `PreTrainedConfig` or `PreTrainedModel`): Causal language model, likewise.
             num_text_tokens (`int`, *optional*):
                 Ids that text takes; `[IMG]` is the next. Default: the length of the tokenizer beside a named model,
                 else the vocabulary of the text model.
             dtype (`torch.dtype`, *optional*): Of all weights. Default: the backbones' own.
+            copy_merger (`bool`, *optional*, defaults to `True`):
+                Whether the adapter's merger starts as a copy of the visual tokenizer's.
             kwargs: For [`LavitVisualTokenizerConfig`], say `codebook_size` or `num_merger_layers`.
 
         Raises:
-            ValueError: something that is no backbone.
+            ValueError: something that is no backbone; settings for a visual tokenizer that has its own.
         """
         loading = {} if dtype is None else {"dtype": dtype}
-        vision_tower, text_model = load_vision_backbone(vision, **loading), load_text_backbone(text, **loading)
+        visual_tokenizer, vision_attention = load_visual_tokenizer(vision, loading, kwargs)
+        text_model = load_text_backbone(text, **loading)
         # Read first: a configuration forgets its parts' choice of attention when it is put together.
-        text_attention, vision_attention = (m.config._attn_implementation for m in (text_model, vision_tower))
-        tokenizer_config = LavitVisualTokenizerConfig(vision_config=vision_tower.config, **kwargs)
+        text_attention = text_model.config._attn_implementation
+        tokenizer_config = visual_tokenizer.config
         if num_text_tokens is None:
             num_text_tokens = count_text_tokens(text, text_model.config.vocab_size)
         make_room(text_model, num_text_tokens, tokenizer_config.codebook_size + 2)
@@ -257,8 +295,9 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
                 "visual_tokenizer_config": vision_attention,
             },
         )
-        visual_tokenizer = LavitVisualTokenizer(tokenizer_config, vision_tower=vision_tower)
         model = cls(config, LavitModel(config, visual_tokenizer, text_model.base_model), lm_head)
+        if copy_merger:
+            model.model.visual_adapter.merger.load_state_dict(visual_tokenizer.merger.state_dict())
         settings = text_model.generation_config.to_dict() | {"_from_model_config": False}
         model.generation_config.update(**settings)
         return model if dtype is None else model.to(dtype)
@@ -276,10 +315,11 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
-        image_inputs: str | None = None,
+        image_inputs: str | Sequence[str] | None = None,
         supervise_images: bool | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        skip_logits: bool = False,
         **kwargs,
     ) -> LavitCausalLMOutputWithPast:
         """
@@ -296,10 +336,13 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
             labels (`torch.LongTensor` of shape `(B, L)`, *optional*):
                 Ids to predict, -100 for none. They are moved along with the placeholders, and a picture's codes are
                 its labels also where its input is features, unless its placeholder's label is -100.
-            image_inputs (`"features"` or `"codes"`, *optional*): Overrides the configuration's.
+            image_inputs (`"features"` or `"codes"`, or a list of these words, one per picture, *optional*):
+                Overrides the configuration's.
             supervise_images (`bool`, *optional*): Overrides the configuration's; False masks the codes out.
             use_cache (`bool`, *optional*): Whether to return keys and values.
             logits_to_keep (`int` or `torch.Tensor`, *optional*): Only the last positions' logits; 0 for all.
+            skip_logits (`bool`, *optional*, defaults to `False`):
+                With labels: run the head just where there is something to predict, and return losses alone.
 
         Returns:
             [`LavitCausalLMOutputWithPast`]
@@ -333,11 +376,15 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self._scale_logits(self.lm_head(outputs.last_hidden_state[:, kept]))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1])
+        loss, logits, token_losses = None, None, None
+        if skip_logits and labels is not None:
+            token_losses = self._token_losses(outputs.last_hidden_state, labels)
+            loss = token_losses.sum() / max(1, len(token_losses))
+        else:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self._scale_logits(self.lm_head(outputs.last_hidden_state[:, kept]))
+            if labels is not None:
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1])
         return LavitCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -345,7 +392,15 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             sequences=sequences,
+            token_losses=token_losses,
         )
+
+    def _token_losses(self, hidden_states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Hidden states (B, L, d), labels (B, L) -> float32 cross-entropies of all labels but the first column's."""
+        labels = labels[:, 1:].to(hidden_states.device)
+        supervised = labels != IGNORE_INDEX
+        logits = self._scale_logits(self.lm_head(hidden_states[:, :-1][supervised]))
+        return nn.functional.cross_entropy(logits.float(), labels[supervised], reduction="none")
 
     def _scale_logits(self, logits: torch.Tensor) -> torch.Tensor:
         """What some language models do to their logits beyond the head (Cohere, Granite, Gemma 2)."""

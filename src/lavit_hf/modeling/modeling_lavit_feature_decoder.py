@@ -10,12 +10,14 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .attention_lavit import LavitBlock, MaskedAttend
+from .backbones_lavit import Backbone, load_vision_backbone
 from .configuration_lavit import LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
 from .modeling_lavit_tokenizer import (
     LavitTokenizerPreTrainedModel,
     LavitVisualTokenizer,
     LavitVisualTokenizerOutput,
 )
+from .quantization_lavit import LavitCodebookUpdater
 
 
 @dataclass
@@ -157,9 +159,10 @@ class LavitFeatureDecoder(PreTrainedModel):
 class LavitVisualTokenizerForPreTrainingOutput(ModelOutput):
     """
     Args:
-        loss (`torch.FloatTensor`): Reconstruction loss plus the tokenizer's own weighted losses.
+        loss (`torch.FloatTensor`): Reconstruction loss plus the tokenizer's own losses, weighted.
         reconstruction_loss (`torch.FloatTensor`): Mean over patches of 1 - cosine(rebuilt, original feature).
-        rebuilt_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`): What the codes say of every patch.
+        rebuilt_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`):
+            What the codes say of every patch, standardised if the configuration says so.
         tokenizer_output ([`LavitVisualTokenizerOutput`]): Codes, decisions, features and the parts of its loss.
     """
 
@@ -173,17 +176,77 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
     """
     Stage 1: tokenizer and feature decoder, with the loss that trains them from pictures alone (paper, section 3.1).
 
+    While it trains, the codebook follows the vectors that it names, once [`~.start_codebook`] has put it among them.
+
     Args:
         config ([`LavitVisualTokenizerConfig`]): The feature decoder takes its shape from it as well.
+        visual_tokenizer ([`LavitVisualTokenizer`], *optional*): One that exists already, instead of a new one.
+
+    Attributes:
+        quantize (`bool`): False while features are to be rebuilt from vectors that are not yet codes.
+        freeze_selector (`bool`):
+            True where the selector is to stay as it is: patches are kept as at inference, and it gets no gradient.
     """
 
     config: LavitVisualTokenizerConfig
 
-    def __init__(self, config: LavitVisualTokenizerConfig):
+    def __init__(self, config: LavitVisualTokenizerConfig, visual_tokenizer: LavitVisualTokenizer | None = None):
         super().__init__(config)
-        self.visual_tokenizer = LavitVisualTokenizer(config)
+        self.visual_tokenizer = visual_tokenizer or LavitVisualTokenizer(config)
         self.feature_decoder = LavitFeatureDecoder(LavitFeatureDecoderConfig.from_visual_tokenizer_config(config))
+        self.codebook_updater = LavitCodebookUpdater(config)
+        if config.standardize_features:
+            self.register_buffer("feature_mean", torch.zeros(config.hidden_size))
+            self.register_buffer("feature_std", torch.ones(config.hidden_size))
+        self.quantize = True
+        self.freeze_selector = False
         self.post_init()
+
+    @classmethod
+    def from_vision_tower(cls, vision: Backbone, **kwargs) -> "LavitVisualTokenizerForPreTraining":
+        """
+        A new tokenizer to train around a vision model.
+
+        Args:
+            vision (`str`, `PreTrainedConfig` or `PreTrainedModel`):
+                A folder or repository with pretrained weights, a configuration of a new tower, or the tower itself.
+            kwargs: For [`LavitVisualTokenizerConfig`], say `codebook_size` or `num_merger_layers`.
+        """
+        vision_tower = load_vision_backbone(vision)
+        # Read first: a configuration forgets its parts' choice of attention when it is put together.
+        attention = vision_tower.config._attn_implementation
+        kwargs = {"attn_implementation": {"": attention, "vision_config": attention}} | kwargs
+        config = LavitVisualTokenizerConfig(vision_config=vision_tower.config, **kwargs)
+        return cls(config, LavitVisualTokenizer(config, vision_tower=vision_tower))
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, LavitCodebookUpdater):
+            for buffer in module.buffers():
+                init.zeros_(buffer)
+        elif isinstance(module, LavitVisualTokenizerForPreTraining) and self.config.standardize_features:
+            init.zeros_(module.feature_mean)
+            init.ones_(module.feature_std)
+
+    @torch.no_grad()
+    def start_targets(self, vision_features: torch.Tensor) -> None:
+        """Takes the channels' means and deviations of `vision_features` (..., hidden_size) for the targets'."""
+        std, mean = torch.std_mean(vision_features.flatten(0, -2).float(), dim=0)
+        self.feature_mean.copy_(mean)
+        self.feature_std.copy_(std.clamp(min=1e-6))
+
+    def targets(self, vision_features: torch.Tensor) -> torch.Tensor:
+        """What is to be rebuilt of vision features (B, N, hidden_size), float32 in the same shape."""
+        if not self.config.standardize_features:
+            return vision_features.float()
+        return (vision_features.float() - self.feature_mean) / self.feature_std
+
+    @torch.no_grad()
+    def start_codebook(self, vectors: torch.Tensor) -> None:
+        """Puts the codebook at the k-means of unit `vectors` (T, code_dim), which are the same in every process."""
+        self.codebook_updater.start(self.visual_tokenizer.quantizer.codebook, vectors)
+        self.feature_decoder.codebook.copy_(self.visual_tokenizer.quantizer.codebook)
 
     def forward(
         self, pixel_values: torch.FloatTensor, generator: torch.Generator | None = None, **kwargs
@@ -196,15 +259,26 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
         Returns:
             [`LavitVisualTokenizerForPreTrainingOutput`]
         """
-        outputs = self.visual_tokenizer(pixel_values, generator=generator)
+        selection = self.config.selection if self.freeze_selector else None
+        outputs = self.visual_tokenizer(pixel_values, selection=selection, generator=generator)
         layout = outputs.partition.kept
-        rebuilt = self.feature_decoder(code_embeds=layout.pad(outputs.quantized), attention_mask=layout.mask).features
+        code_embeds = layout.pad(outputs.quantized if self.quantize else outputs.vectors)
+        rebuilt = self.feature_decoder(code_embeds=code_embeds, attention_mask=layout.mask).features
 
-        targets = outputs.vision_features.float()
-        similarity = nn.functional.cosine_similarity(rebuilt.float(), targets, dim=-1)
+        similarity = nn.functional.cosine_similarity(rebuilt.float(), self.targets(outputs.vision_features), dim=-1)
         reconstruction_loss = (1 - similarity).mean()
+        loss = reconstruction_loss + self.config.keep_ratio_loss_weight * outputs.keep_ratio_loss
+        if self.quantize:
+            loss = loss + self.config.commitment_loss_weight * outputs.commitment_loss
+        if self.training and self.freeze_selector:
+            # Distributed training waits for a gradient of every parameter that is not frozen for good.
+            loss = loss + 0.0 * outputs.selector_log_probs.sum()
+        if self.training and self.quantize:
+            quantizer = self.visual_tokenizer.quantizer
+            self.codebook_updater(quantizer.codebook, outputs.vectors.detach(), outputs.codes)
+            self.feature_decoder.codebook.copy_(quantizer.codebook)
         return LavitVisualTokenizerForPreTrainingOutput(
-            loss=reconstruction_loss + outputs.loss,
+            loss=loss,
             reconstruction_loss=reconstruction_loss,
             rebuilt_features=rebuilt,
             tokenizer_output=outputs,

@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 
 from .attention_lavit import LavitBlock, PatchPartition, PolicyAttend
 from .configuration_lavit import LavitVisualTokenizerConfig
-from .quantization_lavit import LavitQuantizer
+from .quantization_lavit import LavitQuantizer, all_reduce, process_index_and_count
 
 
 @dataclass
@@ -26,6 +26,7 @@ class LavitVisualTokenizerOutput(ModelOutput):
         keep_mask (`torch.BoolTensor` of shape `(B, N)`): The kept patches, in raster order.
         selector_log_probs (`torch.FloatTensor` of shape `(B, N, 2)`): Of keeping (index 0) and dropping each patch.
         merged_features (`torch.FloatTensor` of shape `(T, hidden_size)`): Kept patches with the others folded in.
+        vectors (`torch.FloatTensor` of shape `(T, code_dim)`): The unit vectors that the codes name, float32.
         quantized (`torch.FloatTensor` of shape `(T, code_dim)`): The codebook's rows, float32.
         vision_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`): What selector and merger worked on.
         loss (`torch.FloatTensor`): The weighted sum of the two losses below; its gradient reaches the selector only
@@ -40,6 +41,7 @@ class LavitVisualTokenizerOutput(ModelOutput):
     keep_mask: torch.BoolTensor | None = None
     selector_log_probs: torch.FloatTensor | None = None
     merged_features: torch.FloatTensor | None = None
+    vectors: torch.FloatTensor | None = None
     quantized: torch.FloatTensor | None = None
     vision_features: torch.FloatTensor | None = None
     loss: torch.FloatTensor | None = None
@@ -79,6 +81,32 @@ def gumbel_noise(shape: torch.Size, generator: torch.Generator | None = None, de
     """Standard Gumbel noise, float32. Drawn where the generator lives, so that a CPU seed means the same on a GPU."""
     exponential = torch.empty(shape, device=generator.device if generator is not None else device)
     return -exponential.exponential_(generator=generator).log().to(device)
+
+
+def sample_policy(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
+    """
+    A sampled keep decision (B, N) of 0.0 and 1.0 for training, with the gradient of its relaxation (Gumbel-softmax,
+    Jang et al., arXiv 1611.01144) and at least one patch kept per picture.
+    """
+    # Each process draws for all of them and takes its rows: what is kept does not depend on how many share a batch.
+    index, count = process_index_and_count()
+    noise = gumbel_noise((count, *log_probs.shape), device=log_probs.device)[index]
+    probs = ((log_probs + noise) / temperature).softmax(dim=-1)[..., 0]
+    keep_mask = keep_at_least_one(probs > 0.5, log_probs[..., 0])
+    return probs + (keep_mask.to(probs.dtype) - probs).detach()
+
+
+def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """
+    The mean of `values` over every process's batch, whose sizes may differ. Its gradient is such that the average of
+    all processes' gradients, which distributed training takes, is that of one process with the whole batch.
+    """
+    _, num_processes = process_index_and_count()
+    if num_processes == 1:
+        return values.mean()
+    total = all_reduce(values.new_tensor(float(values.numel())))
+    share = values.sum() * (num_processes / total)
+    return share + (all_reduce(share) / num_processes - share).detach()
 
 
 def select_patches(
@@ -201,6 +229,8 @@ class LavitTokenizerPreTrainedModel(PreTrainedModel):
         if isinstance(module, LavitQuantizer):
             # Unit rows, as the vectors that they name are.
             init.copy_(module.codebook, nn.functional.normalize(torch.randn_like(module.codebook), dim=-1))
+            if module.position_embeddings is not None:
+                init.normal_(module.position_embeddings, std=self.config.initializer_range)
 
 
 class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
@@ -274,7 +304,9 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(B, 3, image_size, image_size)`): Pictures.
             keep_mask (`torch.BoolTensor` of shape `(B, N)`, *optional*):
                 A given decision instead of the selector's; at least one patch per picture.
-            selection (`str`, *optional*): Overrides the configuration's way of selection. Training always samples.
+            selection (`str`, *optional*):
+                Overrides the configuration's way of selection. Training samples, with a gradient to the selector,
+                unless a way is given.
             generator (`torch.Generator`, *optional*): Makes `"sample"` reproducible.
             vision_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`, *optional*):
                 From [`~LavitVisualTokenizer.encode_vision`], instead of `pixel_values`.
@@ -295,10 +327,9 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         policy = None
         if keep_mask is not None:
             self._check_keep_mask(keep_mask, vision_features)
-        elif self.training:
-            policy = nn.functional.gumbel_softmax(log_probs, tau=self.config.gumbel_temperature, hard=True)[..., 0]
-            keep_mask = keep_at_least_one(policy > 0.5, log_probs[..., 0])
-            policy = policy + (keep_mask.to(policy.dtype) - policy).detach()
+        elif self.training and selection is None:
+            policy = sample_policy(log_probs, self.config.gumbel_temperature)
+            keep_mask = policy > 0.5
         else:
             keep_mask = select_patches(log_probs, selection or self.config.selection, generator)
 
@@ -306,9 +337,11 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         merged_features = self.merger(vision_features, partition, policy)
         if policy is not None:
             merged_features = merged_features.flatten(0, 1).index_select(0, partition.kept_index)
-        codes, quantized, commitment_loss = self.quantizer(merged_features)
+        positions = partition.kept_index % self.config.num_patches
+        codes, vectors, quantized = self.quantizer(merged_features, positions)
+        commitment_loss = mean_over_processes((vectors - self.quantizer.lookup(codes)).square().sum(-1))
         # Over the batch, not picture by picture: a rich picture may keep more than a plain one.
-        kept_fraction = (keep_mask.float() if policy is None else policy).mean()
+        kept_fraction = mean_over_processes(keep_mask.float() if policy is None else policy)
         keep_ratio_loss = (self.config.keep_ratio - kept_fraction).square()
         return LavitVisualTokenizerOutput(
             codes=codes,
@@ -316,6 +349,7 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
             keep_mask=keep_mask,
             selector_log_probs=log_probs,
             merged_features=merged_features,
+            vectors=vectors,
             quantized=quantized,
             vision_features=vision_features,
             loss=self.config.keep_ratio_loss_weight * keep_ratio_loss

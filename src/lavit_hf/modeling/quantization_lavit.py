@@ -2,17 +2,17 @@
 """The codebook: kept and merged features become codes (paper, section 3.1). Lookups are an island of float32."""
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 
 class LavitQuantizer(nn.Module):
     """
     Cosine-nearest codes: a small head maps features to l2-normalised vectors, each named by the codebook row next to
-    it. The rows are a buffer: they are to follow the features rather than a gradient. Nothing moves them yet; in
-    training, the commitment loss alone draws the features to them.
+    it. The rows are a buffer: they follow the vectors that they name, not a gradient, see [`LavitCodebookUpdater`].
 
     Args:
-        config ([`LavitVisualTokenizerConfig`]): `hidden_size`, `codebook_size` and `code_dim` are used.
+        config ([`LavitVisualTokenizerConfig`]): `hidden_size`, `codebook_size`, `code_dim`, `encode_positions` and
+            `num_patches` are used.
     """
 
     # (chunk, codebook_size) similarities are held at once: 268 MB for the release.
@@ -25,36 +25,160 @@ class LavitQuantizer(nn.Module):
             nn.Tanh(),
             nn.Linear(config.hidden_size, config.code_dim),
         )
+        if config.encode_positions:
+            self.position_embeddings = nn.Parameter(torch.empty(config.num_patches, config.hidden_size))
+        else:
+            self.position_embeddings = None
         self.register_buffer("codebook", torch.empty(config.codebook_size, config.code_dim))
+
+    def encode(self, features: torch.Tensor, positions: torch.LongTensor | None = None) -> torch.Tensor:
+        """Features (T, hidden_size) of patches (T,) in 0..num_patches-1 -> unit vectors (T, code_dim), float32."""
+        if self.position_embeddings is not None:
+            features = features + self.position_embeddings[positions]
+        vectors = self.encode_head(features)
+        # Rounded again by an autocast region around, a few codes in a hundred would come out as others.
+        with torch.autocast(device_type=features.device.type, enabled=False):
+            return nn.functional.normalize(vectors.float(), dim=-1)
 
     @torch.no_grad()
     def nearest(self, vectors: torch.Tensor) -> torch.Tensor:
         """Codes (T,) int64 of least squared distance to `vectors` (T, code_dim); the rows are taken as stored."""
-        codebook = self.codebook.float()
-        # |v - c|^2 = |v|^2 - 2 v.c + |c|^2, where |v|^2 is the same for every code
-        half_norms = codebook.square().sum(-1) / 2
-        chunks = vectors.float().split(self.chunk_size)
-        return torch.cat([torch.addmm(-half_norms, chunk, codebook.T).argmax(-1) for chunk in chunks])
+        with torch.autocast(device_type=vectors.device.type, enabled=False):
+            codebook = self.codebook.float()
+            # |v - c|^2 = |v|^2 - 2 v.c + |c|^2, where |v|^2 is the same for every code
+            half_norms = codebook.square().sum(-1) / 2
+            chunks = vectors.float().split(self.chunk_size)
+            return torch.cat([torch.addmm(-half_norms, chunk, codebook.T).argmax(-1) for chunk in chunks])
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
         """Rows (..., code_dim) of `codes` (...), in the dtype of the codebook."""
         return nn.functional.embedding(codes, self.codebook)
 
-    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(
+        self, features: torch.Tensor, positions: torch.LongTensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """
         Args:
             features (`torch.FloatTensor` of shape `(T, hidden_size)`): Merged features of the kept patches.
+            positions (`torch.LongTensor` of shape `(T,)`, *optional*):
+                Which patch of its picture each is; needed where the configuration encodes positions.
 
         Returns:
-            codes (T,) int64; quantized (T, code_dim) float32, through which gradients pass straight to the features;
-            the commitment loss, a float32 scalar.
+            codes (T,) int64; the unit vectors that they name, and the rows of the codebook, through which gradients
+            pass straight to the vectors, both (T, code_dim) float32.
         """
-        vectors = self.encode_head(features)
-        # Rounded again by an autocast region around, a few codes in a hundred would come out as others.
-        with torch.autocast(device_type=features.device.type, enabled=False):
-            vectors = nn.functional.normalize(vectors.float(), dim=-1)
-            codes = self.nearest(vectors)
-            rows = self.lookup(codes).float()
-            commitment_loss = (vectors - rows).square().sum(-1).mean()
-            quantized = vectors + (rows - vectors).detach() if vectors.requires_grad else rows
-        return codes, quantized, commitment_loss
+        vectors = self.encode(features, positions)
+        codes = self.nearest(vectors)
+        rows = self.lookup(codes).float()
+        return codes, vectors, vectors + (rows - vectors).detach() if vectors.requires_grad else rows
+
+
+def all_reduce(values: torch.Tensor) -> torch.Tensor:
+    """The sum of `values`, of any shape, over all processes, without a gradient; with one process, `values`."""
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return values
+    values = values.detach().clone()
+    distributed.all_reduce(values)
+    return values
+
+
+def process_index_and_count() -> tuple[int, int]:
+    """This process among all that train together."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+@torch.no_grad()
+def spherical_kmeans(vectors: torch.Tensor, num_clusters: int, num_iterations: int = 10) -> torch.Tensor:
+    """
+    Centres of clusters on the unit sphere (Lloyd's algorithm with cosines), the same for the same vectors.
+
+    Args:
+        vectors (`torch.FloatTensor` of shape `(T, d)`): Unit vectors, at least `num_clusters`.
+        num_clusters (`int`), num_iterations (`int`): How many centres, and how often they move.
+
+    Returns:
+        `torch.FloatTensor` of shape `(num_clusters, d)`: unit rows.
+
+    Raises:
+        ValueError: fewer vectors than clusters.
+    """
+    if len(vectors) < num_clusters:
+        raise ValueError(f"k-means of {num_clusters} clusters needs as many vectors, got {len(vectors)}.")
+    order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0)).to(vectors.device)
+    centres = vectors[order[:num_clusters]]
+    for _ in range(num_iterations):
+        best = [(chunk @ centres.T).max(dim=-1) for chunk in vectors.split(LavitQuantizer.chunk_size)]
+        nearest = torch.cat([found.indices for found in best])
+        sums = torch.zeros_like(centres).index_add_(0, nearest, vectors)
+        empty = nearest.bincount(minlength=num_clusters) == 0
+        # An empty cluster starts again at one of the vectors that are served worst.
+        worst = torch.cat([found.values for found in best]).argsort()[: int(empty.sum())]
+        sums[empty] = vectors[worst]
+        centres = nn.functional.normalize(sums, dim=-1)
+    return centres
+
+
+class LavitCodebookUpdater(nn.Module):
+    """
+    Moves a codebook with the vectors that it names: each row is the normalised moving average of its vectors (van den
+    Oord et al., arXiv 1711.00937, appendix A.1), and codes that are hardly used start again at a vector of the batch.
+    Every process sees the sums over all of them, so that their codebooks stay equal.
+
+    Args:
+        config ([`LavitVisualTokenizerConfig`]): `codebook_size`, `code_dim`, `codebook_decay`, `dead_code_threshold`.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.decay = config.codebook_decay
+        self.dead_code_threshold = config.dead_code_threshold
+        self.register_buffer("counts", torch.zeros(config.codebook_size))
+        self.register_buffer("sums", torch.zeros(config.codebook_size, config.code_dim))
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def start(self, codebook: torch.Tensor, vectors: torch.Tensor, num_iterations: int = 10) -> None:
+        """
+        Puts the rows of `codebook` (codebook_size, code_dim) at the k-means of `vectors` (T, code_dim) of all
+        processes, which must be the same in each.
+        """
+        codebook.copy_(spherical_kmeans(vectors.float(), len(codebook), num_iterations))
+        self.counts.zero_()
+        self.sums.zero_()
+        self.num_updates.zero_()
+
+    @torch.no_grad()
+    def forward(self, codebook: torch.Tensor, vectors: torch.Tensor, codes: torch.LongTensor) -> None:
+        """Moves `codebook` after this process's unit `vectors` (T, code_dim) and their `codes` (T,)."""
+        with torch.autocast(device_type=vectors.device.type, enabled=False):
+            counts = all_reduce(codes.bincount(minlength=len(codebook)).float())
+            sums = all_reduce(torch.zeros_like(self.sums).index_add_(0, codes, vectors.float()))
+            total = counts.sum()
+            # Before the first update the averages stand for the rows as they are, all used alike.
+            first = self.num_updates == 0
+            mean_count = total / len(codebook)
+            self.counts.copy_(torch.where(first, mean_count, self.counts))
+            self.sums.copy_(torch.where(first, mean_count * codebook, self.sums))
+            self.counts.lerp_(counts, 1 - self.decay)
+            self.sums.lerp_(sums, 1 - self.decay)
+
+            dead = self.counts < self.dead_code_threshold * self.counts.mean()
+            revived = self._pick_vectors(vectors.float(), total.long())
+            self.sums.copy_(torch.where(dead[:, None], mean_count * revived, self.sums))
+            self.counts.copy_(torch.where(dead, mean_count, self.counts))
+            codebook.copy_(nn.functional.normalize(self.sums, dim=-1))
+            self.num_updates += 1
+
+    def _pick_vectors(self, vectors: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+        """One of all processes' `total` vectors for each code, another at each update, the same in each process."""
+        index, count = process_index_and_count()
+        lengths = torch.zeros(count, dtype=torch.long, device=vectors.device)
+        lengths[index] = len(vectors)
+        offset = all_reduce(lengths)[:index].sum()
+        # Two primes instead of a random generator, whose state would have to be kept equal in every process.
+        codes = torch.arange(len(self.counts), device=vectors.device)
+        local = (codes * 7919 + self.num_updates * 104729) % total - offset
+        mine = (local >= 0) & (local < len(vectors))
+        return all_reduce(vectors[local.clamp(0, len(vectors) - 1)] * mine[:, None])

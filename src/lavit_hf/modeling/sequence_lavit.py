@@ -1,15 +1,18 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """One sequence of text and pictures: placeholders become as many positions as their picture has codes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers.utils import ModelOutput
 
 from .configuration_lavit import LavitConfig
 
 
 IGNORE_INDEX = -100
+IMAGE_INPUTS = ("features", "codes")
 
 
 @dataclass
@@ -38,6 +41,27 @@ def count_error(num_placeholders: int, num_images: int) -> ValueError:
     return ValueError(
         f"The sequences hold {num_placeholders} picture placeholders, but {num_images} pictures were given."
     )
+
+
+def choose_features(image_inputs: str | Sequence[str], num_images: int) -> list[int]:
+    """
+    The indices of those pictures that enter as features.
+
+    Args:
+        image_inputs (`str` or `Sequence[str]`): `"features"` or `"codes"`, for all pictures or for each.
+        num_images (`int`): How many there are.
+
+    Raises:
+        ValueError: another word, or not one for each picture.
+    """
+    for_all = isinstance(image_inputs, str)
+    for way in [image_inputs] if for_all else image_inputs:
+        if way not in IMAGE_INPUTS:
+            raise ValueError(f"image_inputs must be 'features' or 'codes', got {way!r}.")
+    ways = [image_inputs] * num_images if for_all else image_inputs
+    if len(ways) != num_images:
+        raise ValueError(f"image_inputs must say it for each of {num_images} pictures, got {len(ways)} words.")
+    return [index for index, way in enumerate(ways) if way == "features"]
 
 
 def expand_placeholders(
@@ -71,8 +95,9 @@ def expand_placeholders(
     is_image = (input_ids == config.image_token_id) & real
 
     # How many positions each of the old ones becomes: none for padding, one for text, its codes for a picture.
-    image_index = is_image.flatten().cumsum(0).sub(1).clamp(min=0, max=len(num_codes) - 1).view_as(is_image)
-    repeats = torch.where(is_image, num_codes[image_index], real.long())
+    image_index = is_image.flatten().cumsum(0).sub(1).clamp(min=0, max=len(num_codes)).view_as(is_image)
+    # Placeholders beyond the last picture find a count of none, and are refused below.
+    repeats = torch.where(is_image, nn.functional.pad(num_codes, (0, 1))[image_index], real.long())
     lengths = repeats.sum(dim=-1)
     facts = [is_image.sum(), lengths.max(), lengths.sum(), (~real[:, 0]).any(), (~real[:, -1]).any()]
     num_placeholders, new_length, total, left, right = torch.stack([fact.long() for fact in facts]).tolist()

@@ -3,7 +3,7 @@
 
 from .image_processing_lavit import LavitImageProcessor
 from .image_processing_pil_lavit import LavitImageProcessorPil, load_pictures
-from .processing_lavit import LavitProcessor
+from .processing_lavit import LavitProcessor, new_image_processor
 from .tokenization_lavit import ImageSegment, TextSegment, extend_tokenizer
 
 
@@ -15,4 +15,5 @@ __all__ = [
     "TextSegment",
     "extend_tokenizer",
     "load_pictures",
+    "new_image_processor",
 ]

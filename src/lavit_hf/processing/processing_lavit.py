@@ -141,14 +141,8 @@ class LavitProcessor(ProcessorMixin):
             ValueError: If no image size is known, and as [`extend_tokenizer`] does.
         """
         tokenizer = AutoTokenizer.from_pretrained(text) if isinstance(text, (str, os.PathLike)) else text
-        settings = {} if vision is None else _image_settings(vision)
-        given = {"size": image_size, "image_mean": image_mean, "image_std": image_std}
-        settings.update({name: value for name, value in given.items() if value is not None})
-        if "size" not in settings:
-            raise ValueError(f"No image size is known for vision={vision!r}: give `image_size`.")
-        tokenizer = extend_tokenizer(tokenizer, codebook_size, image_start_token_id)
-        image_processor_class = LavitImageProcessor if is_torchvision_available() else LavitImageProcessorPil
-        return cls(image_processor_class(**settings), tokenizer, **kwargs)
+        image_processor = new_image_processor(vision, image_size, image_mean, image_std)
+        return cls(image_processor, extend_tokenizer(tokenizer, codebook_size, image_start_token_id), **kwargs)
 
     def __call__(
         self,
@@ -356,6 +350,30 @@ def _to_list(ids: Sequence[int] | torch.Tensor) -> list[int]:
         raise ValueError(f"Expected one sequence of integer ids, got {str(ids)[:100]}.") from error
 
 
+def new_image_processor(
+    vision: str | os.PathLike | BaseImageProcessor | None = None,
+    image_size: int | dict[str, int] | None = None,
+    image_mean: Sequence[float] | None = None,
+    image_std: Sequence[float] | None = None,
+) -> LavitImageProcessor | LavitImageProcessorPil:
+    """
+    The image processor of a new LaVIT around a vision backbone; torchvision's, where that is installed.
+
+    Args:
+        vision, image_size, image_mean, image_std: See [`LavitProcessor.from_backbones`].
+
+    Raises:
+        ValueError: If no image size is known.
+    """
+    settings = {} if vision is None else _image_settings(vision)
+    given = {"size": image_size, "image_mean": image_mean, "image_std": image_std}
+    settings.update({name: value for name, value in given.items() if value is not None})
+    if "size" not in settings:
+        raise ValueError(f"No image size is known for vision={vision!r}: give `image_size`.")
+    image_processor_class = LavitImageProcessor if is_torchvision_available() else LavitImageProcessorPil
+    return image_processor_class(**settings)
+
+
 def _image_settings(vision: str | os.PathLike | BaseImageProcessor) -> dict:
     """What LaVIT takes over from a vision backbone's own image processor, empty if the backbone has none."""
     if isinstance(vision, (str, os.PathLike)):
@@ -373,4 +391,4 @@ def _image_settings(vision: str | os.PathLike | BaseImageProcessor) -> dict:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-__all__ = ["LavitProcessor"]
+__all__ = ["LavitProcessor", "new_image_processor"]

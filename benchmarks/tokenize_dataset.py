@@ -1,0 +1,190 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""How much of the tokenizer's speed reading and writing a dataset leaves, and that its memory stays flat.
+
+    python benchmarks/tokenize_dataset.py
+    python benchmarks/tokenize_dataset.py --device cuda --dtype bfloat16 --hidden-size 1408 --vision-layers 40 \\
+        --merger-layers 12 --patch-size 14 --num-pictures 4000 --num-workers 12
+
+The pictures are JPEGs of `--picture-size`, the weights are random. "ready" calls the tokenizer on pixels that lie on
+the device already, with its codes brought back; "dataset" is `tokenize_dataset` from files to files. Both take turns,
+so that ratios hold on a machine whose speed drifts; the tokenizer's own work is the same. Memory is the private part
+of a process of its own, at several lengths, with pictures of 64 pixels and a tiny model.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from memory import read_memory
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from transformers import ViTConfig
+
+from lavit_hf import LavitImageProcessor, LavitVisualTokenizer, LavitVisualTokenizerConfig
+from lavit_hf.data.loading import read_picture
+from lavit_hf.data.tokenization import tokenize_dataset
+
+
+def save_model(folder: Path, args) -> Path:
+    vision = ViTConfig(
+        hidden_size=args.hidden_size,
+        intermediate_size=4 * args.hidden_size,
+        num_hidden_layers=args.vision_layers,
+        num_attention_heads=args.hidden_size // (64 if args.hidden_size % 64 == 0 else 16),
+        patch_size=args.patch_size,
+        image_size=args.image_size,
+    )
+    config = LavitVisualTokenizerConfig(vision_config=vision, num_merger_layers=args.merger_layers)
+    torch.manual_seed(0)
+    tokenizer = LavitVisualTokenizer(config)
+    with torch.no_grad():
+        tokenizer.selector.out_proj.bias[1] += 0.7  # about a third of the patches
+    tokenizer.to(getattr(torch, args.dtype)).save_pretrained(folder)
+    LavitImageProcessor(size={"height": args.image_size, "width": args.image_size}).save_pretrained(folder)
+    return folder
+
+
+def save_pictures(folder: Path, count: int, size: tuple[int, int]) -> datasets.Dataset:
+    """Files with about the weight and detail of photographs."""
+    folder.mkdir()
+    rows, generator = [], np.random.default_rng(0)
+    for index in range(count):
+        coarse = generator.integers(0, 255, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
+        path = folder / f"{index}.jpg"
+        Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path, quality=90)
+        rows.append({"image": str(path), "caption": f"number {index}"})
+    features = datasets.Features({"image": datasets.Image(decode=False), "caption": datasets.Value("string")})
+    return datasets.Dataset.from_list(rows, features=features)
+
+
+@torch.inference_mode()
+def time_ready(tokenizer, pixel_values: torch.Tensor, batch_size: int, count: int) -> float:
+    """Pictures per second of the tokenizer alone."""
+    started = time.perf_counter()
+    for start in range(0, count, batch_size):
+        size = min(batch_size, count - start)
+        outputs = tokenizer(pixel_values[:size])
+        [codes.numpy() for codes in outputs.codes.int().cpu().split(outputs.num_codes.tolist())]
+    return count / (time.perf_counter() - started)
+
+
+def compare_speed(args, folder: Path, console: Console) -> None:
+    model = save_model(folder / "model", args)
+    dataset = save_pictures(folder / "pictures", args.num_pictures, args.picture_size)
+    weight = np.mean([path.stat().st_size for path in (folder / "pictures").iterdir()]) / 1000
+    tokenizer = LavitVisualTokenizer.from_pretrained(model).eval().to(args.device)
+    pictures = [read_picture(row["image"]) for row in dataset.select(range(min(max(args.batch_sizes), len(dataset))))]
+    processor = LavitImageProcessor.from_pretrained(model)
+    pixel_values = processor(pictures, return_tensors="pt")["pixel_values"].to(args.device)
+    time_ready(tokenizer, pixel_values, args.batch_sizes[0], args.batch_sizes[0])
+    table = Table("batch", "ready, pictures/s", "dataset", "dataset / ready", "without pictures / ready")
+    for batch_size in args.batch_sizes:
+        speeds = {"ready": [], True: [], False: []}
+        for repeat in range(args.repeats):
+            speeds["ready"].append(time_ready(tokenizer, pixel_values, batch_size, len(dataset)))
+            for keep_images in (True, False):
+                summary = tokenize_dataset(
+                    dataset,
+                    folder / f"{batch_size}-{repeat}-{keep_images}",
+                    model,
+                    batch_size=batch_size,
+                    keep_images=keep_images,
+                    num_workers=args.num_workers,
+                    device=args.device,
+                )
+                speeds[keep_images].append(summary.pictures_per_second)
+        ready, kept, dropped = (statistics.median(values) for values in speeds.values())
+        cells = (f"{ready:.1f}", f"{kept:.1f}", f"{kept / ready:.2f}", f"{dropped / ready:.2f}")
+        table.add_row(str(batch_size), *cells)
+    console.print(
+        f"{args.num_pictures} JPEGs of {args.picture_size[0]} x {args.picture_size[1]}, {weight:.0f} kB; "
+        f"{args.num_workers} workers, {args.device}, {args.dtype}; medians of {args.repeats}"
+    )
+    console.print(table)
+
+
+def measure_memory(args) -> None:
+    """In a process of its own: the peak of its private memory while it tokenizes, beyond what it had before."""
+    peak, done = [0], threading.Event()
+
+    def watch():
+        while not done.wait(0.02):
+            peak[0] = max(peak[0], read_memory()["RssAnon"])
+
+    settings = {"streaming": args.streaming, "cache_dir": str(args.folder / "cache")}
+    settings |= {"rows_per_shard": args.rows_per_shard, "num_workers": 0, "device": "cpu"}
+    tokenize_dataset("shapes", args.folder / "warm", args.model, num_rows=200, **settings)
+    before = read_memory()["RssAnon"]
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    tokenize_dataset("shapes", args.folder / "out", args.model, num_rows=args.num_rows, **settings)
+    done.set()
+    watcher.join()
+    print(json.dumps((peak[0] - before) / 1e6))
+
+
+def compare_memory(args, folder: Path, console: Console) -> None:
+    tiny = argparse.Namespace(
+        hidden_size=32, vision_layers=1, merger_layers=1, patch_size=16, image_size=64, dtype="float32"
+    )
+    model = save_model(folder / "tiny", tiny)
+    table = Table("rows", "map, MB beyond the start", "streaming")
+    for num_rows in args.num_rows:
+        cells = []
+        for streaming in (False, True):
+            place = folder / f"memory-{num_rows}-{streaming}"
+            place.mkdir()
+            command = [sys.executable, __file__, "--measure-memory", "--model", model, "--folder", place]
+            command += ["--num-rows", num_rows, "--rows-per-shard", args.rows_per_shard]
+            command += ["--streaming"] * streaming
+            output = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True).stdout
+            cells.append(f"{json.loads(output.splitlines()[-1]):.0f}")
+        table.add_row(str(num_rows), *cells)
+    console.print(f"Shards of {args.rows_per_shard} rows of shapes, with their pictures")
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--hidden-size", type=int, default=384)
+    parser.add_argument("--vision-layers", type=int, default=12)
+    parser.add_argument("--merger-layers", type=int, default=4)
+    parser.add_argument("--patch-size", type=int, default=16)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--picture-size", type=int, nargs=2, default=(640, 480))
+    parser.add_argument("--num-pictures", type=int, default=96)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--num-workers", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--num-rows", type=int, nargs="+", default=[1000, 4000, 16000], help="Lengths for memory.")
+    parser.add_argument("--rows-per-shard", type=int, default=1000)
+    parser.add_argument("--measure-memory", action="store_true", help=argparse.SUPPRESS)
+    for name in ("--model", "--folder"):
+        parser.add_argument(name, type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--streaming", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    datasets.disable_progress_bars()
+    if args.measure_memory:
+        args.num_rows = args.num_rows[0]
+        measure_memory(args)
+        return
+    console = Console()
+    with tempfile.TemporaryDirectory() as folder:
+        compare_speed(args, Path(folder), console)
+        compare_memory(args, Path(folder), console)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""
+Stage 3: trains a pixel decoder, which draws pictures from the codes of a tokenizer that stage 1 has trained.
+
+    python examples/train_image_decoder.py examples/recipes/shapes/image_decoder.yaml
+    python examples/train_image_decoder.py --visual_tokenizer my-tokenizer --output_dir my-decoder --max_steps 50000 \\
+        --stable_diffusion stable-diffusion-v1-5/stable-diffusion-v1-5 --remove_unused_columns False \\
+        --dataset_name imagefolder --data_dir pictures
+"""
+
+import json
+from dataclasses import dataclass, field
+from itertools import islice
+
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import AutoImageProcessor, TrainingArguments, set_seed
+
+from lavit_hf import LavitImageDecoderPipeline, LavitVisualTokenizer
+from lavit_hf.training import (
+    CurvesCallback,
+    DataArguments,
+    SamplesCallback,
+    last_checkpoint,
+    load_eval_rows,
+    load_training_rows,
+    parse_recipe,
+)
+from lavit_hf.training.image_decoder import LavitImageDecoderForTraining, load_stage_one, new_image_decoder
+from lavit_hf.training.image_decoder_trainer import (
+    ImageDecoderCollator,
+    LavitImageDecoderTrainer,
+    show_image_decoder,
+)
+from lavit_hf.training.model_card import write_model_card
+
+
+USAGE = """\
+from lavit_hf import LavitImageDecoderPipeline
+
+pipe = LavitImageDecoderPipeline.from_pretrained(path)
+picture = pipe(codes, num_inference_steps=25).images[0]
+"""
+
+
+@dataclass
+class ModelArguments:
+    visual_tokenizer: str = field(metadata={"help": "Folder or repository of what stage 1 trained."})
+    image_decoder: str | None = field(default=None, metadata={"help": "A trained pixel decoder to go on from."})
+    stable_diffusion: str | None = field(
+        default=None, metadata={"help": "Stable Diffusion (XL), whose U-Net, VAE and scheduler are the start."}
+    )
+    vae: str | None = field(default=None, metadata={"help": "Folder or repository of an AutoencoderKL."})
+    unet: str = field(
+        default="{}", metadata={"help": "JSON with fields of UNet2DConditionModel: a new one's, or what to change."}
+    )
+    scheduler: str = field(
+        default="{}", metadata={"help": "JSON with fields of DDIMScheduler: a new one's, or what to change."}
+    )
+    train_feature_decoder: bool = field(default=False, metadata={"help": "Train it all, not its projections alone."})
+    condition_dropout: float = field(default=0.1, metadata={"help": "How often to draw without a picture's codes."})
+    snr_gamma: float | None = field(default=None, metadata={"help": "Weigh timesteps by min(SNR, gamma), say 5."})
+    ema_decay: float = field(default=0.999, metadata={"help": "Of the weights' moving average, which is saved."})
+    num_sample_pictures: int = field(default=8, metadata={"help": "Pictures in samples/."})
+    num_inference_steps: int = field(default=25, metadata={"help": "Of the pictures in samples/."})
+    guidance_scale: float = field(default=3.0, metadata={"help": "Of the pictures in samples/."})
+
+
+def load_components(arguments: ModelArguments) -> tuple[LavitImageDecoderPipeline, LavitVisualTokenizer]:
+    if arguments.image_decoder is not None:
+        tokenizer = LavitVisualTokenizer.from_pretrained(arguments.visual_tokenizer)
+        return LavitImageDecoderPipeline.from_pretrained(arguments.image_decoder), tokenizer
+    base, unet, scheduler = arguments.stable_diffusion, json.loads(arguments.unet), json.loads(arguments.scheduler)
+    if arguments.vae is None and base is None:
+        raise ValueError("A new pixel decoder needs a VAE: give --vae or --stable_diffusion, got neither.")
+    if base is None:
+        unet, scheduler = UNet2DConditionModel(**unet), DDIMScheduler(**scheduler)
+    else:
+        unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet", **unet)
+        scheduler = DDIMScheduler.from_pretrained(base, subfolder="scheduler", **scheduler)
+    place = {"subfolder": "vae"} if arguments.vae is None else {}
+    vae = AutoencoderKL.from_pretrained(arguments.vae or base, **place)
+    stage_one = load_stage_one(arguments.visual_tokenizer)
+    return new_image_decoder(stage_one, unet, vae, scheduler), stage_one.visual_tokenizer
+
+
+def main():
+    model_args, data, args = parse_recipe(ModelArguments, DataArguments, TrainingArguments)
+    set_seed(args.seed)
+    pipeline, tokenizer = load_components(model_args)
+    model = LavitImageDecoderForTraining(
+        pipeline,
+        tokenizer,
+        condition_dropout=model_args.condition_dropout,
+        snr_gamma=model_args.snr_gamma,
+        train_feature_decoder=model_args.train_feature_decoder,
+    )
+    train_rows, eval_rows = load_training_rows(data), load_eval_rows(data)
+    # A tokenized dataset has the codes beside the pictures.
+    codes_column = f"{data.image_column}_codes"
+    collator = ImageDecoderCollator(
+        *pipeline.default_size,
+        AutoImageProcessor.from_pretrained(model_args.visual_tokenizer),
+        data.image_column,
+        codes_column if codes_column in next(iter(train_rows)) else None,
+    )
+    samples = collator(list(islice(iter(eval_rows or train_rows), model_args.num_sample_pictures)))
+
+    def draw_samples():
+        with trainer.averaged_weights():
+            return show_image_decoder(model, samples, model_args.num_inference_steps, model_args.guidance_scale)
+
+    trainer = LavitImageDecoderTrainer(
+        model,
+        args,
+        ema_decay=model_args.ema_decay,
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
+        data_collator=collator,
+        callbacks=[CurvesCallback(), SamplesCallback(draw_samples)],
+    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(args))
+    metrics = trainer.evaluate() if eval_rows is not None else {}
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        bases = {
+            "visual tokenizer": model_args.visual_tokenizer,
+            "pixel decoder": model_args.image_decoder,
+            "U-Net": model_args.stable_diffusion,
+            "VAE": model_args.vae or model_args.stable_diffusion,
+        }
+        write_model_card(
+            args.output_dir,
+            title="LaVIT pixel decoder",
+            description="Draws pictures from their codes: stage 3 of LaVIT (arXiv 2309.04669).",
+            usage=USAGE,
+            library_name="diffusers",
+            base_models={part: name for part, name in bases.items() if name is not None},
+            dataset=data.dataset_name,
+            arguments=args,
+            metrics=metrics,
+        )
+
+
+if __name__ == "__main__":
+    main()

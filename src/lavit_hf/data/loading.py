@@ -1,0 +1,307 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""One front door to datasets with pictures, and pictures read so that a broken one is named instead of fatal."""
+
+import io
+import json
+import os
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import fsspec
+import torch
+from PIL import Image, UnidentifiedImageError
+from transformers.image_transforms import convert_to_rgb
+from transformers.utils import logging
+
+from ..processing import load_pictures
+from .shapes import load_shapes
+
+
+try:
+    import datasets
+except ImportError as error:
+    raise ImportError("Reading datasets needs the library datasets: pip install 'lavit-hf[train]'.") from error
+
+
+logger = logging.get_logger(__name__)
+
+# Formats of `datasets`, by the ending of a single file.
+FILE_FORMATS = {
+    ".arrow": "arrow",
+    ".csv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+    ".tar": "webdataset",
+}
+BROKEN_PICTURES = ("raise", "skip")
+URL_TIMEOUT = 60  # seconds
+# In the folder of each split of a tokenized dataset; has "counts" once the split is complete.
+TOKENIZATION_FILE = "tokenization.json"
+
+
+class BrokenPictureError(ValueError):
+    """A picture that cannot be read. The message names it and says why."""
+
+
+def load_rows(
+    dataset_name: str | os.PathLike,
+    split: str = "train",
+    *,
+    config_name: str | None = None,
+    data_dir: str | os.PathLike | None = None,
+    streaming: bool = False,
+    num_rows: int | None = None,
+    seed: int = 0,
+    cache_dir: str | None = None,
+) -> "datasets.Dataset | datasets.IterableDataset":
+    """
+    Rows of any dataset, pictures undecoded, so that one broken file cannot end an epoch inside `datasets`.
+
+    Args:
+        dataset_name (`str`): `"shapes"`, the embedded one; a folder that `save_to_disk` wrote; a folder or file of
+            parquet, JSON, CSV or pictures, a tokenized dataset among them; a format such as `"imagefolder"` with
+            `data_dir`; or a repository of the Hub.
+        split (`str`): One split, or without streaming a slice of one, such as `"train[:10%]"`.
+        config_name (`str`, *optional*): The dataset's configuration.
+        data_dir (`str`, *optional*): Folder of a format's files, or a folder within the dataset.
+        streaming (`bool`): Read rows as they are iterated over, in constant memory and without a cache.
+        num_rows (`int`, *optional*): Only the first so many; all by default, of `"shapes"` its default number.
+        seed (`int`): Of `"shapes"`; other datasets have their own order.
+        cache_dir (`str`, *optional*): Where `datasets` keeps what it prepares.
+
+    Returns:
+        A `datasets.Dataset`, with `streaming` a `datasets.IterableDataset`. Columns of type `datasets.Image` hold
+        `{"bytes": ..., "path": ...}`, which [`read_picture`] reads.
+
+    Raises:
+        ValueError: there is no such dataset or split, it cannot be read, or arguments do not fit it.
+    """
+    name = str(dataset_name)
+    if num_rows is not None and num_rows < 1:
+        raise ValueError(f"num_rows must be at least 1, got {num_rows}.")
+    saved = is_saved_to_disk(name)
+    if (name == "shapes" or saved) and (config_name or data_dir):
+        raise ValueError(f"{name!r} takes neither config_name nor data_dir, got {config_name!r} and {data_dir!r}.")
+    if name == "shapes":
+        rows = {} if num_rows is None else {"num_rows": num_rows}
+        dataset = load_shapes(split, seed=seed, streaming=streaming, cache_dir=cache_dir, **rows)
+    elif saved:
+        dataset = _load_saved(name, split, streaming)
+    else:
+        dataset = _load_dataset(name, split, config_name, data_dir, streaming, cache_dir)
+    if num_rows is not None:
+        dataset = dataset.take(num_rows) if streaming else dataset.select(range(min(num_rows, len(dataset))))
+    return leave_undecoded(dataset)
+
+
+def is_saved_to_disk(folder: str | os.PathLike) -> bool:
+    """Whether `save_to_disk` of `datasets` wrote the folder."""
+    return any((Path(folder) / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def _load_saved(folder: str, split: str, streaming: bool):
+    dataset = datasets.load_from_disk(folder)
+    # A dataset that was saved alone may not know its split, and is then taken for the usual one.
+    splits = dataset if isinstance(dataset, datasets.DatasetDict) else {str(dataset.split or "train"): dataset}
+    if split not in splits:
+        raise ValueError(f"There is no split {split!r} in {folder}; it has {', '.join(splits)}.")
+    return splits[split].to_iterable_dataset() if streaming else splits[split]
+
+
+def _load_dataset(name: str, split: str, config_name, data_dir, streaming: bool, cache_dir):
+    path, source = Path(name).expanduser(), {"path": name, "data_dir": data_dir and str(data_dir)}
+    if path.is_file():
+        if path.suffix not in FILE_FORMATS:
+            raise ValueError(f"{name} is a file, but ends in none of {', '.join(FILE_FORMATS)}.")
+        source = {"path": FILE_FORMATS[path.suffix], "data_files": str(path)}
+    elif path.is_dir():
+        check_tokenization_complete(path, split)
+        source["path"] = str(path)
+    elif name in {"imagefolder", "text", *FILE_FORMATS.values()}:
+        if data_dir is None:  # `datasets` would read whatever lies in the current folder
+            raise ValueError(f"{name!r} is a format, and needs data_dir, the folder with its files.")
+        source["data_dir"] = str(Path(data_dir).expanduser())
+    elif "://" not in name and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise ValueError(f"There is no folder or file {name}.")
+    try:
+        return datasets.load_dataset(**source, name=config_name, split=split, streaming=streaming, cache_dir=cache_dir)
+    except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
+        place = name if data_dir is None else f"{name} in {data_dir}"
+        raise ValueError(f"Cannot load split {split!r} of {place}: {error.__cause__ or error}") from error
+
+
+def check_tokenization_complete(folder: Path, split: str) -> None:
+    """Raises a ValueError if `folder` is a tokenized dataset whose split is still being written."""
+    manifest = folder / split.partition("[")[0] / TOKENIZATION_FILE
+    if manifest.is_file() and "counts" not in json.loads(manifest.read_text(encoding="utf-8")):
+        raise ValueError(
+            f"Split {split!r} of {folder} is not complete: run the same `tokenize` again to go on with it."
+        )
+
+
+def leave_undecoded(dataset):
+    """The dataset with its pictures as `{"bytes": ..., "path": ...}`, for [`read_picture`] to decode."""
+    if isinstance(dataset, datasets.IterableDataset):
+        return dataset.decode(False) if dataset.features else dataset
+    for column, feature in dataset.features.items():
+        if isinstance(feature, datasets.Image) and feature.decode:
+            dataset = dataset.cast_column(column, datasets.Image(mode=feature.mode, decode=False))
+    return dataset
+
+
+def check_columns(dataset, columns: Sequence[str]) -> None:
+    """Raises a ValueError that names a column of `columns` which the dataset lacks, and those that it has."""
+    names = dataset.column_names or list(next(iter(dataset), {}))  # a stream may not know them before its first row
+    for column in columns:
+        if column not in names:
+            raise ValueError(f"There is no column {column!r}; the dataset has {', '.join(names)}.")
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """The content of a local file, of a URL, or of an address that fsspec knows: `hf://`, `zip://a::b`, `data:`."""
+    path = str(path)
+    if path.startswith(("http://", "https://")):
+        request = urllib.request.Request(path, headers={"User-Agent": "lavit_hf"})
+        with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as response:
+            return response.read()
+    if "://" in path or path.startswith("data:"):
+        with fsspec.open(path, "rb") as file:
+            return file.read()
+    return Path(path).read_bytes()
+
+
+def read_picture(value, name: str | None = None) -> Image.Image:
+    """
+    One picture of any mode as RGB, upright, transparency over white.
+
+    Args:
+        value: `{"bytes": ..., "path": ...}` as in undecoded rows, a path or URL, bytes, or a PIL image.
+        name (`str`, *optional*): What errors call the picture beside its path, say `"row 7, column 'image'"`.
+
+    Raises:
+        BrokenPictureError: it is missing, cannot be read, or has several frames.
+    """
+    return read_picture_file(value, name)[0]
+
+
+def read_picture_file(value, name: str | None = None) -> tuple[Image.Image, dict]:
+    """As [`read_picture`], with the picture's file as `{"bytes": ..., "path": ...}`; a PIL image has none."""
+    try:
+        file = {} if isinstance(value, Image.Image) else _embed(value)
+        picture = _open(file["bytes"]) if file else value
+        return Image.fromarray(convert_to_rgb(load_pictures(picture), return_numpy=True)), file
+    except Exception as error:  # on damaged files Pillow's plugins raise whatever their parsing runs into
+        path = picture_path(value)
+        where = f"{name} ({path})" if name and path else name or path or "A picture"
+        cause = str(error.__cause__ or error).replace("Picture 0", "it").rstrip(".") or type(error).__name__
+        raise BrokenPictureError(f"{where} cannot be read as a picture: {cause}") from error
+
+
+def _embed(value) -> dict:
+    """The value of an image column as `{"bytes": ..., "path": ...}`, read from its path where it has no bytes."""
+    if isinstance(value, str | os.PathLike | bytes):
+        value = {"bytes" if isinstance(value, bytes) else "path": value}
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"expected a path or bytes, got {type(value).__name__}")
+    if value is None or (value.get("bytes") is None and value.get("path") is None):
+        raise ValueError("it is missing")
+    path, content = value.get("path"), value.get("bytes")
+    return {"bytes": read_file(path) if content is None else content, "path": path and str(path)}
+
+
+def picture_path(value) -> str | None:
+    """The path that a value of an image column has, for messages."""
+    path = value.get("path") if isinstance(value, dict) else value
+    return str(path)[:200] if isinstance(path, str | os.PathLike) else None
+
+
+def _open(content: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:  # its message would be the address of the buffer
+        raise ValueError(f"its {len(content)} bytes are of no known picture format") from None
+
+
+class _Decoder:
+    """Decodes the pictures of rows, and says what to do about a broken one."""
+
+    def __init__(self, dataset, image_columns: Sequence[str], broken_pictures: str):
+        if broken_pictures not in BROKEN_PICTURES:
+            raise ValueError(f"broken_pictures must be one of {', '.join(BROKEN_PICTURES)}, got {broken_pictures!r}.")
+        if isinstance(image_columns, str):
+            raise ValueError(f"image_columns must be a list of names, got the string {image_columns!r}.")
+        check_columns(dataset, image_columns)
+        self.image_columns, self.skip = tuple(image_columns), broken_pictures == "skip"
+        self._reported = set()
+
+    def __call__(self, row: dict, index: int | None = None) -> dict | None:
+        """The row with its pictures decoded; None if one is broken and to be skipped, which is logged once."""
+        name = "" if index is None else f"row {index}, "
+        try:
+            return row | {
+                column: read_picture(row[column], f"{name}column {column!r}") for column in self.image_columns
+            }
+        except BrokenPictureError as error:
+            if not self.skip:
+                raise
+            if str(error) not in self._reported:
+                self._reported.add(str(error))
+                logger.warning(f"Skipped: {error}")
+            return None
+
+
+class PictureRows(torch.utils.data.Dataset):
+    """
+    Rows of a map-style dataset with their pictures decoded to RGB `PIL.Image.Image`s, for a DataLoader.
+
+    With `broken_pictures="skip"` the next readable row stands in for a row with a broken picture, so that length and
+    order stay the same; its name is logged, once by each process.
+
+    Args:
+        dataset (`datasets.Dataset`): From [`load_rows`], or any sequence of dicts with `column_names`.
+        image_columns (`Sequence[str]`): Columns to decode; one picture each.
+        broken_pictures (`str`): `"raise"` or `"skip"`.
+
+    Raises:
+        ValueError: a column that the dataset lacks, or another value of `broken_pictures`.
+        BrokenPictureError: on reading a row, with `"raise"`; with `"skip"` only if no row at all can be read.
+    """
+
+    def __init__(self, dataset, image_columns: Sequence[str] = ("image",), broken_pictures: str = "raise"):
+        self.dataset = leave_undecoded(dataset)
+        self.decode = _Decoder(self.dataset, image_columns, broken_pictures)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):  # also what ends a `for` over the rows
+            raise IndexError(f"There is no row {index}; the dataset has {len(self)}.")
+        for offset in range(len(self)):
+            place = (index + offset) % len(self)
+            row = self.decode(self.dataset[place], place)
+            if row is not None:
+                return row
+        raise BrokenPictureError(f"None of the {len(self)} rows has a picture that can be read.")
+
+
+class PictureStream(torch.utils.data.IterableDataset):
+    """
+    [`PictureRows`] of a stream: a `datasets.IterableDataset`, which deals its shards out to the DataLoader's workers.
+    With `broken_pictures="skip"` rows with a broken picture are left out.
+    """
+
+    def __init__(self, dataset, image_columns: Sequence[str] = ("image",), broken_pictures: str = "raise"):
+        self.dataset = leave_undecoded(dataset)
+        self.decode = _Decoder(self.dataset, image_columns, broken_pictures)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.dataset.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict]:
+        return (row for row in map(self.decode, self.dataset) if row is not None)
+
+
+__all__ = ["BrokenPictureError", "PictureRows", "PictureStream", "load_rows", "read_picture"]

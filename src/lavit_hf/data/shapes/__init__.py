@@ -1,0 +1,38 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Scenes of coloured shapes: rendered, captioned, asked about, edited, read back: to train and judge small models."""
+
+from .captions import DescribedObject, describe_scene, parse_caption
+from .edits import EDIT_KINDS, Edit, edit_scene
+from .judging import ReadObject, match_objects, read_scene, scene_matches
+from .loading import load_shapes
+from .questions import QUESTION_KINDS, Question, ask_questions
+from .rendering import render_scene
+from .scenes import COLORS, PLACES, SHAPES, SIZES, SPLITS, Background, Scene, ShapeObject, sample_scene
+
+
+__all__ = [
+    "COLORS",
+    "EDIT_KINDS",
+    "PLACES",
+    "QUESTION_KINDS",
+    "SHAPES",
+    "SIZES",
+    "SPLITS",
+    "Background",
+    "DescribedObject",
+    "Edit",
+    "Question",
+    "ReadObject",
+    "Scene",
+    "ShapeObject",
+    "ask_questions",
+    "describe_scene",
+    "edit_scene",
+    "load_shapes",
+    "match_objects",
+    "parse_caption",
+    "read_scene",
+    "render_scene",
+    "sample_scene",
+    "scene_matches",
+]

@@ -1,0 +1,165 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Scenes in words: captions in a small closed grammar, and the reader that takes them apart again."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from random import Random
+
+from .scenes import COLORS, PLACES, SHAPES, SIZES, Scene, ShapeObject
+
+
+@dataclass(frozen=True)
+class DescribedObject:
+    """An object as a text names it; what the text leaves open is None."""
+
+    shape: str
+    color: str | None = None
+    size: str | None = None
+    place: str | None = None
+
+
+NUMBERS = ("zero", "one", "two", "three", "four")
+PLURALS = {shape: "crosses" if shape == "cross" else f"{shape}s" for shape in SHAPES}
+BACKGROUND_WORDS = {
+    "plain": "plain",
+    "gradient": "shaded",
+    "stripes": "striped",
+    "checkerboard": "checkered",
+    "dots": "dotted",
+    "noise": "cloudy",
+}
+PLACE_PHRASES = {
+    "top left": ("at the top left", "in the top left corner"),
+    "top": ("at the top",),
+    "top right": ("at the top right", "in the top right corner"),
+    "left": ("on the left",),
+    "center": ("in the center", "in the middle"),
+    "right": ("on the right",),
+    "bottom left": ("at the bottom left", "in the bottom left corner"),
+    "bottom": ("at the bottom",),
+    "bottom right": ("at the bottom right", "in the bottom right corner"),
+}
+
+
+def describe_scene(scene: Scene, rng: Random) -> str:
+    """
+    A caption in one of a dozen wordings, lower case. Most say size, color, shape and place of each object; every fifth
+    leaves the sizes out, every tenth the places as well.
+    """
+    objects = list(scene.objects)
+    if rng.random() < 0.5:
+        rng.shuffle(objects)
+    else:
+        objects.sort(key=lambda item: PLACES.index(item.place))
+    share = rng.random()
+    if share < 0.1:
+        names = [name_object(item, "a", "color shape") for item in objects]
+        return rng.choice(("{}", "a picture of {}", "there is {}")).format(join_words(names))
+    fields = "color shape" if share < 0.3 else "size color shape"
+    caption = rng.choice(WORDINGS)(objects, fields, rng)
+    if rng.random() < 0.1 and not caption.endswith("."):
+        caption += f" on a {BACKGROUND_WORDS[scene.background.kind]} background"
+    return caption
+
+
+def name_object(item: ShapeObject | DescribedObject, article: str, fields: str) -> str:
+    """An object by those of its `fields` (of "size color shape", in this order): "an orange circle"."""
+    words = " ".join(getattr(item, field) for field in fields.split())
+    if "shape" not in fields:
+        words += " object"
+    if article == "a" and words[0] in "aeiou":
+        article = "an"
+    return f"{article} {words}".strip()
+
+
+def phrase_place(place: str, rng: Random) -> str:
+    """Where a place is: "in the middle"."""
+    return rng.choice(PLACE_PHRASES[place])
+
+
+def join_words(parts: list[str]) -> str:
+    """ "x", "x and y", "x, y and z"."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
+
+
+def _listed(frame: str) -> Callable:
+    def wording(objects, fields, rng):
+        parts = [f"{name_object(item, 'a', fields)} {phrase_place(item.place, rng)}" for item in objects]
+        return frame.format(join_words(parts))
+
+    return wording
+
+
+def _counted(objects, fields, rng):
+    frame = "one object: {}" if len(objects) == 1 else f"{NUMBERS[len(objects)]} objects: {{}}"
+    return _listed(frame)(objects, fields, rng)
+
+
+def _places_first(objects, fields, rng):
+    return join_words(
+        [f"{phrase_place(item.place, rng)} there is {name_object(item, 'a', fields)}" for item in objects]
+    )
+
+
+def _places_first_briefly(objects, fields, rng):
+    return ", ".join(f"{item.place}: {name_object(item, '', fields)}" for item in objects)
+
+
+def _briefly(objects, fields, rng):
+    return ", ".join(f"{name_object(item, '', fields)} {phrase_place(item.place, rng)}" for item in objects)
+
+
+def _sentences(objects, fields, rng):
+    parts = [f"{name_object(item, 'a', fields)} is {phrase_place(item.place, rng)}." for item in objects]
+    return " ".join(parts)
+
+
+WORDINGS = (
+    _listed("{}"),
+    _listed("{}"),
+    _listed("there is {}"),
+    _listed("a picture of {}"),
+    _listed("an image with {}"),
+    _listed("this picture shows {}"),
+    _counted,
+    _places_first,
+    _places_first_briefly,
+    _briefly,
+    _sentences,
+)
+
+_MENTION = re.compile(
+    rf"\b(?P<place>(?:top|bottom) (?:left|right)|top|bottom|left|right|center|middle)\b"
+    rf"|(?P<adjectives>(?:\b(?:{'|'.join(SIZES + COLORS)}) )*)\b(?P<shape>{'|'.join(SHAPES)})(?:s|es)?\b"
+)
+
+
+def parse_caption(text: str) -> list[DescribedObject]:
+    """
+    The objects a caption names, in its order.
+
+    Reads every wording of [`describe_scene`] without a mistake. Of any other text it gives what can be read: shapes
+    with the sizes and colors right before them, and places in the same clause (between commas, full stops and "and")
+    or in a clause of their own.
+    """
+    objects: list[DescribedObject] = []
+    waiting = None  # a place whose object is yet to come
+    for clause in re.split(r"[,.;]|\band\b", " ".join(text.lower().split())):
+        before = len(objects)
+        for mention in _MENTION.finditer(clause):
+            place = {"middle": "center"}.get(mention["place"], mention["place"])
+            if mention["shape"]:
+                words = mention["adjectives"].split()
+                color, size = (next((word for word in words if word in names), None) for names in (COLORS, SIZES))
+                objects.append(DescribedObject(mention["shape"], color, size, waiting))
+                waiting = None
+            elif len(objects) > before and objects[-1].place is None:
+                objects[-1] = replace(objects[-1], place=place)
+            else:
+                waiting = place
+        if len(objects) > before:
+            waiting = None
+        elif waiting and objects and objects[-1].place is None:
+            objects[-1], waiting = replace(objects[-1], place=waiting), None
+    return objects

@@ -1,0 +1,218 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Pixels back to scenes, by colour and geometry alone: nothing is learned, so any model's drawing can be judged."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from .captions import DescribedObject
+from .rendering import SHAPE_AREA, SHAPE_PERIMETER, coverage
+from .scenes import COLOR_RGB, COLORS, PLACES, SHAPES, SIZE_RADIUS, ShapeObject, place_at
+
+
+@dataclass(frozen=True)
+class ReadObject:
+    """
+    What was seen in a picture. `x`, `y` and `radius` are fractions of the side. `error` says how far the pixels are
+    from the best fitting shape: about the mean shift of its edge, in radii. `shape` is None where no shape fits: a
+    malformed drawing.
+    """
+
+    shape: str | None
+    color: str
+    size: str
+    place: str
+    x: float
+    y: float
+    radius: float
+    error: float
+
+
+SIDE = 64  # pixels; pictures are read at this size
+MIN_AREA = 10  # pixels; specks of less are no object
+PADDING = 3  # pixels around a region that a shape is compared on
+BLURS = (0, 2)  # a shape is compared as the renderer draws it, and with its edges blurred by one pixel, as decoders do
+MAX_ERROR = 0.028
+MIN_RADIUS, MAX_RADIUS = 0.075, 0.185
+
+
+def read_scene(image: Image.Image) -> list[ReadObject]:
+    """
+    The objects in a picture of any size, in the order of `PLACES`.
+
+    Each connected region of one saturated colour counts as an object, if it has 10 pixels at 64 x 64. Its shape is the
+    one whose drawing by the renderer comes nearest, where one comes near.
+    """
+    image = image.convert("RGB")
+    if image.size != (SIDE, SIDE):
+        image = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    chroma = _chroma(np.asarray(image, dtype=np.float32))
+    muted = _classify(chroma) < 0
+    if muted.any():
+        # Objects blend with the background at their edges, so its tint counts as no colour.
+        chroma = chroma - np.median(chroma[muted], axis=0)
+    color_ids = _classify(chroma)
+    regions = _label_regions(color_ids)
+    numbers, areas = np.unique(regions[color_ids >= 0], return_counts=True)
+    masks = [regions == number for number in numbers[areas >= MIN_AREA]]
+    anything = np.any(masks, 0)
+    objects = [_read_region(COLORS[color_ids[mask][0]], chroma, mask, anything & ~mask) for mask in masks]
+    return sorted(objects, key=lambda item: PLACES.index(item.place))
+
+
+def match_objects(
+    described: Sequence[DescribedObject | ShapeObject | dict],
+    read: Sequence[ReadObject | DescribedObject | ShapeObject | dict],
+    fields: Sequence[str] = ("shape", "color"),
+) -> int:
+    """
+    How many of the `described` objects are among the `read` ones, each of which stands for one at most.
+
+    Objects are [`DescribedObject`], [`ShapeObject`], [`ReadObject`] or dicts as in the dataset's column `scene`. Two
+    are the same if their `fields` (of "shape", "color", "size" and "place") are equal; what a description leaves open
+    (None) fits anything.
+    """
+    partner: dict[int, int] = {}  # index in `read` -> index in `described`
+
+    def find_partner(index: int, tried: set[int]) -> bool:
+        for other, item in enumerate(read):
+            if other not in tried and _fits_description(described[index], item, fields):
+                tried.add(other)
+                if other not in partner or find_partner(partner[other], tried):
+                    partner[other] = index
+                    return True
+        return False
+
+    return sum(find_partner(index, set()) for index in range(len(described)))
+
+
+def scene_matches(
+    described: Sequence[DescribedObject | ShapeObject | dict],
+    read: Sequence[ReadObject | DescribedObject | ShapeObject | dict],
+    fields: Sequence[str] = ("shape", "color"),
+) -> bool:
+    """Whether a picture shows all `described` objects and no other, by the `fields` of [`match_objects`]."""
+    return len(described) == len(read) == match_objects(described, read, fields)
+
+
+def _fits_description(described, read, fields: Sequence[str]) -> bool:
+    wanted, seen = (
+        [item[field] if isinstance(item, dict) else getattr(item, field) for field in fields]
+        for item in (described, read)
+    )
+    return all(value is None or value == other for value, other in zip(wanted, seen, strict=True))
+
+
+def _chroma(rgb: np.ndarray) -> np.ndarray:
+    """What is left of colours without their grey. Linear: a blend's chroma is the blend of the chromas."""
+    return rgb - rgb.mean(-1, keepdims=True)
+
+
+_PALETTE = _chroma(np.array(list(COLOR_RGB.values()), dtype=np.float32))
+_STRENGTH = np.linalg.norm(_PALETTE, axis=-1)
+_HUES = _PALETTE / _STRENGTH[:, None]
+
+
+def _classify(chroma: np.ndarray) -> np.ndarray:
+    """Each pixel's nearest hue, an index of `COLORS`, or -1 if less than half of that colour is in it."""
+    along = chroma @ _HUES.T
+    color_ids = along.argmax(-1)
+    strength = np.take_along_axis(along, color_ids[..., None], -1)[..., 0]
+    return np.where(strength > _STRENGTH[color_ids] / 2, color_ids, -1)
+
+
+def _label_regions(color_ids: np.ndarray) -> np.ndarray:
+    """One number for each region of one colour, connected also over corners."""
+    regions = np.arange(color_ids.size).reshape(color_ids.shape)
+    pairs = [
+        (np.s_[1:, :], np.s_[:-1, :]),
+        (np.s_[:, 1:], np.s_[:, :-1]),
+        (np.s_[1:, 1:], np.s_[:-1, :-1]),
+        (np.s_[1:, :-1], np.s_[:-1, 1:]),
+    ]
+    same = [(color_ids[one] == color_ids[other]) & (color_ids[one] >= 0) for one, other in pairs]
+    # The least number spreads from neighbour to neighbour, until nothing changes.
+    while True:
+        before = regions.copy()
+        for (one, other), joined in zip(pairs, same, strict=True):
+            least = np.where(joined, np.minimum(regions[one], regions[other]), color_ids.size)
+            regions[one] = np.minimum(regions[one], least)
+            regions[other] = np.minimum(regions[other], least)
+        if (regions == before).all():
+            return regions
+
+
+def _read_region(color: str, chroma: np.ndarray, mask: np.ndarray, others: np.ndarray) -> ReadObject:
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    top, left = max(rows[0] - PADDING, 0), max(columns[0] - PADDING, 0)
+    window = np.s_[top : rows[-1] + PADDING + 1, left : columns[-1] + PADDING + 1]
+    mask, others = mask[window], _grown(others)[window]
+    along = chroma[window] @ _HUES[COLORS.index(color)]
+    alpha = along / np.quantile(along[mask], 0.75)
+    alpha[others & ~mask] = 0
+    shape, (x, y, radius), error = _fit_shape(alpha)
+    x, y, radius = ((start + value) / SIDE for start, value in zip((left, top, 0), (x, y, radius), strict=True))
+    size = min(SIZE_RADIUS, key=lambda name: abs(SIZE_RADIUS[name] - radius))
+    if error > MAX_ERROR or not MIN_RADIUS <= radius <= MAX_RADIUS:
+        shape = None
+    return ReadObject(shape, color, size, place_at(x, y), x, y, radius, error)
+
+
+def _grown(mask: np.ndarray) -> np.ndarray:
+    """`mask` and the pixels next to it."""
+    padded = np.pad(mask, 1)
+    height, width = mask.shape
+    return np.any([padded[row : row + height, column : column + width] for row in range(3) for column in range(3)], 0)
+
+
+def _fit_shape(alpha: np.ndarray) -> tuple[str, list[float], float]:
+    """The shape, [x, y, radius] in pixels and error that fit best; `alpha` (H, W) says how coloured a pixel is."""
+    weights = np.where(alpha > 0.2, np.minimum(alpha, 1), 0)
+    area = weights.sum()
+    x, y = (weights.sum(axis) @ (np.arange(alpha.shape[1 - axis]) + 0.5) / area for axis in (0, 1))
+    starts = []
+    for shape in SHAPES:
+        guess = np.array([[x, y, math.sqrt(area / SHAPE_AREA[shape])]])
+        starts += [(*_best_of(alpha, shape, guess, blur), shape, blur) for blur in BLURS]
+    results = []
+    for error, found, shape, blur in sorted(starts, key=lambda start: start[0])[:3]:
+        for step in (0.6, 0.3, 0.3, 0.15):
+            error, found = _best_of(alpha, shape, found + step * _NEIGHBOURS, blur)
+        results.append((error, found, shape))
+    error, found, shape = min(results, key=lambda result: result[0])
+    return shape, found.tolist(), float(error)
+
+
+# No step, or one of x, y or the radius.
+_NEIGHBOURS = np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)])
+
+
+def _best_of(alpha: np.ndarray, shape: str, candidates: np.ndarray, blur: int) -> tuple[float, np.ndarray]:
+    """The least error among candidates (K, 3) of x, y and radius in pixels, and whose it is."""
+    x, y, radius = candidates.astype(np.float32).T[:, :, None, None]
+    dx = np.arange(alpha.shape[1], dtype=np.float32) + 0.5 - x
+    dy = np.arange(alpha.shape[0], dtype=np.float32)[:, None] + 0.5 - y
+    template = coverage(shape, dx, dy, radius)
+    for _ in range(blur):
+        template = _blurred(template)
+    axes = (-1, -2)
+    strength = (alpha * template).sum(axes, keepdims=True) / (template * template).sum(axes, keepdims=True)
+    # Squares make little of noise, and of a pixel that is wrong altogether, one.
+    errors = np.square(alpha / np.clip(strength, 0.8, 1.2) - template).sum(axes)
+    # As a share of the radius, so that a shape may be as far off when large as when small.
+    errors = errors / (SHAPE_PERIMETER[shape] * candidates[:, 2] ** 2)
+    return errors.min(), candidates[errors.argmin()]
+
+
+def _blurred(template: np.ndarray) -> np.ndarray:
+    """(K, H, W) blurred along both axes with the weights 1 2 1."""
+    across = template / 2
+    across[:, :, 1:] += template[:, :, :-1] / 4
+    across[:, :, :-1] += template[:, :, 1:] / 4
+    blurred = across / 2
+    blurred[:, 1:] += across[:, :-1] / 4
+    blurred[:, :-1] += across[:, 1:] / 4
+    return blurred

@@ -1,0 +1,223 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Scenes of one to four coloured shapes: what they are made of, how they are drawn at random, and their splits."""
+
+import hashlib
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from random import Random
+
+
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
+SIZES = ("small", "large")
+PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
+SPLITS = ("train", "validation", "test")
+BACKGROUNDS = ("plain", "gradient", "stripes", "checkerboard", "dots", "noise")
+MAX_OBJECTS = 4
+
+# Saturated, and more than 30 degrees of OKLab hue apart: told apart also where a decoder blurs them.
+COLOR_RGB = {
+    "red": (222, 36, 44),
+    "orange": (248, 136, 18),
+    "yellow": (246, 218, 36),
+    "green": (44, 168, 66),
+    "cyan": (28, 198, 216),
+    "blue": (42, 84, 226),
+    "purple": (142, 56, 204),
+    "pink": (248, 108, 186),
+}
+COLORS = tuple(COLOR_RGB)
+
+# Every length of a scene is a fraction of the picture's side.
+SIZE_RADIUS = {"small": 0.1, "large": 0.15}
+# The half extents of a shape (left and right, up, down) and how far its corners reach, in radii.
+SHAPE_EXTENT = {
+    "circle": (1.0, 1.0, 1.0, 1.0),
+    "square": (0.87, 0.87, 0.87, 1.23),
+    "triangle": (1.04, 1.2, 0.6, 1.2),
+    "star": (1.09, 1.15, 0.93, 1.15),
+    "cross": (1.0, 1.0, 1.0, 1.07),
+    "ring": (1.0, 1.0, 1.0, 1.0),
+}
+RADIUS_JITTER = 0.006
+COLOR_JITTER = 8
+CELL_JITTER = 0.085  # of the 1/6 from a cell's centre to its border
+GAP = 3 / 64
+MARGIN = 1 / 64
+
+
+@dataclass(frozen=True)
+class ShapeObject:
+    """
+    One object. `x` (from the left), `y` (from the top) and `radius` are fractions of the picture's side; `rgb` is the
+    colour it is painted with, which lies near the named one.
+    """
+
+    shape: str
+    color: str
+    size: str
+    x: float
+    y: float
+    radius: float
+    rgb: tuple[int, int, int]
+
+    @property
+    def place(self) -> str:
+        """The one of `PLACES` that holds the centre."""
+        return place_at(self.x, self.y)
+
+
+@dataclass(frozen=True)
+class Background:
+    """
+    What the objects lie on: a `kind` of `BACKGROUNDS` in two muted colours, with a `period` (a fraction of the side),
+    an `angle` (radians) and a `seed` for its noise. Each kind uses what it needs.
+    """
+
+    kind: str
+    rgb: tuple[int, int, int]
+    second_rgb: tuple[int, int, int]
+    period: float
+    angle: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture before it is rendered. Equal scenes render equally."""
+
+    objects: tuple[ShapeObject, ...]
+    background: Background
+
+    @property
+    def split(self) -> str:
+        """The split that alone may hold scenes of these (shape, color, size, place), in whatever order."""
+        names = sorted(f"{item.shape} {item.color} {item.size} {item.place}" for item in self.objects)
+        bucket = int.from_bytes(hashlib.blake2b(", ".join(names).encode(), digest_size=8).digest()) % 20
+        return {0: "validation", 1: "test"}.get(bucket, "train")
+
+    def to_dict(self) -> dict:
+        """The scene in plain types, as JSON and `from_dict` take them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "Scene":
+        """The scene that gave these `values`, also after a way through JSON."""
+        objects = tuple(ShapeObject(**{**item, "rgb": tuple(item["rgb"])}) for item in values["objects"])
+        background = values["background"]
+        colors = {name: tuple(background[name]) for name in ("rgb", "second_rgb")}
+        return cls(objects, Background(**{**background, **colors}))
+
+
+def place_at(x: float, y: float) -> str:
+    """The one of `PLACES` around a point in fractions of the side; a point outside counts to the nearest one."""
+    column, row = (min(max(int(value * 3), 0), 2) for value in (x, y))
+    return PLACES[3 * row + column]
+
+
+def sample_scene(index: int, split: str = "train", seed: int = 0) -> Scene:
+    """
+    The scene number `index` of a `split`: the same for the same arguments, always.
+
+    1 to 4 objects, as many scenes of each; no two in one place of the grid of nine, nor of the same shape and color,
+    and at least 3/64 of the side between them. The splits share no set of (shape, color, size, place).
+
+    Raises:
+        ValueError: `split` is none of `SPLITS`, or `index` is negative.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"`split` is {split!r}, expected one of {', '.join(SPLITS)}.")
+    if index < 0:
+        raise ValueError(f"`index` is {index}, expected 0 or more.")
+    rng = scene_rng(index, split, seed, "scene")
+    num_objects = rng.randint(1, MAX_OBJECTS)
+    background = _sample_background(rng)
+    while True:
+        objects = _sample_objects(rng, num_objects)
+        scene = Scene(tuple(objects), background)
+        if scene.split == split:
+            return scene
+
+
+def scene_rng(index: int, split: str, seed: int, purpose: str) -> Random:
+    """Random numbers of one row's own, another stream for each `purpose`."""
+    return Random(f"{purpose}/{split}/{seed}/{index}")
+
+
+def sample_object(rng: Random, shape: str, color: str, size: str, place: str, others: Iterable[ShapeObject]):
+    """A new object in the given place, clear of `others`, or None where [`place_object`] finds no room."""
+    item = ShapeObject(shape, color, size, 0.5, 0.5, sample_radius(rng, size), sample_paint(rng, color))
+    return place_object(rng, item, place, others)
+
+
+def place_object(rng: Random, item: ShapeObject, place: str, others: Iterable[ShapeObject]) -> ShapeObject | None:
+    """`item` somewhere around the middle of a place, where it [`fits`], or None if 20 trials found no room."""
+    side, up, down, _ = (extent * item.radius + MARGIN for extent in SHAPE_EXTENT[item.shape])
+    row, column = divmod(PLACES.index(place), 3)
+    middle_x, middle_y = (column + 0.5) / 3, (row + 0.5) / 3
+    bounds_x = max(middle_x - CELL_JITTER, side), min(middle_x + CELL_JITTER, 1 - side)
+    bounds_y = max(middle_y - CELL_JITTER, up), min(middle_y + CELL_JITTER, 1 - down)
+    for _ in range(20):
+        placed = replace(item, x=rng.uniform(*bounds_x), y=rng.uniform(*bounds_y))
+        if fits(placed, others):
+            return placed
+    return None
+
+
+def fits(item: ShapeObject, others: Iterable[ShapeObject]) -> bool:
+    """Whether all of an object is in the picture, and at least 3/64 of the side away from each of `others`."""
+    side, up, down, _ = (extent * item.radius + MARGIN for extent in SHAPE_EXTENT[item.shape])
+    inside = side <= item.x <= 1 - side and up <= item.y <= 1 - down
+    return inside and all(object_gap(item, other) >= GAP for other in others)
+
+
+def sample_radius(rng: Random, size: str) -> float:
+    """A radius next to that of the named size."""
+    return SIZE_RADIUS[size] + rng.uniform(-RADIUS_JITTER, RADIUS_JITTER)
+
+
+def sample_paint(rng: Random, color: str) -> tuple[int, int, int]:
+    """An RGB colour next to the named one."""
+    values = [value + rng.randint(-COLOR_JITTER, COLOR_JITTER) for value in COLOR_RGB[color]]
+    return tuple(min(max(value, 0), 255) for value in values)
+
+
+def object_gap(first: ShapeObject, second: ShapeObject) -> float:
+    """What lies between two objects at least, by their boxes and by circles around them. Negative: they may touch."""
+    (left, up, down, reach), (other_side, other_up, other_down, other_reach) = (
+        tuple(extent * item.radius for extent in SHAPE_EXTENT[item.shape]) for item in (first, second)
+    )
+    circles = math.hypot(first.x - second.x, first.y - second.y) - reach - other_reach
+    across = abs(first.x - second.x) - left - other_side
+    below = second.y - first.y - down - other_up
+    above = first.y - second.y - up - other_down
+    return max(circles, across, below, above)
+
+
+def _sample_objects(rng: Random, num_objects: int) -> list[ShapeObject]:
+    while True:
+        names = rng.sample([(shape, color) for shape in SHAPES for color in COLORS], num_objects)
+        objects: list[ShapeObject] = []
+        for (shape, color), place in zip(names, rng.sample(PLACES, num_objects), strict=True):
+            item = sample_object(rng, shape, color, rng.choice(SIZES), place, objects)
+            if item is None:
+                break
+            objects.append(item)
+        else:
+            return objects
+
+
+def _sample_background(rng: Random) -> Background:
+    lightness, contrast = rng.uniform(50, 236), rng.uniform(12, 40) * rng.choice((-1, 1))
+    tint = [rng.uniform(-8, 8) for _ in range(3)]
+    other_tint = [value + rng.uniform(-4, 4) for value in tint]
+    if not 24 <= lightness + contrast <= 240:
+        contrast = -contrast
+    return Background(
+        kind=rng.choice(("plain", *BACKGROUNDS)),  # plain twice as often as any other
+        rgb=tuple(round(lightness + value) for value in tint),
+        second_rgb=tuple(round(lightness + contrast + value) for value in other_tint),
+        period=rng.uniform(0.14, 0.3),
+        angle=rng.uniform(0, 2 * math.pi),
+        seed=rng.getrandbits(32),
+    )

@@ -1,0 +1,27 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Training: the objectives' data side, trainers and callbacks. The scripts that use them are in `examples/`."""
+
+from .callbacks import CurvesCallback, SamplesCallback
+from .pictures import PictureCollator, load_eval_rows, load_training_rows
+from .pixel_probe import PixelProbe, show_tokenizer
+from .recipe import DataArguments, last_checkpoint, parse_recipe
+from .tokenizer_trainer import LavitVisualTokenizerTrainer, TokenizerSchedule
+from .trainer import LavitTrainer, freeze_parts
+
+
+__all__ = [
+    "CurvesCallback",
+    "DataArguments",
+    "LavitTrainer",
+    "LavitVisualTokenizerTrainer",
+    "PictureCollator",
+    "PixelProbe",
+    "SamplesCallback",
+    "TokenizerSchedule",
+    "freeze_parts",
+    "last_checkpoint",
+    "load_eval_rows",
+    "load_training_rows",
+    "parse_recipe",
+    "show_tokenizer",
+]

@@ -1,0 +1,127 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The card of a trained model: what it is, what it was made from and how, and the figures it reached."""
+
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+from transformers import SchedulerType, TrainingArguments
+from transformers.training_args import OptimizerNames
+
+
+# Of a Trainer's metrics, what tells of the machine and not of the model.
+NO_FIGURES = ("_runtime", "_per_second", "_preparation_time", "epoch", "total_flos")
+
+
+def write_model_card(
+    folder: str | Path,
+    *,
+    title: str,
+    description: str,
+    usage: str = "",
+    library_name: str = "transformers",
+    base_models: Mapping[str, str] | None = None,
+    dataset: str | None = None,
+    arguments: TrainingArguments | None = None,
+    metrics: Mapping[str, float] | None = None,
+    pictures: Sequence[str | Path] = (),
+) -> Path:
+    """
+    Writes `README.md` into the folder of a trained model. Of local folders it gives the name, not the place.
+
+    Args:
+        folder (`str` or `Path`): Where the model was saved.
+        title (`str`), description (`str`): What the model is. The description is Markdown.
+        usage (`str`, *optional*): Python code that uses the model; `path` stands for the folder.
+        library_name (`str`): What loads it, for the Hub: `"transformers"` or `"diffusers"`.
+        base_models (`dict[str, str]`, *optional*):
+            What it was made from: parts and the folder or repository of each, say `{"vision tower": "openai/..."}`.
+        dataset (`str`, *optional*): The name of the training data, as `load_rows` takes it.
+        arguments (`TrainingArguments`, *optional*): How it was trained.
+        metrics (`dict[str, float]`, *optional*): Figures it reached; those of the machine's speed are left out.
+        pictures (`Sequence[str | Path]`, *optional*): Pictures inside of the folder, to be shown in this order.
+
+    Returns:
+        `Path`: of the card.
+
+    Raises:
+        ValueError: a picture that does not lie in the folder.
+    """
+    folder = Path(folder)
+    parts = {part: _public_name(name) for part, name in (base_models or {}).items()}
+    figures = {name: value for name, value in (metrics or {}).items() if _is_figure(name, value)}
+    sections = [
+        f"# {title}\n\n{description}\n",
+        _code_section(usage),
+        _table_section("Parts it was made from", parts),
+        _table_section("Training", _training_rows(dataset, arguments)),
+        _table_section("Figures", {name: f"{value:.4g}" for name, value in figures.items()}),
+        "".join(f"![{Path(picture).stem}]({_inside(folder, picture)})\n" for picture in pictures),
+    ]
+    data = ModelCardData(
+        library_name=library_name,
+        tags=["lavit"],
+        base_model=[name for name in dict.fromkeys(parts.values()) if _is_repository(name)] or None,
+        datasets=[dataset] if dataset and _is_repository(_public_name(dataset)) else None,
+    )
+    content = "\n".join(section for section in sections if section)
+    path = folder / "README.md"
+    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{content}").save(path)
+    return path
+
+
+def _public_name(name: str) -> str:
+    """A repository's id as it is; of a local folder its last part, for the rest is nobody's business."""
+    path = Path(name).expanduser()
+    return path.resolve().name if path.exists() or path.is_absolute() else name
+
+
+def _is_repository(name: str) -> bool:
+    return name.count("/") == 1
+
+
+def _is_figure(name: str, value) -> bool:
+    return isinstance(value, Real) and not name.endswith(NO_FIGURES)
+
+
+def _inside(folder: Path, picture: str | Path) -> str:
+    picture = folder / picture
+    if not picture.is_file() or not picture.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"pictures must be files in {folder}, got {str(picture)!r}.")
+    return picture.resolve().relative_to(folder.resolve()).as_posix()
+
+
+def _training_rows(dataset: str | None, arguments: TrainingArguments | None) -> dict[str, str]:
+    rows = {"data": _public_name(dataset)} if dataset else {}
+    if arguments is None:
+        return rows
+    batch_size = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    return rows | {
+        "steps" if arguments.max_steps > 0 else "epochs": str(
+            arguments.max_steps if arguments.max_steps > 0 else arguments.num_train_epochs
+        ),
+        "batch size": str(batch_size),
+        "processes": str(arguments.world_size),
+        "optimizer": OptimizerNames(arguments.optim).value,
+        "betas": f"{arguments.adam_beta1:g}, {arguments.adam_beta2:g}",
+        "learning rate": f"{arguments.learning_rate:g}, {SchedulerType(arguments.lr_scheduler_type).value}",
+        "warm-up": f"{arguments.warmup_steps:g}",
+        "weight decay": f"{arguments.weight_decay:g}",
+        "precision": "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "float32",
+        "seed": str(arguments.seed),
+    }
+
+
+def _table_section(heading: str, rows: Mapping[str, str]) -> str:
+    if not rows:
+        return ""
+    lines = "".join(f"| {name.replace('_', ' ')} | {value} |\n" for name, value in rows.items())
+    return f"## {heading}\n\n| | |\n| --- | --- |\n{lines}"
+
+
+def _code_section(usage: str) -> str:
+    return f"## Use\n\n`path` is this folder.\n\n```python\n{usage.strip()}\n```\n" if usage else ""
+
+
+__all__ = ["write_model_card"]

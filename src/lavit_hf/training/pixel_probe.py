@@ -1,0 +1,82 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""What rebuilt features still tell of the picture, seen before there is a pixel decoder."""
+
+import torch
+from PIL import Image
+
+from ..modeling import LavitVisualTokenizerForPreTraining
+from ..visualization import show_kept_patches
+
+
+class PixelProbe:
+    """
+    The best linear map from a patch's features to its pixels, by least squares. A low cosine loss can hide that
+    colours or places are lost; the pictures that the probe makes of rebuilt features show it.
+
+    Args:
+        features (`torch.FloatTensor` of shape `(B, N, d)`): Original features.
+        pixel_values (`torch.FloatTensor` of shape `(B, 3, S, S)`): Their pictures, with N = (S / patch)^2.
+    """
+
+    def __init__(self, features: torch.Tensor, pixel_values: torch.Tensor):
+        self.side = round(features.shape[1] ** 0.5)
+        self.patch = pixel_values.shape[-1] // self.side
+        patches = pixel_values.unfold(2, self.patch, self.patch).unfold(3, self.patch, self.patch)
+        patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)
+        self.weight = torch.linalg.lstsq(self._with_one(features), patches.float()).solution
+
+    @staticmethod
+    def _with_one(features: torch.Tensor) -> torch.Tensor:
+        features = features.flatten(0, 1).float()
+        return torch.cat([features, torch.ones_like(features[:, :1])], dim=-1)
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, N, d) -> pixels (B, 3, S, S), on the scale of `pixel_values`."""
+        patches = self._with_one(features) @ self.weight
+        grid = patches.view(len(features), self.side, self.side, 3, self.patch, self.patch)
+        return grid.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
+@torch.no_grad()
+def show_tokenizer(
+    model: LavitVisualTokenizerForPreTraining,
+    pictures: list[Image.Image],
+    pixel_values: torch.Tensor,
+    num_shown: int = 8,
+    size: int = 128,
+) -> Image.Image:
+    """
+    A sheet of `num_shown` columns: pictures, their kept patches, what a linear map sees in the original features, and
+    what it sees in the features rebuilt from the codes.
+
+    Args:
+        model ([`LavitVisualTokenizerForPreTraining`]): In evaluation mode.
+        pictures (`list[Image.Image]`), pixel_values (`torch.FloatTensor` of shape `(B, 3, S, S)`):
+            Pictures, and the same as the image processor makes them. All serve to fit the map.
+    """
+    outputs = model(pixel_values.to(model.device))
+    targets = model.targets(outputs.tokenizer_output.vision_features).cpu()
+    probe = PixelProbe(targets, pixel_values)
+    low, high = pixel_values.min(), pixel_values.max()
+
+    def to_pictures(pixels: torch.Tensor) -> list[Image.Image]:
+        pixels = ((pixels[:num_shown] - low) / (high - low)).clamp(0, 1).mul(255).byte().permute(0, 2, 3, 1)
+        return [Image.fromarray(rows.numpy()) for rows in pixels.cpu()]
+
+    pictures, keep_masks = pictures[:num_shown], outputs.tokenizer_output.keep_mask[:num_shown]
+    rows = [
+        pictures,
+        [show_kept_patches(picture, mask, size) for picture, mask in zip(pictures, keep_masks, strict=True)],
+        to_pictures(probe(targets)),
+        to_pictures(probe(outputs.rebuilt_features.cpu())),
+    ]
+    sheet = Image.new("RGB", (num_shown * size, len(rows) * size))
+    for line, row in enumerate(rows):
+        for column, picture in enumerate(row):
+            sheet.paste(
+                picture.convert("RGB").resize((size, size), Image.Resampling.BICUBIC), (column * size, line * size)
+            )
+    return sheet
+
+
+__all__ = ["PixelProbe", "show_tokenizer"]

@@ -1,0 +1,116 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""transformers' Trainer with what all stages of LaVIT want: the loss in parts, learning rates for parts."""
+
+import time
+from collections import defaultdict
+
+import torch
+from transformers import PreTrainedModel, Trainer
+
+
+def freeze_parts(model: torch.nn.Module, prefixes: list[str]) -> None:
+    """
+    Freezes the parameters whose names start with one of `prefixes`, say `model.language_model`.
+
+    Raises:
+        ValueError: a prefix that no parameter has.
+    """
+    for prefix in prefixes:
+        parameters = [p for name, p in model.named_parameters() if _in_part(name, prefix)]
+        if not parameters:
+            raise _unknown_part(model, prefix)
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+
+
+def _in_part(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(f"{prefix}.")
+
+
+def _unknown_part(model: torch.nn.Module, prefix: str) -> ValueError:
+    parts = sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()})
+    return ValueError(f"No parameter's name starts with {prefix!r}; the parts are {', '.join(parts)}.")
+
+
+class LavitTrainer(Trainer):
+    """
+    A `Trainer` whose log has the scalars that [`~LavitTrainer.measure`] names beside the loss, as means over steps and
+    processes since the last entry, and `data_wait`, the fraction of that time that was spent waiting for rows.
+
+    Args:
+        learning_rates (`dict[str, float]`, *optional*):
+            Of parts of the model, by the beginning of their parameters' names, where it is not `args.learning_rate`.
+            The longest matching name decides.
+        args, kwargs: As of `Trainer`.
+
+    Raises:
+        ValueError: a part of `learning_rates` that the model does not have.
+    """
+
+    def __init__(self, *args, learning_rates: dict[str, float] | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.learning_rates = learning_rates or {}
+        names = [name for name, _ in self.model.named_parameters()]
+        for prefix in self.learning_rates:
+            if not any(_in_part(name, prefix) for name in names):
+                raise _unknown_part(self.model, prefix)
+        self._measured = {True: defaultdict(list), False: defaultdict(list)}
+        self._waited, self._logged_at = 0.0, None
+
+    def measure(self, outputs) -> dict[str, torch.Tensor]:
+        """Scalars of the model's outputs that go into the log."""
+        return {}
+
+    def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is not None or not self.learning_rates:
+            return super().create_optimizer(model)
+        optimizer = super().create_optimizer(model)
+        rates = {id(p): self._rate(name) for name, p in (model or self.model).named_parameters()}
+        groups = list(optimizer.param_groups)
+        optimizer.param_groups.clear()
+        for group in groups:
+            by_rate = defaultdict(list)
+            for parameter in group["params"]:
+                by_rate[rates[id(parameter)]].append(parameter)
+            for rate, parameters in by_rate.items():
+                optimizer.add_param_group({**group, "params": parameters, "lr": rate})
+        return optimizer
+
+    def _rate(self, name: str) -> float:
+        prefixes = [prefix for prefix in self.learning_rates if _in_part(name, prefix)]
+        return self.learning_rates[max(prefixes, key=len)] if prefixes else self.args.learning_rate
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        started = time.perf_counter()
+        samples = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._waited += time.perf_counter() - started
+        return samples
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        for name, value in self.measure(outputs).items():
+            self._measured[model.training][name].append(value.detach().float())
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        training = "loss" in logs
+        if training or "eval_loss" in logs:
+            prefix = "" if training else "eval_"
+            logs |= {prefix + name: value for name, value in self._take_measured(training).items()}
+        if training:
+            now = time.perf_counter()
+            if self._logged_at is not None:
+                logs["data_wait"] = round(self._waited / (now - self._logged_at), 4)
+            self._waited, self._logged_at = 0.0, now
+        super().log(logs, start_time)
+
+    def _take_measured(self, training: bool) -> dict[str, float]:
+        measured, self._measured[training] = self._measured[training], defaultdict(list)
+        if not measured:
+            return {}
+        means = torch.stack([torch.stack(values).mean() for values in measured.values()])
+        means = self.accelerator.reduce(means, reduction="mean")
+        return {name: round(value, 5) for name, value in zip(measured, means.tolist(), strict=True)}
+
+
+__all__ = ["LavitTrainer", "freeze_parts"]

@@ -1,0 +1,266 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""One front door to datasets, and pictures of every kind, the broken ones by name."""
+
+import base64
+import io
+import json
+import logging
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import ExifTags, Image
+
+from lavit_hf.data.loading import BrokenPictureError, PictureRows, PictureStream, load_rows, read_picture
+
+
+COLOR = (200, 40, 80)
+BROKEN = 2
+
+
+def two_halves() -> Image.Image:
+    """Left red, right blue: tells when a picture lies on its side."""
+    picture = Image.new("RGB", (40, 20), (255, 0, 0))
+    picture.paste((0, 0, 255), (20, 0, 40, 20))
+    return picture
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder of five pictures with captions, of which one is cut short."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(5):
+        Image.new("RGB", (12, 8), (50 * index, 0, 0)).save(folder / f"{index}.png")
+    Image.effect_noise((40, 40), 90).save(folder / f"{BROKEN}.png")
+    (folder / f"{BROKEN}.png").write_bytes((folder / f"{BROKEN}.png").read_bytes()[:600])
+    lines = [f"{index}.png,number {index}" for index in range(5)]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,caption", *lines]))
+    return folder
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(name, split="train", **kwargs):
+        return load_rows(name, split, cache_dir=str(tmp_path / "cache"), **kwargs)
+
+    return load
+
+
+def save_modes(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Pictures of all modes that files have, and what their upper left corner is as RGB."""
+    solid = Image.new("RGB", (40, 20), COLOR)
+    clear = Image.new("RGBA", (40, 20), (*COLOR, 0))
+    half_clear = Image.new("RGBA", (40, 20), (0, 0, 0, 128))
+    palette = Image.new("P", (40, 20), 1)
+    palette.putpalette([0, 0, 0, *COLOR])
+    deep = Image.fromarray(np.full((20, 40), 257 * 100, np.uint16))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # as a camera held upright saves it
+    solid.save(folder / "rgb.png")
+    solid.save(folder / "rgb.jpg", quality=100, subsampling=0)
+    solid.convert("CMYK").save(folder / "cmyk.jpg", quality=100)
+    solid.save(folder / "rgb.webp", lossless=True)
+    solid.save(folder / "rgb.bmp")
+    palette.save(folder / "palette.png")
+    palette.save(folder / "palette.gif")
+    palette.save(folder / "clear palette.png", transparency=1)
+    clear.save(folder / "clear.png")
+    half_clear.save(folder / "half clear.png")
+    half_clear.convert("LA").save(folder / "half clear grey.png")
+    solid.save(folder / "clear colour.png", transparency=COLOR)
+    Image.new("L", (40, 20), 90).save(folder / "grey.png")
+    Image.new("1", (40, 20), 1).save(folder / "bits.png")
+    deep.save(folder / "deep.png")
+    deep.save(folder / "deep.tiff")
+    two_halves().rotate(90, expand=True).save(folder / "lying.jpg", exif=exif, quality=100, subsampling=0)
+    grey, white = (127, 127, 127), (255, 255, 255)
+    opaque = ("rgb.png", "rgb.jpg", "cmyk.jpg", "rgb.webp", "rgb.bmp", "palette.png", "palette.gif")
+    return dict.fromkeys(opaque, COLOR) | {
+        "clear palette.png": white,
+        "clear.png": white,
+        "half clear.png": grey,
+        "half clear grey.png": grey,
+        "clear colour.png": white,
+        "grey.png": (90, 90, 90),
+        "bits.png": white,
+        "deep.png": (100, 100, 100),
+        "deep.tiff": (100, 100, 100),
+        "lying.jpg": (255, 0, 0),
+    }
+
+
+def test_every_mode_becomes_upright_rgb(tmp_path):
+    for name, color in save_modes(tmp_path).items():
+        content = (tmp_path / name).read_bytes()
+        for value in (
+            tmp_path / name,
+            str(tmp_path / name),
+            {"bytes": None, "path": str(tmp_path / name)},
+            {"bytes": content, "path": name},
+            content,
+            f"data:image/any;base64,{base64.b64encode(content).decode()}",
+            Image.open(tmp_path / name),
+        ):
+            picture = read_picture(value)
+            assert (picture.mode, picture.size) == ("RGB", (40, 20)), name
+            assert np.abs(np.subtract(picture.getpixel((2, 2)), color)).max() <= 3, name
+        assert picture.getpixel((37, 2))[2] > 250 or name != "lying.jpg"
+
+
+def gif(frames: int) -> bytes:
+    pictures = [Image.new("L", (8, 8), 60 * index) for index in range(frames)]
+    file = io.BytesIO()
+    pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:])
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("value", "cause"),
+    [
+        ({"bytes": b"junk", "path": "a.png"}, "a.png.*4 bytes are of no known picture format"),
+        ({"bytes": b"", "path": "a.png"}, "a.png.*0 bytes"),
+        ({"bytes": gif(3), "path": "a.gif"}, "a.gif.*3 frames"),
+        ({"bytes": None, "path": "/no/such.png"}, "/no/such.png.*No such file"),
+        ({"bytes": None, "path": None}, "missing"),
+        (None, "missing"),
+        ([b"a"], "got list"),
+    ],
+)
+def test_a_broken_picture_is_named_with_its_cause(value, cause):
+    with pytest.raises(BrokenPictureError, match=f"^row 3.*{cause}") as raised:
+        read_picture(value, "row 3")
+    assert "0x" not in str(raised.value)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_damaged_files_are_broken_and_nothing_else(tmp_path):
+    generator = np.random.default_rng(0)
+    noise = Image.fromarray(generator.integers(0, 255, (30, 30, 3), dtype=np.uint8))
+    broken = 0
+    for kind in ("png", "jpeg", "gif", "tiff", "webp", "bmp"):
+        file = io.BytesIO()
+        noise.save(file, kind)
+        for _ in range(60):
+            damaged = np.frombuffer(file.getvalue(), np.uint8).copy()
+            places = generator.integers(0, min(len(damaged), 400), 6)
+            damaged[places] = generator.integers(0, 255, 6)
+            try:
+                assert read_picture({"bytes": damaged.tobytes(), "path": "x"}).mode == "RGB"
+            except BrokenPictureError:
+                broken += 1
+    assert 50 < broken < 360
+
+
+def doors(photos: Path, tmp_path: Path) -> dict[str, dict]:
+    """The same five rows behind every door."""
+    rows = [{"image": str(photos / f"{index}.png"), "caption": f"number {index}"} for index in range(5)]
+    features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
+    dataset = datasets.Dataset.from_list(rows, features=features)
+    dataset.save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict({"train": dataset, "test": dataset.select([0])}).save_to_disk(tmp_path / "saved splits")
+    (tmp_path / "parquet").mkdir()
+    dataset.to_parquet(tmp_path / "parquet" / "train.parquet")
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return {
+        "folder": {"name": photos},
+        "imagefolder": {"name": "imagefolder", "data_dir": photos},
+        "saved": {"name": tmp_path / "saved"},
+        "saved splits": {"name": str(tmp_path / "saved splits")},
+        "parquet": {"name": tmp_path / "parquet"},
+        "parquet file": {"name": tmp_path / "parquet" / "train.parquet"},
+        "json file": {"name": tmp_path / "rows.jsonl"},
+    }
+
+
+def test_every_door_leads_to_the_same_rows(photos, tmp_path, load):
+    for name, arguments in doors(photos, tmp_path).items():
+        for streaming in (False, True):
+            rows = load(**arguments, streaming=streaming)
+            assert isinstance(rows, datasets.IterableDataset if streaming else datasets.Dataset)
+            rows = list(rows)
+            assert [row["caption"] for row in rows] == [f"number {index}" for index in range(5)], name
+            assert read_picture(rows[4]["image"]).getpixel((0, 0)) == (200, 0, 0), name
+            with pytest.raises(BrokenPictureError):
+                read_picture(rows[BROKEN]["image"])
+            assert len(list(load(**arguments, streaming=streaming, num_rows=3))) == 3
+    assert len(load(tmp_path / "saved splits", "test")) == 1
+    assert len(load(photos, "train[:40%]")) == 2
+
+
+def test_shapes(load):
+    rows = load("shapes", num_rows=3, seed=5)
+    stream = load("shapes", num_rows=3, seed=5, streaming=True)
+    assert list(rows) == list(stream)
+    assert [read_picture(row["edited_image"]).size for row in rows] == [(64, 64)] * 3
+    assert load("shapes", num_rows=1, seed=6)[0]["caption"] != rows[0]["caption"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "imagefolder"}, "needs data_dir"),
+        ({"name": "./nowhere"}, "no folder or file ./nowhere"),
+        ({"name": "imagefolder", "data_dir": "/no/where"}, "split 'train' of imagefolder in /no/where"),
+        ({"name": "shapes", "split": "dev"}, "'dev'.*train, validation, test"),
+        ({"name": "shapes", "config_name": "large"}, "'large'"),
+        ({"name": "shapes", "num_rows": 0}, "num_rows must be at least 1, got 0"),
+    ],
+)
+def test_what_is_not_there_is_named(arguments, message, load):
+    with pytest.raises(ValueError, match=message):
+        load(**arguments)
+
+
+def test_splits_and_files_that_are_not_there(photos, tmp_path, load):
+    doors(photos, tmp_path)
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match=r"split 'dev' of .*photos: .*\['train'\]"):
+            load(photos, "dev", streaming=streaming)
+        with pytest.raises(ValueError, match="no split 'dev' in .*saved splits; it has train, test"):
+            load(tmp_path / "saved splits", "dev", streaming=streaming)
+    (tmp_path / "rows.odd").touch()
+    with pytest.raises(ValueError, match=r"ends in none of .*\.parquet"):
+        load(tmp_path / "rows.odd")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_picture_rows_skip_what_is_broken(photos, load, caplog, num_workers):
+    rows = PictureRows(load(photos), broken_pictures="skip")
+    loader = torch.utils.data.DataLoader(rows, batch_size=None, num_workers=num_workers)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            captions = [row["caption"] for row in loader]
+            assert captions == ["number 0", "number 1", "number 3", "number 3", "number 4"]
+    assert rows[BROKEN]["image"].getpixel((0, 0)) == (150, 0, 0)
+    if num_workers == 0:
+        assert caplog.text.count(f"{BROKEN}.png") == 1
+    stream = PictureStream(load(photos, streaming=True), broken_pictures="skip")
+    loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=num_workers)
+    assert [row["caption"] for row in loader] == ["number 0", "number 1", "number 3", "number 4"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_picture_rows_stop_at_what_is_broken(photos, load, num_workers):
+    loader = torch.utils.data.DataLoader(PictureRows(load(photos)), batch_size=None, num_workers=num_workers)
+    rows = iter(loader)
+    next(rows), next(rows)
+    with pytest.raises(BrokenPictureError, match=rf"row {BROKEN}, column 'image' \(.*{BROKEN}\.png\) cannot be read"):
+        next(rows)
+    with pytest.raises(BrokenPictureError, match=rf"{BROKEN}\.png"):
+        list(PictureStream(load(photos, streaming=True)))
+
+
+def test_picture_rows_refuse_mistakes(photos, load):
+    for rows, kind in ((load(photos), PictureRows), (load(photos, streaming=True), PictureStream)):
+        with pytest.raises(ValueError, match="no column 'picture'; the dataset has image, caption"):
+            kind(rows, ["picture"])
+        with pytest.raises(ValueError, match="raise, skip, got 'ignore'"):
+            kind(rows, broken_pictures="ignore")
+        with pytest.raises(ValueError, match="list of names, got the string 'image'"):
+            kind(rows, "image")
+    nothing = PictureRows(load(photos).select([BROKEN]), broken_pictures="skip")
+    with pytest.raises(BrokenPictureError, match="None of the 1 rows"):
+        nothing[0]

@@ -1,0 +1,140 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The judge reads what was rendered, through mild damage, and refuses what is no shape."""
+
+import math
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+
+from lavit_hf.data.shapes import (
+    COLORS,
+    SHAPES,
+    DescribedObject,
+    match_objects,
+    read_scene,
+    render_scene,
+    sample_scene,
+    scene_matches,
+)
+from lavit_hf.data.shapes.loading import list_objects
+from lavit_hf.data.shapes.scenes import COLOR_RGB
+
+
+FIELDS = ("shape", "color", "size", "place")
+
+
+def share_read(pictures, scenes):
+    return np.mean(
+        [
+            scene_matches(scene.objects, read_scene(picture), FIELDS)
+            for picture, scene in zip(pictures, scenes, strict=True)
+        ]
+    )
+
+
+def damaged(picture, seed):
+    noise = np.random.default_rng(seed).normal(0, 6, (64, 64, 3))
+    pixels = np.asarray(picture.filter(ImageFilter.GaussianBlur(1)), dtype=float) + noise
+    return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
+
+
+def test_reads_rendered_scenes():
+    scenes = [sample_scene(index, "test") for index in range(200)]
+    assert share_read([render_scene(scene) for scene in scenes], scenes) >= 0.99
+
+
+def test_positions_and_radii_are_close():
+    for index in range(20):
+        scene = sample_scene(index)
+        for item in read_scene(render_scene(scene)):
+            (truth,) = [other for other in scene.objects if other.place == item.place]
+            assert (item.x, item.y) == (pytest.approx(truth.x, abs=0.01), pytest.approx(truth.y, abs=0.01))
+            assert item.radius == pytest.approx(truth.radius, abs=0.005)
+
+
+def test_reads_through_blur_and_noise():
+    scenes = [sample_scene(index, "test") for index in range(80)]
+    pictures = [damaged(render_scene(scene), seed) for seed, scene in enumerate(scenes)]
+    assert share_read(pictures, scenes) >= 0.97
+
+
+@pytest.mark.parametrize("image_size", [32, 48, 224])
+def test_reads_other_sizes(image_size):
+    scenes = [sample_scene(index, "validation") for index in range(25)]
+    assert share_read([render_scene(scene, image_size) for scene in scenes], scenes) == 1
+
+
+def drawn(*polygons, color="red"):
+    """A picture of polygons around its middle, their points in pixels of 64."""
+    picture = Image.new("RGB", (512, 512), (150, 150, 156))
+    for points in polygons:
+        ImageDraw.Draw(picture).polygon([(256 + 8 * x, 256 + 8 * y) for x, y in points], fill=COLOR_RGB[color])
+    return picture.resize((64, 64), Image.Resampling.BOX)
+
+
+def regular(corners, radius, turn=0.0, x=0.0, y=0.0):
+    angles = [turn + 2 * math.pi * corner / corners for corner in range(corners)]
+    return [(x + radius * math.sin(angle), y - radius * math.cos(angle)) for angle in angles]
+
+
+def box(left, top, right, bottom):
+    return [(left, top), (right, top), (right, bottom), (left, bottom)]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+@pytest.mark.parametrize(
+    "polygons",
+    [
+        [regular(3, 7.5, math.pi)],
+        [box(-9, -3, 9, 3)],
+        [box(-6.5, -6.5, 6.5, -2), box(-2.2, -6.5, 2.2, 6.5)],
+        [box(-6.5, 2, 6.5, 6.5), box(-6.5, -6.5, -2, 6.5)],
+        [regular(3, 7.5), regular(60, 4.5, x=3.5, y=-2.5)],
+        [regular(60, 5, x=-2, y=-2), box(-2, -2, 6.5, 6.5)],
+        [[(0, 0), *[point for point in regular(60, 6.5) if point[0] >= 0 or point[1] >= 0]]],
+        [regular(60, 2)],
+    ],
+    ids=["inverted triangle", "bar", "T", "L", "triangle and circle", "circle and square", "cut circle", "dot"],
+)
+def test_refuses_what_is_no_shape(polygons, scale):
+    picture = drawn(*[[(x * scale, y * scale) for x, y in points] for points in polygons])
+    assert [(item.shape, item.color) for item in read_scene(picture)] == [(None, "red")]
+
+
+@pytest.mark.parametrize("color", COLORS)
+def test_accepts_what_others_draw(color):
+    (circle,) = read_scene(drawn(regular(60, 6.3), color=color))
+    (square,) = read_scene(drawn(box(-9, -8, 7, 9), color=color))
+    assert (circle.shape, circle.color, circle.size, circle.place) == ("circle", color, "small", "center")
+    assert (square.shape, square.color, square.size, square.place) == ("square", color, "large", "center")
+
+
+def test_what_counts_as_an_object():
+    assert read_scene(Image.new("RGB", (64, 64), (120, 124, 118))) == []
+    assert read_scene(drawn(box(-1, -1, 1, 1))) == []
+    filled = read_scene(Image.new("RGB", (64, 64), COLOR_RGB["blue"]))
+    assert [(item.shape, item.color) for item in filled] == [(None, "blue")]
+    touching = drawn(box(-12, -6, 0, 6))
+    touching.paste(drawn(box(0, -6, 12, 6), color="blue").crop((32, 0, 64, 64)), (32, 0))
+    assert [(item.color, item.shape) for item in read_scene(touching)] == [("red", "square"), ("blue", "square")]
+
+
+def test_matching():
+    red_circle, blue_star = DescribedObject("circle", "red", None, "top"), DescribedObject("star", "blue")
+    seen = [DescribedObject("star", "blue", "small", "left"), DescribedObject("circle", "red", "large", "left")]
+    assert scene_matches([red_circle, blue_star], seen)
+    assert not scene_matches([red_circle, blue_star], seen, ("shape", "color", "place"))
+    assert match_objects([red_circle, blue_star], seen, ("shape", "color", "place")) == 1
+    assert not scene_matches([red_circle], seen)
+    assert not scene_matches([red_circle, red_circle], [seen[1], seen[0]])
+    # A vague description gives way to a precise one, whatever their order.
+    assert scene_matches([DescribedObject("star"), blue_star], [seen[0], DescribedObject("star", "red")])
+    assert scene_matches([], [])
+    malformed = read_scene(drawn(regular(3, 7.5, math.pi)))
+    assert not any(scene_matches([DescribedObject(shape, "red")], malformed) for shape in SHAPES)
+
+
+def test_matching_takes_rows_of_the_dataset():
+    scene = sample_scene(2)
+    assert scene_matches(list_objects(scene), read_scene(render_scene(scene)), FIELDS)

@@ -1,0 +1,204 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""`evaluate` and `lavit-hf evaluate` on a small random model: what is run, reported, left as it was, and refused."""
+
+import json
+
+import datasets
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from lavit_hf import cli
+from lavit_hf.evaluation import TASKS, evaluate
+
+
+FAST = {"num_inference_steps": 1, "decoder_guidance_scale": 1.0, "max_caption_tokens": 4, "max_answer_tokens": 2}
+
+
+@pytest.fixture(scope="module")
+def report(demo, rows):
+    return evaluate(*demo, rows, num_samples=5, batch_size=3, **FAST)
+
+
+def test_all_tasks(report, tmp_path):
+    assert list(report.results) == list(report.seconds) == list(report.samples) == list(TASKS)
+    assert report.left_out == {}
+    assert report.results["captions"]["objects"].count == 5
+    assert report.results["questions"]["accuracy"].count > 20
+    for task in ("captions", "drawing", "edits", "reconstruction"):
+        for name in ("objects", "everything"):
+            low, high = report.results[task][name].interval
+            assert 0 <= low <= report.results[task][name].value <= high <= 1
+            assert "unrelated" in report.results[task][name].baselines
+    assert report.results["reconstruction"]["psnr"].value > 3
+    assert 0 < report.results["tokens"]["kept_fraction"].value <= 1
+
+    written = json.loads(report.to_json())
+    assert written["results"]["drawing"]["objects"]["value"] == report.results["drawing"]["objects"].value
+    assert written["protocol"]["num_samples"] == 5
+    assert written["protocol"]["settings"]["seed"] == 0
+    assert written["protocol"]["decoding"]["captions"] == {"do_sample": False, "num_beams": 1, "max_new_tokens": 4}
+    assert written["protocol"]["decoding"]["drawing"]["do_sample"]
+    assert written["protocol"]["decoding"]["pixels"]["num_inference_steps"] == 1
+    assert written["protocol"]["versions"]["torch"]
+
+    console = Console(width=100, record=True, file=(tmp_path / "table").open("w"))
+    console.print(report.table())
+    text = console.export_text()
+    assert all(task in text for task in TASKS)
+    assert "unrelated" in text
+    assert "unedited" in text
+
+    paths = report.save_samples(tmp_path / "samples")
+    assert [path.stem for path in paths] == list(TASKS)
+    assert all(Image.open(path).width > 256 for path in paths)
+
+
+def test_the_same_seed_gives_the_same_numbers(demo, rows, report):
+    again = evaluate(*demo, rows, num_samples=5, batch_size=3, tasks=["captions", "drawing"], **FAST)
+    other = evaluate(*demo, rows, num_samples=5, batch_size=3, tasks=["captions", "drawing"], seed=1, **FAST)
+    for task in ("captions", "drawing"):  # whatever was run before
+        assert again.results[task] == report.results[task]
+    drawings, repeated, different = (
+        [sample.pictures[0].tobytes() for sample in one.samples["drawing"]] for one in (report, again, other)
+    )
+    assert repeated == drawings
+    assert different != drawings
+    assert other.results["captions"] == report.results["captions"]
+
+
+def test_batches_do_not_matter_where_nothing_is_sampled(demo, rows, report):
+    tasks = ["captions", "questions", "reconstruction", "tokens"]
+    single = evaluate(*demo, rows, num_samples=5, batch_size=1, tasks=tasks, **FAST)
+    for task in tasks:
+        for name, metric in report.results[task].items():
+            assert single.results[task][name].value == pytest.approx(metric.value, rel=1e-3), (task, name)
+
+
+def test_settings_of_drawing(demo, rows):
+    model, *others = demo
+    given = {"guidance_scale": 2.0, "temperature": 0.5, "top_k": 3}
+    model.generation_config.image_generation = {"top_k": 7, "top_p": 0.9, "guidance_scale": 3.0}
+    try:
+        own, changed = (
+            evaluate(model, *others, rows, num_samples=1, tasks=["drawing"], **FAST, **settings)
+            for settings in ({}, given)
+        )
+    finally:
+        del model.generation_config.image_generation
+    drawing = {"do_sample": True, "top_k": 7, "top_p": 0.9, "guidance_scale": 3.0}
+    assert own.protocol["decoding"]["drawing"] == drawing
+    assert changed.protocol["decoding"]["drawing"] == drawing | given
+
+
+def test_nothing_is_left_changed(demo, rows):
+    model, processor, pipeline = demo
+    model.train()
+    pipeline.unet.train()
+    pipeline.set_progress_bar_config(leave=False)
+    modes = {name: part.training for name, part in model.named_modules()}
+    state = torch.get_rng_state()
+    try:
+        evaluate(model, processor, pipeline, rows, num_samples=1, tasks=["captions", "drawing"], **FAST)
+        assert {name: part.training for name, part in model.named_modules()} == modes
+        assert pipeline.unet.training
+        assert pipeline._progress_bar_config == {"leave": False}
+        with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+            evaluate(model, processor, pipeline, rows, batch_size=0)
+        assert torch.equal(torch.get_rng_state(), state)
+    finally:
+        pipeline.set_progress_bar_config()
+        for part in (model, pipeline.unet):
+            part.eval()
+
+
+def test_other_datasets_and_no_decoder(demo, rows):
+    model, processor, pipeline = demo
+    photos = datasets.Dataset.from_dict(
+        {
+            "photo": [row["image"] for row in rows[:3]],
+            "texts": [[row["caption"], "another caption"] for row in rows[:3]],
+            "question": ["what is it?"] * 3,
+            "answers": [["circle"] * 10] * 3,
+        }
+    ).cast_column("photo", datasets.Image(decode=False))
+    columns = {"image_column": "photo", "caption_column": "texts", "question_column": "question"}
+    report = evaluate(model, processor, pipeline, photos, **columns, **FAST)
+    assert list(report.results) == ["captions", "questions", "reconstruction", "tokens"]
+    assert set(report.results["captions"]) == {"cider"}
+    assert set(report.results["reconstruction"]) == {"psnr", "ssim"}
+    assert "clip_model" in report.left_out["drawing"]
+    assert "'instruction'" in report.left_out["edits"]
+    with pytest.raises(ValueError, match="'edits' cannot be run: the dataset has no column 'instruction'"):
+        evaluate(model, processor, pipeline, photos, tasks=["edits"], **columns)
+    with pytest.raises(ValueError, match="'drawing' cannot be run: only drawings of shapes"):
+        evaluate(model, processor, pipeline, photos, tasks=["captions", "drawing"], **columns)
+
+    report = evaluate(model, processor, None, photos.to_iterable_dataset(), num_samples=2, **columns, **FAST)
+    assert list(report.results) == ["captions", "questions", "tokens"]
+    assert report.results["tokens"]["kept_fraction"].count == 2
+    with pytest.raises(ValueError, match="there is no pixel decoder"):
+        evaluate(model, processor, None, rows, tasks=["reconstruction"])
+
+
+def test_refusals(demo, rows):
+    with pytest.raises(ValueError, match="tasks must be of captions, .*got 'singing'"):
+        evaluate(*demo, rows, tasks=["captions", "singing"])
+    with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
+        evaluate(*demo, rows, num_samples=0)
+    with pytest.raises(ValueError, match="no rows"):
+        evaluate(*demo, [])
+    with pytest.raises(ValueError, match="needs a caption in column 'caption', got None"):
+        evaluate(*demo, [rows[0] | {"caption": None}], tasks=["drawing"])
+    with pytest.raises(ValueError, match="row 1, column 'image' .*cannot be read"):
+        evaluate(*demo, [rows[0], rows[1] | {"image": "nowhere.png"}], tasks=["tokens"])
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def run(*args) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["lavit-hf", "evaluate", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(demo, tmp_path_factory):
+    path = tmp_path_factory.mktemp("demo") / "model"
+    for part in demo:
+        part.save_pretrained(path)
+    return path
+
+
+def test_command(run, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    output = tmp_path / "report.json"
+    options = ("--num-samples", 3, "--steps", 1, "--device", "cpu", "--output", output, "--batch-size", 2)
+    code, out, err = run(folder, *options, "--tasks", "drawing, tokens", "--samples-dir", tmp_path / "samples")
+    assert code == 0, err
+    assert "drawing" in out
+    assert "kept_fraction" in out
+    written = json.loads(output.read_text())
+    assert list(written["results"]) == ["drawing", "tokens"]
+    assert written["protocol"]["dataset"] == "shapes"
+    assert written["protocol"]["split"] == "test"
+    assert written["protocol"]["model"] == str(folder)
+    assert (tmp_path / "samples" / "drawing.png").is_file()
+
+
+def test_command_refuses_in_one_line(run, folder, tmp_path):
+    cases = {
+        "tasks must be of": (folder, "--tasks", "captions,singing"),
+        "folder that does not exist": (folder, "--output", tmp_path / "no" / "report.json"),
+        "there is no": (tmp_path / "no-model",),
+        "expected one of train, validation, test": (folder, "--split", "dev", "--device", "cpu"),
+    }
+    for message, args in cases.items():
+        code, _, err = run(*args)
+        assert code == 1
+        assert message in err
+        assert len(err.strip().splitlines()) == 1

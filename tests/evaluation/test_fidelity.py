@@ -1,0 +1,124 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""CLIP score and Fréchet distance with small networks from local files."""
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
+from torchmetrics.functional.multimodal import clip_score
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
+
+from lavit_hf.evaluation import evaluate
+from lavit_hf.evaluation.fidelity import ClipScorer, FrechetScorer
+
+from ..tiny import loosen
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+
+CPU = torch.device("cpu")
+SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+class Colors(nn.Module):
+    """The mean of each channel, of pictures as the Inception network takes them."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.float().mean(dim=(2, 3)) / 255
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    torch.manual_seed(1)
+    words = "<end> a red blue circle star and large small at the top bottom left right in on center".split()
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<end>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<end>", eos_token="<end>")
+    size = {"height": 32, "width": 32}
+    processor = CLIPProcessor(CLIPImageProcessor(size=size, crop_size=size), tokenizer)
+    text = SHAPE | {"vocab_size": len(words), "max_position_embeddings": 12, "eos_token_id": 0, "pad_token_id": 0}
+    vision = SHAPE | {"image_size": 32, "patch_size": 16}
+    folder = tmp_path_factory.mktemp("clip")
+    loosen(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def test_clip_score_is_that_of_torchmetrics(clip_folder, rows):
+    pictures, captions = [row["image"] for row in rows[:8]], ["a red circle", "a large blue star at the top"] * 4
+
+    class Pooled(CLIPModel):  # torchmetrics expects what these returned before transformers 5
+        def get_image_features(self, *args):
+            return super().get_image_features(*args).pooler_output
+
+        def get_text_features(self, *args):
+            return super().get_text_features(*args).pooler_output
+
+    def load():
+        return Pooled.from_pretrained(clip_folder).eval(), CLIPProcessor.from_pretrained(clip_folder)
+
+    scorer = ClipScorer(clip_folder, CPU)
+    scorer.update(pictures[:5], captions[:5])
+    scorer.update(pictures[5:], captions[5:])
+    metric = scorer.compute()["clip_score"]
+    pixels = [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures]
+    with torch.no_grad():
+        expected, unrelated = (
+            clip_score(pixels, texts, load).item() for texts in (captions, captions[1:] + captions[:1])
+        )
+    assert metric.value == pytest.approx(max(expected, 0), abs=1e-3)
+    assert metric.baselines["unrelated"] == pytest.approx(max(unrelated, 0), abs=1e-3)
+    assert max(expected, unrelated) > 1
+    scorer.update(pictures[:1], ["a red circle " * 20])  # longer than the text tower
+
+
+def test_frechet_distance(rows):
+    pictures, others = [row["image"] for row in rows[:20]], [row["image"] for row in rows[20:40]]
+    scorer, same = FrechetScorer(Colors(), CPU), FrechetScorer(Colors(), CPU)
+    scorer.update(others, pictures)
+    same.update(pictures[:10], pictures[10:])
+    same.update(pictures[10:], pictures[:10])
+    means = [
+        np.stack([np.asarray(p.resize((299, 299), 3)).mean((0, 1)) / 255 for p in ps]) for ps in (others, pictures)
+    ]
+    (mu, sigma), (mu_real, sigma_real) = ((x.mean(0), np.cov(x, rowvar=False)) for x in means)
+    root = np.sqrt(np.linalg.eigvals(sigma @ sigma_real)).real.sum()
+    expected = ((mu - mu_real) ** 2).sum() + np.trace(sigma + sigma_real) - 2 * root
+    metric = scorer.compute()["fid"]
+    assert metric.value == pytest.approx(expected, rel=1e-3)
+    assert metric.count == 20
+    assert same.compute()["fid"].value == pytest.approx(0, abs=1e-5)
+
+
+def test_a_network_from_a_file(rows, tmp_path):
+    path, pictures = tmp_path / "network.pt", [row["image"] for row in rows]
+    torch.jit.save(torch.jit.script(Colors()), path)
+    distances = []
+    for features in (str(path), Colors()):
+        scorer = FrechetScorer(features, CPU)
+        scorer.update(pictures[:5], pictures[5:12])
+        distances.append(scorer.compute()["fid"].value)
+    assert distances[0] == pytest.approx(distances[1])
+
+
+def test_evaluate_with_both(demo, rows, clip_folder):
+    plain = [{"image": row["image"], "caption": row["caption"]} for row in rows[:4]]
+    settings = {"num_inference_steps": 1, "clip_model": clip_folder, "fid_features": Colors()}
+    report = evaluate(*demo, plain, tasks=["drawing", "reconstruction"], **settings)
+    assert set(report.results["drawing"]) == {"clip_score", "fid"}
+    assert set(report.results["reconstruction"]) == {"psnr", "ssim", "fid"}
+    assert report.results["drawing"]["clip_score"].count == report.results["drawing"]["fid"].count == 4
+    assert report.protocol["settings"]["fid_features"] == "Colors"
+    report.to_json()
+
+
+def test_refusals(demo, rows, tmp_path):
+    (tmp_path / "text.pt").write_text("no network")
+    for settings, message in (
+        ({"clip_model": str(tmp_path / "no-clip")}, "clip_model must be the folder"),
+        ({"fid_features": str(tmp_path / "no.pt")}, "fid_features must be the file"),
+        ({"fid_features": str(tmp_path / "text.pt")}, "text.pt is none"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(*demo, rows[:2], tasks=["drawing"], num_inference_steps=1, **settings)

@@ -1,0 +1,96 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The codebook while it learns: k-means start, moving averages, revival."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import CLIPVisionConfig
+
+from lavit_hf import LavitVisualTokenizerConfig
+from lavit_hf.modeling.quantization_lavit import LavitCodebookUpdater, LavitQuantizer, spherical_kmeans
+
+from ..tiny import VISION
+
+
+def make_config(**kwargs) -> LavitVisualTokenizerConfig:
+    kwargs = {"codebook_size": 8, "code_dim": 4} | kwargs
+    return LavitVisualTokenizerConfig(vision_config=CLIPVisionConfig(**VISION), **kwargs)
+
+
+def clusters(num_clusters: int, per_cluster: int, dim: int = 4, spread: float = 0.01, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    centres = nn.functional.normalize(torch.randn(num_clusters, dim, generator=generator), dim=-1)
+    vectors = centres.repeat_interleave(per_cluster, 0)
+    vectors = vectors + spread * torch.randn(vectors.shape, generator=generator)
+    order = torch.randperm(len(vectors), generator=generator)
+    return centres, nn.functional.normalize(vectors, dim=-1)[order]
+
+
+def test_kmeans_moves_the_centres_among_the_vectors():
+    _, vectors = clusters(8, 50, spread=0.2)
+    start, found = spherical_kmeans(vectors, 12, num_iterations=0), spherical_kmeans(vectors, 12)
+    torch.testing.assert_close(found.norm(dim=-1), torch.ones(12))
+    distances = [(1 - (vectors @ centres.T).max(dim=-1).values).mean() for centres in (start, found)]
+    assert distances[1] < 0.6 * distances[0]
+    torch.testing.assert_close(found, spherical_kmeans(vectors, 12), rtol=0, atol=0)
+
+
+def test_kmeans_leaves_no_centre_without_vectors():
+    # Two places only: after the first step, two centres serve all vectors.
+    vectors = nn.functional.normalize(torch.tensor([[1.0, 0.0], [0.0, 1.0]]).repeat_interleave(20, 0), dim=-1)
+    vectors = nn.functional.normalize(vectors + 0.05 * torch.randn(40, 2, generator=torch.Generator().manual_seed(0)))
+    centres = spherical_kmeans(vectors, 6)
+    assert len((vectors @ centres.T).argmax(-1).unique()) >= 5
+
+
+def test_kmeans_needs_a_vector_for_each_cluster():
+    with pytest.raises(ValueError, match="8 clusters needs as many vectors, got 5"):
+        spherical_kmeans(torch.randn(5, 4), 8)
+
+
+def test_rows_follow_their_vectors():
+    config = make_config(codebook_decay=0.5, dead_code_threshold=0.0)
+    centres, vectors = clusters(8, 50)
+    quantizer, updater = LavitQuantizer(config), LavitCodebookUpdater(config)
+    # Near enough that each row names its own cluster, and no nearer.
+    start = nn.functional.normalize(centres + 0.1 * torch.randn(8, 4, generator=torch.Generator().manual_seed(1)))
+    quantizer.codebook.copy_(start)
+    for _ in range(20):
+        updater(quantizer.codebook, vectors, quantizer.nearest(vectors))
+    assert (quantizer.codebook * centres).sum(-1).min() > 0.9999
+    torch.testing.assert_close(quantizer.codebook.norm(dim=-1), torch.ones(8))
+
+
+def test_unused_codes_start_again_among_the_vectors():
+    config = make_config(codebook_decay=0.5)
+    _, vectors = clusters(8, 50)
+    quantizer, updater = LavitQuantizer(config), LavitCodebookUpdater(config)
+    # Nearly all vectors are nearest to the first row, the others name nothing.
+    quantizer.codebook.copy_(nn.functional.normalize(-vectors.mean(0) + torch.zeros(8, 4), dim=-1))
+    quantizer.codebook[0] = nn.functional.normalize(vectors.mean(0), dim=-1)
+    used = []
+    for _ in range(60):
+        codes = quantizer.nearest(vectors)
+        used.append(len(codes.unique()))
+        updater(quantizer.codebook, vectors, codes)
+    assert used[0] <= 2
+    assert used[-1] >= 6
+
+
+def test_a_row_keeps_still_where_nothing_names_it_and_nothing_revives():
+    config = make_config(codebook_decay=0.9, dead_code_threshold=0.0)
+    quantizer, updater = LavitQuantizer(config), LavitCodebookUpdater(config)
+    quantizer.codebook.copy_(nn.functional.normalize(torch.randn(8, 4), dim=-1))
+    before = quantizer.codebook.clone()
+    updater(quantizer.codebook, before[:1].repeat(30, 1), torch.zeros(30, dtype=torch.long))
+    torch.testing.assert_close(quantizer.codebook, before)
+
+
+def test_positions_tell_equal_features_apart():
+    torch.manual_seed(0)
+    quantizer = LavitQuantizer(make_config(encode_positions=True))
+    nn.init.normal_(quantizer.position_embeddings)
+    quantizer.codebook.copy_(nn.functional.normalize(torch.randn(8, 4), dim=-1))
+    features = torch.randn(1, 32).expand(16, -1)
+    _, vectors, _ = quantizer(features, torch.arange(16))
+    assert (vectors[0] @ vectors[1:].T).max() < 0.99

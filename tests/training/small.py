@@ -1,0 +1,79 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""A small dataset of coloured pictures with captions, questions and edits, and a small LaVIT to train on it."""
+
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as PILImage
+from transformers import CLIPVisionConfig, LlamaConfig
+
+from lavit_hf import LavitForCausalLM, LavitImageProcessorPil, LavitProcessor, LavitVisualTokenizer
+from lavit_hf.data.loading import read_picture
+from lavit_hf.training.language_model import list_texts, train_text_tokenizer
+from lavit_hf.training.rows import SequenceArguments
+
+from ..tiny import CODEBOOK_SIZE, IMAGE_SIZE, TEXT, VISION, tiny_lavit
+
+
+COLORS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220), "white": (240, 240, 240)}
+EVERY_KIND = ["caption=1", "draw=1", "question=1", "edit=1", "text=0.5"]
+
+
+def make_picture(top: str, bottom: str, size: tuple[int, int] = (24, 20)) -> PILImage.Image:
+    return PILImage.fromarray(np.array([[COLORS[top]], [COLORS[bottom]]], dtype=np.uint8)).resize(size, 0)
+
+
+def make_dataset(count: int = 24) -> Dataset:
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(count):
+        top, bottom, new = (str(color) for color in rng.choice(list(COLORS), 3))
+        rows.append(
+            {
+                "image": make_picture(top, bottom),
+                "caption": f"{top} above {bottom}",
+                "questions": ["what is above?", "what is below?"],
+                "answers": [top, bottom],
+                "instruction": f"make the top {new}",
+                "edited_image": make_picture(new, bottom),
+            }
+        )
+    texts = {"caption": Value("string"), "instruction": Value("string")}
+    lists = {"questions": List(Value("string")), "answers": List(Value("string"))}
+    return Dataset.from_list(rows, Features({"image": Image(), "edited_image": Image()} | texts | lists))
+
+
+def make_processor(**kwargs) -> LavitProcessor:
+    tokenizer = train_text_tokenizer(list_texts(make_dataset(), SequenceArguments(EVERY_KIND)), 300)
+    return LavitProcessor.from_backbones(
+        vision=image_processor(), text=tokenizer, codebook_size=CODEBOOK_SIZE, **kwargs
+    )
+
+
+def image_processor() -> LavitImageProcessorPil:
+    return LavitImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
+
+
+def make_model(processor: LavitProcessor, **kwargs) -> LavitForCausalLM:
+    tokenizer = processor.tokenizer
+    text = TEXT | {"vocab_size": processor.image_start_token_id, "bos_token_id": None}
+    text |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    return tiny_lavit(text=LlamaConfig(**text), **kwargs)
+
+
+def tokenize(dataset: Dataset, tokenizer: LavitVisualTokenizer, drop: bool = False) -> Dataset:
+    """With the codes of both pictures beside them, or in their place, as a tokenized dataset has them."""
+    for column in ("image", "edited_image"):
+        pictures = [read_picture(row[column]) for row in dataset]
+        codes = tokenizer(image_processor()(pictures, return_tensors="pt")["pixel_values"]).split()
+        dataset = dataset.add_column(f"{column}_codes", [row.tolist() for row in codes])
+    return dataset.remove_columns(["image", "edited_image"]) if drop else dataset
+
+
+def save_visual_tokenizer(folder: Path) -> Path:
+    """A folder as stage 1 leaves it."""
+    tokenizer = tiny_lavit(vision=CLIPVisionConfig(**VISION)).model.visual_tokenizer
+    tokenizer.save_pretrained(folder)
+    image_processor().save_pretrained(folder)
+    return folder

@@ -1,0 +1,281 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Rows to sequences to batches: token by token what inference has, the same wherever an item is read."""
+
+from random import Random
+
+import pytest
+import torch
+from datasets import Dataset
+
+from lavit_hf import LavitProcessor
+from lavit_hf.data.loading import BrokenPictureError
+from lavit_hf.processing.processing_lavit import VQA_PROMPT
+from lavit_hf.training.collator import LavitCollator
+from lavit_hf.training.mixture import MixtureRows, MixtureStream
+from lavit_hf.training.rows import PicturePart, RowReader, SequenceArguments, TextPart
+
+from ..tiny import CODEBOOK_SIZE, IMAGE_SIZE, NUM_PATCHES
+from .small import EVERY_KIND, make_dataset, make_model, make_picture, make_processor, tokenize
+
+
+@pytest.fixture(scope="module")
+def processor() -> LavitProcessor:
+    return make_processor()
+
+
+def read(row: dict, kind: str, **kwargs) -> list:
+    arguments = SequenceArguments([f"{kind}=1"], prompt_dropout=0.0, **kwargs)
+    return RowReader(arguments, list(row)).make(row, "Row 0", Random(0))
+
+
+def real_ids(batch, index: int = 0) -> list[int]:
+    return batch["input_ids"][index][batch["attention_mask"][index].bool()].tolist()
+
+
+# Sequences
+
+
+@pytest.mark.parametrize("markers", [True, False])
+def test_prompts_are_what_the_processor_makes_at_inference(processor, markers):
+    processor = LavitProcessor(processor.image_processor, processor.tokenizer, drawing_image_markers=markers)
+    row, collator = make_dataset()[0], LavitCollator(processor, NUM_PATCHES)
+    question, answer = (read(row, "question")[index].text for index in (1, 2))
+    assert question in [VQA_PROMPT.format(question=text) for text in row["questions"]]
+    start, placeholder, end = processor.image_start_token_id, processor.image_token_id, processor.image_end_token_id
+    drawn, stop = [start, placeholder, end], [processor.tokenizer.eos_token_id]
+    image = processor.image_token
+    expected = {
+        "caption": (image + row["caption"], "text", stop),
+        "draw": (row["caption"], "image", drawn),
+        "text": (row["caption"], "text", stop),
+        "question": (image + question + answer, "text", stop),
+        "edit": (image + row["instruction"], "image", drawn),
+    }
+    for kind, (prompt, mode, after) in expected.items():
+        pictures = {"images": row["image"]} if image in prompt else {}
+        inputs = processor(text=prompt, generation_mode=mode, return_tensors="pt", **pictures)
+        batch = collator([read(row, kind)])
+        assert real_ids(batch) == inputs["input_ids"][0].tolist() + after
+        if pictures:
+            torch.testing.assert_close(batch["pixel_values"][:1], inputs["pixel_values"])
+        assert torch.equal(batch["labels"], batch["input_ids"])
+        assert (
+            batch["image_inputs"]
+            == {
+                "caption": ["features"],
+                "draw": ["codes"],
+                "text": [],
+                "question": ["features"],
+                "edit": ["codes", "codes"],
+            }[kind]
+        )
+
+
+def test_what_is_supervised(processor):
+    row, collator = make_dataset()[0], LavitCollator(processor, NUM_PATCHES)
+
+    def labelled(kind, **kwargs) -> str:
+        batch = collator([read(row, kind, **kwargs)])
+        return processor.tokenizer.decode(batch["labels"][batch["labels"] != -100])
+
+    answer, drawn = f" {read(row, 'question')[2].text.strip()}<|end|>", "[IMG]<image>[/IMG]"
+    assert labelled("caption", supervise_images=False) == f"{row['caption']}<|end|>"
+    assert labelled("question", supervise_prompts=False) == drawn + answer
+    assert labelled("question", supervise_prompts=False, supervise_images=False) == answer
+    assert labelled("draw", supervise_prompts=False, supervise_images=False) == drawn
+    assert labelled("edit", supervise_images=False) == row["instruction"] + drawn
+
+
+def test_interleaved_segments(processor):
+    def inputs(*segments, **kwargs) -> list:
+        row = {"segments": [{"type": "image", "image": make_picture("red", "blue")} | s for s in segments]}
+        return read(row, "interleaved", **kwargs)
+
+    text, picture = {"type": "text", "text": "red", "image": None}, {}
+    assert [part.image_input for part in inputs(picture, picture, text)[:2]] == ["features"] * 2
+    first, _, second = inputs(picture, text, picture, supervise_images=False)
+    assert (first.image_input, second.image_input) == ("codes", "codes")
+    assert first.supervised
+    assert second.supervised
+    first, asked, said = inputs({"codes": [3, 4], "supervised": False}, text | {"supervised": False}, text)
+    assert (first.codes, first.image_input, first.supervised) == (None, "features", False)
+    assert not asked.supervised
+    assert said.supervised
+    ids = real_ids(LavitCollator(processor, NUM_PATCHES)([inputs(text, {"codes": [3, 4]}, text)]))
+    assert processor.tokenizer.decode(ids) == "red[IMG]<code_3><code_4>[/IMG]red<|end|>"
+    row = {"segments": [{"type": "image", "codes": [3]}, {"type": "text", "text": "red"}]}
+    assert read(row, "interleaved")[0].image_input == "codes"  # there is nothing to see
+    with pytest.raises(ValueError, match="'text' or 'image', got 'video'"):
+        inputs({"type": "video"})
+
+
+def test_texts_cannot_name_what_is_no_text(processor):
+    collator = LavitCollator(processor, NUM_PATCHES)
+    ids = real_ids(collator([[TextPart("say [IMG] and <image> and <|end|>")]]))
+    assert max(ids) < processor.image_start_token_id
+    assert ids.count(processor.tokenizer.eos_token_id) == 1
+    assert processor.tokenizer.decode(ids[:-1]) == "say [IMG] and <image> and <|end|>"
+    with pytest.raises(ValueError, match="name of a code.*<code_3>"):
+        collator([[TextPart("say <code_3>")]])
+
+
+def test_codes_and_pictures_in_one_batch(processor):
+    picture = PicturePart(make_picture("red", "blue"), image_input="features")
+    batch = LavitCollator(processor, NUM_PATCHES)(
+        [[TextPart("red"), PicturePart(codes=[5, 0])], [picture, TextPart("blue above")]]
+    )
+    assert batch["pixel_values"].shape == (1, 3, IMAGE_SIZE, IMAGE_SIZE)
+    assert batch["image_inputs"] == ["features"]
+    offset = processor.visual_token_offset
+    assert real_ids(batch)[1:] == [offset - 2, offset + 5, offset, offset - 1]
+    assert (batch["labels"] == -100).equal(batch["attention_mask"] == 0)
+    assert batch["attention_mask"][:, 0].all()
+    assert LavitCollator(processor, NUM_PATCHES)([[TextPart("red")]])["pixel_values"].shape == (
+        0,
+        3,
+        IMAGE_SIZE,
+        IMAGE_SIZE,
+    )
+    with pytest.raises(ValueError, match=f"0 to {CODEBOOK_SIZE - 1}, got 3 to {CODEBOOK_SIZE}"):
+        LavitCollator(processor, NUM_PATCHES)([[PicturePart(codes=[3, CODEBOOK_SIZE])]])
+
+
+def test_long_sequences_are_cut_in_text_alone(processor):
+    collator = LavitCollator(processor, NUM_PATCHES, max_length=20)
+    long, codes, picture = (
+        TextPart("red above blue " * 20),
+        PicturePart(codes=[1] * 9),
+        PicturePart(make_picture("red", "red")),
+    )
+    mark = processor.image_start_token_id
+
+    def cut(*parts) -> list[int]:
+        ids = real_ids(collator([list(parts)]))
+        return [token for token in ids if token >= mark - 1]
+
+    drawing = [mark, *[mark + 3] * 9, mark + 1]
+    assert len(real_ids(collator([[long]]))) == 20
+    assert cut(long, codes) == drawing  # the prompt gives way to the drawing
+    assert len(real_ids(collator([[long, codes]]))) == 20
+    assert cut(codes, long) == drawing
+    assert cut(codes, TextPart("red"), codes, TextPart("red")) == drawing
+    # A picture of unknown length is taken to be as long as one can be.
+    ids = real_ids(collator([[long, picture]]))
+    assert ids[-3:] == [mark, processor.image_token_id, mark + 1]
+    assert len(ids) - 1 + NUM_PATCHES == 20
+    with pytest.raises(ValueError, match="16 codes and 2 marks; got 17"):
+        LavitCollator(processor, NUM_PATCHES, max_length=17)
+
+
+# Rows
+
+
+def test_an_item_is_the_same_wherever_it_is_read():
+    dataset, arguments = make_dataset(), SequenceArguments(EVERY_KIND)
+    rows, again = MixtureRows(dataset, arguments, seed=1), MixtureRows(dataset, arguments, seed=1)
+    items = [rows[index] for index in range(len(rows))]
+    assert [again[index] for index in reversed(range(len(again)))] == items[::-1]
+    assert [MixtureRows(dataset, arguments, seed=2)[index] for index in range(len(rows))] != items
+    loader = torch.utils.data.DataLoader(again, batch_size=8, num_workers=1, collate_fn=list, persistent_workers=True)
+    assert [item for batch in loader for item in batch] == items
+    rows.set_epoch(1)
+    again.set_epoch(1)  # after the workers have started
+    second = [rows[index] for index in range(len(rows))]
+    assert second != items
+    assert [item for batch in loader for item in batch] == second
+
+
+def test_an_epoch_has_each_row_once_and_kinds_by_weight():
+    dataset = Dataset.from_dict({"caption": [f"{index}" for index in range(4000)], "image_codes": [[1]] * 4000})
+    rows = MixtureRows(dataset, SequenceArguments(["draw=3", "text=1"], prompt_dropout=0.1))
+    items = [rows[index] for index in range(len(rows))]
+    texts = [int(item[0].text) for item in items if isinstance(item[0], TextPart)]
+    assert len(set(texts)) == len(texts)
+    assert texts != sorted(texts)
+    unconditional = [item for item in items if len(item) == 1 and isinstance(item[0], PicturePart)]
+    drawn = [item for item in items if isinstance(item[-1], PicturePart)]
+    assert len(drawn) / len(items) == pytest.approx(0.75, abs=0.03)
+    assert len(unconditional) / len(drawn) == pytest.approx(0.1, abs=0.02)
+
+
+def test_rows_are_taken_for_what_they_have():
+    dataset = Dataset.from_list([{"caption": "red", "text": None}, {"caption": None, "text": "blue"}])
+    arguments = SequenceArguments(["text=1"])
+    assert [part.text for part in MixtureRows(dataset.select([0]), arguments)[0]] == ["red"]
+    with pytest.raises(ValueError, match="Row 0 lacks what a sequence of the kinds text is made of"):
+        MixtureRows(dataset.select([1]), arguments)[0]
+    several = Dataset.from_list([{"caption": ["red", "blue"], "question": "which?", "answer": [{"answer": "red"}]}])
+    assert MixtureRows(several, arguments)[0][0].text in ("red", "blue")
+
+
+def test_pictures_are_decoded_for_what_needs_them(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    make_picture("red", "blue").save(tmp_path / "fine.png")
+    files = [str(tmp_path / name) for name in ("broken.png", "fine.png", "fine.png")]
+    dataset = Dataset.from_dict({"image": files, "caption": ["red", "green", "blue"]})
+    assert len(iter_rows(MixtureRows(dataset, SequenceArguments(["text=1"])))) == 3
+    with pytest.raises(BrokenPictureError, match="broken.png"):
+        iter_rows(MixtureRows(dataset, SequenceArguments(["draw=1"])))
+    rows = MixtureRows(dataset, SequenceArguments(["draw=1"], prompt_dropout=0.0), broken_pictures="skip")
+    assert sorted(item[0].text for item in iter_rows(rows)) in (["blue", "blue", "green"], ["blue", "green", "green"])
+
+
+def iter_rows(rows) -> list:
+    return [rows[index] for index in range(len(rows))]
+
+
+def test_a_stream_has_the_sequences_of_its_rows(processor):
+    dataset, arguments = make_dataset(), SequenceArguments(EVERY_KIND)
+    stream = MixtureStream(dataset.to_iterable_dataset(num_shards=2), arguments, seed=1)
+    items = list(stream)
+    assert len(items) == len(dataset)
+    assert list(stream) == items
+    loader = torch.utils.data.DataLoader(
+        stream, batch_size=4, num_workers=2, collate_fn=LavitCollator(processor, NUM_PATCHES)
+    )
+    assert sum(len(batch["input_ids"]) for batch in loader) == len(dataset)
+    stream.set_epoch(1)
+    assert list(stream) != items
+
+
+# From a tokenized dataset
+
+
+@torch.no_grad()
+def test_a_tokenized_dataset_gives_the_same_loss(processor):
+    model = make_model(processor)
+    pixels = make_dataset()
+    codes = tokenize(pixels, model.model.visual_tokenizer)
+    collator, losses, widths = LavitCollator(processor, NUM_PATCHES), [], []
+    for dataset in (pixels, codes):
+        rows = MixtureRows(dataset, SequenceArguments(EVERY_KIND), seed=3)
+        batch = collator(iter_rows(rows))
+        losses.append(model(**batch).loss)
+        widths.append(len(batch["pixel_values"]))
+    torch.testing.assert_close(*losses, atol=1e-5, rtol=1e-5)
+    assert widths[1] < widths[0]  # those that are read have to be seen
+
+
+def test_without_pictures_nothing_is_read_as_features(processor):
+    codes = tokenize(make_dataset(4), make_model(processor).model.visual_tokenizer, drop=True)
+    with pytest.raises(ValueError, match="'caption' need a column 'image'; the dataset has .*image_codes"):
+        MixtureRows(codes, SequenceArguments(["caption=1"]))
+    batch = LavitCollator(processor, NUM_PATCHES)(
+        iter_rows(MixtureRows(codes, SequenceArguments(EVERY_KIND, image_inputs="codes")))
+    )
+    assert len(batch["pixel_values"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"mixture": ["paint=1"]}, "mixture must give some of caption, .* got \\['paint=1'\\]"),
+        ({"mixture": ["draw=0"]}, "mixture"),
+        ({"mixture": ["draw"]}, "mixture must be NAME=NUMBER"),
+        ({"prompt_dropout": 2.0}, "prompt_dropout must be in \\[0, 1\\], got 2.0"),
+        ({"image_inputs": "pixels"}, "'features' or 'codes', got 'pixels'"),
+    ],
+)
+def test_refusals(given, message):
+    with pytest.raises(ValueError, match=message):
+        SequenceArguments(**given)

@@ -1,0 +1,404 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Stage 3: what moves and what does not, what the U-Net is told, averaged weights, resuming, the script."""
+
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from diffusers import AutoencoderKL, DDIMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPVisionConfig, TrainingArguments
+
+from lavit_hf import LavitImageDecoderPipeline, LavitImageProcessorPil, LavitVisualTokenizerForPreTraining
+from lavit_hf.training.autoencoder import AutoencoderForTraining, set_scaling_factor
+from lavit_hf.training.image_decoder import LavitImageDecoderForTraining, load_stage_one, new_image_decoder
+from lavit_hf.training.image_decoder_trainer import (
+    AVERAGED_WEIGHTS_NAME,
+    ImageDecoderCollator,
+    LavitImageDecoderTrainer,
+    show_image_decoder,
+)
+
+from ..tiny import CODEBOOK_SIZE, IMAGE_SIZE, NUM_PATCHES, VISION, loosen
+
+
+ROOT = Path(__file__).parent.parent.parent
+SIZE = 16  # of what is drawn, in pixels
+WIDTH = 16
+UNET = {
+    "sample_size": SIZE // 2,
+    "block_out_channels": (8, 16),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "norm_num_groups": 4,
+    "attention_head_dim": 2,
+    "layers_per_block": 1,
+    "cross_attention_dim": WIDTH,
+}
+SDXL = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 4,
+    "projection_class_embeddings_input_dim": 8 + 6 * 4,
+}
+VAE = {
+    "sample_size": SIZE,
+    "block_out_channels": (8, 8),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "norm_num_groups": 4,
+}
+
+
+def make_stage_one() -> LavitVisualTokenizerForPreTraining:
+    torch.manual_seed(0)
+    model = LavitVisualTokenizerForPreTraining.from_vision_tower(
+        CLIPVisionConfig(**VISION), codebook_size=CODEBOOK_SIZE, num_merger_layers=1
+    )
+    model = loosen(model).eval()
+    model.feature_decoder.codebook.copy_(model.visual_tokenizer.quantizer.codebook)
+    return model
+
+
+def make_decoder(unet=None, scheduler=None, **kwargs) -> LavitImageDecoderForTraining:
+    stage_one = make_stage_one()
+    pipe = new_image_decoder(
+        stage_one,
+        UNet2DConditionModel(**(UNET | (unet or {}))),
+        AutoencoderKL(**VAE).eval(),
+        DDIMScheduler(**(scheduler or {})),
+    )
+    return LavitImageDecoderForTraining(pipe, stage_one.visual_tokenizer, **kwargs)
+
+
+def make_pictures(count: int) -> list[Image.Image]:
+    """Of different sizes: patches of colours, so that there is something to learn."""
+    rng = np.random.default_rng(0)
+    sizes = [(20, 30), (40, 24), (16, 16)]
+    colours = rng.integers(0, 255, (count, 2, 2, 3), dtype=np.uint8)
+    return [Image.fromarray(colour).resize(sizes[i % 3]) for i, colour in enumerate(colours)]
+
+
+def make_collator(**kwargs) -> ImageDecoderCollator:
+    processor = LavitImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
+    return ImageDecoderCollator(SIZE, SIZE, processor, **kwargs)
+
+
+def make_rows(count: int = 8) -> list[dict]:
+    return [{"image": picture} for picture in make_pictures(count)]
+
+
+def train(decoder, folder, steps=4, resume=None, rows=None, ema_decay=0.9, **kwargs) -> LavitImageDecoderTrainer:
+    settings = {
+        "max_steps": steps,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 2e-3,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        "remove_unused_columns": False,
+    }
+    trainer = LavitImageDecoderTrainer(
+        decoder,
+        TrainingArguments(str(folder), **(settings | kwargs)),
+        ema_decay=ema_decay,
+        train_dataset=rows or make_rows(),
+        eval_dataset=make_rows(4),
+        data_collator=make_collator(),
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def losses(trainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.parametrize(
+    ("unet", "scheduler", "settings"),
+    [({}, {}, {}), (SDXL, {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}, {"snr_gamma": 5.0})],
+    ids=["sd", "sdxl"],
+)
+def test_the_loss_falls_and_what_is_frozen_stays(tmp_path, unet, scheduler, settings):
+    decoder = make_decoder(unet, scheduler, **settings)
+    before = {name: value.clone() for name, value in decoder.named_parameters()}
+    buffers = {name: value.clone() for name, value in decoder.named_buffers()}
+    trainer = train(decoder, tmp_path, steps=30, learning_rate=1e-2)
+    history = losses(trainer)
+    assert sum(history[-10:]) < 0.9 * sum(history[:10])
+
+    moved = {name.rpartition(".")[0] for name, value in decoder.named_parameters() if not value.equal(before[name])}
+    heads = ("feature_decoder.condition_projections", "feature_decoder.attention_pool")
+    assert all(name.startswith(("unet.", *heads)) for name in moved)
+    assert any(name.startswith(heads[0]) for name in moved)
+    assert any(name.startswith(heads[1]) for name in moved) == bool(unet)
+    for name, value in decoder.named_buffers():
+        torch.testing.assert_close(value, buffers[name], rtol=0, atol=0)
+    assert not any(part.training for part in (decoder.vae, decoder.visual_tokenizer, decoder.feature_decoder))
+
+
+def test_the_whole_feature_decoder_can_be_trained(tmp_path):
+    decoder = make_decoder(train_feature_decoder=True)
+    before = decoder.feature_decoder.queries.detach().clone()
+    train(decoder, tmp_path, steps=1)
+    assert not decoder.feature_decoder.queries.equal(before)
+
+
+def test_new_conditions_have_unit_size():
+    decoder = make_decoder()
+    codes = torch.randint(CODEBOOK_SIZE, (256, 5))
+    conditions = decoder.feature_decoder(codes=codes).prompt_embeds
+    assert conditions.std().item() == pytest.approx(1, abs=0.3)
+    assert conditions.mean().abs().item() < 0.3
+
+
+def _watch(unet) -> list[dict]:
+    calls = []
+    unet.register_forward_pre_hook(
+        lambda module, args, kwargs: calls.append(kwargs | {"sample": args[0]}), with_kwargs=True
+    )
+    return calls
+
+
+@pytest.mark.parametrize("kind", ["lowres", "highres"])
+def test_the_unet_is_told_what_the_pipeline_tells_it(kind, converted):
+    """Both branches of the guidance: with the stored embeddings of the SD 1.5 kind, and the zeros of the SDXL kind."""
+    subfolder = "lowres_decoder" if kind == "lowres" else None
+    pipe = LavitImageDecoderPipeline.from_pretrained(converted, subfolder=subfolder)
+    pipe.set_progress_bar_config(disable=True)
+    height, width = pipe.default_size
+    codes = [[1, 2, 3, 4, 5], [6, 7, 8]]
+    calls = _watch(pipe.unet)
+    pipe(codes, num_inference_steps=1, guidance_scale=2.0, vocabulary_ids=False)
+    decoder = LavitImageDecoderForTraining(pipe)
+    pictures = torch.nn.utils.rnn.pad_sequence([torch.tensor(picture) for picture in codes], batch_first=True)
+    mask = torch.arange(pictures.shape[1]) < torch.tensor([[len(picture)] for picture in codes])
+    dropped = torch.tensor([True, True, False, False])
+    conditions, attention_mask, pooled = decoder.encode_conditions(pictures.repeat(2, 1), mask.repeat(2, 1), dropped)
+
+    told = calls[0]
+    torch.testing.assert_close(conditions, told["encoder_hidden_states"])
+    if kind == "lowres":
+        torch.testing.assert_close(attention_mask, told["encoder_attention_mask"], rtol=0, atol=0)
+    else:
+        assert attention_mask is None
+        assert told["encoder_attention_mask"] is None
+        torch.testing.assert_close(pooled, told["added_cond_kwargs"]["text_embeds"])
+        decoder.train()(torch.zeros(2, 3, height, width), codes=pictures, attention_mask=mask)
+        time_ids = calls[-1]["added_cond_kwargs"]["time_ids"]
+        torch.testing.assert_close(time_ids, told["added_cond_kwargs"]["time_ids"][:2], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_a_perfect_prediction_has_no_loss(prediction_type):
+    """What the U-Net is to say is what leads DDIM from the noisy latents back to the latents."""
+    decoder = make_decoder(scheduler={"prediction_type": prediction_type, "clip_sample": False}).eval()
+    batch = make_collator()(make_rows(4))
+    latents = decoder.encode_images(batch["images"])
+    calls = _watch(decoder.unet)
+    scheduler = decoder.pipeline.scheduler
+    scheduler.set_timesteps(1000)
+
+    def predict(*args, **kwargs):
+        noisy, timesteps = args[0], args[1]
+        alphas = scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        noise = (noisy - alphas.sqrt() * latents) / (1 - alphas).sqrt()
+        velocity = alphas.sqrt() * noise - (1 - alphas).sqrt() * latents
+        sample = noise if prediction_type == "epsilon" else velocity
+        for i, timestep in enumerate(timesteps):
+            back = scheduler.step(sample[i], timestep, noisy[i]).pred_original_sample
+            torch.testing.assert_close(back, latents[i], rtol=1e-2, atol=1e-2)
+        return type("Output", (), {"sample": sample})
+
+    decoder.unet.forward = predict
+    output = decoder(**batch)
+    assert output.loss.item() < 1e-6
+    assert output.timesteps.tolist() == [125, 375, 625, 875]
+    assert len(calls) == 1
+
+
+def test_from_codes_is_from_pixels():
+    decoder = make_decoder().eval()
+    rows = make_rows(4)
+    batch = make_collator()(rows)
+    codes = decoder.visual_tokenizer(batch["pixel_values"]).split()
+    assert len({len(picture) for picture in codes}) > 1
+    rows = [row | {"image_codes": picture.tolist()} for row, picture in zip(rows, codes, strict=True)]
+    tokenized = make_collator(codes_column="image_codes")(rows)
+    assert "pixel_values" not in tokenized
+    decoder.visual_tokenizer = None
+    from_codes = decoder(**tokenized).loss
+    with pytest.raises(ValueError, match="visual_tokenizer"):
+        decoder(**batch)
+    decoder.visual_tokenizer = make_stage_one().visual_tokenizer
+    torch.testing.assert_close(decoder(**batch).loss, from_codes, rtol=0, atol=0)
+
+
+def test_conditions_are_dropped_as_often_as_asked():
+    decoder = make_decoder(condition_dropout=0.25).train()
+    _, timesteps, dropped = decoder._draw(torch.zeros(4000, 1, 1, 1))
+    assert dropped.float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert (timesteps.min(), timesteps.max()) == (0, 999)
+
+
+def test_resuming_goes_on_where_it_stood(tmp_path):
+    whole = train(make_decoder(), tmp_path / "whole", steps=6)
+    train(make_decoder(), tmp_path / "half", steps=6, save_strategy="steps", save_steps=3)
+    checkpoint = tmp_path / "half" / "checkpoint-3"
+    assert (checkpoint / AVERAGED_WEIGHTS_NAME).is_file()
+    resumed = train(make_decoder(), tmp_path / "half", steps=6, resume=str(checkpoint))
+    assert losses(resumed) == pytest.approx(losses(whole), abs=1e-4)
+    for average, expected in zip(resumed.average.shadow_params, whole.average.shadow_params, strict=True):
+        torch.testing.assert_close(average, expected, rtol=0, atol=1e-5)
+
+
+def test_checkpoints_hold_what_is_trained_and_folders_the_average(tmp_path):
+    decoder = make_decoder()
+    trainer = train(decoder, tmp_path / "run", steps=3, save_strategy="steps", save_steps=3)
+    assert all(name.startswith(("unet.", "feature_decoder.condition_")) for name in decoder.state_dict())
+    raw = decoder.unet.conv_in.weight.detach().clone()
+    trainer.save_model(str(tmp_path / "saved"))
+    torch.testing.assert_close(decoder.unet.conv_in.weight, raw, rtol=0, atol=0)
+
+    pipe = LavitImageDecoderPipeline.from_pretrained(tmp_path / "saved")
+    pipe.set_progress_bar_config(disable=True)
+    names = [name for name, parameter in decoder.named_parameters() if parameter.requires_grad]
+    average = dict(zip(names, trainer.average.shadow_params, strict=True))
+    torch.testing.assert_close(pipe.unet.conv_in.weight, average["unet.conv_in.weight"], rtol=0, atol=0)
+    projection = pipe.feature_decoder.condition_projections[0].weight
+    torch.testing.assert_close(projection, average["feature_decoder.condition_projections.0.weight"], rtol=0, atol=0)
+    assert not pipe.unet.conv_in.weight.equal(raw)
+
+    # The sheet shows just what the loaded pipeline draws.
+    batch = make_collator()(make_rows(3))
+    with trainer.averaged_weights():
+        sheet = show_image_decoder(decoder.eval(), batch, num_inference_steps=2)
+    assert sheet.size == (3 * SIZE, 2 * SIZE)
+    codes = decoder.visual_tokenizer(batch["pixel_values"]).split()
+    options = {"num_inference_steps": 2, "guidance_scale": 3.0, "generator": torch.Generator().manual_seed(0)}
+    drawn = np.concatenate([np.asarray(picture) for picture in pipe(list(codes), **options).images], axis=1)
+    np.testing.assert_array_equal(np.asarray(sheet)[SIZE:], drawn)
+
+
+def test_evaluation_is_of_the_average_and_repeats_itself(tmp_path):
+    trainer = train(make_decoder(), tmp_path, steps=2, ema_decay=0.0)
+    first, again = (trainer.evaluate()["eval_loss"] for _ in range(2))
+    assert first == again
+    for parameter in trainer.average.shadow_params:
+        parameter.zero_()
+    # A U-Net of zeros predicts none of the noise.
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(1.0, abs=0.1)
+    assert trainer.decoder.unet.conv_in.weight.abs().sum() > 0
+
+
+def test_accumulating_and_bfloat16(tmp_path):
+    rows = make_rows(8)
+    options = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, "bf16": True}
+    trainer = train(make_decoder(), tmp_path, steps=2, rows=rows, **options)
+    assert all(np.isfinite(losses(trainer)))
+    assert losses(trainer)[0] == pytest.approx(1.0, abs=0.5)
+
+
+def test_mistakes_are_named(tmp_path):
+    with pytest.raises(ValueError, match="condition_dropout must be in .* got 1.5"):
+        make_decoder(condition_dropout=1.5)
+    with pytest.raises(ValueError, match="prediction_type"):
+        make_decoder(scheduler={"prediction_type": "sample"})
+    with pytest.raises(ValueError, match="v_prediction"):
+        make_decoder(scheduler={"rescale_betas_zero_snr": True})
+    with pytest.raises(ValueError, match="ema_decay"):
+        train(make_decoder(), tmp_path, ema_decay=1.0)
+    decoder = make_decoder()
+    pipe = decoder.pipeline
+    pipe.register_modules(scheduler=FlowMatchEulerDiscreteScheduler())
+    with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler"):
+        LavitImageDecoderForTraining(pipe)
+    other = make_stage_one().visual_tokenizer
+    other.quantizer.codebook.mul_(-1)
+    pipe.register_modules(scheduler=DDIMScheduler())
+    with pytest.raises(ValueError, match="codebook"):
+        LavitImageDecoderForTraining(pipe, other)
+    decoder.visual_tokenizer.save_pretrained(tmp_path / "tokenizer")
+    with pytest.raises(ValueError, match="stage 1"):
+        load_stage_one(tmp_path / "tokenizer")
+
+
+def test_latents_have_unit_deviation_after_scaling():
+    torch.manual_seed(0)
+    vae = AutoencoderKL(**VAE).eval()
+    images = make_collator()(make_rows(8))["images"]
+    factor = set_scaling_factor(vae, [images[:4], images[4:]])
+    assert factor == vae.config.scaling_factor
+    assert (vae.encode(images).latent_dist.mode() * factor).std().item() == pytest.approx(1, abs=1e-3)
+    output = AutoencoderForTraining(vae, kl_weight=0.5)(images)
+    torch.testing.assert_close(output.loss, output.reconstruction_loss + 0.5 * output.kl_loss)
+
+
+def write_photographs(folder: Path) -> None:
+    folder.mkdir()
+    for index, picture in enumerate(make_pictures(6)):
+        mode = ["RGB", "L", "RGBA", "P", "CMYK", "LA"][index]
+        picture.convert(mode).save(folder / f"{index}.{'jpg' if mode == 'CMYK' else 'png'}")
+
+
+def test_the_scripts_run_on_a_folder_of_pictures(tmp_path, monkeypatch):
+    pictures, tokenizer, vae, out = (tmp_path / name for name in ("pictures", "tokenizer", "vae", "out"))
+    write_photographs(pictures)
+    make_stage_one().save_pretrained(tokenizer)
+    LavitImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}).save_pretrained(tokenizer)
+    shared = {
+        "dataset_name": "imagefolder",
+        "data_dir": str(pictures),
+        "eval_split": "train[:2]",
+        "max_steps": 3,
+        "save_steps": 2,
+        "logging_steps": 1,
+        "per_device_train_batch_size": 2,
+        "num_sample_pictures": 2,
+        "report_to": "none",
+        "use_cpu": True,
+        "remove_unused_columns": False,
+    }
+    config = {name: list(value) if isinstance(value, tuple) else value for name, value in VAE.items()}
+    unet = {name: list(value) if isinstance(value, tuple) else value for name, value in UNET.items()}
+    recipes = {
+        "train_vae": {"config": config, "output_dir": str(vae)},
+        "train_image_decoder": {
+            "visual_tokenizer": str(tokenizer),
+            "vae": str(vae),
+            "unet": unet,
+            "scheduler": {"prediction_type": "v_prediction"},
+            "num_inference_steps": 2,
+            "output_dir": str(out),
+        },
+    }
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for name, recipe in recipes.items():
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(shared | recipe))
+        monkeypatch.setattr(sys, "argv", [f"examples/{name}.py", str(path)])
+        runpy.run_path(ROOT / "examples" / f"{name}.py", run_name="__main__")
+        folder = Path(recipe["output_dir"])
+        for left in ("README.md", "curves.png", "samples/step-0000002.png", "checkpoint-3"):
+            assert (folder / left).exists(), left
+        assert "eval loss" in (folder / "README.md").read_text()
+
+    assert AutoencoderKL.load_config(vae)["scaling_factor"] != 0.18215
+    pipe = LavitImageDecoderPipeline.from_pretrained(out)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.scheduler.config.prediction_type == "v_prediction"
+    assert pipe([1, 2, 3], num_inference_steps=2).images[0].size == (SIZE, SIZE)
+    assert pipe.feature_decoder.config.num_patches == NUM_PATCHES
+
+    # Started again, the same command goes on from its last checkpoint.
+    weights = pipe.unet.conv_in.weight
+    shutil.rmtree(out / "checkpoint-3")
+    shutil.rmtree(out / "unet")
+    runpy.run_path(ROOT / "examples" / f"{name}.py", run_name="__main__")
+    again = UNet2DConditionModel.from_pretrained(out / "unet").conv_in.weight
+    torch.testing.assert_close(again, weights, rtol=0, atol=1e-5)

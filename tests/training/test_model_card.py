@@ -1,0 +1,56 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The card of a trained model."""
+
+import pytest
+from huggingface_hub import ModelCard
+from PIL import Image
+from transformers import TrainingArguments
+
+from lavit_hf.training.model_card import write_model_card
+
+
+def test_the_card_says_what_made_the_model(tmp_path):
+    local = tmp_path / "somewhere" / "my-tower"
+    local.mkdir(parents=True)
+    (tmp_path / "samples").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "samples" / "step-10.png")
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=10, per_device_train_batch_size=4, gradient_accumulation_steps=3, learning_rate=2e-4
+    )
+    path = write_model_card(
+        tmp_path,
+        title="A tokenizer",
+        description="Pictures to codes.",
+        usage="load(path)",
+        base_models={"vision tower": str(local), "decoder": "someone/decoder"},
+        dataset="someone/pictures",
+        arguments=arguments,
+        metrics={"eval_loss": 0.123456, "eval_runtime": 5.0, "epoch": 1.0},
+        pictures=["samples/step-10.png"],
+    )
+    card = ModelCard.load(path)
+    assert card.data.base_model == ["someone/decoder"]
+    assert card.data.datasets == ["someone/pictures"]
+    assert card.data.tags == ["lavit"]
+    assert "# A tokenizer\n\nPictures to codes." in card.text
+    assert "```python\nload(path)\n```" in card.text
+    assert "| vision tower | my-tower |" in card.text
+    assert str(tmp_path) not in card.text
+    assert "| batch size | 12 |" in card.text
+    assert "| learning rate | 0.0002, linear |" in card.text
+    assert "| eval loss | 0.1235 |" in card.text
+    assert "runtime" not in card.text
+    assert "![step-10](samples/step-10.png)" in card.text
+
+
+def test_little_is_needed(tmp_path):
+    text = write_model_card(tmp_path, title="A model", description="It is one.").read_text(encoding="utf-8")
+    assert text.endswith("# A model\n\nIt is one.\n")
+    assert "##" not in text.replace("# A model", "")
+
+
+def test_pictures_must_be_in_the_folder(tmp_path):
+    (tmp_path / "model").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "outside.png")
+    with pytest.raises(ValueError, match="outside.png"):
+        write_model_card(tmp_path / "model", title="A", description="B", pictures=["../outside.png"])

@@ -1,0 +1,138 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Stage 1: what moves and what does not, the schedule, resuming, several processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPVisionConfig, TrainingArguments
+
+from lavit_hf import LavitVisualTokenizer, LavitVisualTokenizerForPreTraining
+from lavit_hf.training import LavitVisualTokenizerTrainer, TokenizerSchedule
+
+from ..tiny import CODEBOOK_SIZE, VISION, loosen, pictures
+
+
+def make_model(**kwargs) -> LavitVisualTokenizerForPreTraining:
+    torch.manual_seed(0)
+    kwargs = {
+        "codebook_size": CODEBOOK_SIZE,
+        "num_merger_layers": 1,
+        "code_dim": 8,
+        "encode_positions": True,
+        "standardize_features": True,
+    } | kwargs
+    return loosen(LavitVisualTokenizerForPreTraining.from_vision_tower(CLIPVisionConfig(**VISION), **kwargs), 0.1)
+
+
+def train(model, folder, schedule=None, steps=6, resume=None, batch_size=8, rows=64, **kwargs):
+    settings = {"learning_rate": 1e-3, "logging_steps": 1, "save_steps": 1000, "report_to": "none", "use_cpu": True}
+    args = TrainingArguments(
+        str(folder), max_steps=steps, per_device_train_batch_size=batch_size, **(settings | kwargs)
+    )
+    dataset = [{"pixel_values": picture} for picture in pictures(rows)]
+    trainer = LavitVisualTokenizerTrainer(model, args, schedule=schedule, train_dataset=dataset)
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def losses(trainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_the_loss_falls_and_the_tower_stays(tmp_path):
+    model = make_model()
+    tower = {name: value.clone() for name, value in model.visual_tokenizer.vision_tower.state_dict().items()}
+    trainer = train(model, tmp_path, steps=40, rows=16, learning_rate=3e-3)
+    history = [entry["reconstruction_loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert sum(history[-5:]) < 0.9 * sum(history[:5])
+    for name, value in model.visual_tokenizer.vision_tower.state_dict().items():
+        torch.testing.assert_close(value, tower[name], rtol=0, atol=0)
+    entry = trainer.state.log_history[-2]
+    assert {"reconstruction_loss", "kept_fraction", "commitment_loss", "code_usage", "code_perplexity"} <= set(entry)
+    assert 0 < entry["kept_fraction"] < 1
+    assert 1 <= entry["code_perplexity"] <= CODEBOOK_SIZE
+
+
+def test_targets_are_standardised_from_the_data(tmp_path):
+    model = make_model()
+    train(model, tmp_path, steps=1)
+    features = model.visual_tokenizer.encode_vision(pictures(64))
+    targets = model.targets(features).flatten(0, 1)
+    assert targets.mean(0).abs().max() < 0.3
+    assert (targets.std(0) - 1).abs().max() < 0.3
+
+
+def test_codes_begin_when_the_schedule_says(tmp_path):
+    model = make_model()
+    before = model.visual_tokenizer.quantizer.codebook.clone()
+    train(model, tmp_path / "a", TokenizerSchedule(quantize_from=10), steps=3)
+    torch.testing.assert_close(model.visual_tokenizer.quantizer.codebook, before, rtol=0, atol=0)
+    assert not model.quantize
+    train(model, tmp_path / "b", TokenizerSchedule(quantize_from=1, codebook_start_vectors=4), steps=2)
+    assert (model.visual_tokenizer.quantizer.codebook - before).abs().max() > 0.1
+    torch.testing.assert_close(model.feature_decoder.codebook, model.visual_tokenizer.quantizer.codebook)
+
+
+def test_a_frozen_selector_does_not_move(tmp_path):
+    model = make_model()
+    schedule = TokenizerSchedule(freeze_selector_from=2, freeze_selector_until=4)
+    moved = []
+
+    class Watch(LavitVisualTokenizerTrainer):
+        def training_step(self, *args, **kwargs):
+            moved.append(self.tokenizer.visual_tokenizer.selector.in_proj.weight.detach().clone())
+            return super().training_step(*args, **kwargs)
+
+    args = TrainingArguments(
+        str(tmp_path), max_steps=6, learning_rate=1e-3, weight_decay=0.1, report_to="none", use_cpu=True
+    )
+    dataset = [{"pixel_values": picture} for picture in pictures(64)]
+    Watch(model, args, schedule=schedule, train_dataset=dataset).train()
+    changes = [(b - a).abs().max().item() for a, b in zip(moved, moved[1:], strict=False)]
+    assert [change > 0 for change in changes] == [True, True, False, False, True]
+
+
+def test_the_temperature_ends_where_it_should():
+    schedule = TokenizerSchedule(final_gumbel_temperature=0.25)
+    assert [schedule.temperature(1.0, progress) for progress in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.5, 0.25])
+
+
+def test_resuming_goes_on_where_it_stood(tmp_path):
+    schedule = TokenizerSchedule(quantize_from=2, codebook_start_vectors=2)
+    whole = train(make_model(), tmp_path / "whole", schedule, steps=6)
+    train(make_model(), tmp_path / "half", schedule, steps=6, save_steps=3)
+    resumed = train(make_model(), tmp_path / "half", schedule, steps=6, resume=str(tmp_path / "half" / "checkpoint-3"))
+    assert losses(resumed) == pytest.approx(losses(whole), abs=1e-4)
+
+
+def test_the_tokenizer_loads_alone_from_what_was_trained(tmp_path):
+    model = make_model()
+    train(model, tmp_path / "run").save_model(tmp_path / "saved")
+    tokenizer = LavitVisualTokenizer.from_pretrained(tmp_path / "saved")
+    images = pictures(3)
+    torch.testing.assert_close(tokenizer(images).codes, model.visual_tokenizer.eval()(images).codes)
+
+
+def test_two_processes_are_one_with_the_whole_batch(tmp_path):
+    script = Path(__file__).with_name("run_tokenizer_training.py")
+    environment = {"OMP_NUM_THREADS": "1"}
+    histories = {}
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        command = [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"),
+            *("-m", "tests.training.run_tokenizer_training", str(folder), str(16 // processes)),
+        ]
+        root = script.parent.parent.parent
+        done = subprocess.run(command, cwd=root, env=os.environ | environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        histories[processes] = torch.load(folder / "rank0.pt")
+    assert histories[2]["losses"] == pytest.approx(histories[1]["losses"], abs=1e-3)
+    assert len(histories[1]["losses"]) == 20
+    codebooks = [torch.load(tmp_path / "2" / f"rank{rank}.pt")["codebook"] for rank in range(2)]
+    torch.testing.assert_close(codebooks[0], codebooks[1], rtol=0, atol=0)
+    torch.testing.assert_close(codebooks[0], histories[1]["codebook"], rtol=0, atol=1e-3)
