@@ -103,12 +103,6 @@ def main():
         data.image_column,
         codes_column if codes_column in next(iter(train_rows)) else None,
     )
-    samples = collator(list(islice(iter(eval_rows or train_rows), model_args.num_sample_pictures)))
-
-    def draw_samples():
-        with trainer.averaged_weights():
-            return show_image_decoder(model, samples, model_args.num_inference_steps, model_args.guidance_scale)
-
     trainer = LavitImageDecoderTrainer(
         model,
         args,
@@ -116,8 +110,16 @@ def main():
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         data_collator=collator,
-        callbacks=[CurvesCallback(), SamplesCallback(draw_samples)],
+        callbacks=[CurvesCallback()],
     )
+    samples = collator(list(islice(iter(eval_rows or train_rows), model_args.num_sample_pictures)))
+    images, codes = samples["images"], model.list_codes(samples)
+
+    def draw_samples():
+        with trainer.averaged_weights():
+            return show_image_decoder(model, images, codes, model_args.num_inference_steps, model_args.guidance_scale)
+
+    trainer.add_callback(SamplesCallback(draw_samples))
     trainer.train(resume_from_checkpoint=last_checkpoint(args))
     metrics = trainer.evaluate() if eval_rows is not None else {}
     trainer.save_model()

@@ -23,7 +23,7 @@ def make_model(**kwargs) -> LavitVisualTokenizerForPreTraining:
         "num_merger_layers": 1,
         "code_dim": 8,
         "encode_positions": True,
-        "standardize_features": True,
+        "feature_whitening": 0.001,
     } | kwargs
     return loosen(LavitVisualTokenizerForPreTraining.from_vision_tower(CLIPVisionConfig(**VISION), **kwargs), 0.1)
 
@@ -57,13 +57,15 @@ def test_the_loss_falls_and_the_tower_stays(tmp_path):
     assert 1 <= entry["code_perplexity"] <= CODEBOOK_SIZE
 
 
-def test_targets_are_standardised_from_the_data(tmp_path):
+def test_features_are_whitened_after_the_data(tmp_path):
     model = make_model()
+    before = torch.cov(model.visual_tokenizer.encode_vision(pictures(64)).flatten(0, 1).T)
     train(model, tmp_path, steps=1)
-    features = model.visual_tokenizer.encode_vision(pictures(64))
-    targets = model.targets(features).flatten(0, 1)
-    assert targets.mean(0).abs().max() < 0.3
-    assert (targets.std(0) - 1).abs().max() < 0.3
+    features = model.visual_tokenizer.encode_vision(pictures(64)).flatten(0, 1)
+    assert features.mean(0).abs().max() < 0.2
+    spread, spread_before = (torch.linalg.eigvalsh(values) for values in (torch.cov(features.T), before))
+    assert spread[-1] / spread[0] < 0.1 * spread_before[-1] / spread_before[0]
+    assert spread.mean() == pytest.approx(1, abs=0.2)
 
 
 def test_codes_begin_when_the_schedule_says(tmp_path):

@@ -35,6 +35,6 @@ def main() -> None:
         logging.disable_progress_bar()
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"lavit-hf: {error}", file=sys.stderr)
         sys.exit(1)

@@ -57,9 +57,11 @@ class LavitVisualTokenizerConfig(PreTrainedConfig):
         encode_positions (`bool`, *optional*, defaults to False):
             Adds a learned position to a kept patch's features before they become a code. Small towers trained from
             nothing need it: without, their codes tell what is there, but not where. The release has none.
-        standardize_features (`bool`, *optional*, defaults to False):
-            Whether stage 1 rebuilds the features of every channel as their distance from the channel's mean in
-            standard deviations. Where all features share one large mean, the cosine says little otherwise.
+        feature_whitening (`float`, *optional*):
+            Whitens the tower's features, so that what varies little counts as well. The share of their total variance
+            that is added to that of every direction: with 0.002, what has much less fades. Small towers trained from
+            nothing need it: nearly all that their features tell is how bright the whole picture is. Default: features
+            as they are, as in the release.
         codebook_decay (`float`, *optional*, defaults to 0.99): Of the moving averages that the codebook's rows are.
         dead_code_threshold (`float`, *optional*, defaults to 0.05):
             Codes used less than this share of the mean use start again at a vector of the batch.
@@ -91,7 +93,7 @@ class LavitVisualTokenizerConfig(PreTrainedConfig):
     commitment_loss_weight: float | int = 0.25
     gumbel_temperature: float | int = 1.0
     encode_positions: bool = False
-    standardize_features: bool = False
+    feature_whitening: float | None = None
     codebook_decay: float = 0.99
     dead_code_threshold: float | int = 0.05
     initializer_range: float = 0.02
@@ -131,6 +133,8 @@ class LavitVisualTokenizerConfig(PreTrainedConfig):
         for name in ("keep_ratio_loss_weight", "commitment_loss_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.feature_whitening is not None and not 0 < self.feature_whitening < 1:
+            raise ValueError(f"feature_whitening must be in (0, 1), got {self.feature_whitening}.")
         for name in ("codebook_decay", "dead_code_threshold"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")

@@ -102,8 +102,10 @@ class LavitFeatureDecoder(PreTrainedModel):
         std = self.config.initializer_range
         if isinstance(module, LavitFeatureDecoder):
             init.copy_(module.codebook, nn.functional.normalize(torch.randn_like(module.codebook), dim=-1))
+            # The codes' rows are unit vectors, whose elements are small: so they arrive at unit variance.
+            init.normal_(module.in_proj.weight, std=1.0)
             init.normal_(module.position_embeddings, std=std)
-            init.normal_(module.queries, std=std)
+            init.normal_(module.queries, std=0.3)
             if module.config.num_unconditional_tokens:
                 init.zeros_(module.unconditional_embeds)
         elif isinstance(module, LavitAttentionPool):
@@ -161,8 +163,7 @@ class LavitVisualTokenizerForPreTrainingOutput(ModelOutput):
     Args:
         loss (`torch.FloatTensor`): Reconstruction loss plus the tokenizer's own losses, weighted.
         reconstruction_loss (`torch.FloatTensor`): Mean over patches of 1 - cosine(rebuilt, original feature).
-        rebuilt_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`):
-            What the codes say of every patch, standardised if the configuration says so.
+        rebuilt_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`): What the codes say of every patch.
         tokenizer_output ([`LavitVisualTokenizerOutput`]): Codes, decisions, features and the parts of its loss.
     """
 
@@ -195,9 +196,6 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
         self.visual_tokenizer = visual_tokenizer or LavitVisualTokenizer(config)
         self.feature_decoder = LavitFeatureDecoder(LavitFeatureDecoderConfig.from_visual_tokenizer_config(config))
         self.codebook_updater = LavitCodebookUpdater(config)
-        if config.standardize_features:
-            self.register_buffer("feature_mean", torch.zeros(config.hidden_size))
-            self.register_buffer("feature_std", torch.ones(config.hidden_size))
         self.quantize = True
         self.freeze_selector = False
         self.post_init()
@@ -225,22 +223,6 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
         if isinstance(module, LavitCodebookUpdater):
             for buffer in module.buffers():
                 init.zeros_(buffer)
-        elif isinstance(module, LavitVisualTokenizerForPreTraining) and self.config.standardize_features:
-            init.zeros_(module.feature_mean)
-            init.ones_(module.feature_std)
-
-    @torch.no_grad()
-    def start_targets(self, vision_features: torch.Tensor) -> None:
-        """Takes the channels' means and deviations of `vision_features` (..., hidden_size) for the targets'."""
-        std, mean = torch.std_mean(vision_features.flatten(0, -2).float(), dim=0)
-        self.feature_mean.copy_(mean)
-        self.feature_std.copy_(std.clamp(min=1e-6))
-
-    def targets(self, vision_features: torch.Tensor) -> torch.Tensor:
-        """What is to be rebuilt of vision features (B, N, hidden_size), float32 in the same shape."""
-        if not self.config.standardize_features:
-            return vision_features.float()
-        return (vision_features.float() - self.feature_mean) / self.feature_std
 
     @torch.no_grad()
     def start_codebook(self, vectors: torch.Tensor) -> None:
@@ -265,7 +247,8 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
         code_embeds = layout.pad(outputs.quantized if self.quantize else outputs.vectors)
         rebuilt = self.feature_decoder(code_embeds=code_embeds, attention_mask=layout.mask).features
 
-        similarity = nn.functional.cosine_similarity(rebuilt.float(), self.targets(outputs.vision_features), dim=-1)
+        targets = outputs.vision_features.float()
+        similarity = nn.functional.cosine_similarity(rebuilt.float(), targets, dim=-1)
         reconstruction_loss = (1 - similarity).mean()
         loss = reconstruction_loss + self.config.keep_ratio_loss_weight * outputs.keep_ratio_loss
         if self.quantize:

@@ -201,6 +201,36 @@ class LavitMerger(nn.Module):
         return self.norm(hidden_states)
 
 
+class LavitFeatureWhitening(nn.Module):
+    """
+    Turns vision features so that every direction has about the same variance, one on average over the channels.
+
+    Args:
+        config ([`LavitVisualTokenizerConfig`]): `hidden_size` and `feature_whitening` are used.
+    """
+
+    def __init__(self, config: LavitVisualTokenizerConfig):
+        super().__init__()
+        self.added_share = config.feature_whitening
+        self.register_buffer("feature_mean", torch.zeros(config.hidden_size))
+        self.register_buffer("feature_transform", torch.eye(config.hidden_size))
+
+    @torch.no_grad()
+    def fit(self, features: torch.Tensor) -> None:
+        """Takes mean and covariance of `features` (T, hidden_size), by which it whitens from then on."""
+        features = features.double()
+        variances, directions = torch.linalg.eigh(torch.cov(features.T))
+        scales = (variances.clamp(min=0) + self.added_share * variances.sum()).rsqrt()
+        scales = scales * (len(scales) / (variances * scales.square()).sum()).sqrt()
+        self.feature_mean.copy_(features.mean(dim=0))
+        self.feature_transform.copy_(directions @ torch.diag(scales) @ directions.T)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(..., hidden_size) -> the same shape and dtype, computed in float32."""
+        with torch.autocast(device_type=features.device.type, enabled=False):
+            return ((features.float() - self.feature_mean) @ self.feature_transform).to(features.dtype)
+
+
 def build_vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
     """A new vision model of `config`."""
     # The release's tower is the one that transformers has but does not list with AutoModel.
@@ -221,7 +251,7 @@ class LavitTokenizerPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_attention_backend = True
     _no_split_modules = ["LavitBlock"]
-    _keep_in_fp32_modules_strict = ["codebook"]
+    _keep_in_fp32_modules_strict = ["codebook", "feature_mean", "feature_transform"]
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -230,7 +260,11 @@ class LavitTokenizerPreTrainedModel(PreTrainedModel):
             # Unit rows, as the vectors that they name are.
             init.copy_(module.codebook, nn.functional.normalize(torch.randn_like(module.codebook), dim=-1))
             if module.position_embeddings is not None:
-                init.normal_(module.position_embeddings, std=self.config.initializer_range)
+                # Beside normalised features, positions of the usual 0.02 would long go unnoticed.
+                init.normal_(module.position_embeddings, std=0.3)
+        elif isinstance(module, LavitFeatureWhitening):
+            init.zeros_(module.feature_mean)
+            init.copy_(module.feature_transform, torch.eye(self.config.hidden_size))
 
 
 class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
@@ -251,6 +285,7 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
     def __init__(self, config: LavitVisualTokenizerConfig, vision_tower: PreTrainedModel | None = None):
         super().__init__(config)
         self.vision_tower = vision_tower or build_vision_tower(config.vision_config)
+        self.whitening = LavitFeatureWhitening(config) if config.feature_whitening is not None else None
         self.selector = LavitSelector(config)
         self.merger = LavitMerger(config)
         self.quantizer = LavitQuantizer(config)
@@ -270,7 +305,7 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
     @torch.no_grad()
     def encode_vision(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """
-        The tower's last hidden states before its final norm, patches only.
+        The tower's last hidden states before its final norm, patches only, whitened if the configuration says so.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(B, 3, image_size, image_size)`): As the processor makes them.
@@ -288,7 +323,8 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
             )
         outputs = self.vision_tower(pixel_values.to(self.dtype), output_hidden_states=[-1])
         # CLS and register tokens stand before the patches
-        return outputs.hidden_states[-1][:, -self.config.num_patches :]
+        features = outputs.hidden_states[-1][:, -self.config.num_patches :]
+        return features if self.whitening is None else self.whitening(features)
 
     def forward(
         self,

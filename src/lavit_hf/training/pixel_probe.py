@@ -55,7 +55,7 @@ def show_tokenizer(
             Pictures, and the same as the image processor makes them. All serve to fit the map.
     """
     outputs = model(pixel_values.to(model.device))
-    targets = model.targets(outputs.tokenizer_output.vision_features).cpu()
+    targets = outputs.tokenizer_output.vision_features.cpu()
     probe = PixelProbe(targets, pixel_values)
     low, high = pixel_values.min(), pixel_values.max()
 

@@ -49,8 +49,8 @@ class _ScheduleCallback(TrainerCallback):
         self.start_temperature = trainer.tokenizer.config.gumbel_temperature
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if state.global_step == 0 and self.trainer.tokenizer.config.standardize_features:
-            self.trainer.start_targets()
+        if state.global_step == 0 and self.trainer.tokenizer.visual_tokenizer.whitening is not None:
+            self.trainer.start_whitening()
 
     def on_step_begin(self, args, state, control, **kwargs):
         model, step = self.trainer.tokenizer, state.global_step
@@ -73,7 +73,7 @@ class _ScheduleCallback(TrainerCallback):
 
 class LavitVisualTokenizerTrainer(LavitTrainer):
     """
-    Trains a [`LavitVisualTokenizerForPreTraining`]: standardised targets and the codebook start from the data, the
+    Trains a [`LavitVisualTokenizerForPreTraining`]: whitening and codebook start from the data, the
     schedule is followed, and the log has the loss's parts, the kept fraction, and the codebook's usage and perplexity
     over the steps since the last entry.
 
@@ -136,9 +136,9 @@ class LavitVisualTokenizerTrainer(LavitTrainer):
         tokenizer.train(was_training)
         return torch.cat(found)[:wanted]
 
-    def start_targets(self, num_features: int = 100_000) -> None:
-        """Measures mean and deviation of the features' channels on the first pictures."""
-        self.tokenizer.start_targets(self._first_outputs(num_features, "vision_features"))
+    def start_whitening(self, num_features: int = 100_000) -> None:
+        """Fits the whitening to the features of the first pictures; until then it leaves them as they are."""
+        self.tokenizer.visual_tokenizer.whitening.fit(self._first_outputs(num_features, "vision_features"))
 
     def start_codebook(self, vectors_per_code: int) -> None:
         """Puts the codebook at the k-means of the vectors of the first pictures."""
