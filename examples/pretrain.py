@@ -5,7 +5,7 @@ Stage 2: trains one language model over text and picture codes, on captions, dra
     python examples/pretrain.py examples/recipes/shapes/pretrain.yaml
     python examples/pretrain.py --visual_tokenizer my-tokenizer --language_model HuggingFaceTB/SmolLM2-135M \\
         --dataset_name my-captions --mixture caption=1 draw=1 --learning_rates model.visual_adapter=5e-4 \\
-        --output_dir my-lavit --max_steps 20000 --bf16 --remove_unused_columns False
+        --output_dir my-lavit --max_steps 20000 --bf16
 """
 
 from transformers import TrainingArguments, set_seed
@@ -38,13 +38,14 @@ def main():
     model_args.model = checkpoint or model_args.model
     model, processor = build_lavit(model_args, list_texts(train_rows.dataset, sequences))
     freeze_parts(model, model_args.freeze_parts)
+    longest = model_args.max_length or getattr(model.config.text_config, "max_position_embeddings", None)
 
     trainer = LavitForCausalLMTrainer(
         model,
         args,
         train_dataset=train_rows,
         eval_dataset=load_eval_mixtures(data, sequences),
-        data_collator=LavitCollator(processor, model.config.num_patches, model_args.max_length),
+        data_collator=LavitCollator(processor, model.config.num_patches, longest),
         processing_class=processor,
         learning_rates=model_args.part_learning_rates,
         callbacks=[CurvesCallback()],

@@ -4,7 +4,7 @@ Stage 3: trains a pixel decoder, which draws pictures from the codes of a tokeni
 
     python examples/train_image_decoder.py examples/recipes/shapes/image_decoder.yaml
     python examples/train_image_decoder.py --visual_tokenizer my-tokenizer --output_dir my-decoder --max_steps 50000 \\
-        --stable_diffusion stable-diffusion-v1-5/stable-diffusion-v1-5 --remove_unused_columns False \\
+        --stable_diffusion stable-diffusion-v1-5/stable-diffusion-v1-5 \\
         --dataset_name imagefolder --data_dir pictures
 """
 

@@ -10,6 +10,8 @@ import socket
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate import PartialState
@@ -129,6 +131,23 @@ def test_without_pictures_and_with_two_splits(tokenize, expected, read, tmp_path
     assert both.num_rows == {"train": NUM_ROWS, "test": NUM_ROWS}
 
 
+@pytest.mark.parametrize("num_rows", [0, 30, 31])
+def test_shards_are_written_in_groups(monkeypatch, tmp_path, num_rows):
+    monkeypatch.setattr(tokenized_dataset, "ROWS_PER_GROUP", 10)
+    writer = tokenized_dataset.ShardWriter(tmp_path / "000000.parquet")
+    counts = {"pictures": 1, "codes": 7, "broken": []}
+    for start in range(0, num_rows, 5):
+        rows = pa.table({"x": list(range(start, min(start + 5, num_rows)))})
+        writer.write(rows, input_rows=len(rows) + 1, **counts)
+    writer.write(pa.table({"x": pa.array([], pa.int64())}), input_rows=1, **counts)
+    assert not writer.path.exists()
+    record = writer.finish()
+    assert pq.read_table(writer.path)["x"].to_pylist() == list(range(num_rows))
+    assert pq.read_metadata(writer.path).num_row_groups == -(-num_rows // 10)
+    assert record == tokenized_dataset.ShardRecord.read(writer.path)
+    assert (record.rows, record.codes) == (num_rows, 7 * record.pictures)
+
+
 def in_fork(call, *args):
     """Starts a call in a process of its own, without a second import of everything."""
 
@@ -144,7 +163,7 @@ def in_fork(call, *args):
 
 def wait(process) -> int:
     """Its exit code."""
-    process.join(60)
+    process.join(120)
     if process.is_alive():
         process.kill()
         pytest.fail("A process did not end.")
@@ -170,6 +189,7 @@ def test_killed_at_any_moment_it_goes_on(tokenize, expected, read, tmp_path, str
     output = tmp_path / "out"
     moments = [
         (tokenization, "open_split", 1, 0),
+        (Path, "replace", 1, 0),
         (tokenized_dataset.ShardWriter, "_flush", 1, 0),
         (Path, "replace", 1, 0),
         (tokenized_dataset.ShardWriter, "write", 3, 1),
@@ -185,12 +205,12 @@ def test_killed_at_any_moment_it_goes_on(tokenize, expected, read, tmp_path, str
     for target, name, times, finished in moments:
         assert wait(in_fork(killed, target, name, times)) == -signal.SIGKILL
         assert len(shard_names(output)) == finished, name
-        if finished < 3 and output.exists():
+        if finished < 3 and list(output.glob("*/tokenization.json")):
             with pytest.raises(ValueError, match="not complete: run the same `tokenize` again"):
                 read(output)
     tokenize("shapes", output, **settings)
     assert read(output) == expected
-    assert not list(output.rglob(".*"))
+    assert len([path for path in output.rglob("*") if path.is_file()]) == 5
 
 
 def free_port() -> int:
@@ -340,9 +360,13 @@ def test_command(model, monkeypatch, capsys, tmp_path, photos, read):
     code, out, _ = run(photos, tmp_path / "out", *common, "--broken-pictures", "skip", "--drop-images")
     assert code == 0
     assert "5 rows, 5 pictures" in out
-    assert "2 rows left out, listed in broken.jsonl" in out
+    assert "broken pictures: 2, listed in broken.jsonl" in out
     assert "pictures and" in out
     assert set(read(tmp_path / "out")[0]) == {"caption", "image_codes"}
+    expected = "must be a folder, or a repository of the Hub as owner/name"
+    code, _, error = run(photos, tmp_path / "other", "--model", tmp_path / "nowhere")
+    assert code == 1
+    assert error.endswith(f"--model {expected}: there is no {tmp_path}/nowhere.\n")
     code, _, error = run(photos, tmp_path / "raise", *common)
     assert code == 1
     assert "row 2, column 'image'" in error

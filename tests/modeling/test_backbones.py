@@ -117,6 +117,25 @@ def test_pretrained_backbones_from_folders(tmp_path):
 
 
 @torch.no_grad()
+def test_a_visual_tokenizer_is_taken_as_it_is(tmp_path):
+    lavit = tiny_lavit()
+    tokenizer = lavit.model.visual_tokenizer
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    lavit.save_pretrained(tmp_path / "lavit")
+    for vision in (tokenizer, tmp_path / "tokenizer", tmp_path / "lavit"):
+        model = LavitForCausalLM.from_backbones(vision, LlamaConfig(**TEXT)).eval()
+        assert model.config.codebook_size == CODEBOOK_SIZE
+        assert torch.equal(model.model.visual_tokenizer(pictures(2)).codes, tokenizer(pictures(2)).codes)
+        merger = model.model.visual_adapter.merger.state_dict()
+        assert all(torch.equal(value, merger[name]) for name, value in tokenizer.merger.state_dict().items())
+    model = LavitForCausalLM.from_backbones(tokenizer, LlamaConfig(**TEXT), copy_merger=False)
+    fresh = model.model.visual_adapter.merger.layers[0].mlp.fc1.weight
+    assert not torch.equal(fresh, tokenizer.merger.layers[0].mlp.fc1.weight)
+    with pytest.raises(ValueError, match="has its own codebook_size"):
+        LavitForCausalLM.from_backbones(tokenizer, LlamaConfig(**TEXT), codebook_size=8)
+
+
+@torch.no_grad()
 def test_new_rows_are_like_the_old_ones():
     torch.manual_seed(0)
     llama = LlamaForCausalLM(LlamaConfig(**TEXT))
@@ -166,11 +185,10 @@ def test_text_models_with_ways_of_their_own(text):
         CLIPVisionConfig(**VISION), text_model, codebook_size=CODEBOOK_SIZE, num_merger_layers=2
     ).eval()
     torch.testing.assert_close(model(ids).logits[..., :TEXT_TOKENS], expected, atol=1e-5, rtol=1e-4)
-    alone = model.generate(torch.tensor([[5]]), generation_mode="image", guidance_scale=2.0, max_new_tokens=4)
+    settings = {"generation_mode": "image", "guidance_scale": 2.0, "max_new_tokens": 4, "min_new_tokens": 4}
+    alone = model.generate(torch.tensor([[5]]), **settings)
     batch, mask = pad_rows([[6, 7, 8], [5]])
-    together = model.generate(
-        batch, attention_mask=mask, generation_mode="image", guidance_scale=2.0, max_new_tokens=4
-    )
+    together = model.generate(batch, attention_mask=mask, **settings)
     assert together[1, 4:].tolist() == alone[0, 2:].tolist()
 
 

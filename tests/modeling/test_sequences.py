@@ -69,6 +69,28 @@ def test_features_are_not_the_codes(model):
     assert (features.logits[:, -1] - codes.logits[:, -1]).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_pictures_of_one_batch_enter_in_different_ways(model, side):
+    images = pictures(4)
+    ways = ["codes", "features", "codes", "features"]
+    batch = real_logits(run(model, ROWS, images, side, image_inputs=ways))
+    alone = [
+        model(torch.tensor([ROWS[0]])).logits[0],
+        real_logits(run(model, ROWS[1:2], images[:1], image_inputs="codes"))[0],
+        real_logits(run(model, ROWS[2:], images[1:], image_inputs=ways[1:]))[0],
+    ]
+    for together, single in zip(batch, alone, strict=True):
+        torch.testing.assert_close(together, single, atol=1e-5, rtol=1e-4)
+    # What each picture of the last row is read as
+    counts = model.model.visual_tokenizer(images[1:]).num_codes.tolist()
+    read = {}
+    for name, given in {"features": "features", "codes": "codes", "mixed": ways[1:]}.items():
+        sequences = run(model, ROWS[2:], images[1:], side, image_inputs=given).sequences
+        read[name] = sequences.inputs_embeds[sequences.image_mask].split(counts)
+    for index, way in enumerate(ways[1:]):
+        torch.testing.assert_close(read["mixed"][index], read[way][index])
+
+
 def test_every_picture_has_its_own_codes_in_place(model):
     images = pictures(4)
     with torch.no_grad():
@@ -103,6 +125,25 @@ def test_loss_is_the_mean_over_text_and_codes(model):
     expected = torch.nn.functional.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), targets.flatten())
     torch.testing.assert_close(outputs.loss, expected)
     assert (targets >= VISUAL_OFFSET).sum() > 10
+
+
+def test_without_logits_the_loss_is_the_same():
+    ids, mask = pad_rows(ROWS)
+    labels = ids.masked_fill(mask == 0, -100)
+    given = {"input_ids": ids, "attention_mask": mask, "pixel_values": pictures(4), "labels": labels}
+    losses, gradients = [], []
+    for skip_logits in (False, True):
+        model = tiny_lavit().train()
+        outputs = model(**given, skip_logits=skip_logits)
+        outputs.loss.backward()
+        losses.append(outputs.loss)
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert outputs.logits is None
+    assert outputs.token_losses.shape == ((outputs.sequences.labels[:, 1:] != -100).sum(),)
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
+    nothing = model(ids, pictures(4), mask, labels=torch.full_like(ids, -100), skip_logits=True)
+    assert nothing.loss == 0
 
 
 def test_cached_is_uncached(model):
@@ -140,6 +181,27 @@ def test_gradients_reach_the_adapter_and_the_language_model_alone():
     asked = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert not any(name.startswith("model.visual_tokenizer") for name in asked)
     assert not model.model.visual_tokenizer.training
+
+
+@pytest.mark.parametrize("image_inputs", ["codes", []])
+def test_all_parts_run_whatever_a_batch_holds(image_inputs):
+    """Processes that train together would wait for each other's gradients for ever."""
+    model = tiny_lavit().train()
+    rows, images = ([[5, *IMAGE, 6]], pictures(1)) if image_inputs else ([[5, 6]], pictures(0))
+    ids, _ = pad_rows(rows)
+    loss = model(ids, images, labels=ids, image_inputs=image_inputs).loss
+    loss.backward()
+    adapter = list(model.model.visual_adapter.parameters())
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in adapter)
+    expected = model.eval()(ids, images if image_inputs else None, labels=ids, image_inputs=image_inputs).loss
+    torch.testing.assert_close(loss, expected)
+
+
+def test_codes_do_not_depend_on_autocast(model):
+    images = pictures(4)
+    with torch.autocast("cpu", torch.bfloat16):
+        ids = run(model, ROWS, images).sequences.input_ids
+    assert torch.equal(ids, run(model, ROWS, images).sequences.input_ids)
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory():
@@ -180,6 +242,10 @@ def test_placeholder_without_any_picture(model):
 def test_wrong_image_inputs(model):
     with pytest.raises(ValueError, match="'features' or 'codes', got 'pixels'"):
         run(model, [IMAGE], pictures(1), image_inputs="pixels")
+    with pytest.raises(ValueError, match="'features' or 'codes', got 'pixels'"):
+        run(model, [IMAGE], pictures(1), image_inputs=["pixels"])
+    with pytest.raises(ValueError, match="each of 1 pictures, got 2 words"):
+        run(model, [IMAGE], pictures(1), image_inputs=["codes", "features"])
 
 
 def test_pictures_with_a_filled_cache(model):

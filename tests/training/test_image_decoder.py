@@ -101,7 +101,6 @@ def train(decoder, folder, steps=4, resume=None, rows=None, ema_decay=0.9, **kwa
         "save_strategy": "no",
         "report_to": "none",
         "use_cpu": True,
-        "remove_unused_columns": False,
     }
     trainer = LavitImageDecoderTrainer(
         decoder,
@@ -276,12 +275,12 @@ def test_checkpoints_hold_what_is_trained_and_folders_the_average(tmp_path):
 
     # The sheet shows just what the loaded pipeline draws.
     batch = make_collator()(make_rows(3))
+    codes = decoder.eval().list_codes(batch)
     with trainer.averaged_weights():
-        sheet = show_image_decoder(decoder.eval(), batch, num_inference_steps=2)
+        sheet = show_image_decoder(decoder, batch["images"], codes, num_inference_steps=2)
     assert sheet.size == (3 * SIZE, 2 * SIZE)
-    codes = decoder.visual_tokenizer(batch["pixel_values"]).split()
     options = {"num_inference_steps": 2, "guidance_scale": 3.0, "generator": torch.Generator().manual_seed(0)}
-    drawn = np.concatenate([np.asarray(picture) for picture in pipe(list(codes), **options).images], axis=1)
+    drawn = np.concatenate([np.asarray(picture) for picture in pipe(codes, **options).images], axis=1)
     np.testing.assert_array_equal(np.asarray(sheet)[SIZE:], drawn)
 
 
@@ -362,7 +361,6 @@ def test_the_scripts_run_on_a_folder_of_pictures(tmp_path, monkeypatch):
         "num_sample_pictures": 2,
         "report_to": "none",
         "use_cpu": True,
-        "remove_unused_columns": False,
     }
     config = {name: list(value) if isinstance(value, tuple) else value for name, value in VAE.items()}
     unet = {name: list(value) if isinstance(value, tuple) else value for name, value in UNET.items()}

@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """What one does with whole datasets: tokenize."""
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +9,7 @@ from typing import Annotated
 import typer
 from accelerate import PartialState
 
-from .common import DeviceOption, Dtype, DtypeOption, ModelOption, SeedOption, Selection, app, console
+from .common import DeviceOption, Dtype, DtypeOption, ModelOption, Selection, app, console
 
 
 class BrokenPictures(StrEnum):
@@ -39,7 +40,7 @@ def tokenize(
     ] = BrokenPictures.stop,
     drop_images: Annotated[bool, typer.Option("--drop-images", help="Write codes without the pictures.")] = False,
     num_workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures.")] = 2,
-    seed: SeedOption = 0,
+    seed: Annotated[int, typer.Option(help="Of shapes: another seed gives other rows.")] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = Dtype.auto,
 ) -> None:
@@ -50,6 +51,8 @@ def tokenize(
     """
     from ..data.tokenization import tokenize_dataset  # needs `datasets`, which other commands do without
 
+    if not Path(model).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        raise ValueError(f"--model must be a folder, or a repository of the Hub as owner/name: there is no {model}.")
     summary = tokenize_dataset(
         dataset,
         output,
@@ -78,7 +81,7 @@ def tokenize(
             soft_wrap=True,
         )
         if summary.skipped_rows:
-            console.print(f"{summary.skipped_rows} rows left out, listed in broken.jsonl", soft_wrap=True)
+            console.print(f"Left out for broken pictures: {summary.skipped_rows}, listed in broken.jsonl")
         if summary.new_pictures:
             console.print(
                 f"{summary.pictures_per_second:.1f} pictures and {summary.codes_per_second:.1f} codes per second"

@@ -82,7 +82,7 @@ def load_rows(
     if num_rows is not None and num_rows < 1:
         raise ValueError(f"num_rows must be at least 1, got {num_rows}.")
     saved = is_saved_to_disk(name)
-    if (name == "shapes" or saved) and (config_name or data_dir):
+    if (name == "shapes" or saved or Path(name).is_file()) and (config_name or data_dir):
         raise ValueError(f"{name!r} takes neither config_name nor data_dir, got {config_name!r} and {data_dir!r}.")
     if name == "shapes":
         rows = {} if num_rows is None else {"num_rows": num_rows}

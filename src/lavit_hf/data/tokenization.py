@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import datasets
@@ -16,6 +17,7 @@ import pyarrow as pa
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from datasets.features.features import require_storage_embed
 from datasets.table import embed_table_storage
 from tqdm import tqdm
 from transformers import AutoImageProcessor
@@ -31,6 +33,7 @@ from .loading import (
     read_picture_file,
 )
 from .tokenized_dataset import (
+    ShardRecord,
     ShardWriter,
     TokenizationSummary,
     complete_split,
@@ -43,6 +46,7 @@ from .tokenized_dataset import (
 
 # Sampling would give the same row other codes in every run.
 SELECTIONS = ("topk", "argmax")
+PATIENCE = timedelta(days=7)
 PICTURE_TYPES = ("string", "large_string", "binary", "large_binary")
 
 
@@ -104,15 +108,15 @@ def tokenize_dataset(
         raise ValueError(f"batch_size and rows_per_shard must be at least 1, got {batch_size} and {rows_per_shard}.")
     if broken_pictures not in BROKEN_PICTURES:
         raise ValueError(f"broken_pictures must be one of {', '.join(BROKEN_PICTURES)}, got {broken_pictures!r}.")
-    state = PartialState(cpu=str(device) == "cpu")
-    rows, origin = _open_rows(dataset, split, loading, state)
-    _check_image_columns(rows, image_columns)
-
     tokenizer = LavitVisualTokenizer.from_pretrained(model, dtype=dtype).eval()
     image_processor = AutoImageProcessor.from_pretrained(model)
     selection = selection or tokenizer.config.selection
     if selection not in SELECTIONS:
         raise ValueError(f"A dataset is tokenized with selection {' or '.join(SELECTIONS)}, got {selection!r}.")
+    # A process that is done waits for the slowest one, which may be longer than a process group's usual patience.
+    state = PartialState(cpu=str(device) == "cpu", timeout=PATIENCE)
+    rows, origin = _open_rows(dataset, split, loading, state)
+    _check_image_columns(rows, image_columns)
     settings = {
         "dataset": origin,
         "input_rows": len(rows) if isinstance(rows, datasets.Dataset) else None,
@@ -132,24 +136,9 @@ def tokenize_dataset(
     share = _Share(state.process_index, state.num_processes, rows_per_shard, finished)
     encoder = _Encoder(tokenizer.to(_pick_device(device, state)), selection, image_columns, keep_images)
     batches = _prepare(_read(rows, batch_size, share), image_columns, image_processor, num_workers)
-    written = []
     with tqdm(total=share.count_rows(rows), unit="row", disable=not state.is_main_process) as progress:
         progress.set_description(f"Process 1 of {state.num_processes}" if state.num_processes > 1 else "Tokenizing")
-        for shard, shard_batches in itertools.groupby(batches, key=lambda batch: batch.shard):
-            writer = ShardWriter(shard_path(folder, shard))
-            for batch in shard_batches:
-                if batch.broken and broken_pictures == "raise":
-                    raise BrokenPictureError(batch.broken[0]["error"])
-                codes = encoder.encode(batch.pixel_values)
-                writer.write(
-                    encoder.add_codes(batch, codes),
-                    input_rows=len(batch.table),
-                    pictures=len(codes),
-                    codes=sum(map(len, codes)),
-                    broken=batch.broken,
-                )
-                progress.update(len(batch.table))
-            written.append(writer.finish())
+        written = _write_shards(batches, encoder, folder, broken_pictures == "raise", progress)
     state.wait_for_everyone()
     seconds = time.perf_counter() - started
     counts, broken = count_split(folder, settings["input_rows"])
@@ -163,6 +152,29 @@ def tokenize_dataset(
         new_codes=sum(record.codes for record in written),
         seconds=seconds,
     )
+
+
+def _write_shards(
+    batches: "Iterator[_Batch]", encoder: "_Encoder", folder: Path, raise_broken: bool, progress: tqdm
+) -> list[ShardRecord]:
+    """Encodes and writes batches that come shard by shard; returns what the shards' records say."""
+    written = []
+    for shard, shard_batches in itertools.groupby(batches, key=lambda batch: batch.shard):
+        writer = ShardWriter(shard_path(folder, shard))
+        for batch in shard_batches:
+            if batch.broken and raise_broken:
+                raise BrokenPictureError(batch.broken[0]["error"])
+            codes = encoder.encode(batch.pixel_values)
+            writer.write(
+                encoder.add_codes(batch, codes),
+                input_rows=len(batch.table),
+                pictures=len(codes),
+                codes=sum(map(len, codes)),
+                broken=batch.broken,
+            )
+            progress.update(len(batch.table))
+        written.append(writer.finish())
+    return written
 
 
 def _open_rows(dataset, split: str, loading: dict, state: PartialState):
@@ -241,15 +253,15 @@ class _Share:
 class _Batch:
     """
     Some rows of one shard, the first of them number `start` of the dataset; once prepared, `pixel_values` (P, 3, H, W)
-    of the readable rows, row by row and within each by column, `pictures` with each image column's embedded files of
-    these rows, and `broken` with what is wrong with the others.
+    of the readable rows, row by row and within each by column, `pictures` with the embedded files in the same nesting,
+    and `broken` with what is wrong with the other rows.
     """
 
     shard: int
     start: int
     table: pa.Table
     pixel_values: torch.Tensor | None = None
-    pictures: dict[str, list[dict]] | None = None
+    pictures: list[list[dict]] | None = None
     broken: list[dict] | None = None
 
 
@@ -289,7 +301,7 @@ class _Preparation(torch.utils.data.Dataset):
                     row_broken.append({"row": row, "file": picture_path(value), "error": str(error)})
             if not row_broken:
                 decoded += [picture for picture, _ in read]
-                pictures.append([file for _, file in read])
+                pictures.append([file | {"path": file["path"] and os.path.basename(file["path"])} for _, file in read])
             broken += row_broken
         pixel_values = self.image_processor(decoded, return_tensors="pt")["pixel_values"] if decoded else None
         return {"pixel_values": pixel_values, "pictures": pictures, "broken": broken}
@@ -334,7 +346,8 @@ class _Encoder:
         columns = {name: table[name] for name in features}
         for place, name in enumerate(self.image_columns):
             files = [row[place] for row in batch.pictures]
-            columns[name], features[name] = pa.array(files, datasets.Image.pa_type), datasets.Image()
+            columns[name] = pa.array(files, datasets.Image.pa_type)
+            features[name] = features[name] if isinstance(features[name], datasets.Image) else datasets.Image()
             name = codes_column(name)
             columns[name] = pa.array(codes[place :: len(self.image_columns)], pa.list_(pa.int32()))
             features[name] = datasets.List(datasets.Value("int32"))
@@ -344,7 +357,8 @@ class _Encoder:
                 if not self.keep_images:
                     del features[name]
         table = pa.table([columns[name] for name in features], schema=features.arrow_schema)
-        return embed_table_storage(table) if self.keep_images else table
+        others = [feature for name, feature in features.items() if name not in self.image_columns]
+        return embed_table_storage(table) if any(map(require_storage_embed, others)) else table
 
 
 __all__ = ["codes_column", "tokenize_dataset"]

@@ -114,10 +114,9 @@ class ShardWriter:
             self._flush()
 
     def _flush(self) -> None:
-        table = pa.concat_tables(self._waiting)
-        if len(table) > 0:  # `datasets` cannot read a group of no rows
-            self._writer.write_table(table.combine_chunks())
-        self._waiting = []
+        tables, self._waiting = self._waiting, []
+        if sum(map(len, tables)) > 0:  # `datasets` cannot read a group of no rows
+            self._writer.write_table(pa.concat_tables(tables).combine_chunks())
 
     def finish(self) -> ShardRecord:
         self._flush()
@@ -153,7 +152,7 @@ def open_split(output: Path, split: str, settings: dict, main_process: bool) -> 
     Raises:
         ValueError: the folder holds something else, or was begun with other settings.
     """
-    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not _manifests(output))):
+    if not _manifests(output) and any(path.is_file() and path.name[0] != "." for path in (output, *output.rglob("*"))):
         raise ValueError(f"{output} holds something else than a tokenized dataset: name a new folder.")
     folder = output / re.match(r"\w*", split).group()
     manifest = folder / TOKENIZATION_FILE
@@ -170,7 +169,7 @@ def open_split(output: Path, split: str, settings: dict, main_process: bool) -> 
         folder.mkdir(parents=True, exist_ok=True)
         _write_text(manifest, json.dumps({"settings": settings}, indent=2))
     if main_process:
-        for left in folder.glob(".*"):
+        for left in folder.glob(".*.parquet.*"):
             left.unlink()
     return folder
 

@@ -90,6 +90,7 @@ class LavitModel(LavitPreTrainedModel):
         self.visual_adapter = LavitVisualAdapter(config.visual_tokenizer_config, config.text_config.hidden_size)
         self.language_model = language_model or AutoModel.from_config(config.text_config)
         self.post_init()
+        self.train(self.training)
 
     def train(self, mode: bool = True):
         """The visual tokenizer is frozen: it stays in evaluation mode, and its parameters ask for no gradient."""
@@ -328,7 +329,8 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
                 Text, codes, and one placeholder for each picture of `pixel_values`. The placeholder becomes as many
                 positions as its picture has codes; everything else is an ordinary causal language model.
             pixel_values (`torch.FloatTensor` of shape `(num_images, 3, image_size, image_size)`, *optional*):
-                All pictures of the batch in reading order.
+                All pictures of the batch in reading order. There may be none: in training all parts then run none the
+                less, so that processes with other batches can wait for each other's gradients.
             attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): 0 at padding, on either side.
             position_ids (`torch.LongTensor` of shape `(B, L)`, *optional*): Only without pictures.
             past_key_values (`Cache`, *optional*): Keys and values of the positions before.

@@ -201,7 +201,10 @@ class LavitImageDecoderForTraining(nn.Module):
 
     @torch.no_grad()
     def encode_pictures(self, pixel_values: torch.Tensor) -> tuple[torch.LongTensor, torch.BoolTensor]:
-        """Pixels (B, 3, S, S) as the tokenizer takes them -> codes (B, L), padded, and their mask (B, L)."""
+        """
+        Pixels (B, 3, S, S) as the tokenizer takes them -> codes (B, L), padded, and their mask (B, L). All processes
+        of a distributed run must call it together, since the tokenizer takes means over them.
+        """
         if self.visual_tokenizer is None:
             raise ValueError("Without a visual_tokenizer, codes must be given; got pixel_values alone.")
         # In its own precision, as at inference: rounded otherwise, some codes would come out as others.
@@ -209,6 +212,14 @@ class LavitImageDecoderForTraining(nn.Module):
             outputs = self.visual_tokenizer(pixel_values)
         layout = outputs.partition.kept
         return layout.pad(outputs.codes), layout.mask
+
+    def list_codes(self, batch: dict[str, torch.Tensor]) -> list[torch.LongTensor]:
+        """Each picture's codes, of a batch as `forward` takes it. From pixels, see [`~.encode_pictures`]."""
+        if "codes" in batch:
+            codes, mask = batch["codes"], batch["attention_mask"].bool()
+        else:
+            codes, mask = self.encode_pictures(batch["pixel_values"].to(self.device))
+        return [picture[known] for picture, known in zip(codes, mask, strict=True)]
 
     def encode_conditions(
         self, codes: torch.LongTensor, attention_mask: torch.Tensor, dropped: torch.BoolTensor

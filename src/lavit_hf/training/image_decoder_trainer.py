@@ -2,7 +2,7 @@
 """Stage 3's batches, its trainer with averaged weights, and the sheet of pictures that is looked at."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -146,7 +146,8 @@ class LavitImageDecoderTrainer(LavitTrainer):
 @torch.no_grad()
 def show_image_decoder(
     decoder: LavitImageDecoderForTraining,
-    batch: dict[str, torch.Tensor],
+    images: torch.Tensor,
+    codes: Sequence[torch.LongTensor],
     num_inference_steps: int = 25,
     guidance_scale: float = 3.0,
 ) -> Image.Image:
@@ -155,21 +156,18 @@ def show_image_decoder(
 
     Args:
         decoder ([`LavitImageDecoderForTraining`]): In evaluation mode.
-        batch (`dict[str, torch.Tensor]`): From [`ImageDecoderCollator`].
+        images (`torch.FloatTensor` of shape `(B, 3, H, W)`): Pictures in [-1, 1], of the size to draw.
+        codes (`Sequence[torch.LongTensor]`): Of each picture.
         num_inference_steps (`int`), guidance_scale (`float`): As of [`LavitImageDecoderPipeline`].
 
     Returns:
-        `PIL.Image.Image`: RGB, two rows of the batch's size.
+        `PIL.Image.Image`: RGB, two rows of B pictures.
     """
     pipe = decoder.pipeline
-    batch = {name: tensor.to(decoder.device) for name, tensor in batch.items()}
-    codes, mask = batch.get("codes"), batch.get("attention_mask")
-    if codes is None:
-        codes, mask = decoder.encode_pictures(batch["pixel_values"])
-    height, width = batch["images"].shape[-2:]
+    height, width = images.shape[-2:]
     pipe.set_progress_bar_config(disable=True)
     drawn = pipe(
-        [picture[known.bool()].cpu() for picture, known in zip(codes, mask, strict=True)],
+        list(codes),
         height=height,
         width=width,
         num_inference_steps=num_inference_steps,
@@ -177,7 +175,7 @@ def show_image_decoder(
         generator=torch.Generator().manual_seed(0),
         vocabulary_ids=False,
     ).images
-    originals = pipe.image_processor.postprocess(batch["images"].float(), output_type="pil")
+    originals = pipe.image_processor.postprocess(images, output_type="pil")
     return make_image_grid(originals + drawn, rows=2, cols=len(drawn))
 
 

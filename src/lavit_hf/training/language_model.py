@@ -38,6 +38,9 @@ class LanguageModelArguments:
     image_generation: str = field(
         default="{}", metadata={"help": "JSON with defaults of drawing codes, such as guidance_scale and top_k."}
     )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "eager, sdpa, flash_attention_2 or flex_attention. Default: the model's own."}
+    )
     max_length: int | None = field(
         default=None, metadata={"help": "Longest sequence. Default: what the language model can take."}
     )
@@ -95,6 +98,8 @@ def build_lavit(
             codebook_size=model.config.codebook_size,
             image_start_token_id=model.config.image_start_token_id,
         )
+    if arguments.attn_implementation is not None:
+        model.set_attn_implementation(arguments.attn_implementation)
     if settings := json.loads(arguments.image_generation):
         model.generation_config.image_generation = settings
     return model, processor

@@ -46,6 +46,11 @@ class LavitForCausalLMTrainer(LavitTrainer):
         batch_size = self.args.train_batch_size * self.args.world_size
         return LengthGroupedSampler(rows, batch_size, self.data_collator.estimate_length)
 
+    def _get_eval_sampler(self, eval_dataset):
+        if isinstance(eval_dataset, MixtureRows):
+            return torch.utils.data.SequentialSampler(eval_dataset)
+        return super()._get_eval_sampler(eval_dataset)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # The labels alone say what is supervised, whatever the configuration.
         given = {**inputs, "supervise_images": True, "skip_logits": model.training or self.compute_metrics is None}

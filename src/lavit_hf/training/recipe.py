@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
 def _to_flags(recipe: dict[str, Any]) -> list[str]:
@@ -72,8 +72,13 @@ class DataArguments:
 
 
 def last_checkpoint(args: TrainingArguments) -> str | None:
-    """The newest checkpoint in the output folder, from which the same command goes on; None where there is none."""
-    return get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    """
+    The newest whole checkpoint in the output folder, from which the same command goes on; None where there is none.
+    """
+    # Trainer writes its state last: a folder without is one that was being written when the run was killed.
+    states = Path(args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")
+    whole = [state.parent for state in states if state.parent.name.rpartition("-")[2].isdigit()]
+    return str(max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))) if whole else None
 
 
 __all__ = ["DataArguments", "last_checkpoint", "parse_recipe"]

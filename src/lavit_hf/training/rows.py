@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from ..data.loading import read_picture
-from ..processing.processing_lavit import VQA_PROMPT
+from ..processing.processing_lavit import QUESTION_END, QUESTION_START
 
 
 @dataclass(frozen=True)
@@ -212,8 +212,10 @@ class RowReader:
         if not isinstance(question, str):
             index = rng.randrange(len(question))
             question, answer = question[index], answer[index]
-        prompt = TextPart(VQA_PROMPT.format(question=question), self.arguments.supervise_prompts)
-        return [self._read(row), prompt, TextPart(f" {_one_of(answer, rng)}")]
+        # How a question begins is never predicted: else it would follow a bare picture, the prompt of a caption.
+        start = TextPart(QUESTION_START, supervised=False)
+        asked = TextPart(f"{question}{QUESTION_END}", self.arguments.supervise_prompts)
+        return [self._read(row), start, asked, TextPart(f" {_one_of(answer, rng)}")]
 
     def _edit(self, row: dict, rng: Random) -> list[Part]:
         supervise_images, supervise_prompts = self.arguments.supervise_images, self.arguments.supervise_prompts

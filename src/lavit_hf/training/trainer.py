@@ -49,6 +49,8 @@ class LavitTrainer(Trainer):
 
     def __init__(self, *args, learning_rates: dict[str, float] | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        # Collators need the columns of a row, whatever the model's arguments are called.
+        self.args.remove_unused_columns = False
         self.learning_rates = learning_rates or {}
         names = [name for name, _ in self.model.named_parameters()]
         for prefix in self.learning_rates:

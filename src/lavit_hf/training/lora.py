@@ -1,0 +1,53 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""LoRA (Hu et al., arXiv 2106.09685) on LaVIT's language model, by the library peft."""
+
+from dataclasses import dataclass, field
+
+from peft import LoraConfig
+
+from ..modeling import LavitForCausalLM
+
+
+@dataclass
+class LoraArguments:
+    """What of a model is trained: low-rank updates of the language model's layers, and what else is asked for."""
+
+    lora_rank: int = field(default=16, metadata={"help": "Of each update."})
+    lora_alpha: float = field(default=32.0, metadata={"help": "Updates are scaled by lora_alpha / lora_rank."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "On the input of each update."})
+    train_embeddings: bool = field(
+        default=False, metadata={"help": "Train embeddings and head, too: as large as the vocabulary."}
+    )
+    train_adapter: bool = field(
+        default=False, metadata={"help": "Train the visual adapter, too: what pictures that are read look like."}
+    )
+
+
+def lora_config(model: LavitForCausalLM, arguments: LoraArguments | None = None) -> LoraConfig:
+    """
+    For `peft.get_peft_model(model, lora_config(model))`: every linear layer of the language model, whatever its kind,
+    none of the visual parts. Embeddings and head stay tied where they are.
+
+    Args:
+        model ([`LavitForCausalLM`]): What is to be trained.
+        arguments ([`LoraArguments`], *optional*): Rank and scale, and what is trained as a whole.
+    """
+    arguments = arguments or LoraArguments()
+    whole = ["visual_adapter"] if arguments.train_adapter else []
+    if arguments.train_embeddings:
+        embeddings = model.get_input_embeddings()
+        (name,) = {name.rpartition(".")[-1] for name, module in model.named_modules() if module is embeddings}
+        whole += [name, "lm_head"]
+    return LoraConfig(
+        r=arguments.lora_rank,
+        lora_alpha=arguments.lora_alpha,
+        lora_dropout=arguments.lora_dropout,
+        target_modules="all-linear",
+        exclude_modules=r".*visual_(tokenizer|adapter)\..*",
+        modules_to_save=whole or None,
+        ensure_weight_tying=arguments.train_embeddings and bool(model.config.tie_word_embeddings),
+        task_type="CAUSAL_LM",
+    )
+
+
+__all__ = ["LoraArguments", "lora_config"]

@@ -1,0 +1,108 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""LoRA: what is trained and what is not; what was trained is what is loaded and what is merged."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from transformers import GPT2Config, LlamaConfig
+
+from lavit_hf import LavitForCausalLM
+from lavit_hf.training.collator import LavitCollator
+from lavit_hf.training.lora import LoraArguments, lora_config
+from lavit_hf.training.mixture import MixtureRows
+from lavit_hf.training.rows import SequenceArguments
+
+from ..tiny import NUM_PATCHES, TEXT, TEXT_TOKENS, tiny_lavit
+from .small import EVERY_KIND, make_dataset, make_model, make_processor
+
+
+SCRIPT = Path(__file__).parent.parent.parent / "examples" / "finetune_lora.py"
+
+
+@pytest.fixture(scope="module")
+def batch() -> dict:
+    rows = MixtureRows(make_dataset(), SequenceArguments(EVERY_KIND))
+    return LavitCollator(make_processor(), NUM_PATCHES)([rows[index] for index in range(4)])
+
+
+def make_base(tie: bool) -> LavitForCausalLM:
+    text = TEXT | {"vocab_size": make_processor().image_start_token_id, "tie_word_embeddings": tie}
+    return tiny_lavit(text=LlamaConfig(**text))
+
+
+def trained_parts(model) -> set[str]:
+    """Names of what asks for gradients, cut to what tells one part from another."""
+    names = (name.removeprefix("base_model.model.") for name, p in model.named_parameters() if p.requires_grad)
+    return {name.partition(".lora_")[0].partition(".modules_to_save")[0] for name in names}
+
+
+@pytest.mark.parametrize("text", ["llama", "gpt2"])
+def test_the_language_models_layers_and_nothing_else(text):
+    gpt2 = GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=TEXT_TOKENS, n_positions=256)
+    model = tiny_lavit(text=gpt2 if text == "gpt2" else None)
+    names = trained_parts(get_peft_model(model, lora_config(model)))
+    assert all(name.startswith("model.language_model.") for name in names)
+    assert len(names) == 2 * (4 if text == "gpt2" else 7)
+
+
+@pytest.mark.parametrize("tie", [True, False])
+@pytest.mark.parametrize("whole", [True, False])
+def test_loaded_and_merged_is_trained(tmp_path, batch, tie, whole):
+    base = make_base(tie)
+    before = {name: value.clone() for name, value in base.state_dict().items()}
+    arguments = LoraArguments(lora_rank=4, train_embeddings=whole, train_adapter=whole)
+    model = get_peft_model(base, lora_config(base, arguments)).train()
+    embeddings, head = "model.language_model.embed_tokens", "lm_head"
+    expected = ({embeddings} if tie else {embeddings, head}) if whole else set()
+    assert {embeddings, head} & trained_parts(model) == expected
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(8):
+        losses.append(model(**batch).loss)
+        losses[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0]
+    model.eval().save_pretrained(tmp_path / "adapter")
+
+    with torch.no_grad():
+        trained = model(**batch).logits
+        loaded = PeftModel.from_pretrained(make_base(tie), tmp_path / "adapter")
+        torch.testing.assert_close(loaded(**batch).logits, trained)
+        plain = make_base(tie)
+        plain.load_adapter(tmp_path / "adapter")
+        torch.testing.assert_close(plain(**batch).logits, trained)
+        merged = loaded.merge_and_unload()
+        merged.save_pretrained(tmp_path / "merged")
+        merged = LavitForCausalLM.from_pretrained(tmp_path / "merged")
+        torch.testing.assert_close(merged(**batch).logits, trained, atol=1e-4, rtol=1e-4)
+    moved = {name for name, value in merged.state_dict().items() if not torch.equal(value, before[name])}
+    assert (f"{embeddings}.weight" in moved) == ("lm_head.weight" in moved) == whole
+    assert any(name.startswith("model.visual_adapter") for name in moved) == whole
+    assert not any(name.startswith("model.visual_tokenizer") for name in moved)
+    assert (merged.lm_head.weight is merged.get_input_embeddings().weight) == tie
+
+
+def test_the_script(monkeypatch, tmp_path):
+    processor = make_processor()
+    base = make_model(processor)
+    base.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    make_dataset().to_parquet(tmp_path / "data" / "train.parquet")
+    flags = f"--model {tmp_path}/base --dataset_name {tmp_path}/data --output_dir {tmp_path}/out --mixture question=1"
+    flags += " --max_steps 4 --learning_rate 1e-2 --use_cpu --report_to none"
+    flags += " --supervise_prompts False --supervise_images False --save_merged --lora_rank 4 --disable_tqdm True"
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *flags.split()])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+
+    inputs = processor(text="<image>", images=make_dataset()[0]["image"], return_tensors="pt")
+    with torch.no_grad():
+        before = base(**inputs).logits
+        loaded = PeftModel.from_pretrained(base, tmp_path / "out")(**inputs).logits
+        merged = LavitForCausalLM.from_pretrained(tmp_path / "out" / "merged")(**inputs).logits
+    torch.testing.assert_close(merged, loaded, atol=1e-4, rtol=1e-4)
+    assert (loaded - before).abs().max() > 1e-2

@@ -1,0 +1,295 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Stage 2: what the loss counts, one process or two, killed or not, and that inference finds what training taught."""
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoProcessor, TrainingArguments
+
+from lavit_hf.training import DataArguments, freeze_parts, parse_recipe
+from lavit_hf.training.collator import LavitCollator
+from lavit_hf.training.language_model import LanguageModelArguments, build_lavit, read_config, train_text_tokenizer
+from lavit_hf.training.language_trainer import LavitForCausalLMTrainer
+from lavit_hf.training.mixture import MixtureRows, MixtureStream
+from lavit_hf.training.rows import RowReader, SequenceArguments
+
+from ..tiny import NUM_PATCHES, TEXT
+from .small import COLORS, EVERY_KIND, make_dataset, make_model, make_processor, save_visual_tokenizer
+
+
+ROOT = Path(__file__).parent.parent.parent
+SCRIPT = ROOT / "examples" / "pretrain.py"
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+LLAMA = {name: TEXT[name] for name in SIZES} | {"model_type": "llama", "tie_word_embeddings": True}
+
+
+def make_arguments(folder, **settings) -> TrainingArguments:
+    defaults = {
+        "max_steps": 3,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 5e-3,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    return TrainingArguments(str(folder), **(defaults | settings))
+
+
+def make_trainer(folder, rows=None, model=None, eval_dataset=None, learning_rates=None, **settings):
+    processor = make_processor()
+    model = model or make_model(processor)
+    return LavitForCausalLMTrainer(
+        model,
+        make_arguments(folder, **settings),
+        train_dataset=rows or MixtureRows(make_dataset(), SequenceArguments(EVERY_KIND)),
+        eval_dataset=eval_dataset,
+        data_collator=LavitCollator(processor, model.config.num_patches),
+        processing_class=processor,
+        learning_rates=learning_rates,
+    )
+
+
+def train(folder, **kwargs) -> LavitForCausalLMTrainer:
+    trainer = make_trainer(folder, **kwargs)
+    trainer.train()
+    return trainer
+
+
+def entries(trainer, name: str = "loss") -> list[float]:
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+losses = entries
+
+
+def test_the_log_has_text_and_codes_apart(tmp_path):
+    rows = MixtureRows(make_dataset(), SequenceArguments(EVERY_KIND))
+    trainer = make_trainer(tmp_path, rows=rows, max_steps=1, learning_rate=0.0)
+    batch = trainer.data_collator([rows[index] for index in range(8)])
+    with torch.no_grad():
+        outputs = trainer.model(**batch, skip_logits=True)
+    targets = outputs.sequences.labels[:, 1:]
+    is_code = targets[targets != -100] >= trainer.model.config.image_start_token_id
+    trainer.train()
+    assert losses(trainer) == pytest.approx([outputs.loss.item()], abs=2e-3)
+    assert entries(trainer, "text_loss") == pytest.approx([outputs.token_losses[~is_code].mean().item()], abs=2e-3)
+    assert entries(trainer, "code_loss") == pytest.approx([outputs.token_losses[is_code].mean().item()], abs=2e-3)
+
+
+def test_each_kind_is_evaluated_apart(tmp_path):
+    arguments = SequenceArguments(["caption=1", "text=1"])
+    evaluated = {kind: MixtureRows(make_dataset(6), arguments.only(kind)) for kind in arguments.weights}
+    metrics = make_trainer(tmp_path, eval_dataset=evaluated).evaluate()
+    assert {"eval_caption_loss", "eval_caption_code_loss", "eval_text_text_loss"} <= set(metrics)
+    assert metrics["eval_text_text_loss"] == pytest.approx(metrics["eval_text_loss"], rel=0.1)
+    assert "eval_text_code_loss" not in metrics
+
+
+def test_frozen_parts_stay_and_others_have_rates_of_their_own(tmp_path):
+    model = make_model(make_processor())
+    freeze_parts(model, ["model.language_model.layers"])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer = train(tmp_path, model=model, learning_rates={"model.visual_adapter": 0.0}, bf16=True)
+    moved = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved
+    frozen = ("model.visual_tokenizer", "model.language_model.layers", "model.visual_adapter")
+    assert not [name for name in moved if name.startswith(frozen)]
+
+
+def test_the_loss_is_that_of_rows_in_two_processes(tmp_path):
+    """Batches of unlike numbers of labels, some without a picture that is read."""
+    alone = losses(train(tmp_path, max_steps=20))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "tests.training.run_language_training", str(tmp_path), "4"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    together = json.loads((tmp_path / "losses.json").read_text())
+    assert together == pytest.approx(alone, abs=1e-3)
+    assert alone[-1] < alone[0]
+
+
+def test_accumulated_batches_and_streams(tmp_path):
+    dataset, arguments = make_dataset(), SequenceArguments(["draw=1"])
+    stream = MixtureStream(dataset.to_iterable_dataset(), arguments)
+    trainer = make_trainer(
+        tmp_path,
+        rows=stream,
+        learning_rate=0.0,
+        gradient_accumulation_steps=3,
+        max_steps=1,
+        gradient_checkpointing=True,
+    )
+    batches = [trainer.data_collator(list(stream)[start : start + 8]) for start in (0, 8, 16)]
+    with torch.no_grad():
+        expected = sum(trainer.model(**batch).loss.item() for batch in batches) / 3
+    trainer.train()
+    assert losses(trainer) == pytest.approx([expected], abs=2e-3)
+
+
+def test_inference_finds_what_training_taught():
+    """Captions end, questions are answered, drawings and edits have the codes that were to be drawn."""
+    processor, dataset = make_processor(), make_dataset(3)
+    model = make_model(processor).train()
+    kinds = [SequenceArguments(EVERY_KIND).only(kind) for kind in ("caption", "draw", "question", "edit")]
+    sequences = [
+        RowReader(arguments, list(row)).make(row, "Row", Random(seed))
+        for row in dataset
+        for arguments in kinds
+        for seed in range(4 if "question" in arguments.weights else 1)
+    ]
+    batch = LavitCollator(processor, NUM_PATCHES)(sequences)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(120):
+        model(**batch, skip_logits=True).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    model.eval()
+    for row in dataset:
+        inputs = processor(text="<image>", images=row["image"], return_tensors="pt")
+        ids = model.generate(**inputs, return_full_text=False, max_new_tokens=12)
+        assert processor.decode(ids[0]) == f"{row['caption']}<|end|>"
+        prompt = "<image>" + processor.vqa_prompt.format(question=row["questions"][0])
+        inputs = processor(text=prompt, images=row["image"], return_tensors="pt")
+        ids = model.generate(**inputs, return_full_text=False, max_new_tokens=12)
+        assert processor.decode(ids[0]) == f" {row['answers'][0]}<|end|>"
+        prompts = {"image": (row["caption"], None), "edited_image": ("<image>" + row["instruction"], row["image"])}
+        for column, (text, images) in prompts.items():
+            inputs = processor(text=text, images=images, generation_mode="image", return_tensors="pt")
+            ids = model.generate(**inputs, generation_mode="image", do_sample=False)
+            pixel_values = processor.image_processor(row[column], return_tensors="pt")["pixel_values"]
+            expected = model.model.visual_tokenizer(pixel_values).codes.tolist()
+            assert processor.decode_interleaved(ids[0])[-1].codes == expected
+
+
+# The script
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("parts")
+    save_visual_tokenizer(folder / "tokenizer")
+    for split, count in (("train", 24), ("test", 6)):
+        make_dataset(count).to_parquet(folder / "data" / f"{split}.parquet")
+    return folder
+
+
+def flags(parts: Path, output: Path) -> list[str]:
+    settings = {
+        "visual_tokenizer": parts / "tokenizer",
+        "language_model_config": json.dumps(LLAMA),
+        "image_generation": json.dumps({"guidance_scale": 2.0, "top_k": 5}),
+        "text_vocab_size": 300,
+        "dataset_name": parts / "data",
+        "eval_split": "test",
+        "output_dir": output,
+        "max_steps": 12,
+        "save_steps": 6,
+        "logging_steps": 1,
+        "learning_rate": 5e-3,
+        "report_to": "none",
+    }
+    given = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
+    return [*given, "--train_text_tokenizer", "--use_cpu", "--disable_tqdm=True"]
+
+
+SMALL_LLAMA = {
+    name: TEXT[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+}
+
+
+def run_script(monkeypatch, parts: Path, output: Path) -> list[float]:
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *flags(parts, output), "--mixture", *EVERY_KIND])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    state = json.loads((output / "trainer_state.json").read_text())
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+def test_killed_and_started_again_is_undisturbed(monkeypatch, parts, tmp_path):
+    undisturbed = run_script(monkeypatch, parts, tmp_path / "undisturbed")
+    command = [sys.executable, str(SCRIPT), *flags(parts, tmp_path / "killed"), "--mixture", *EVERY_KIND]
+    with open(tmp_path / "killed.log", "w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        while not (tmp_path / "killed" / "checkpoint-6" / "trainer_state.json").exists():
+            assert process.poll() is None, (tmp_path / "killed.log").read_text()
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "checkpoint-12").exists()
+    again = run_script(monkeypatch, parts, tmp_path / "killed")
+    assert again == pytest.approx(undisturbed, abs=1e-3)
+    assert len(again) == 12
+
+    folder = tmp_path / "killed"
+    model, processor = AutoModelForCausalLM.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    assert model.generation_config.image_generation == {"guidance_scale": 2.0, "top_k": 5}
+    assert model.generation_config.eos_token_id == processor.tokenizer.eos_token_id
+    drawn = model.generate(**processor(text="red above blue", return_tensors="pt"), generation_mode="image")
+    assert processor.decode_interleaved(drawn[0])[0].text == "red above blue"
+    assert "eval draw code loss" in (folder / "README.md").read_text()
+    assert (folder / "curves.png").exists()
+
+
+def test_the_recipe():
+    recipe = str(ROOT / "examples" / "recipes" / "shapes" / "pretrain.yaml")
+    classes = (LanguageModelArguments, SequenceArguments, DataArguments, TrainingArguments)
+    model, sequences, _, arguments = parse_recipe(*classes, args=[recipe, "--learning_rates", "lm_head=1e-4"])
+    assert sequences.weights == {"caption": 1, "draw": 1.5, "question": 1.5, "edit": 1.5, "text": 0.1}
+    assert read_config(model.language_model_config, make_processor().tokenizer).hidden_size == 256
+    assert model.part_learning_rates == {"lm_head": 1e-4}
+    assert arguments.train_sampling_strategy == "group_by_length"
+
+
+# The model that it starts with
+
+
+def test_a_text_tokenizer_for_a_narrow_domain():
+    tokenizer = train_text_tokenizer([f"a {color} thing, {color}?" for color in COLORS] * 3, 400)
+    assert all(len(tokenizer(f" {color}")["input_ids"]) == 1 for color in COLORS)
+    text = "Ünknown: 漢字\n"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    again = train_text_tokenizer([f"a {color} thing, {color}?" for color in COLORS] * 3, 400)
+    assert again.get_vocab() == tokenizer.get_vocab()
+
+
+def test_a_new_language_model_has_the_tokenizers_ids(parts):
+    tokenizer = make_processor().tokenizer
+    config = read_config(json.dumps({"model_type": "qwen3", "hidden_size": 8}), tokenizer)
+    assert (config.model_type, config.vocab_size, config.hidden_size) == ("qwen3", len(tokenizer), 8)
+    assert config.eos_token_id == tokenizer.eos_token_id
+    with pytest.raises(ValueError, match="must have a model_type, got \\['hidden_size'\\]"):
+        read_config('{"hidden_size": 8}', tokenizer)
+
+
+def test_a_whole_model_to_go_on_from(tmp_path):
+    processor = make_processor()
+    make_model(processor).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    model, loaded = build_lavit(LanguageModelArguments(model=str(tmp_path), image_generation='{"top_k": 3}'))
+    assert model.config.image_start_token_id == loaded.image_start_token_id
+    assert model.generation_config.image_generation == {"top_k": 3}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"visual_tokenizer": "a"},
+        {"visual_tokenizer": "a", "language_model": "b", "language_model_config": "c"},
+        {"visual_tokenizer": "a", "language_model_config": "c"},
+        {"model": "a", "learning_rates": ["model"]},
+    ],
+)
+def test_refusals(given):
+    with pytest.raises(ValueError, match="Give either|needs either|learning_rates must be NAME=NUMBER"):
+        LanguageModelArguments(**given)
