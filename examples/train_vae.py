@@ -10,7 +10,6 @@ import json
 from dataclasses import dataclass, field
 from itertools import islice
 
-from diffusers import AutoencoderKL
 from transformers import TrainingArguments, set_seed
 
 from lavit_hf.processing import new_image_processor
@@ -27,6 +26,7 @@ from lavit_hf.training import (
 from lavit_hf.training.autoencoder import (
     AutoencoderForTraining,
     AutoencoderTrainer,
+    new_autoencoder,
     set_scaling_factor,
     show_autoencoder,
 )
@@ -45,7 +45,7 @@ class ModelArguments:
 def main():
     model_args, data, args = parse_recipe(ModelArguments, DataArguments, TrainingArguments)
     set_seed(args.seed)
-    vae = AutoencoderKL(**json.loads(model_args.config))
+    vae = new_autoencoder(**json.loads(model_args.config))
     model = AutoencoderForTraining(vae, model_args.kl_weight)
     processor = new_image_processor(image_size=vae.config.sample_size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     collator = PictureCollator(processor, data.image_column)

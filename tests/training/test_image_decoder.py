@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import CLIPVisionConfig, TrainingArguments
 
 from lavit_hf import LavitImageDecoderPipeline, LavitImageProcessorPil, LavitVisualTokenizerForPreTraining
-from lavit_hf.training.autoencoder import AutoencoderForTraining, set_scaling_factor
+from lavit_hf.training.autoencoder import AutoencoderForTraining, new_autoencoder, set_scaling_factor
 from lavit_hf.training.image_decoder import LavitImageDecoderForTraining, load_stage_one, new_image_decoder
 from lavit_hf.training.image_decoder_trainer import (
     AVERAGED_WEIGHTS_NAME,
@@ -329,10 +329,11 @@ def test_mistakes_are_named(tmp_path):
 
 def test_latents_have_unit_deviation_after_scaling():
     torch.manual_seed(0)
-    vae = AutoencoderKL(**VAE).eval()
+    vae = new_autoencoder(**VAE).eval()
     images = make_collator()(make_rows(8))["images"]
     factor = set_scaling_factor(vae, [images[:4], images[4:]])
     assert factor == vae.config.scaling_factor
+    assert vae.encode(images).latent_dist.std.max() < 0.1
     assert (vae.encode(images).latent_dist.mode() * factor).std().item() == pytest.approx(1, abs=1e-3)
     output = AutoencoderForTraining(vae, kl_weight=0.5)(images)
     torch.testing.assert_close(output.loss, output.reconstruction_loss + 0.5 * output.kl_loss)

@@ -375,9 +375,11 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
             merged_features = merged_features.flatten(0, 1).index_select(0, partition.kept_index)
         positions = partition.kept_index % self.config.num_patches
         codes, vectors, quantized = self.quantizer(merged_features, positions)
-        commitment_loss = mean_over_processes((vectors - self.quantizer.lookup(codes)).square().sum(-1))
+        # Processes train in step, but tokenize and evaluate each at its own pace.
+        mean = mean_over_processes if self.training else torch.mean
+        commitment_loss = mean((vectors - self.quantizer.lookup(codes)).square().sum(-1))
         # Over the batch, not picture by picture: a rich picture may keep more than a plain one.
-        kept_fraction = mean_over_processes(keep_mask.float() if policy is None else policy)
+        kept_fraction = mean(keep_mask.float() if policy is None else policy)
         keep_ratio_loss = (self.config.keep_ratio - kept_fraction).square()
         return LavitVisualTokenizerOutput(
             codes=codes,
