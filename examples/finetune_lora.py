@@ -14,12 +14,21 @@ from peft import get_peft_model
 from transformers import TrainingArguments, set_seed
 
 from lavit_hf import LavitForCausalLM, LavitProcessor
-from lavit_hf.training import CurvesCallback, DataArguments, last_checkpoint, parse_recipe
+from lavit_hf.training import CurvesCallback, DataArguments, last_checkpoint, parse_recipe, write_model_card
 from lavit_hf.training.collator import LavitCollator
 from lavit_hf.training.language_trainer import LavitForCausalLMTrainer
 from lavit_hf.training.lora import LoraArguments, lora_config
 from lavit_hf.training.mixture import load_eval_mixtures, load_training_mixture
 from lavit_hf.training.rows import SequenceArguments
+
+
+USAGE = """\
+from lavit_hf import LavitForCausalLM, LavitProcessor
+
+model = LavitForCausalLM.from_pretrained(base_model)
+model.load_adapter(path)
+processor = LavitProcessor.from_pretrained(base_model)
+"""
 
 
 @dataclass
@@ -50,8 +59,24 @@ def main():
         callbacks=[CurvesCallback()],
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(args))
+    metrics = trainer.evaluate() if trainer.eval_dataset else {}
     trainer.save_model()  # the adapter: PeftModel.from_pretrained(base, folder), or base.load_adapter(folder)
-    if trainer.is_world_process_zero() and model_args.save_merged:
+    trainer.save_state()
+    if not trainer.is_world_process_zero():
+        return
+    write_model_card(
+        args.output_dir,
+        title="LoRA of a LaVIT",
+        description=f"Rank {lora.lora_rank}, trained on {', '.join(sequences.mixture)}.",
+        usage=USAGE,
+        library_name="peft",
+        base_models={"model": model_args.model},
+        dataset=data.dataset_name,
+        arguments=args,
+        metrics=metrics,
+        pictures=["curves.png"],
+    )
+    if model_args.save_merged:
         merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
         merged.save_pretrained(Path(args.output_dir) / "merged")
         processor.save_pretrained(Path(args.output_dir) / "merged")

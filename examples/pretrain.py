@@ -10,12 +10,18 @@ Stage 2: trains one language model over text and picture codes, on captions, dra
 
 from transformers import TrainingArguments, set_seed
 
-from lavit_hf.training import CurvesCallback, DataArguments, freeze_parts, last_checkpoint, parse_recipe
+from lavit_hf.training import (
+    CurvesCallback,
+    DataArguments,
+    freeze_parts,
+    last_checkpoint,
+    parse_recipe,
+    write_model_card,
+)
 from lavit_hf.training.collator import LavitCollator
 from lavit_hf.training.language_model import LanguageModelArguments, build_lavit, list_texts
 from lavit_hf.training.language_trainer import LavitForCausalLMTrainer
 from lavit_hf.training.mixture import load_eval_mixtures, load_training_mixture
-from lavit_hf.training.model_card import write_model_card
 from lavit_hf.training.rows import SequenceArguments
 
 

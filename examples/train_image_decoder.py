@@ -24,6 +24,7 @@ from lavit_hf.training import (
     load_eval_rows,
     load_training_rows,
     parse_recipe,
+    write_model_card,
 )
 from lavit_hf.training.image_decoder import LavitImageDecoderForTraining, load_stage_one, new_image_decoder
 from lavit_hf.training.image_decoder_trainer import (
@@ -31,7 +32,6 @@ from lavit_hf.training.image_decoder_trainer import (
     LavitImageDecoderTrainer,
     show_image_decoder,
 )
-from lavit_hf.training.model_card import write_model_card
 
 
 USAGE = """\
@@ -123,6 +123,7 @@ def main():
     trainer.train(resume_from_checkpoint=last_checkpoint(args))
     metrics = trainer.evaluate() if eval_rows is not None else {}
     trainer.save_model()
+    trainer.save_state()
     if trainer.is_world_process_zero():
         bases = {
             "visual tokenizer": model_args.visual_tokenizer,

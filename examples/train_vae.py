@@ -22,6 +22,7 @@ from lavit_hf.training import (
     load_eval_rows,
     load_training_rows,
     parse_recipe,
+    write_model_card,
 )
 from lavit_hf.training.autoencoder import (
     AutoencoderForTraining,
@@ -30,7 +31,6 @@ from lavit_hf.training.autoencoder import (
     set_scaling_factor,
     show_autoencoder,
 )
-from lavit_hf.training.model_card import write_model_card
 
 
 @dataclass
@@ -65,6 +65,7 @@ def main():
     batches = islice(trainer.get_train_dataloader(), -(-1024 // args.train_batch_size))
     metrics["scaling_factor"] = set_scaling_factor(vae, (batch["pixel_values"] for batch in batches))
     trainer.save_model()
+    trainer.save_state()
     if trainer.is_world_process_zero():
         write_model_card(
             args.output_dir,

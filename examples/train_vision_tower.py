@@ -1,7 +1,8 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Trains a small vision tower from pictures alone, as a masked autoencoder (He et al., arXiv 2111.06377), with
-transformers' own classes. Only needed where no pretrained vision model fits: LaVIT takes any.
+Trains a small vision tower with transformers' own classes, as a masked autoencoder (He et al., arXiv 2111.06377) that
+also names what its patches show, where the dataset has maps of labels. Only needed where no pretrained vision model
+fits: LaVIT takes any.
 
     python examples/train_vision_tower.py examples/recipes/shapes/vision_tower.yaml
 """
@@ -9,9 +10,14 @@ transformers' own classes. Only needed where no pretrained vision model fits: La
 import json
 from dataclasses import dataclass, field
 
-from transformers import TrainingArguments, ViTConfig, ViTMAEConfig, ViTMAEForPreTraining, ViTModel
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from transformers import TrainingArguments, ViTConfig, ViTMAEConfig, ViTMAEForPreTraining, ViTModel, set_seed
 
 from lavit_hf import LavitImageProcessorPil
+from lavit_hf.data.loading import read_annotation
 from lavit_hf.training import (
     CurvesCallback,
     DataArguments,
@@ -21,32 +27,94 @@ from lavit_hf.training import (
     load_eval_rows,
     load_training_rows,
     parse_recipe,
+    write_model_card,
 )
+
+
+# Labels are told at this many places along each side of a patch: where a shape ends says which it is.
+CELLS_PER_SIDE = 4
 
 
 @dataclass
 class ModelArguments:
     config: str = field(default="{}", metadata={"help": "JSON with the fields of the ViTMAEConfig."})
+    annotation_column: str | None = field(
+        default=None,
+        metadata={"help": "Column with a picture's labels pixel by pixel, as for semantic segmentation."},
+    )
+    num_annotation_labels: int = field(default=256, metadata={"help": "How many labels there are, from 0 on."})
+    label_loss_weight: float = field(default=1.0, metadata={"help": "Of the labels' loss beside that of the pixels."})
+
+
+class LabelledMAE(ViTMAEForPreTraining):
+    """A masked autoencoder whose encoder also labels the cells of each patch that it sees."""
+
+    def __init__(self, config: ViTMAEConfig, num_labels: int, label_loss_weight: float):
+        super().__init__(config)
+        self.labeler = nn.Linear(config.hidden_size, CELLS_PER_SIDE**2 * num_labels)
+        self.num_labels, self.label_loss_weight = num_labels, label_loss_weight
+
+    def forward(self, pixel_values: torch.Tensor, cell_labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        seen = self.vit(pixel_values)
+        rebuilt = self.decoder(seen.last_hidden_state, seen.ids_restore).logits
+        error = (rebuilt - self.patchify(pixel_values)).square().mean(dim=-1)
+        losses = {"pixel_loss": (error * seen.mask).sum() / seen.mask.sum()}
+        if cell_labels is not None:
+            features = seen.last_hidden_state[:, 1:]
+            which = seen.ids_restore.argsort(dim=1)[:, : features.shape[1]]
+            labels = cell_labels.gather(1, which[..., None].expand(-1, -1, cell_labels.shape[-1]))
+            logits = self.labeler(features).view(-1, self.num_labels)
+            losses["label_loss"] = nn.functional.cross_entropy(logits, labels.flatten())
+        return {"loss": losses["pixel_loss"] + self.label_loss_weight * losses.get("label_loss", 0.0)} | losses
+
+
+class TowerCollator(PictureCollator):
+    """[`PictureCollator`], with the labels of each patch's cells as `cell_labels`, (B, N, CELLS_PER_SIDE^2) int64."""
+
+    def __init__(self, processor, data: DataArguments, model_args: ModelArguments, config: ViTMAEConfig):
+        super().__init__(processor, data.image_column)
+        self.column = model_args.annotation_column
+        self.cells = config.image_size // config.patch_size * CELLS_PER_SIDE
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        batch = super().__call__(rows)
+        if self.column is None:
+            return batch
+        maps = [read_annotation(row[self.column]) for row in rows]
+        maps = [labels.resize((self.cells, self.cells), Image.Resampling.NEAREST) for labels in maps]
+        labels = torch.from_numpy(np.stack(maps)).long()
+        patches = labels.unfold(1, CELLS_PER_SIDE, CELLS_PER_SIDE).unfold(2, CELLS_PER_SIDE, CELLS_PER_SIDE)
+        return batch | {"cell_labels": patches.flatten(3).flatten(1, 2)}
+
+
+class TowerTrainer(LavitTrainer):
+    """Logs the losses of pixels and labels one by one."""
+
+    def measure(self, outputs) -> dict[str, torch.Tensor]:
+        return {name: outputs[name] for name in ("pixel_loss", "label_loss") if name in outputs}
 
 
 def main():
     model_args, data, args = parse_recipe(ModelArguments, DataArguments, TrainingArguments)
+    set_seed(args.seed)
     config = ViTMAEConfig(**json.loads(model_args.config))
     processor = LavitImageProcessorPil(
         size={"height": config.image_size, "width": config.image_size}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
-    model = ViTMAEForPreTraining(config)
-    trainer = LavitTrainer(
+    model = LabelledMAE(config, model_args.num_annotation_labels, model_args.label_loss_weight)
+    trainer = TowerTrainer(
         model,
         args,
         train_dataset=load_training_rows(data),
         eval_dataset=load_eval_rows(data),
-        data_collator=PictureCollator(processor, data.image_column),
+        data_collator=TowerCollator(processor, data, model_args, config),
         callbacks=[CurvesCallback()],
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(args))
+    metrics = trainer.evaluate() if trainer.eval_dataset else {}
+    trainer.save_state()
 
-    # The encoder is a plain ViT; what masks and rebuilds stays behind.
+    # The encoder is a plain ViT; what masks, rebuilds and labels stays behind.
     names = set(ViTConfig().to_dict()) - {"model_type", "architectures", "transformers_version"}
     tower = ViTModel(
         ViTConfig(**{name: value for name, value in config.to_dict().items() if name in names}),
@@ -56,6 +124,16 @@ def main():
     if trainer.is_world_process_zero():
         tower.save_pretrained(args.output_dir)
         processor.save_pretrained(args.output_dir)
+        write_model_card(
+            args.output_dir,
+            title="Vision tower",
+            description="A plain ViT, for a visual tokenizer to be trained around.",
+            usage="from transformers import AutoModel\n\ntower = AutoModel.from_pretrained(path)",
+            dataset=data.dataset_name,
+            arguments=args,
+            metrics=metrics,
+            pictures=["curves.png"],
+        )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,14 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from lavit_hf.data.loading import BrokenPictureError, PictureRows, PictureStream, load_rows, read_picture
+from lavit_hf.data.loading import (
+    BrokenPictureError,
+    PictureRows,
+    PictureStream,
+    load_rows,
+    read_annotation,
+    read_picture,
+)
 
 
 COLOR = (200, 40, 80)
@@ -133,6 +140,25 @@ def test_a_broken_picture_is_named_with_its_cause(value, cause):
     with pytest.raises(BrokenPictureError, match=f"^row 3.*{cause}") as raised:
         read_picture(value, "row 3")
     assert "0x" not in str(raised.value)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "I;16"])
+def test_annotations_keep_their_labels(tmp_path, mode):
+    labels = np.arange(48, dtype=np.uint16 if mode == "I;16" else np.uint8).reshape(6, 8)
+    picture = Image.fromarray(labels)
+    if mode == "P":
+        picture = Image.frombytes("P", picture.size, labels.tobytes())
+        picture.putpalette(bytes(range(255, -1, -1)) * 3)
+    picture.save(tmp_path / "labels.png")
+    assert (np.asarray(read_annotation(tmp_path / "labels.png")) == labels).all()
+
+
+def test_annotations_that_are_none(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "colours.png")
+    with pytest.raises(BrokenPictureError, match=r"colours.png.*RGB, expected one channel"):
+        read_annotation(tmp_path / "colours.png")
+    with pytest.raises(BrokenPictureError, match="map of labels cannot be read: it is missing"):
+        read_annotation(None)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")

@@ -12,10 +12,12 @@ from PIL import Image
 
 from lavit_hf.data.shapes import (
     COLORS,
+    LABELS,
     PLACES,
     SHAPES,
     SPLITS,
     Scene,
+    annotate_scene,
     edit_scene,
     load_shapes,
     render_scene,
@@ -126,6 +128,23 @@ def test_rendering():
         render_scene(scene, image_size=8)
 
 
+def test_annotations_say_what_each_pixel_shows():
+    for index in range(30):
+        scene = sample_scene(index)
+        labels = annotate_scene(scene)
+        assert (labels.size, labels.mode) == ((64, 64), "L")
+        found = {LABELS[value] for value in np.unique(labels)}
+        assert found == {"background", *(f"{item.size} {item.color} {item.shape}" for item in scene.objects)}
+        for item in scene.objects:
+            pixels = (np.asarray(labels) == LABELS.index(item.label)).sum()
+            radius = 64 * item.radius
+            edge = SHAPE_PERIMETER[item.shape] * radius  # of whose pixels either neighbour may have the label
+            assert pixels == pytest.approx(SHAPE_AREA[item.shape] * radius**2, abs=0.3 * edge)
+            # What is labelled is where the paint is.
+            painted = np.asarray(render_scene(scene))[np.asarray(labels) == LABELS.index(item.label)]
+            assert np.median(np.abs(painted - np.array(item.rgb, dtype=float))) < 3
+
+
 def test_backgrounds_are_muted():
     for index in range(100):
         pixels = render_background(sample_scene(index).background, 64)
@@ -149,6 +168,7 @@ def test_dataset(rows):
         assert [item["place"] for item in row["scene"]] == [item.place for item in scene.objects]
         assert row["scene"][0]["x"] == scene.objects[0].x
         assert len(row["questions"]) == len(row["answers"]) == len(row["question_kinds"]) == 6
+        assert row["annotation"].tobytes() == annotate_scene(scene, 32).tobytes()
         assert row["edited_scene"] != row["scene"]
         assert row["edited_image"].tobytes() != row["image"].tobytes()
 
@@ -159,9 +179,9 @@ def test_streaming_gives_the_same_rows(rows, monkeypatch):
     assert stream.num_shards == 3
     assert stream.features == rows.features
     for streamed, row in zip(stream, rows, strict=True):
-        assert {**streamed, "image": 0, "edited_image": 0} == {**row, "image": 0, "edited_image": 0}
-        for name in ("image", "edited_image"):
-            assert streamed[name].tobytes() == row[name].tobytes()
+        for name in ("image", "edited_image", "annotation"):
+            assert streamed.pop(name).tobytes() == row.pop(name).tobytes()
+        assert streamed == row
     shards = [row["index"] for shard in range(3) for row in stream.shard(3, shard)]
     assert shards == list(range(12))
 

@@ -199,6 +199,26 @@ def read_picture_file(value, name: str | None = None) -> tuple[Image.Image, dict
         raise BrokenPictureError(f"{where} cannot be read as a picture: {cause}") from error
 
 
+def read_annotation(value) -> Image.Image:
+    """
+    One map of labels, a picture in mode "L", "P" or "I;16" whose values are the labels of its pixels.
+
+    Args:
+        value: `{"bytes": ..., "path": ...}` as in undecoded rows, a path or URL, or bytes.
+
+    Raises:
+        BrokenPictureError: it is missing, cannot be read, or has several channels.
+    """
+    try:
+        picture = _open(_embed(value)["bytes"])
+        picture.load()
+        if len(picture.getbands()) > 1:
+            raise ValueError(f"its mode is {picture.mode}, expected one channel of labels")
+    except Exception as error:  # as in `read_picture_file`
+        raise BrokenPictureError(f"{picture_path(value) or 'A map of labels'} cannot be read: {error}") from error
+    return picture
+
+
 def _embed(value) -> dict:
     """The value of an image column as `{"bytes": ..., "path": ...}`, read from its path where it has no bytes."""
     if isinstance(value, str | os.PathLike | bytes):

@@ -2,6 +2,7 @@
 """Training: the objectives' data side, trainers and callbacks. The scripts that use them are in `examples/`."""
 
 from .callbacks import CurvesCallback, SamplesCallback
+from .model_card import write_model_card
 from .pictures import PictureCollator, load_eval_rows, load_training_rows
 from .pixel_probe import PixelProbe, show_tokenizer
 from .recipe import DataArguments, last_checkpoint, parse_recipe
@@ -24,4 +25,5 @@ __all__ = [
     "load_training_rows",
     "parse_recipe",
     "show_tokenizer",
+    "write_model_card",
 ]

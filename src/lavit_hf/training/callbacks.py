@@ -26,7 +26,7 @@ def plot_log(log_history: list[dict[str, float]], path: Path) -> None:
     for entry in log_history:
         for name, value in entry.items():
             panel, kind = (name.removeprefix("eval_"), "eval") if name.startswith("eval_") else (name, "train")
-            if panel in NO_CURVES or panel.endswith(("_per_second", "_runtime")) or not isinstance(value, int | float):
+            if panel in NO_CURVES or panel.endswith(("per_second", "runtime")) or not isinstance(value, int | float):
                 continue
             steps, values = curves.setdefault(panel, {}).setdefault(kind, ([], []))
             steps.append(entry["step"])
@@ -36,16 +36,19 @@ def plot_log(log_history: list[dict[str, float]], path: Path) -> None:
     columns = min(3, len(curves))
     rows = -(-len(curves) // columns)
     figure = Figure(figsize=(4.5 * columns, 3 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flat
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, (panel, kinds) in zip(panels, curves.items(), strict=False):
         for kind, (steps, values) in kinds.items():
             axes.plot(steps, values, label=kind, marker="o" if kind == "eval" else None, markersize=3)
+        seen = [value for _, values in kinds.values() for value in values]
+        if panel.endswith("loss") and 0 < 20 * min(seen) < max(seen):
+            axes.set_yscale("log")
         axes.set_title(panel.replace("_", " "), fontsize=10)
         axes.set_xlabel("step", fontsize=8)
         axes.grid(alpha=0.3)
         if len(kinds) > 1:
             axes.legend(fontsize=8)
-    for axes in list(panels)[len(curves) :]:
+    for axes in panels[len(curves) :]:
         axes.set_axis_off()
     figure.savefig(path, dpi=110)
 

@@ -35,7 +35,8 @@ def _unknown_part(model: torch.nn.Module, prefix: str) -> ValueError:
 class LavitTrainer(Trainer):
     """
     A `Trainer` whose log has the scalars that [`~LavitTrainer.measure`] names beside the loss, as means over steps and
-    processes since the last entry, and `data_wait`, the fraction of that time that was spent waiting for rows.
+    processes since the last entry, `steps_per_second`, and `data_wait`, the fraction of that time that was spent
+    waiting for rows.
 
     Args:
         learning_rates (`dict[str, float]`, *optional*):
@@ -57,7 +58,7 @@ class LavitTrainer(Trainer):
             if not any(_in_part(name, prefix) for name in names):
                 raise _unknown_part(self.model, prefix)
         self._measured = {True: defaultdict(list), False: defaultdict(list)}
-        self._waited, self._logged_at = 0.0, None
+        self._waited, self._logged = 0.0, None
 
     def measure(self, outputs) -> dict[str, torch.Tensor]:
         """Scalars of the model's outputs that go into the log."""
@@ -100,10 +101,14 @@ class LavitTrainer(Trainer):
             prefix = "" if training else "eval_"
             logs |= {prefix + name: value for name, value in self._take_measured(training).items()}
         if training:
-            now = time.perf_counter()
-            if self._logged_at is not None:
-                logs["data_wait"] = round(self._waited / (now - self._logged_at), 4)
-            self._waited, self._logged_at = 0.0, now
+            now = time.perf_counter(), self.state.global_step
+            if self._logged is not None:
+                seconds, steps = now[0] - self._logged[0], now[1] - self._logged[1]
+                logs |= {
+                    "steps_per_second": round(steps / seconds, 3),
+                    "data_wait": round(self._waited / seconds, 4),
+                }
+            self._waited, self._logged = 0.0, now
         super().log(logs, start_time)
 
     def _take_measured(self, training: bool) -> dict[str, float]:

@@ -6,13 +6,14 @@ from .edits import EDIT_KINDS, Edit, edit_scene
 from .judging import ReadObject, match_objects, read_scene, scene_matches
 from .loading import load_shapes
 from .questions import QUESTION_KINDS, Question, ask_questions
-from .rendering import render_scene
-from .scenes import COLORS, PLACES, SHAPES, SIZES, SPLITS, Background, Scene, ShapeObject, sample_scene
+from .rendering import annotate_scene, render_scene
+from .scenes import COLORS, LABELS, PLACES, SHAPES, SIZES, SPLITS, Background, Scene, ShapeObject, sample_scene
 
 
 __all__ = [
     "COLORS",
     "EDIT_KINDS",
+    "LABELS",
     "PLACES",
     "QUESTION_KINDS",
     "SHAPES",
@@ -25,6 +26,7 @@ __all__ = [
     "ReadObject",
     "Scene",
     "ShapeObject",
+    "annotate_scene",
     "ask_questions",
     "describe_scene",
     "edit_scene",

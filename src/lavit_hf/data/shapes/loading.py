@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .captions import describe_scene
 from .edits import edit_scene
 from .questions import ask_questions
-from .rendering import render_scene
+from .rendering import annotate_scene, render_scene
 from .scenes import SPLITS, Scene, sample_scene, scene_rng
 
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import datasets
 
 # Part of the cache's key: raise it with every change of what a row holds.
-DATASET_VERSION = 1
+DATASET_VERSION = 2
 ROWS_PER_SHARD = 500
 
 
@@ -46,6 +46,7 @@ def load_shapes(
         A `datasets.Dataset`, or with `streaming` a `datasets.IterableDataset` of equal rows:
         - `index` (int): what [`sample_scene`] made the row's scene from;
         - `image`, `edited_image` (RGB pictures): the scene before and after the edit;
+        - `annotation` (grey picture): what each pixel of `image` shows, as an index into `LABELS`;
         - `caption` (str), `instruction` (str), `edit_kind` (str);
         - `questions`, `answers`, `question_kinds` (lists of 6 str);
         - `scene`, `edited_scene` (lists of dicts): the objects, with `shape`, `color`, `size`, `place`, and `x`, `y`,
@@ -97,6 +98,7 @@ def make_row(index: int, split: str = "train", seed: int = 0, image_size: int = 
     return {
         "index": index,
         "image": render_scene(scene, image_size),
+        "annotation": annotate_scene(scene, image_size),
         "caption": describe_scene(scene, scene_rng(index, split, seed, "caption")),
         "scene": list_objects(scene),
         "questions": [question.text for question in questions],
@@ -122,6 +124,7 @@ def _features(datasets) -> datasets.Features:
         {
             "index": datasets.Value("int64"),
             "image": datasets.Image(),
+            "annotation": datasets.Image(),
             "caption": text,
             "scene": datasets.List(item),
             "questions": datasets.List(text),

@@ -6,7 +6,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from .scenes import Background, Scene
+from .scenes import LABELS, Background, Scene, ShapeObject
 
 
 # What a shape's lengths are, in radii. `SHAPE_EXTENT` in `scenes.py` follows from them.
@@ -52,17 +52,36 @@ def render_scene(scene: Scene, image_size: int = 64) -> Image.Image:
         raise ValueError(f"`image_size` is {image_size}, expected at least 16: smaller shapes cannot be told apart.")
     pixels = render_background(scene.background, image_size)
     for item in scene.objects:
-        x, y, radius = (value * image_size for value in (item.x, item.y, item.radius))
-        reach = 1.25 * radius + 1
-        left, top = (max(math.floor(value - reach), 0) for value in (x, y))
-        right, bottom = (min(math.ceil(value + reach), image_size) for value in (x, y))
-        # A pixel's centre lies half a pixel from its corner.
-        dx = np.arange(left, right, dtype=np.float32) + np.float32(0.5 - x)
-        dy = np.arange(top, bottom, dtype=np.float32)[:, None] + np.float32(0.5 - y)
-        alpha = coverage(item.shape, dx, dy, np.float32(radius))[..., None]
-        window = pixels[top:bottom, left:right]
-        window += alpha * (np.array(item.rgb, dtype=np.float32) - window)
+        rows, columns, alpha = _object_coverage(item, image_size)
+        window = pixels[rows, columns]
+        window += alpha[..., None] * (np.array(item.rgb, dtype=np.float32) - window)
     return Image.fromarray((pixels + 0.5).clip(0, 255).astype(np.uint8))
+
+
+def annotate_scene(scene: Scene, image_size: int = 64) -> Image.Image:
+    """
+    What each pixel of [`render_scene`] shows, as datasets for semantic segmentation say it.
+
+    Returns:
+        A grey picture (mode "L") of `image_size` x `image_size`: each pixel's index in `LABELS`, 0 for the background.
+    """
+    labels = np.zeros((image_size, image_size), dtype=np.uint8)
+    for item in scene.objects:
+        rows, columns, alpha = _object_coverage(item, image_size)
+        labels[rows, columns][alpha >= 0.5] = LABELS.index(item.label)
+    return Image.fromarray(labels)
+
+
+def _object_coverage(item: ShapeObject, image_size: int) -> tuple[slice, slice, np.ndarray]:
+    """The rows and columns of pixels around an object, and how much of each it covers, 0 to 1."""
+    x, y, radius = (value * image_size for value in (item.x, item.y, item.radius))
+    reach = 1.25 * radius + 1
+    left, top = (max(math.floor(value - reach), 0) for value in (x, y))
+    right, bottom = (min(math.ceil(value + reach), image_size) for value in (x, y))
+    # A pixel's centre lies half a pixel from its corner.
+    dx = np.arange(left, right, dtype=np.float32) + np.float32(0.5 - x)
+    dy = np.arange(top, bottom, dtype=np.float32)[:, None] + np.float32(0.5 - y)
+    return slice(top, bottom), slice(left, right), coverage(item.shape, dx, dy, np.float32(radius))
 
 
 def coverage(shape: str, dx: np.ndarray, dy: np.ndarray, radius, softness=1.0) -> np.ndarray:

@@ -27,6 +27,8 @@ COLOR_RGB = {
     "pink": (248, 108, 186),
 }
 COLORS = tuple(COLOR_RGB)
+# What a pixel may show: the values of a scene's annotation.
+LABELS = ("background", *(f"{size} {color} {shape}" for size in SIZES for color in COLORS for shape in SHAPES))
 
 # Every length of a scene is a fraction of the picture's side.
 SIZE_RADIUS = {"small": 0.1, "large": 0.15}
@@ -65,6 +67,11 @@ class ShapeObject:
     def place(self) -> str:
         """The one of `PLACES` that holds the centre."""
         return place_at(self.x, self.y)
+
+    @property
+    def label(self) -> str:
+        """The one of `LABELS` that its pixels have."""
+        return f"{self.size} {self.color} {self.shape}"
 
 
 @dataclass(frozen=True)

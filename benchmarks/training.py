@@ -1,0 +1,112 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""How fast each stage trains, how much memory it takes, and how long it waits for data.
+
+    python benchmarks/training.py
+    python benchmarks/training.py --steps 200 --output training.json
+
+Runs the shapes model's recipes in a row for a few steps each, every stage on what the one before it left, each in a
+process of its own. Steps per second are the median over the log's entries, without the first, which has the start;
+the wait for data is their mean. Memory is the process's peak on the host, libraries included. On Linux.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+ROOT = Path(__file__).parent.parent
+ROWS = 5000  # of the dataset, so that rendering them takes seconds
+# A stage's script, and which of its arguments name the stages before it.
+STAGES = {
+    "vision_tower": ("train_vision_tower.py", {}),
+    "visual_tokenizer": ("train_visual_tokenizer.py", {"vision_tower": "vision_tower"}),
+    "vae": ("train_vae.py", {}),
+    "image_decoder": ("train_image_decoder.py", {"visual_tokenizer": "visual_tokenizer", "vae": "vae"}),
+    "pretrain": ("pretrain.py", {"visual_tokenizer": "visual_tokenizer", "dataset_name": "tokenized"}),
+}
+
+
+def run(command: list[str | Path], log: Path) -> int:
+    """Runs a program to its end; its peak memory in bytes."""
+    with log.open("w") as file:
+        process = subprocess.Popen([str(part) for part in command], stdout=file, stderr=subprocess.STDOUT, cwd=ROOT)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{command[1]} failed:\n" + "\n".join(log.read_text().splitlines()[-20:]))
+    return usage.ru_maxrss * 1024
+
+
+def tokenize(folder: Path) -> None:
+    """The tokenized rows that the language model's recipe trains on."""
+    command = [Path(sys.executable).parent / "lavit-hf", "tokenize", "shapes", folder / "tokenized"]
+    options = {"--model": folder / "visual_tokenizer", "--num-rows": ROWS, "--image-column": "image"}
+    flags = [part for option in options.items() for part in option]
+    run([*command, *flags, "--image-column", "edited_image"], folder / "tokenize.log")
+
+
+def train(stage: str, folder: Path, steps: int) -> dict[str, float]:
+    script, inputs = STAGES[stage]
+    if "tokenized" in inputs.values():
+        tokenize(folder)
+    settings = {
+        "output_dir": folder / stage,
+        "max_steps": steps,
+        "logging_steps": max(1, steps // 8),
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "num_train_rows": ROWS,
+        **{argument: folder / name for argument, name in inputs.items()},
+    }
+    if stage == "visual_tokenizer":
+        settings["quantize_from"] = 0  # most of training has codes
+    flags = [part for name, value in settings.items() for part in (f"--{name}", value)]
+    recipe = ROOT / "examples" / "recipes" / "shapes" / f"{stage}.yaml"
+    peak = run([sys.executable, ROOT / "examples" / script, recipe, *flags], folder / f"{stage}.log")
+    history = json.loads((folder / stage / "trainer_state.json").read_text())["log_history"]
+    entries = [entry for entry in history if "steps_per_second" in entry]
+    batch_size = json.loads((folder / stage / "trainer_state.json").read_text())["train_batch_size"]
+    speed = statistics.median(entry["steps_per_second"] for entry in entries)
+    return {
+        "steps_per_second": speed,
+        "rows_per_second": speed * batch_size,
+        "data_wait": statistics.mean(entry["data_wait"] for entry in entries),
+        "peak_memory_gb": peak / 1e9,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=80, help="of each stage, at least 16")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    args = parser.parse_args()
+    if args.steps < 16:
+        parser.error(f"--steps must be at least 16, got {args.steps}")
+
+    measured = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for stage in STAGES:
+            measured[stage] = train(stage, Path(folder), args.steps)
+    table = Table("stage", "steps/s", "rows/s", "waiting for data", "peak memory")
+    for stage, figures in measured.items():
+        table.add_row(
+            stage,
+            f"{figures['steps_per_second']:.2f}",
+            f"{figures['rows_per_second']:.0f}",
+            f"{figures['data_wait']:.1%}",
+            f"{figures['peak_memory_gb']:.2f} GB",
+        )
+    Console().print(table)
+    if args.output:
+        args.output.write_text(json.dumps(measured, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
