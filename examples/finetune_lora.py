@@ -14,6 +14,7 @@ from peft import get_peft_model
 from transformers import TrainingArguments, set_seed
 
 from lavit_hf import LavitForCausalLM, LavitProcessor
+from lavit_hf.data.tokenized_dataset import check_codebook
 from lavit_hf.training import CurvesCallback, DataArguments, last_checkpoint, parse_recipe, write_model_card
 from lavit_hf.training.collator import LavitCollator
 from lavit_hf.training.language_trainer import LavitForCausalLMTrainer
@@ -46,6 +47,7 @@ def main():
     set_seed(args.seed)
     processor = LavitProcessor.from_pretrained(model_args.model)
     base = LavitForCausalLM.from_pretrained(model_args.model, dtype=model_args.dtype)
+    check_codebook(data.dataset_name, data.train_split, base.model.visual_tokenizer.quantizer.codebook)
     model = get_peft_model(base, lora_config(base, lora))
     model.print_trainable_parameters()
 

@@ -10,6 +10,7 @@ Stage 2: trains one language model over text and picture codes, on captions, dra
 
 from transformers import TrainingArguments, set_seed
 
+from lavit_hf.data.tokenized_dataset import check_codebook
 from lavit_hf.training import (
     CurvesCallback,
     DataArguments,
@@ -43,6 +44,7 @@ def main():
     train_rows = load_training_mixture(data, sequences, args.seed)
     model_args.model = checkpoint or model_args.model
     model, processor = build_lavit(model_args, list_texts(train_rows.dataset, sequences))
+    check_codebook(data.dataset_name, data.train_split, model.model.visual_tokenizer.quantizer.codebook)
     freeze_parts(model, model_args.freeze_parts)
     longest = model_args.max_length or getattr(model.config.text_config, "max_position_embeddings", None)
 

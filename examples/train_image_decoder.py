@@ -16,6 +16,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import AutoImageProcessor, TrainingArguments, set_seed
 
 from lavit_hf import LavitImageDecoderPipeline, LavitVisualTokenizer
+from lavit_hf.data.tokenized_dataset import check_codebook
 from lavit_hf.training import (
     CurvesCallback,
     DataArguments,
@@ -87,6 +88,7 @@ def main():
     model_args, data, args = parse_recipe(ModelArguments, DataArguments, TrainingArguments)
     set_seed(args.seed)
     pipeline, tokenizer = load_components(model_args)
+    check_codebook(data.dataset_name, data.train_split, tokenizer.quantizer.codebook)
     model = LavitImageDecoderForTraining(
         pipeline,
         tokenizer,

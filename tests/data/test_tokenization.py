@@ -102,6 +102,16 @@ def test_rows_come_back_with_their_codes(tokenize, shapes, expected, read, tmp_p
     assert (again.rows, again.codes, again.new_pictures) == (NUM_ROWS, summary.codes, 0)
 
 
+def test_codes_of_another_tokenizer_are_refused(tokenize, shapes, model, tmp_path):
+    tokenize(shapes, tmp_path / "out")
+    codebook = LavitVisualTokenizer.from_pretrained(model, dtype="bfloat16").quantizer.codebook
+    tokenized_dataset.check_codebook(tmp_path / "out", "train[:10%]", codebook)
+    with pytest.raises(ValueError, match="out were made by another visual tokenizer"):
+        tokenized_dataset.check_codebook(tmp_path / "out", "train", codebook + 0.1)
+    for other in ("shapes", "owner/name", tmp_path):  # which were not tokenized here
+        tokenized_dataset.check_codebook(other, "train", codebook)
+
+
 @pytest.mark.parametrize("settings", [{"batch_size": 1}, {"batch_size": 16}, {"num_workers": 2, "batch_size": 3}])
 def test_how_it_is_computed_does_not_show(tokenize, shapes, expected, read, tmp_path, settings):
     tokenize(shapes, tmp_path / "out", **settings)

@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The files of a tokenized dataset: shards that are whole or absent, the settings they share, and the card."""
 
+import hashlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from huggingface_hub import DatasetCardData
 
 from .loading import TOKENIZATION_FILE
@@ -174,6 +176,27 @@ def open_split(output: Path, split: str, settings: dict, main_process: bool) -> 
     return folder
 
 
+def codebook_fingerprint(codebook: torch.Tensor) -> str:
+    """Of a codebook (codebook_size, code_dim): what codes mean depends on it alone, whatever it was loaded from."""
+    return f"sha256:{hashlib.sha256(codebook.detach().float().cpu().numpy().tobytes()).hexdigest()}"
+
+
+def check_codebook(dataset_name: str | os.PathLike, split: str, codebook: torch.Tensor) -> None:
+    """
+    Raises a ValueError if `dataset_name` is the folder of a tokenized dataset whose codes are not those of `codebook`
+    (codebook_size, code_dim). Other datasets pass.
+    """
+    manifest = Path(dataset_name) / re.match(r"\w*", split).group() / TOKENIZATION_FILE
+    if not manifest.is_file():
+        return
+    made_with = _read_json(manifest)["settings"].get("codebook")
+    if made_with != codebook_fingerprint(codebook):
+        raise ValueError(
+            f"The codes of {dataset_name} were made by another visual tokenizer than this model's: tokenize the "
+            "dataset with this model, or train with the tokenizer that made it."
+        )
+
+
 def count_split(folder: Path, input_rows: int | None) -> tuple[dict[str, int], list[dict]]:
     """
     Counts of a split's shards, and its broken pictures, in the order of the rows.
@@ -235,4 +258,13 @@ def _write_text(path: Path, text: str) -> None:
     hidden.replace(path)
 
 
-__all__ = ["ShardRecord", "ShardWriter", "TokenizationSummary", "complete_split", "count_split", "open_split"]
+__all__ = [
+    "ShardRecord",
+    "ShardWriter",
+    "TokenizationSummary",
+    "check_codebook",
+    "codebook_fingerprint",
+    "complete_split",
+    "count_split",
+    "open_split",
+]
