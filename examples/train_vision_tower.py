@@ -54,22 +54,22 @@ class LabelledMAE(ViTMAEForPreTraining):
         self.labeler = nn.Linear(config.hidden_size, CELLS_PER_SIDE**2 * num_labels)
         self.num_labels, self.label_loss_weight = num_labels, label_loss_weight
 
-    def forward(self, pixel_values: torch.Tensor, cell_labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+    def forward(self, pixel_values: torch.Tensor, annotations: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         seen = self.vit(pixel_values)
         rebuilt = self.decoder(seen.last_hidden_state, seen.ids_restore).logits
         error = (rebuilt - self.patchify(pixel_values)).square().mean(dim=-1)
         losses = {"pixel_loss": (error * seen.mask).sum() / seen.mask.sum()}
-        if cell_labels is not None:
+        if annotations is not None:
             features = seen.last_hidden_state[:, 1:]
             which = seen.ids_restore.argsort(dim=1)[:, : features.shape[1]]
-            labels = cell_labels.gather(1, which[..., None].expand(-1, -1, cell_labels.shape[-1]))
+            labels = annotations.gather(1, which[..., None].expand(-1, -1, annotations.shape[-1]))
             logits = self.labeler(features).view(-1, self.num_labels)
             losses["label_loss"] = nn.functional.cross_entropy(logits, labels.flatten())
         return {"loss": losses["pixel_loss"] + self.label_loss_weight * losses.get("label_loss", 0.0)} | losses
 
 
 class TowerCollator(PictureCollator):
-    """[`PictureCollator`], with the labels of each patch's cells as `cell_labels`, (B, N, CELLS_PER_SIDE^2) int64."""
+    """[`PictureCollator`], with the labels of each patch's cells as `annotations`, (B, N, CELLS_PER_SIDE^2) int64."""
 
     def __init__(self, processor, data: DataArguments, model_args: ModelArguments, config: ViTMAEConfig):
         super().__init__(processor, data.image_column)
@@ -84,7 +84,7 @@ class TowerCollator(PictureCollator):
         maps = [labels.resize((self.cells, self.cells), Image.Resampling.NEAREST) for labels in maps]
         labels = torch.from_numpy(np.stack(maps)).long()
         patches = labels.unfold(1, CELLS_PER_SIDE, CELLS_PER_SIDE).unfold(2, CELLS_PER_SIDE, CELLS_PER_SIDE)
-        return batch | {"cell_labels": patches.flatten(3).flatten(1, 2)}
+        return batch | {"annotations": patches.flatten(3).flatten(1, 2)}
 
 
 class TowerTrainer(LavitTrainer):

@@ -57,6 +57,13 @@ def test_the_loss_falls_and_the_tower_stays(tmp_path):
     assert 1 <= entry["code_perplexity"] <= CODEBOOK_SIZE
 
 
+def test_evaluation_measures_what_training_does(tmp_path):
+    trainer = train(make_model(), tmp_path)
+    metrics = trainer.evaluate([{"pixel_values": picture} for picture in pictures(8)])
+    assert 0 < metrics["eval_reconstruction_loss"] < metrics["eval_loss"]
+    assert {"eval_kept_fraction", "eval_code_usage"} <= set(metrics)
+
+
 def test_features_are_whitened_after_the_data(tmp_path):
     model = make_model()
     before = torch.cov(model.visual_tokenizer.encode_vision(pictures(64)).flatten(0, 1).T)

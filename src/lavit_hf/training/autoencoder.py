@@ -105,7 +105,6 @@ class AutoencoderTrainer(LavitTrainer):
 
     def __init__(self, model: AutoencoderForTraining, args: TrainingArguments, **kwargs):
         super().__init__(model, args, **kwargs)
-        self.label_names = ["pixel_values"]  # without labels, Trainer computes no loss in evaluation
         self.vae = model.vae
 
     def measure(self, outputs: AutoencoderOutput) -> dict[str, torch.Tensor]:

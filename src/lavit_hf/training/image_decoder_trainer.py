@@ -99,7 +99,6 @@ class LavitImageDecoderTrainer(LavitTrainer):
             raise ValueError(
                 "The pixel decoder's averaged weights do not work with FSDP; use DDP or DeepSpeed ZeRO 2."
             )
-        self.label_names = ["images"]  # without labels, Trainer computes no loss in evaluation
         self.decoder = model
         self.average = EMAModel(model.trained_parameters().values(), decay=ema_decay)
         self.add_callback(_AverageCallback(self))

@@ -3,6 +3,7 @@
 
 import time
 from collections import defaultdict
+from inspect import signature
 
 import torch
 from transformers import PreTrainedModel, Trainer
@@ -52,6 +53,8 @@ class LavitTrainer(Trainer):
         super().__init__(*args, **kwargs)
         # Collators need the columns of a row, whatever the model's arguments are called.
         self.args.remove_unused_columns = False
+        # Where there are no labels, Trainer computes no loss in evaluation; pictures are what these models learn from.
+        self.label_names = self.label_names or [next(iter(signature(self.model.forward).parameters))]
         self.learning_rates = learning_rates or {}
         names = [name for name, _ in self.model.named_parameters()]
         for prefix in self.learning_rates:
