@@ -15,7 +15,7 @@ from lavit_hf import (
     LavitVisualTokenizerForPreTraining,
 )
 from lavit_hf.modeling import select_patches
-from lavit_hf.modeling.attention_lavit import PackedLayout, PatchPartition
+from lavit_hf.modeling.attention_lavit import LavitAttention, PackedLayout, PatchPartition, PolicyAttend
 from lavit_hf.modeling.quantization_lavit import LavitQuantizer
 
 from ..tiny import CODEBOOK_SIZE, NUM_PATCHES, VISION, loosen, pictures
@@ -158,6 +158,34 @@ def test_stage_1_loss_has_a_gradient_for_every_part():
     torch.testing.assert_close(outputs.loss, expected)
 
 
+def test_an_unseen_key_has_the_gradient_of_what_seeing_it_would_change():
+    torch.manual_seed(0)
+    attention = loosen(LavitAttention(make_config(), 32))
+    hidden_states, context, weights = (torch.randn(2, 8, 32) for _ in range(3))
+
+    def value(policy: torch.Tensor) -> torch.Tensor:
+        return (attention(hidden_states, 3 * context, PolicyAttend(policy[:, None])) * weights).sum()
+
+    policy = torch.tensor([[1.0, 0, 0, 1, 0, 1, 0, 0], [0.0, 0, 0, 0, 1, 0, 1, 1]], requires_grad=True)
+    before = value(policy)
+    before.backward()
+    for row, key in (policy == 0).nonzero().tolist():
+        seen = policy.detach().clone()
+        seen[row, key] = 1
+        torch.testing.assert_close(policy.grad[row, key], (value(seen) - before).detach(), rtol=1e-2, atol=1e-3)
+
+
+def test_a_dropped_patch_learns_what_it_would_add():
+    torch.manual_seed(0)
+    model = loosen(LavitVisualTokenizerForPreTraining(make_config())).train()
+    outputs = model(pictures(4))
+    parts = outputs.tokenizer_output
+    assert torch.equal(parts.policy.detach(), parts.keep_mask.float())
+    assert torch.equal(parts.patch_vectors[parts.keep_mask], parts.vectors)
+    (gradient,) = torch.autograd.grad(outputs.reconstruction_loss, parts.policy)
+    assert gradient[~parts.keep_mask].abs().min() > 0
+
+
 def test_stage_1_learns_a_batch():
     torch.manual_seed(0)
     model = LavitVisualTokenizerForPreTraining(make_config()).train()
@@ -267,3 +295,14 @@ def test_feature_decoder_does_not_see_padding():
     padded = decoder(codes, mask)
     torch.testing.assert_close(padded.features[1], decoder(codes[1:, :5]).features[0], atol=1e-5, rtol=1e-4)
     assert padded.prompt_embeds.shape == (2, 16, 8)
+
+
+@torch.no_grad()
+def test_feature_decoder_under_a_policy_sees_just_what_it_keeps():
+    decoder = loosen(LavitFeatureDecoder(LavitFeatureDecoderConfig.from_visual_tokenizer_config(make_config()))).eval()
+    keep_mask = torch.rand(3, NUM_PATCHES) < 0.4
+    keep_mask[:, 2] = True
+    embeds, kept = torch.randn(3, NUM_PATCHES, 32), PatchPartition(keep_mask).kept
+    expected = decoder(code_embeds=kept.pad(embeds[keep_mask]), attention_mask=kept.mask).features
+    dense = decoder(code_embeds=embeds, attention_mask=keep_mask.float().requires_grad_()).features
+    torch.testing.assert_close(dense, expected, atol=1e-4, rtol=1e-4)

@@ -9,7 +9,8 @@ from .modeling_lavit_feature_decoder import (
     LavitVisualTokenizerForPreTraining,
     LavitVisualTokenizerForPreTrainingOutput,
 )
-from .modeling_lavit_tokenizer import LavitVisualTokenizer, LavitVisualTokenizerOutput, select_patches
+from .modeling_lavit_tokenizer import LavitVisualTokenizer, LavitVisualTokenizerOutput
+from .selection_lavit import select_patches
 
 
 __all__ = [

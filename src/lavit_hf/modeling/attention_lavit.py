@@ -146,17 +146,32 @@ class PolicyAttend:
 
     Args:
         policy (`torch.FloatTensor` of shape `(B, Lq or 1, N)`): 1 where a query sees a key, else 0.
+        eps (`float`): As the authors have it by default. The smaller, the less shows through of keys that are not
+            seen where these lead by far.
     """
 
-    eps = 1e-6
-
-    def __init__(self, policy: torch.Tensor):
+    def __init__(self, policy: torch.Tensor, eps: float = 1e-6):
         self.policy = policy[:, None].float()
+        self.eps = eps
+
+    def _bounded(self, numerators: torch.Tensor) -> torch.Tensor:
+        """
+        The policy, with the gradient of a key that is not seen bounded by what seeing it would change: to first order
+        its weight grows as `numerator / sum`, without end where it is the key that a query looks for, while in truth
+        it arrives at `numerator / (sum + numerator)`.
+        """
+        if not self.policy.requires_grad:
+            return self.policy
+        policy = self.policy.detach()
+        seen = (numerators * policy).sum(dim=-1, keepdim=True) + self.eps
+        share = seen / (seen + numerators * (1 - policy))
+        return policy + (self.policy - policy) * share
 
     def __call__(self, module, query, key, value):
         query, key, value = (module.split_heads(states).transpose(1, 2) for states in (query, key, value))
         scores = torch.matmul(query.float() * module.scaling, key.float().transpose(-1, -2))
-        weights = (scores - scores.amax(dim=-1, keepdim=True)).exp() * self.policy
+        numerators = (scores - scores.amax(dim=-1, keepdim=True)).exp()
+        weights = numerators * self._bounded(numerators.detach())
         weights = (weights + self.eps / key.shape[-2]) / (weights.sum(dim=-1, keepdim=True) + self.eps)
         return torch.matmul(weights.to(value.dtype), value).transpose(1, 2).flatten(2)
 

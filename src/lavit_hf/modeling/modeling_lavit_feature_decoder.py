@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .attention_lavit import LavitBlock, MaskedAttend
+from .attention_lavit import LavitBlock, MaskedAttend, PolicyAttend
 from .backbones_lavit import Backbone, load_vision_backbone
 from .configuration_lavit import LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
 from .modeling_lavit_tokenizer import (
@@ -121,7 +121,9 @@ class LavitFeatureDecoder(PreTrainedModel):
         """
         Args:
             codes (`torch.LongTensor` of shape `(B, L)`): Codes 0..codebook_size-1, padded on the right.
-            attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): 1 for codes, 0 for padding.
+            attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*):
+                1 for codes, 0 for padding. The zeros of one with a gradient, a policy, may stand anywhere, and have a
+                gradient as well, see [`PolicyAttend`].
             code_embeds (`torch.FloatTensor` of shape `(B, L, code_dim)`, *optional*): Their vectors, instead of codes.
 
         Returns:
@@ -138,12 +140,15 @@ class LavitFeatureDecoder(PreTrainedModel):
         if not 1 <= length <= self.config.num_patches:
             raise ValueError(f"A picture has 1 to {self.config.num_patches} codes, got {length}.")
 
-        dtype = self.in_proj.weight.dtype
-        context = self.in_proj(code_embeds.to(dtype)) + self.position_embeddings[:, :length]
-        mask = None
-        if attention_mask is not None:
-            mask = attention_mask.bool()[:, None].expand(-1, self.config.num_patches, -1)
-        self_attend, cross_attend = MaskedAttend(), MaskedAttend(mask)
+        self_attend = cross_attend = MaskedAttend()
+        positions = self.position_embeddings[:, :length]
+        if attention_mask is not None and attention_mask.requires_grad:
+            cross_attend = PolicyAttend(attention_mask[:, None], eps=1e-30)  # there is always a code to see
+            known = (attention_mask > 0.5).long()
+            positions = self.position_embeddings[0][known.cumsum(dim=-1) - known]
+        elif attention_mask is not None:
+            cross_attend = MaskedAttend(attention_mask.bool()[:, None].expand(-1, self.config.num_patches, -1))
+        context = self.in_proj(code_embeds.to(self.in_proj.weight.dtype)) + positions
         hidden_states = self.queries.expand(context.shape[0], -1, -1)
         for layer in self.layers:
             hidden_states = layer(hidden_states, context, self_attend, cross_attend)
@@ -243,9 +248,12 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
         """
         selection = self.config.selection if self.freeze_selector else None
         outputs = self.visual_tokenizer(pixel_values, selection=selection, generator=generator)
-        layout = outputs.partition.kept
-        code_embeds = layout.pad(outputs.quantized if self.quantize else outputs.vectors)
-        rebuilt = self.feature_decoder(code_embeds=code_embeds, attention_mask=layout.mask).features
+        if outputs.policy is not None:
+            mask, code_embeds = outputs.policy, outputs.patch_quantized if self.quantize else outputs.patch_vectors
+        else:
+            layout = outputs.partition.kept
+            mask, code_embeds = layout.mask, layout.pad(outputs.quantized if self.quantize else outputs.vectors)
+        rebuilt = self.feature_decoder(code_embeds=code_embeds, attention_mask=mask).features
 
         targets = outputs.vision_features.float()
         similarity = nn.functional.cosine_similarity(rebuilt.float(), targets, dim=-1)

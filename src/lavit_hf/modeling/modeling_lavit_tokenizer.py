@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from transformers import AutoModel, Blip2VisionConfig, Blip2VisionModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
 from .attention_lavit import LavitBlock, PatchPartition, PolicyAttend
 from .configuration_lavit import LavitVisualTokenizerConfig
-from .quantization_lavit import LavitQuantizer, all_reduce, process_index_and_count
+from .quantization_lavit import LavitQuantizer, mean_over_processes
+from .selection_lavit import LavitSelector, sample_policy, select_patches
 
 
 @dataclass
@@ -24,10 +24,14 @@ class LavitVisualTokenizerOutput(ModelOutput):
         codes (`torch.LongTensor` of shape `(T,)`): Codes of all pictures, one after the other, 0..codebook_size-1.
         num_codes (`torch.LongTensor` of shape `(B,)`): How many of them each picture has, at least 1.
         keep_mask (`torch.BoolTensor` of shape `(B, N)`): The kept patches, in raster order.
+        policy (`torch.FloatTensor` of shape `(B, N)`, *optional*):
+            The same while training, as 1.0 and 0.0 with a gradient to the selector.
         selector_log_probs (`torch.FloatTensor` of shape `(B, N, 2)`): Of keeping (index 0) and dropping each patch.
         merged_features (`torch.FloatTensor` of shape `(T, hidden_size)`): Kept patches with the others folded in.
         vectors (`torch.FloatTensor` of shape `(T, code_dim)`): The unit vectors that the codes name, float32.
         quantized (`torch.FloatTensor` of shape `(T, code_dim)`): The codebook's rows, float32.
+        patch_vectors, patch_quantized (`torch.FloatTensor` of shape `(B, N, code_dim)`, *optional*):
+            While the selector trains, both for every patch, as if it were kept.
         vision_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`): What selector and merger worked on.
         loss (`torch.FloatTensor`): The weighted sum of the two losses below; its gradient reaches the selector only
             while training.
@@ -39,10 +43,13 @@ class LavitVisualTokenizerOutput(ModelOutput):
     codes: torch.LongTensor | None = None
     num_codes: torch.LongTensor | None = None
     keep_mask: torch.BoolTensor | None = None
+    policy: torch.FloatTensor | None = None
     selector_log_probs: torch.FloatTensor | None = None
     merged_features: torch.FloatTensor | None = None
     vectors: torch.FloatTensor | None = None
     quantized: torch.FloatTensor | None = None
+    patch_vectors: torch.FloatTensor | None = None
+    patch_quantized: torch.FloatTensor | None = None
     vision_features: torch.FloatTensor | None = None
     loss: torch.FloatTensor | None = None
     keep_ratio_loss: torch.FloatTensor | None = None
@@ -52,101 +59,6 @@ class LavitVisualTokenizerOutput(ModelOutput):
     def split(self) -> tuple[torch.LongTensor, ...]:
         """The codes picture by picture."""
         return self.codes.split(self.num_codes.tolist())
-
-
-class LavitSelector(nn.Module):
-    """How likely each patch is worth a token, judged by itself and by the mean of all patches."""
-
-    def __init__(self, config: LavitVisualTokenizerConfig):
-        super().__init__()
-        size = config.hidden_size
-        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.in_proj = nn.Linear(size, size)
-        self.fc1 = nn.Linear(size, size // 2)
-        self.fc2 = nn.Linear(size // 2, size // 4)
-        self.out_proj = nn.Linear(size // 4, 2)
-        self.activation = ACT2FN[config.hidden_act]
-
-    def forward(self, vision_features: torch.Tensor) -> torch.Tensor:
-        """(B, N, hidden_size) -> log-probabilities (B, N, 2) float32 of keeping (index 0) and dropping."""
-        hidden_states = self.activation(self.in_proj(self.norm(vision_features)))
-        own, shared = hidden_states.chunk(2, dim=-1)
-        shared = shared.mean(dim=1, keepdim=True).expand_as(own)
-        hidden_states = self.activation(self.fc1(torch.cat([own, shared], dim=-1)))
-        logits = self.out_proj(self.activation(self.fc2(hidden_states)))
-        return logits.log_softmax(dim=-1, dtype=torch.float32)
-
-
-def gumbel_noise(shape: torch.Size, generator: torch.Generator | None = None, device=None) -> torch.Tensor:
-    """Standard Gumbel noise, float32. Drawn where the generator lives, so that a CPU seed means the same on a GPU."""
-    exponential = torch.empty(shape, device=generator.device if generator is not None else device)
-    return -exponential.exponential_(generator=generator).log().to(device)
-
-
-def sample_policy(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
-    """
-    A sampled keep decision (B, N) of 0.0 and 1.0 for training, with the gradient of its relaxation (Gumbel-softmax,
-    Jang et al., arXiv 1611.01144) and at least one patch kept per picture.
-    """
-    # Each process draws for all of them and takes its rows: what is kept does not depend on how many share a batch.
-    index, count = process_index_and_count()
-    noise = gumbel_noise((count, *log_probs.shape), device=log_probs.device)[index]
-    probs = ((log_probs + noise) / temperature).softmax(dim=-1)[..., 0]
-    keep_mask = keep_at_least_one(probs > 0.5, log_probs[..., 0])
-    return probs + (keep_mask.to(probs.dtype) - probs).detach()
-
-
-def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
-    """
-    The mean of `values` over every process's batch, whose sizes may differ. Its gradient is such that the average of
-    all processes' gradients, which distributed training takes, is that of one process with the whole batch.
-    """
-    _, num_processes = process_index_and_count()
-    if num_processes == 1:
-        return values.mean()
-    total = all_reduce(values.new_tensor(float(values.numel())))
-    share = values.sum() * (num_processes / total)
-    return share + (all_reduce(share) / num_processes - share).detach()
-
-
-def select_patches(
-    log_probs: torch.Tensor,
-    selection: str,
-    generator: torch.Generator | None = None,
-    noise: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """
-    Decides which patches are kept, always at least one per picture.
-
-    Args:
-        log_probs (`torch.FloatTensor` of shape `(B, N, 2)`): Of keeping (index 0) and dropping each patch.
-        selection (`str`): `"topk"`, `"sample"` or `"argmax"`, see [`LavitVisualTokenizerConfig`].
-        generator (`torch.Generator`, *optional*): Source of the noise of `"sample"`.
-        noise (`torch.FloatTensor` of shape `(B, N, 2)`, *optional*): The noise itself, instead of a generator.
-
-    Returns:
-        `torch.BoolTensor` of shape `(B, N)`.
-
-    Raises:
-        ValueError: an unknown `selection`.
-    """
-    keep_scores = log_probs[..., 0]
-    if selection == "topk":
-        num_kept = keep_scores.exp().sum(dim=-1).round().clamp(min=1)
-        rank = keep_scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-        return rank < num_kept[:, None]
-    if selection == "sample":
-        noise = gumbel_noise(log_probs.shape, generator, log_probs.device) if noise is None else noise
-        log_probs = log_probs + noise
-    elif selection != "argmax":
-        raise ValueError(f"selection must be 'topk', 'sample' or 'argmax', got {selection!r}.")
-    return keep_at_least_one(log_probs[..., 0] >= log_probs[..., 1], keep_scores)
-
-
-def keep_at_least_one(keep_mask: torch.Tensor, keep_scores: torch.Tensor) -> torch.Tensor:
-    """`keep_mask` (B, N), with the patch of highest score where a picture would keep none."""
-    likeliest = nn.functional.one_hot(keep_scores.argmax(dim=-1), keep_scores.shape[-1]).bool()
-    return keep_mask | (likeliest & ~keep_mask.any(dim=-1, keepdim=True))
 
 
 class LavitMerger(nn.Module):
@@ -371,10 +283,19 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
 
         partition = PatchPartition(keep_mask)
         merged_features = self.merger(vision_features, partition, policy)
-        if policy is not None:
-            merged_features = merged_features.flatten(0, 1).index_select(0, partition.kept_index)
         positions = partition.kept_index % self.config.num_patches
-        codes, vectors, quantized = self.quantizer(merged_features, positions)
+        patch_vectors = patch_quantized = None
+        if policy is None:
+            codes, vectors, quantized = self.quantizer(merged_features, positions)
+        else:
+            # What a dropped patch would add, if it were kept, is what teaches the selector to keep it.
+            merged_features, shape = merged_features.flatten(0, 1), policy.shape
+            every_position = torch.arange(shape[1], device=policy.device).repeat(shape[0])
+            every = self.quantizer(merged_features, every_position)
+            patch_vectors, patch_quantized = (values.unflatten(0, shape) for values in every[1:])
+            merged_features, codes, vectors, quantized = (
+                values.index_select(0, partition.kept_index) for values in (merged_features, *every)
+            )
         # Processes train in step, but tokenize and evaluate each at its own pace.
         mean = mean_over_processes if self.training else torch.mean
         commitment_loss = mean((vectors - self.quantizer.lookup(codes)).square().sum(-1))
@@ -385,10 +306,13 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
             codes=codes,
             num_codes=partition.kept.counts,
             keep_mask=keep_mask,
+            policy=policy,
             selector_log_probs=log_probs,
             merged_features=merged_features,
             vectors=vectors,
             quantized=quantized,
+            patch_vectors=patch_vectors,
+            patch_quantized=patch_quantized,
             vision_features=vision_features,
             loss=self.config.keep_ratio_loss_weight * keep_ratio_loss
             + self.config.commitment_loss_weight * commitment_loss,
@@ -411,4 +335,4 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         return self.vision_tower.get_input_embeddings()
 
 
-__all__ = ["LavitVisualTokenizer", "LavitVisualTokenizerOutput", "select_patches"]
+__all__ = ["LavitVisualTokenizer", "LavitVisualTokenizerOutput"]

@@ -89,6 +89,19 @@ def process_index_and_count() -> tuple[int, int]:
     return distributed.get_rank(), distributed.get_world_size()
 
 
+def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """
+    The mean of `values` over every process's batch, whose sizes may differ. Its gradient is such that the average of
+    all processes' gradients, which distributed training takes, is that of one process with the whole batch.
+    """
+    _, num_processes = process_index_and_count()
+    if num_processes == 1:
+        return values.mean()
+    total = all_reduce(values.new_tensor(float(values.numel())))
+    share = values.sum() * (num_processes / total)
+    return share + (all_reduce(share) / num_processes - share).detach()
+
+
 @torch.no_grad()
 def spherical_kmeans(vectors: torch.Tensor, num_clusters: int, num_iterations: int = 10) -> torch.Tensor:
     """

@@ -1,0 +1,94 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Which patches are kept: the selector's judgement, and the decisions that are made of it (paper, section 3.1)."""
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+
+from .configuration_lavit import LavitVisualTokenizerConfig
+from .quantization_lavit import process_index_and_count
+
+
+class LavitSelector(nn.Module):
+    """How likely each patch is worth a token, judged by itself and by the mean of all patches."""
+
+    def __init__(self, config: LavitVisualTokenizerConfig):
+        super().__init__()
+        size = config.hidden_size
+        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.in_proj = nn.Linear(size, size)
+        self.fc1 = nn.Linear(size, size // 2)
+        self.fc2 = nn.Linear(size // 2, size // 4)
+        self.out_proj = nn.Linear(size // 4, 2)
+        self.activation = ACT2FN[config.hidden_act]
+
+    def forward(self, vision_features: torch.Tensor) -> torch.Tensor:
+        """(B, N, hidden_size) -> log-probabilities (B, N, 2) float32 of keeping (index 0) and dropping."""
+        hidden_states = self.activation(self.in_proj(self.norm(vision_features)))
+        own, shared = hidden_states.chunk(2, dim=-1)
+        shared = shared.mean(dim=1, keepdim=True).expand_as(own)
+        hidden_states = self.activation(self.fc1(torch.cat([own, shared], dim=-1)))
+        logits = self.out_proj(self.activation(self.fc2(hidden_states)))
+        return logits.log_softmax(dim=-1, dtype=torch.float32)
+
+
+def gumbel_noise(shape: torch.Size, generator: torch.Generator | None = None, device=None) -> torch.Tensor:
+    """Standard Gumbel noise, float32. Drawn where the generator lives, so that a CPU seed means the same on a GPU."""
+    exponential = torch.empty(shape, device=generator.device if generator is not None else device)
+    return -exponential.exponential_(generator=generator).log().to(device)
+
+
+def sample_policy(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
+    """
+    A sampled keep decision (B, N) of 0.0 and 1.0 for training, with the gradient of its relaxation (Gumbel-softmax,
+    Jang et al., arXiv 1611.01144) and at least one patch kept per picture.
+    """
+    # Each process draws for all of them and takes its rows: what is kept does not depend on how many share a batch.
+    index, count = process_index_and_count()
+    noise = gumbel_noise((count, *log_probs.shape), device=log_probs.device)[index]
+    probs = ((log_probs + noise) / temperature).softmax(dim=-1)[..., 0]
+    keep_mask = keep_at_least_one(probs > 0.5, log_probs[..., 0])
+    return probs + (keep_mask.to(probs.dtype) - probs).detach()
+
+
+def select_patches(
+    log_probs: torch.Tensor,
+    selection: str,
+    generator: torch.Generator | None = None,
+    noise: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """
+    Decides which patches are kept, always at least one per picture.
+
+    Args:
+        log_probs (`torch.FloatTensor` of shape `(B, N, 2)`): Of keeping (index 0) and dropping each patch.
+        selection (`str`): `"topk"`, `"sample"` or `"argmax"`, see [`LavitVisualTokenizerConfig`].
+        generator (`torch.Generator`, *optional*): Source of the noise of `"sample"`.
+        noise (`torch.FloatTensor` of shape `(B, N, 2)`, *optional*): The noise itself, instead of a generator.
+
+    Returns:
+        `torch.BoolTensor` of shape `(B, N)`.
+
+    Raises:
+        ValueError: an unknown `selection`.
+    """
+    keep_scores = log_probs[..., 0]
+    if selection == "topk":
+        num_kept = keep_scores.exp().sum(dim=-1).round().clamp(min=1)
+        rank = keep_scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+        return rank < num_kept[:, None]
+    if selection == "sample":
+        noise = gumbel_noise(log_probs.shape, generator, log_probs.device) if noise is None else noise
+        log_probs = log_probs + noise
+    elif selection != "argmax":
+        raise ValueError(f"selection must be 'topk', 'sample' or 'argmax', got {selection!r}.")
+    return keep_at_least_one(log_probs[..., 0] >= log_probs[..., 1], keep_scores)
+
+
+def keep_at_least_one(keep_mask: torch.Tensor, keep_scores: torch.Tensor) -> torch.Tensor:
+    """`keep_mask` (B, N), with the patch of highest score where a picture would keep none."""
+    likeliest = nn.functional.one_hot(keep_scores.argmax(dim=-1), keep_scores.shape[-1]).bool()
+    return keep_mask | (likeliest & ~keep_mask.any(dim=-1, keepdim=True))
+
+
+__all__ = ["LavitSelector", "sample_policy", "select_patches"]
