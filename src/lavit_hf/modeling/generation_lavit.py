@@ -3,6 +3,7 @@
 branches share one batched forward."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -106,7 +107,7 @@ class LavitGenerationMixin(GenerationMixin):
         generation_mode: str = "text",
         guidance_scale: float | None = None,
         pixel_values: torch.FloatTensor | None = None,
-        image_inputs: str | None = None,
+        image_inputs: str | Sequence[str] | None = None,
         return_full_text: bool = True,
         **kwargs,
     ):
@@ -127,7 +128,7 @@ class LavitGenerationMixin(GenerationMixin):
                 forward: the unconditional one sees only from the open `[IMG]` on. Not with beams.
             pixel_values (`torch.FloatTensor` of shape `(num_images, 3, image_size, image_size)`, *optional*):
                 The prompts' pictures in reading order.
-            image_inputs (`"features"` or `"codes"`, *optional*):
+            image_inputs (`"features"` or `"codes"`, or a list of these words, one per picture, *optional*):
                 How they enter. Default: the configuration's for text, `"codes"` for drawing.
             return_full_text (`bool`, *optional*, defaults to `True`):
                 Whether the prompt is returned too. It is longer than `input_ids`, by its pictures' codes.
