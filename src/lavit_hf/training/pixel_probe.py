@@ -47,7 +47,7 @@ def show_tokenizer(
 ) -> Image.Image:
     """
     A sheet of `num_shown` columns: pictures, their kept patches, what a linear map sees in the original features, and
-    what it sees in the features rebuilt from the codes.
+    what another sees in the features rebuilt from the codes.
 
     Args:
         model ([`LavitVisualTokenizerForPreTraining`]): In evaluation mode.
@@ -55,8 +55,11 @@ def show_tokenizer(
             Pictures, and the same as the image processor makes them. All serve to fit the map.
     """
     outputs = model(pixel_values.to(model.device))
-    targets = outputs.tokenizer_output.vision_features.cpu()
-    probe = PixelProbe(targets, pixel_values)
+    # A map for each: the cosine loss leaves the length of rebuilt features free.
+    seen = [
+        PixelProbe(features, pixel_values)(features)
+        for features in (outputs.tokenizer_output.vision_features.cpu(), outputs.rebuilt_features.cpu())
+    ]
     low, high = pixel_values.min(), pixel_values.max()
 
     def to_pictures(pixels: torch.Tensor) -> list[Image.Image]:
@@ -67,8 +70,7 @@ def show_tokenizer(
     rows = [
         pictures,
         [show_kept_patches(picture, mask, size) for picture, mask in zip(pictures, keep_masks, strict=True)],
-        to_pictures(probe(targets)),
-        to_pictures(probe(outputs.rebuilt_features.cpu())),
+        *map(to_pictures, seen),
     ]
     sheet = Image.new("RGB", (num_shown * size, len(rows) * size))
     for line, row in enumerate(rows):
