@@ -18,3 +18,5 @@ if __name__ == "__main__":
     trainer = train(model, folder, schedule, steps=20, batch_size=batch_size, rows=160)
     state = {"losses": losses(trainer), "codebook": model.visual_tokenizer.quantizer.codebook}
     torch.save(state, folder / f"rank{os.environ['RANK']}.pt")
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # or a rank that ends first may take the others down with it
