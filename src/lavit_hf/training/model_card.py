@@ -40,7 +40,9 @@ def write_model_card(
         dataset (`str`, *optional*): The name of the training data, as `load_rows` takes it.
         arguments (`TrainingArguments`, *optional*): How it was trained.
         metrics (`dict[str, float]`, *optional*): Figures it reached; those of the machine's speed are left out.
-        pictures (`Sequence[str | Path]`, *optional*): Pictures inside of the folder, to be shown in this order.
+        pictures (`Sequence[str | Path]`, *optional*):
+            Pictures inside of the folder, to be shown in this order. One that is not there is left out: a short run
+            has no curves.
 
     Returns:
         `Path`: of the card.
@@ -57,7 +59,7 @@ def write_model_card(
         _table_section("Parts it was made from", parts),
         _table_section("Training", _training_rows(dataset, arguments)),
         _table_section("Figures", {name: f"{value:.4g}" for name, value in figures.items()}),
-        "".join(f"![{Path(picture).stem}]({_inside(folder, picture)})\n" for picture in pictures),
+        "".join(f"![{path.stem}]({path.as_posix()})\n" for path in _inside(folder, pictures)),
     ]
     data = ModelCardData(
         library_name=library_name,
@@ -85,11 +87,13 @@ def _is_figure(name: str, value) -> bool:
     return isinstance(value, Real) and not name.endswith(NO_FIGURES)
 
 
-def _inside(folder: Path, picture: str | Path) -> str:
-    picture = folder / picture
-    if not picture.is_file() or not picture.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"pictures must be files in {folder}, got {str(picture)!r}.")
-    return picture.resolve().relative_to(folder.resolve()).as_posix()
+def _inside(folder: Path, pictures: Sequence[str | Path]) -> list[Path]:
+    """Those of the pictures that are there, relative to the folder."""
+    paths = [(folder / picture).resolve() for picture in pictures]
+    for path in paths:
+        if not path.is_relative_to(folder.resolve()):
+            raise ValueError(f"pictures must be files in {folder}, got {str(path)!r}.")
+    return [path.relative_to(folder.resolve()) for path in paths if path.is_file()]
 
 
 def _training_rows(dataset: str | None, arguments: TrainingArguments | None) -> dict[str, str]:
