@@ -47,9 +47,8 @@ def run(command: list[str | Path], log: Path) -> int:
 def tokenize(folder: Path) -> None:
     """The tokenized rows that the language model's recipe trains on."""
     command = [Path(sys.executable).parent / "lavit-hf", "tokenize", "shapes", folder / "tokenized"]
-    options = {"--model": folder / "visual_tokenizer", "--num-rows": ROWS, "--image-column": "image"}
-    flags = [part for option in options.items() for part in option]
-    run([*command, *flags, "--image-column", "edited_image"], folder / "tokenize.log")
+    command += ["--model", folder / "visual_tokenizer", "--num-rows", ROWS]
+    run([*command, "--image-column", "image", "--image-column", "edited_image"], folder / "tokenize.log")
 
 
 def train(stage: str, folder: Path, steps: int) -> dict[str, float]:
@@ -70,13 +69,12 @@ def train(stage: str, folder: Path, steps: int) -> dict[str, float]:
     flags = [part for name, value in settings.items() for part in (f"--{name}", value)]
     recipe = ROOT / "examples" / "recipes" / "shapes" / f"{stage}.yaml"
     peak = run([sys.executable, ROOT / "examples" / script, recipe, *flags], folder / f"{stage}.log")
-    history = json.loads((folder / stage / "trainer_state.json").read_text())["log_history"]
-    entries = [entry for entry in history if "steps_per_second" in entry]
-    batch_size = json.loads((folder / stage / "trainer_state.json").read_text())["train_batch_size"]
+    state = json.loads((folder / stage / "trainer_state.json").read_text())
+    entries = [entry for entry in state["log_history"] if "steps_per_second" in entry]
     speed = statistics.median(entry["steps_per_second"] for entry in entries)
     return {
         "steps_per_second": speed,
-        "rows_per_second": speed * batch_size,
+        "rows_per_second": speed * state["train_batch_size"],
         "data_wait": statistics.mean(entry["data_wait"] for entry in entries),
         "peak_memory_gb": peak / 1e9,
     }

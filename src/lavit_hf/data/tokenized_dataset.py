@@ -138,6 +138,11 @@ def finished_shards(folder: Path) -> set[int]:
     return {int(path.stem) for path in folder.glob("[0-9]*.parquet")}
 
 
+def _split_folder(output: Path, split: str) -> Path:
+    """Of a slice or a sum of splits, the folder of the first that it names."""
+    return output / re.match(r"\w*", split).group()
+
+
 def open_split(output: Path, split: str, settings: dict, main_process: bool) -> Path:
     """
     Makes the folder of a split, or finds it as the same settings began it.
@@ -156,7 +161,7 @@ def open_split(output: Path, split: str, settings: dict, main_process: bool) -> 
     """
     if not _manifests(output) and any(path.is_file() and path.name[0] != "." for path in (output, *output.rglob("*"))):
         raise ValueError(f"{output} holds something else than a tokenized dataset: name a new folder.")
-    folder = output / re.match(r"\w*", split).group()
+    folder = _split_folder(output, split)
     manifest = folder / TOKENIZATION_FILE
     if manifest.is_file():
         begun = _read_json(manifest)["settings"]
@@ -186,7 +191,7 @@ def check_codebook(dataset_name: str | os.PathLike, split: str, codebook: torch.
     Raises a ValueError if `dataset_name` is the folder of a tokenized dataset whose codes are not those of `codebook`
     (codebook_size, code_dim). Other datasets pass.
     """
-    manifest = Path(dataset_name) / re.match(r"\w*", split).group() / TOKENIZATION_FILE
+    manifest = _split_folder(Path(dataset_name), split) / TOKENIZATION_FILE
     if not manifest.is_file():
         return
     made_with = _read_json(manifest)["settings"].get("codebook")

@@ -283,9 +283,9 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
 
         partition = PatchPartition(keep_mask)
         merged_features = self.merger(vision_features, partition, policy)
-        positions = partition.kept_index % self.config.num_patches
         patch_vectors = patch_quantized = None
         if policy is None:
+            positions = partition.kept_index % self.config.num_patches
             codes, vectors, quantized = self.quantizer(merged_features, positions)
         else:
             # What a dropped patch would add, if it were kept, is what teaches the selector to keep it.
