@@ -18,13 +18,13 @@ $(RUNS)/visual_tokenizer/README.md: $(RECIPES)/visual_tokenizer.yaml $(RUNS)/vis
 $(RUNS)/vae/README.md: $(RECIPES)/vae.yaml
 	$(PYTHON) examples/train_vae.py $<
 
-$(RUNS)/image_decoder/README.md: $(RECIPES)/image_decoder.yaml $(RUNS)/visual_tokenizer/README.md $(RUNS)/vae/README.md
-	$(PYTHON) examples/train_image_decoder.py $<
-
 $(RUNS)/tokenized/complete: $(RUNS)/visual_tokenizer/README.md
 	$(TOKENIZE) --num-rows 100000
 	$(TOKENIZE) --num-rows 1000 --split validation
 	touch $@
+
+$(RUNS)/image_decoder/README.md: $(RECIPES)/image_decoder.yaml $(RUNS)/tokenized/complete $(RUNS)/vae/README.md
+	$(PYTHON) examples/train_image_decoder.py $<
 
 $(RUNS)/lavit/README.md: $(RECIPES)/pretrain.yaml $(RUNS)/tokenized/complete
 	$(PYTHON) examples/pretrain.py $<

@@ -2,6 +2,7 @@
 """LaVIT (arXiv 2309.04669) for the Hugging Face ecosystem. Importing it makes the Auto classes know LaVIT."""
 
 from . import registration as registration
+from .demo import demo_checkpoint
 from .diffusion import ASPECT_RATIOS, LavitImageDecoderPipeline
 from .modeling import (
     LavitConfig,
@@ -36,4 +37,5 @@ __all__ = [
     "LavitVisualTokenizerForPreTraining",
     "LavitVisualTokenizerOutput",
     "TextSegment",
+    "demo_checkpoint",
 ]

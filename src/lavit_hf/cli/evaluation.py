@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..demo import demo_checkpoint
 from .common import (
     Decoder,
     DecoderOption,
@@ -26,14 +27,6 @@ TASK_NAMES = "captions, questions, drawing, edits, reconstruction, tokens"
 
 def _column(what: str):
     return typer.Option(help=f"Column with {what}.", rich_help_panel="Columns of a dataset")
-
-
-def _demo_checkpoint() -> Path:
-    try:
-        from .. import demo_checkpoint
-    except ImportError as error:
-        raise ValueError("MODEL is missing: give the folder or Hub repository of a LaVIT.") from error
-    return demo_checkpoint()
 
 
 @app.command()
@@ -88,7 +81,7 @@ def evaluate(
     evaluation.check_tasks(names)
     if not output.absolute().parent.is_dir():
         raise ValueError(f"--output is in a folder that does not exist: {output.absolute().parent}.")
-    path = model or str(_demo_checkpoint())
+    path = model or str(demo_checkpoint())
     loaded, processor = load_model(path, device, dtype)
     # A folder without a decoder is a model that only reads: the tasks that draw are left out, which the table says.
     draws = any(task.needs_pixels for name, task in evaluation.TASKS.items() if names is None or name in names)

@@ -2,6 +2,7 @@
 """Stage 3, the pixel decoder: a U-Net learns to draw pictures from what their codes say (arXiv 2309.04669, 3.1)."""
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from diffusers import (
 )
 from diffusers.training_utils import compute_snr
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.utils import ModelOutput
 
 from ..diffusion import LavitImageDecoderPipeline
@@ -280,13 +282,15 @@ class LavitImageDecoderForTraining(nn.Module):
             height, width = images.shape[-2:]
             time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=images.device)
             added = {"text_embeds": pooled, "time_ids": time_ids.expand(len(images), -1)}
-        predicted = self.unet(
-            noisy_latents.to(self.unet.dtype),
-            timesteps,
-            encoder_hidden_states=conditions,
-            encoder_attention_mask=mask,
-            added_cond_kwargs=added,
-        ).sample
+        # On a CPU the fused attention's backward takes several times as long as that of plain products.
+        with sdpa_kernel(SDPBackend.MATH) if latents.device.type == "cpu" else nullcontext():
+            predicted = self.unet(
+                noisy_latents.to(self.unet.dtype),
+                timesteps,
+                encoder_hidden_states=conditions,
+                encoder_attention_mask=mask,
+                added_cond_kwargs=added,
+            ).sample
         target = noise
         if self.noise_scheduler.config.prediction_type == "v_prediction":
             target = self.noise_scheduler.get_velocity(latents, noise, timesteps)
