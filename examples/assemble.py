@@ -1,25 +1,54 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Puts a language model of stage 2 and a pixel decoder of stage 3 into one folder, which transformers and diffusers load.
+Puts a language model of stage 2 and a pixel decoder of stage 3 into one folder, which transformers and diffusers load,
+measures it, and writes its model card.
 
-    python examples/assemble.py runs/shapes/lavit runs/shapes/image_decoder my-model --dtype bfloat16
+    python examples/assemble.py runs/shapes/lavit runs/shapes/image_decoder my-model --dtype float16 --dataset shapes
 """
 
 import argparse
+from pathlib import Path
 
+import rich
 import torch
 
+from lavit_hf import LavitConfig, LavitForCausalLM, LavitImageDecoderPipeline, LavitProcessor
+from lavit_hf.evaluation import EvaluationReport, evaluate
+from lavit_hf.training import write_model_card
+
+
+USAGE = """\
 from lavit_hf import LavitForCausalLM, LavitImageDecoderPipeline, LavitProcessor
 
+model, processor = LavitForCausalLM.from_pretrained(path), LavitProcessor.from_pretrained(path)
 
-def main():
+# Read
+inputs = processor(text="<image>", images=picture, return_tensors="pt")
+ids = model.generate(**inputs, max_new_tokens=64, return_full_text=False)
+print(processor.decode(ids[0], skip_special_tokens=True))
+
+# Draw
+inputs = processor(text=prompt, return_tensors="pt")
+ids = model.generate(**inputs, generation_mode="image")
+pipe = LavitImageDecoderPipeline.from_pretrained(path)
+picture = pipe(processor.decode_interleaved(ids[0])[-1].codes).images[0]
+"""
+
+
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder of stage 2")
     parser.add_argument("image_decoder", help="folder of stage 3")
-    parser.add_argument("output", help="folder to write")
-    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16", "float16"])
-    args = parser.parse_args()
+    parser.add_argument("output", type=Path, help="folder to write")
+    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16", "float16"], help="of the files")
+    parser.add_argument("--dataset", help="measure it on that, as lavit-hf evaluate does, say shapes")
+    parser.add_argument("--num_samples", type=int, default=1000, help="rows to measure it on")
+    parser.add_argument("--title", default="LaVIT", help="of the card")
+    parser.add_argument("--description", type=Path, help="Markdown file with what the card says of the model")
+    return parser.parse_args()
 
+
+def assemble(args: argparse.Namespace) -> None:
     dtype = getattr(torch, args.dtype)
     model = LavitForCausalLM.from_pretrained(args.model, dtype=dtype)
     pipeline = LavitImageDecoderPipeline.from_pretrained(args.image_decoder, dtype=dtype)
@@ -29,6 +58,39 @@ def main():
     model.save_pretrained(args.output)
     LavitProcessor.from_pretrained(args.model).save_pretrained(args.output)
     pipeline.save_pretrained(args.output)
+    # Small files are one thing, what is computed in another: that stays what it was.
+    config = LavitConfig.from_pretrained(args.output)
+    config.dtype = LavitConfig.from_pretrained(args.model).dtype
+    config.save_pretrained(args.output)
+
+
+def measure(args: argparse.Namespace) -> EvaluationReport:
+    model, processor = LavitForCausalLM.from_pretrained(args.output), LavitProcessor.from_pretrained(args.output)
+    pipeline = LavitImageDecoderPipeline.from_pretrained(args.output, dtype=model.dtype)
+    report = evaluate(model, processor, pipeline, args.dataset, num_samples=args.num_samples, progress=True)
+    rich.print(report.table())
+    (args.output / "evaluation.json").write_text(report.to_json(), encoding="utf-8")
+    report.save_samples(args.output / "samples")
+    return report
+
+
+def main():
+    args = parse_arguments()
+    description = "One language model that reads and draws pictures (arXiv 2309.04669)."
+    if args.description is not None:
+        description = args.description.read_text(encoding="utf-8")
+    assemble(args)
+    report = measure(args) if args.dataset else None
+    write_model_card(
+        args.output,
+        title=args.title,
+        description=description,
+        usage=USAGE,
+        base_models={"language model": args.model, "pixel decoder": args.image_decoder},
+        dataset=args.dataset,
+        evaluation=report.to_markdown() if report else "",
+        pictures=[f"samples/{task}.png" for task in report.samples] if report else [],
+    )
 
 
 if __name__ == "__main__":

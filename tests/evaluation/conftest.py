@@ -1,8 +1,8 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 import pytest
 
+from lavit_hf import LavitForCausalLM, LavitImageDecoderPipeline, LavitProcessor, demo_checkpoint
 from lavit_hf.data.shapes.loading import make_row
-from lavit_hf.demo import build_demo
 
 
 @pytest.fixture(scope="session")
@@ -13,8 +13,6 @@ def rows() -> list[dict]:
 
 @pytest.fixture(scope="session")
 def demo():
-    """A small model with random weights, its processor and its pixel decoder, which draws in muted colours: of noise
-    in bright ones the judge would have to fit hundreds of regions."""
-    model, processor, pipeline = build_demo()
-    pipeline.vae.decoder.conv_out.weight.data.mul_(0.05)
-    return model, processor, pipeline
+    """The model that ships, its processor and its pixel decoder."""
+    path = demo_checkpoint()
+    return tuple(part.from_pretrained(path) for part in (LavitForCausalLM, LavitProcessor, LavitImageDecoderPipeline))

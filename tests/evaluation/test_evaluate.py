@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""`evaluate` and `lavit-hf evaluate` on a small random model: what is run, reported, left as it was, and refused."""
+"""`evaluate` and `lavit-hf evaluate` on the model that ships: what is run, reported, left as it was, and refused."""
 
 import json
 
@@ -50,6 +50,10 @@ def test_all_tasks(report, tmp_path):
     assert "unrelated" in text
     assert "unedited" in text
 
+    lines = report.to_markdown().splitlines()
+    assert len(lines) == 2 + sum(map(len, report.results.values()))
+    assert {line.count("|") for line in lines} == {7}
+
     paths = report.save_samples(tmp_path / "samples")
     assert [path.stem for path in paths] == list(TASKS)
     assert all(Image.open(path).width > 256 for path in paths)
@@ -79,6 +83,7 @@ def test_batches_do_not_matter_where_nothing_is_sampled(demo, rows, report):
 def test_settings_of_drawing(demo, rows):
     model, *others = demo
     given = {"guidance_scale": 2.0, "temperature": 0.5, "top_k": 3}
+    shipped = model.generation_config.image_generation
     model.generation_config.image_generation = {"top_k": 7, "top_p": 0.9, "guidance_scale": 3.0}
     try:
         own, changed = (
@@ -86,7 +91,7 @@ def test_settings_of_drawing(demo, rows):
             for settings in ({}, given)
         )
     finally:
-        del model.generation_config.image_generation
+        model.generation_config.image_generation = shipped
     drawing = {"do_sample": True, "top_k": 7, "top_p": 0.9, "guidance_scale": 3.0}
     assert own.protocol["decoding"]["drawing"] == drawing
     assert changed.protocol["decoding"]["drawing"] == drawing | given

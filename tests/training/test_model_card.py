@@ -26,6 +26,7 @@ def test_the_card_says_what_made_the_model(tmp_path):
         dataset="someone/pictures",
         arguments=arguments,
         metrics={"eval_loss": 0.123456, "eval_runtime": 5.0, "epoch": 1.0},
+        evaluation="| task | value |",
         pictures=["samples/step-10.png"],
     )
     card = ModelCard.load(path)
@@ -40,6 +41,7 @@ def test_the_card_says_what_made_the_model(tmp_path):
     assert "| learning rate | 0.0002, linear |" in card.text
     assert "| eval loss | 0.1235 |" in card.text
     assert "runtime" not in card.text
+    assert "## Evaluation\n\n| task | value |\n" in card.text
     assert "![step-10](samples/step-10.png)" in card.text
 
 

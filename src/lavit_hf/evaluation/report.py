@@ -66,6 +66,20 @@ class EvaluationReport:
             table.add_section()
         return table
 
+    def to_markdown(self) -> str:
+        """The results as a table for a model card."""
+        lines = [
+            "| task | metric | value | 95% interval | baselines | cases |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        for task, metrics in self.results.items():
+            for name, metric in metrics.items():
+                interval = " to ".join(_show(bound, metric) for bound in metric.interval or ())
+                baselines = ", ".join(f"{other} {_show(value, metric)}" for other, value in metric.baselines.items())
+                cells = (task, name.replace("_", " "), _show(metric.value, metric), interval, baselines, metric.count)
+                lines.append(f"| {' | '.join(map(str, cells))} |")
+        return "\n".join(lines) + "\n"
+
     def save_samples(self, folder: str | Path) -> list[Path]:
         """Writes a sheet of pictures for each task as `folder/TASK.png`, and returns their paths."""
         folder = Path(folder)

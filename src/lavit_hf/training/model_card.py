@@ -25,6 +25,7 @@ def write_model_card(
     dataset: str | None = None,
     arguments: TrainingArguments | None = None,
     metrics: Mapping[str, float] | None = None,
+    evaluation: str = "",
     pictures: Sequence[str | Path] = (),
 ) -> Path:
     """
@@ -40,6 +41,7 @@ def write_model_card(
         dataset (`str`, *optional*): The name of the training data, as `load_rows` takes it.
         arguments (`TrainingArguments`, *optional*): How it was trained.
         metrics (`dict[str, float]`, *optional*): Figures it reached; those of the machine's speed are left out.
+        evaluation (`str`, *optional*): How good it is, in Markdown, say [`EvaluationReport.to_markdown`]'s.
         pictures (`Sequence[str | Path]`, *optional*):
             Pictures inside of the folder, to be shown in this order. One that is not there is left out: a short run
             has no curves.
@@ -59,6 +61,7 @@ def write_model_card(
         _table_section("Parts it was made from", parts),
         _table_section("Training", _training_rows(dataset, arguments)),
         _table_section("Figures", {name: f"{value:.4g}" for name, value in figures.items()}),
+        f"## Evaluation\n\n{evaluation.strip()}\n" if evaluation else "",
         "".join(f"![{path.stem}]({path.as_posix()})\n" for path in _inside(folder, pictures)),
     ]
     data = ModelCardData(
