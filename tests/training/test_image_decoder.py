@@ -131,12 +131,11 @@ def test_the_loss_falls_and_what_is_frozen_stays(tmp_path, unet, scheduler, sett
     history = losses(trainer)
     assert sum(history[-10:]) < 0.9 * sum(history[:10])
 
-    moved = {name for name, value in decoder.named_parameters() if not value.equal(before[name])}
-    heads = ["condition_projections", "condition_positions", *(["attention_pool"] if unet else [])]
-    heads = [f"feature_decoder.{head}" for head in heads]
+    moved = {name.rpartition(".")[0] for name, value in decoder.named_parameters() if not value.equal(before[name])}
+    heads = ("feature_decoder.condition_projections", "feature_decoder.attention_pool")
     assert all(name.startswith(("unet.", *heads)) for name in moved)
-    for head in heads:
-        assert any(name.startswith(head) for name in moved), head
+    assert any(name.startswith(heads[0]) for name in moved)
+    assert any(name.startswith(heads[1]) for name in moved) == bool(unet)
     for name, value in decoder.named_buffers():
         torch.testing.assert_close(value, buffers[name], rtol=0, atol=0)
     assert not any(part.training for part in (decoder.vae, decoder.visual_tokenizer, decoder.feature_decoder))
@@ -152,17 +151,9 @@ def test_the_whole_feature_decoder_can_be_trained(tmp_path):
 def test_new_conditions_have_unit_size():
     decoder = make_decoder()
     codes = torch.randint(CODEBOOK_SIZE, (256, 5))
-    conditions = decoder.feature_decoder(codes=codes).prompt_embeds - decoder.feature_decoder.condition_positions
+    conditions = decoder.feature_decoder(codes=codes).prompt_embeds
     assert conditions.std().item() == pytest.approx(1, abs=0.3)
     assert conditions.mean().abs().item() < 0.3
-
-
-def test_new_conditions_tell_where_they_are():
-    feature_decoder = make_decoder().feature_decoder
-    feature_decoder.queries.data.zero_()  # the same features everywhere
-    told = feature_decoder(codes=torch.randint(CODEBOOK_SIZE, (1, 5))).prompt_embeds[0]
-    distances = torch.cdist(told, told) + torch.eye(NUM_PATCHES) * 10
-    assert distances.min() > 0.5
 
 
 def _watch(unet) -> list[dict]:

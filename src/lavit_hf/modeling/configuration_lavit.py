@@ -163,9 +163,6 @@ class LavitFeatureDecoderConfig(PreTrainedConfig):
         pooled_condition_dim (`int`, *optional*): Width of the attention-pooled condition (1280 for the SDXL kind).
         num_unconditional_tokens (`int`, *optional*, defaults to 0):
             Length of the stored embeddings of the unconditional branch (77 for the SD 1.5 kind); 0: zeros are used.
-        encode_positions (`bool`, *optional*, defaults to False):
-            Adds a learned position to the conditions of each patch. Rebuilt features may not tell where they are: then
-            a U-Net that sees no positions draws the right things in the wrong places. The release has none.
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of new weights.
 
     Raises:
@@ -187,7 +184,6 @@ class LavitFeatureDecoderConfig(PreTrainedConfig):
     condition_dims: list[int] | None = None
     pooled_condition_dim: int | None = None
     num_unconditional_tokens: int = 0
-    encode_positions: bool = False
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
@@ -203,8 +199,6 @@ class LavitFeatureDecoderConfig(PreTrainedConfig):
             raise ValueError(f"condition_dims must be positive widths or None, got {self.condition_dims}.")
         if self.pooled_condition_dim is not None and self.condition_dims is None:
             raise ValueError("pooled_condition_dim needs condition_dims, got None.")
-        if self.encode_positions and self.condition_dims is None:
-            raise ValueError("encode_positions needs condition_dims, got None.")
         if self.num_unconditional_tokens < 0:
             raise ValueError(f"num_unconditional_tokens must not be negative, got {self.num_unconditional_tokens}.")
 

@@ -90,9 +90,6 @@ class LavitFeatureDecoder(PreTrainedModel):
         self.decode_head = nn.Sequential(nn.Linear(size, size), nn.Tanh(), nn.Linear(size, config.feature_size))
         dims = config.condition_dims or []
         self.condition_projections = nn.ModuleList([nn.Linear(config.feature_size, dim) for dim in dims])
-        self.condition_positions = None
-        if config.encode_positions:
-            self.condition_positions = nn.Parameter(torch.empty(1, config.num_patches, sum(dims)))
         self.attention_pool = LavitAttentionPool(config) if config.pooled_condition_dim else None
         if config.num_unconditional_tokens:
             shape = (1, config.num_unconditional_tokens, sum(dims))
@@ -109,8 +106,6 @@ class LavitFeatureDecoder(PreTrainedModel):
             init.normal_(module.in_proj.weight, std=1.0)
             init.normal_(module.position_embeddings, std=std)
             init.normal_(module.queries, std=0.3)
-            if module.condition_positions is not None:
-                init.normal_(module.condition_positions, std=std)
             if module.config.num_unconditional_tokens:
                 init.zeros_(module.unconditional_embeds)
         elif isinstance(module, LavitAttentionPool):
@@ -160,12 +155,9 @@ class LavitFeatureDecoder(PreTrainedModel):
         features = self.decode_head(self.norm(hidden_states))
 
         conditions = [projection(features) for projection in self.condition_projections]
-        conditions = torch.cat(conditions, dim=-1) if conditions else None
-        if self.condition_positions is not None:
-            conditions = conditions + self.condition_positions
         return LavitFeatureDecoderOutput(
             features=features,
-            prompt_embeds=conditions,
+            prompt_embeds=torch.cat(conditions, dim=-1) if conditions else None,
             pooled_prompt_embeds=self.attention_pool(features) if self.attention_pool is not None else None,
         )
 

@@ -1,7 +1,6 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Stage 3, the pixel decoder: a U-Net learns to draw pictures from what their codes say (arXiv 2309.04669, 3.1)."""
 
-import math
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from diffusers import (
     SchedulerMixin,
     UNet2DConditionModel,
 )
-from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from diffusers.training_utils import compute_snr
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -64,8 +62,7 @@ def new_image_decoder(
     A pixel decoder to be trained: stage 1's feature decoder, with new projections to what conditions the U-Net.
 
     Stage 1 leaves the features' scale free, and U-Nets expect conditions of about unit size: the projections start
-    such that conditions have mean 0 and deviation 1 over random codes. To them come positions, which start as sines
-    and cosines: what stage 1 rebuilds need not tell where it is. Unconditional is all zeros.
+    such that conditions have mean 0 and deviation 1 over random codes. Unconditional is all zeros.
 
     Args:
         stage_one ([`LavitVisualTokenizerForPreTraining`]): A trained one.
@@ -85,7 +82,6 @@ def new_image_decoder(
         stage_one.config,
         condition_dims=[width if isinstance(width, int) else width[0]],
         pooled_condition_dim=pooled,
-        encode_positions=True,
     )
     feature_decoder = LavitFeatureDecoder(config).eval()
     feature_decoder.load_state_dict(stage_one.feature_decoder.state_dict(), strict=False)
@@ -95,9 +91,6 @@ def new_image_decoder(
     for projection in feature_decoder.condition_projections:
         projection.weight.normal_(std=std.square().sum().rsqrt().item())
         projection.bias.copy_(-projection.weight @ mean)
-    positions = feature_decoder.condition_positions
-    grid_size = math.isqrt(config.num_patches)
-    positions.copy_(get_2d_sincos_pos_embed(positions.shape[-1], grid_size, output_type="pt"))
     return LavitImageDecoderPipeline(feature_decoder, unet, vae, scheduler or DDIMScheduler())
 
 
@@ -121,9 +114,8 @@ class LavitImageDecoderForTraining(nn.Module):
     or of the velocity, as the scheduler's `prediction_type` says. Conditions are dropped at random in favour of
     exactly what stands for them in the pipeline's unconditional branch.
 
-    U-Net and what makes conditions of the rebuilt features, projections and positions, are trained; VAE, tokenizer
-    and, unless asked for, the rest of the feature decoder are frozen and stay in evaluation mode. The state dict holds
-    just what is trained.
+    U-Net and the feature decoder's projections are trained; VAE, tokenizer and, unless asked for, the feature decoder
+    are frozen and stay in evaluation mode. The state dict holds just what is trained.
 
     Args:
         pipeline ([`LavitImageDecoderPipeline`]): What is trained, and draws with the weights as they are.
@@ -159,8 +151,6 @@ class LavitImageDecoderForTraining(nn.Module):
         self.requires_grad_(False)
         self.unet.requires_grad_(True)
         self.feature_decoder.condition_projections.requires_grad_(True)
-        if self.feature_decoder.condition_positions is not None:
-            self.feature_decoder.condition_positions.requires_grad_(True)
         if pipeline.is_sdxl:
             self.feature_decoder.attention_pool.requires_grad_(True)
         if train_feature_decoder:
