@@ -14,7 +14,13 @@ from diffusers import AutoencoderKL, DDIMScheduler, FlowMatchEulerDiscreteSchedu
 from PIL import Image
 from transformers import CLIPVisionConfig, TrainingArguments
 
-from lavit_hf import LavitImageDecoderPipeline, LavitImageProcessorPil, LavitVisualTokenizerForPreTraining
+from lavit_hf import (
+    LavitFeatureDecoder,
+    LavitFeatureDecoderConfig,
+    LavitImageDecoderPipeline,
+    LavitImageProcessorPil,
+    LavitVisualTokenizerForPreTraining,
+)
 from lavit_hf.training.autoencoder import AutoencoderForTraining, new_autoencoder, set_scaling_factor
 from lavit_hf.training.image_decoder import LavitImageDecoderForTraining, load_stage_one, new_image_decoder
 from lavit_hf.training.image_decoder_trainer import (
@@ -45,6 +51,7 @@ SDXL = {
     "addition_time_embed_dim": 4,
     "projection_class_embeddings_input_dim": 8 + 6 * 4,
 }
+MAP = {"in_channels": 4 + WIDTH}
 VAE = {
     "sample_size": SIZE,
     "block_out_channels": (8, 8),
@@ -120,8 +127,12 @@ def losses(trainer) -> list[float]:
 
 @pytest.mark.parametrize(
     ("unet", "scheduler", "settings"),
-    [({}, {}, {}), (SDXL, {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}, {"snr_gamma": 5.0})],
-    ids=["sd", "sdxl"],
+    [
+        ({}, {}, {}),
+        (SDXL, {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}, {"snr_gamma": 5.0}),
+        (MAP, {}, {}),
+    ],
+    ids=["sd", "sdxl", "map"],
 )
 def test_the_loss_falls_and_what_is_frozen_stays(tmp_path, unet, scheduler, settings):
     decoder = make_decoder(unet, scheduler, **settings)
@@ -135,7 +146,7 @@ def test_the_loss_falls_and_what_is_frozen_stays(tmp_path, unet, scheduler, sett
     heads = ("feature_decoder.condition_projections", "feature_decoder.attention_pool")
     assert all(name.startswith(("unet.", *heads)) for name in moved)
     assert any(name.startswith(heads[0]) for name in moved)
-    assert any(name.startswith(heads[1]) for name in moved) == bool(unet)
+    assert any(name.startswith(heads[1]) for name in moved) == (unet is SDXL)
     for name, value in decoder.named_buffers():
         torch.testing.assert_close(value, buffers[name], rtol=0, atol=0)
     assert not any(part.training for part in (decoder.vae, decoder.visual_tokenizer, decoder.feature_decoder))
@@ -191,6 +202,36 @@ def test_the_unet_is_told_what_the_pipeline_tells_it(kind, converted):
         decoder.train()(torch.zeros(2, 3, height, width), codes=pictures, attention_mask=mask)
         time_ids = calls[-1]["added_cond_kwargs"]["time_ids"]
         torch.testing.assert_close(time_ids, told["added_cond_kwargs"]["time_ids"][:2], rtol=0, atol=0)
+
+
+def test_a_map_puts_each_patch_in_its_place():
+    decoder = make_decoder(MAP, condition_dropout=0.0)
+    pipe, codes = decoder.pipeline, [[1, 2, 3, 4, 5], [6, 7, 8]]
+    side, channels = int(NUM_PATCHES**0.5), decoder.vae.config.latent_channels
+    pipe.set_progress_bar_config(disable=True)
+    calls = _watch(pipe.unet)
+    pipe(codes, num_inference_steps=1, guidance_scale=2.0, height=2 * SIZE)
+    pictures = torch.nn.utils.rnn.pad_sequence([torch.tensor(picture) for picture in codes], batch_first=True)
+    mask = torch.arange(pictures.shape[1]) < torch.tensor([[len(picture)] for picture in codes])
+    decoder.train()(torch.zeros(2, 3, 2 * SIZE, SIZE), codes=pictures, attention_mask=mask)
+
+    drawing, training = (call["sample"][:, channels:] for call in calls)
+    assert not drawing[:2].any()  # without being told
+    torch.testing.assert_close(drawing[2:], training)
+    height, width = training.shape[-2:]
+    for y, x in ((0, 0), (height - 1, 0), (height // 2, width - 1)):
+        patch = y * side // height * side + x * side // width
+        torch.testing.assert_close(training[..., y, x], calls[1]["encoder_hidden_states"][:, patch])
+
+
+def test_a_map_needs_its_channels():
+    with pytest.raises(ValueError, match="latent_channels, 4, or with a map of the conditions 20, got 7"):
+        make_decoder({"in_channels": 7})
+    pipe = make_decoder(MAP).pipeline
+    config = pipe.feature_decoder.config.to_dict() | {"num_unconditional_tokens": 4}
+    feature_decoder = LavitFeatureDecoder(LavitFeatureDecoderConfig(**config))
+    with pytest.raises(ValueError, match="num_unconditional_tokens must be 0, got 4"):
+        LavitImageDecoderPipeline(**pipe.components | {"feature_decoder": feature_decoder})
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])

@@ -2,6 +2,7 @@
 """Pixels from a picture's codes: a diffusion U-Net conditioned on rebuilt vision features (arXiv 2309.04669)."""
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -12,6 +13,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import get_module_execution_device, randn_tensor
+from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ..modeling.modeling_lavit_feature_decoder import LavitFeatureDecoder
@@ -36,6 +38,8 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
     r"""
     Draws pictures from their codes. One class for both kinds of U-Net, told apart by the U-Net's config: that of
     SDXL (`addition_embed_type="text_time"`), which is also given a pooled condition and the size, and that of SD 1.5.
+    Either may take more channels than latents have (`in_channels` of both together): then it is given the conditions
+    of its cross-attention a second time, as a map behind the latents, each patch's at its place. The release does not.
 
     Args:
         feature_decoder ([`LavitFeatureDecoder`]): From codes to what conditions the U-Net.
@@ -308,7 +312,7 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
 
     def _latents_shape(self, batch_size: int, height: int, width: int) -> tuple[int, int, int, int]:
         factor = self.vae_scale_factor
-        return batch_size, self.unet.config.in_channels, height // factor, width // factor
+        return batch_size, self.vae.config.latent_channels, height // factor, width // factor
 
     def prepare_latents(self, shape: tuple[int, ...], generator, latents: torch.Tensor | None = None) -> torch.Tensor:
         """Given or fresh standard normal noise, as strong as the scheduler starts with."""
@@ -349,7 +353,7 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
         if self.is_sdxl:
             added = {"text_embeds": tensors["add_text_embeds"], "time_ids": tensors["add_time_ids"]}
         noise = self.unet(
-            self.scheduler.scale_model_input(latents, timestep),
+            self._add_condition_map(self.scheduler.scale_model_input(latents, timestep), tensors["prompt_embeds"]),
             timestep,
             encoder_hidden_states=tensors["prompt_embeds"],
             encoder_attention_mask=encoder_attention_mask if guided else None,
@@ -360,6 +364,14 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
             return noise
         unconditional, conditional = noise.chunk(2)
         return unconditional + self.guidance_scale * (conditional - unconditional)
+
+    def _add_condition_map(self, latents: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
+        """Behind the channels of latents (B, C, h, w), where the U-Net takes more, each patch's conditions."""
+        if self.unet.config.in_channels == latents.shape[1]:
+            return latents
+        side = math.isqrt(self.feature_decoder.config.num_patches)
+        maps = prompt_embeds.transpose(1, 2).unflatten(-1, (side, side))
+        return torch.cat([latents, nn.functional.interpolate(maps, latents.shape[-2:]).to(latents.dtype)], dim=1)
 
     def _decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """(B, C, h, w) -> (B, 3, height, width) in about [-1, 1]."""
@@ -401,10 +413,16 @@ def _check_components(feature_decoder: LavitFeatureDecoder, unet: UNet2DConditio
                 "unet.config.projection_class_embeddings_input_dim must be the feature decoder's pooled_condition_dim "
                 f"({decoder.pooled_condition_dim}) and 6 times unet.config.addition_time_embed_dim, got {width}."
             )
-    if unet.config.in_channels != vae.config.latent_channels:
+    latent_channels, in_channels = vae.config.latent_channels, unet.config.in_channels
+    if in_channels not in (latent_channels, latent_channels + given):
         raise ValueError(
-            f"unet.config.in_channels must be the VAE's latent_channels, {vae.config.latent_channels}, "
-            f"got {unet.config.in_channels}."
+            f"unet.config.in_channels must be the VAE's latent_channels, {latent_channels}, or with a map of the "
+            f"conditions {latent_channels + given}, got {in_channels}."
+        )
+    if in_channels > latent_channels and decoder.num_unconditional_tokens:
+        raise ValueError(
+            "A map of the conditions has no place for stored unconditional embeddings: num_unconditional_tokens must "
+            f"be 0, got {decoder.num_unconditional_tokens}."
         )
     if decoder.num_unconditional_tokens > decoder.num_patches:
         raise ValueError(

@@ -285,7 +285,7 @@ class LavitImageDecoderForTraining(nn.Module):
         # On a CPU the fused attention's backward takes several times as long as that of plain products.
         with sdpa_kernel(SDPBackend.MATH) if latents.device.type == "cpu" else nullcontext():
             predicted = self.unet(
-                noisy_latents.to(self.unet.dtype),
+                self.pipeline._add_condition_map(noisy_latents.to(self.unet.dtype), conditions),
                 timesteps,
                 encoder_hidden_states=conditions,
                 encoder_attention_mask=mask,
