@@ -39,7 +39,7 @@ USAGE = """\
 from lavit_hf import LavitImageDecoderPipeline
 
 pipe = LavitImageDecoderPipeline.from_pretrained(path)
-picture = pipe(codes, num_inference_steps=25).images[0]
+picture = pipe(codes).images[0]
 """
 
 
@@ -62,8 +62,8 @@ class ModelArguments:
     snr_gamma: float | None = field(default=None, metadata={"help": "Weigh timesteps by min(SNR, gamma), say 5."})
     ema_decay: float = field(default=0.999, metadata={"help": "Of the weights' moving average, which is saved."})
     num_sample_pictures: int = field(default=8, metadata={"help": "Pictures in samples/."})
-    num_inference_steps: int = field(default=25, metadata={"help": "Of the pictures in samples/."})
-    guidance_scale: float = field(default=3.0, metadata={"help": "Of the pictures in samples/."})
+    num_inference_steps: int = field(default=25, metadata={"help": "What the decoder draws with by default."})
+    guidance_scale: float = field(default=3.0, metadata={"help": "What the decoder draws with by default."})
 
 
 def load_components(arguments: ModelArguments) -> tuple[LavitImageDecoderPipeline, LavitVisualTokenizer]:
@@ -88,6 +88,9 @@ def main():
     model_args, data, args = parse_recipe(ModelArguments, DataArguments, TrainingArguments)
     set_seed(args.seed)
     pipeline, tokenizer = load_components(model_args)
+    pipeline.register_to_config(
+        default_num_inference_steps=model_args.num_inference_steps, default_guidance_scale=model_args.guidance_scale
+    )
     check_codebook(data.dataset_name, data.train_split, tokenizer.quantizer.codebook)
     model = LavitImageDecoderForTraining(
         pipeline,
@@ -119,7 +122,7 @@ def main():
 
     def draw_samples():
         with trainer.averaged_weights():
-            return show_image_decoder(model, images, codes, model_args.num_inference_steps, model_args.guidance_scale)
+            return show_image_decoder(model, images, codes)
 
     trainer.add_callback(SamplesCallback(draw_samples))
     trainer.train(resume_from_checkpoint=last_checkpoint(args))

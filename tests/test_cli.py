@@ -111,9 +111,11 @@ def test_kept_patches_lie_over_an_upright_picture(run, converted, tmp_path):
 
 def test_demo(run, tmp_path):
     output = run("demo", "--output", tmp_path)
-    assert "random weights" in output
-    assert "64 patches kept" in output
-    for name in ("picture", "kept_patches", "reconstruction", "drawing"):
+    lines = {line.split("  ")[1].strip(): line for line in output.splitlines() if line.startswith("  ")}
+    assert "of 64" in lines["kept patches"]
+    assert "star" in lines["caption"]
+    assert "“what color is the star?” “orange”" in lines["answer"]
+    for name in ("picture", "kept_patches", "reconstruction", "drawing", "edited"):
         Image.open(tmp_path / f"{name}.png").load()
     first = (tmp_path / "drawing.png").read_bytes()
     run("demo", "--output", tmp_path)

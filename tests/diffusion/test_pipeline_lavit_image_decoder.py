@@ -155,6 +155,15 @@ def test_defaults_are_those_of_the_release(kind, pipes, goldens, codes):
     np.testing.assert_array_equal(images, expected)
 
 
+def test_own_defaults_travel(lowres, codes, tmp_path):
+    settings = {"default_num_inference_steps": 3, "default_guidance_scale": 2.0}
+    LavitImageDecoderPipeline(**lowres.components, **settings).save_pretrained(tmp_path)
+    pipe = LavitImageDecoderPipeline.from_pretrained(tmp_path)
+    pipe.set_progress_bar_config(disable=True)
+    pipe(codes[0])
+    assert (pipe.num_timesteps, pipe.guidance_scale) == (3, 2.0)
+
+
 SCHEDULERS = [
     (EulerDiscreteScheduler, {}),
     (EulerAncestralDiscreteScheduler, {}),

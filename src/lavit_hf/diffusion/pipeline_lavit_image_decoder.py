@@ -48,6 +48,8 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
         scheduler (`SchedulerMixin`): Any of diffusers; the release uses DDIM.
         visual_token_offset (`int`, *optional*):
             The vocabulary id of code 0 (32002 in the release), so that a language model's ids are understood as well.
+        default_num_inference_steps (`int`, *optional*), default_guidance_scale (`float`, *optional*):
+            What a call takes that says nothing of them. Default: the release's, see `__call__`.
 
     Raises:
         ValueError: components that do not fit each other.
@@ -74,13 +76,19 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
         vae: AutoencoderKL | AutoencoderTiny,
         scheduler: SchedulerMixin,
         visual_token_offset: int | None = None,
+        default_num_inference_steps: int | None = None,
+        default_guidance_scale: float | None = None,
     ):
         super().__init__()
         _check_components(feature_decoder, unet, vae)
         if visual_token_offset is not None and not (_is_int(visual_token_offset) and visual_token_offset >= 0):
             raise ValueError(f"visual_token_offset must be None or an integer from 0, got {visual_token_offset!r}.")
         self.register_modules(feature_decoder=feature_decoder, unet=unet, vae=vae, scheduler=scheduler)
-        self.register_to_config(visual_token_offset=visual_token_offset)
+        self.register_to_config(
+            visual_token_offset=visual_token_offset,
+            default_num_inference_steps=default_num_inference_steps,
+            default_guidance_scale=default_guidance_scale,
+        )
         self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
 
@@ -140,9 +148,11 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
             height, width (`int`, *optional*):
                 In pixels, multiples of the VAE's scale factor. Default: the U-Net's sample size times that factor.
                 [`ASPECT_RATIOS`] lists the sizes of the released high-resolution decoder.
-            num_inference_steps (`int`, *optional*): Default: 25 for the SDXL kind, else 50, as in the release.
+            num_inference_steps (`int`, *optional*):
+                Default: the pipeline's; if it has none, 25 for the SDXL kind, else 50, as in the release.
             guidance_scale (`float`, *optional*):
-                At least 1, where 1 means no guidance and half of the work. Default: 7.0 for the SDXL kind, else 5.0.
+                At least 1, where 1 means no guidance and half of the work. Default: the pipeline's; if it has none,
+                7.0 for the SDXL kind, else 5.0.
             num_images_per_prompt (`int`, *optional*, defaults to 1): Pictures drawn from each picture's tokens.
             eta (`float`, *optional*, defaults to 0.0):
                 How much noise DDIM adds in each step (its paper's eta); of no meaning to other schedulers.
@@ -177,9 +187,9 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
         height = self.default_size[0] if height is None else height
         width = self.default_size[1] if width is None else width
         if num_inference_steps is None:
-            num_inference_steps = 25 if self.is_sdxl else 50
+            num_inference_steps = self.config.default_num_inference_steps or (25 if self.is_sdxl else 50)
         if guidance_scale is None:
-            guidance_scale = 7.0 if self.is_sdxl else 5.0
+            guidance_scale = self.config.default_guidance_scale or (7.0 if self.is_sdxl else 5.0)
 
         # 1. Check inputs
         codes = self._to_codes(image_tokens, vocabulary_ids)

@@ -147,8 +147,8 @@ def show_image_decoder(
     decoder: LavitImageDecoderForTraining,
     images: torch.Tensor,
     codes: Sequence[torch.LongTensor],
-    num_inference_steps: int = 25,
-    guidance_scale: float = 3.0,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
 ) -> Image.Image:
     """
     A sheet of pictures, and below each what the decoder makes of its codes, from the same noise every time.
@@ -157,7 +157,8 @@ def show_image_decoder(
         decoder ([`LavitImageDecoderForTraining`]): In evaluation mode.
         images (`torch.FloatTensor` of shape `(B, 3, H, W)`): Pictures in [-1, 1], of the size to draw.
         codes (`Sequence[torch.LongTensor]`): Of each picture.
-        num_inference_steps (`int`), guidance_scale (`float`): As of [`LavitImageDecoderPipeline`].
+        num_inference_steps (`int`, *optional*), guidance_scale (`float`, *optional*):
+            As of [`LavitImageDecoderPipeline`].
 
     Returns:
         `PIL.Image.Image`: RGB, two rows of B pictures.
