@@ -23,13 +23,16 @@ from rich.table import Table
 
 
 ROOT = Path(__file__).parent.parent
-ROWS = 5000  # of the dataset, so that rendering them takes seconds
+ROWS, EVAL_ROWS = 5000, 64  # of the dataset, so that rendering them takes seconds
 # A stage's script, and which of its arguments name the stages before it.
 STAGES = {
     "vision_tower": ("train_vision_tower.py", {}),
     "visual_tokenizer": ("train_visual_tokenizer.py", {"vision_tower": "vision_tower"}),
     "vae": ("train_vae.py", {}),
-    "image_decoder": ("train_image_decoder.py", {"visual_tokenizer": "visual_tokenizer", "vae": "vae"}),
+    "image_decoder": (
+        "train_image_decoder.py",
+        {"visual_tokenizer": "visual_tokenizer", "vae": "vae", "dataset_name": "tokenized"},
+    ),
     "pretrain": ("pretrain.py", {"visual_tokenizer": "visual_tokenizer", "dataset_name": "tokenized"}),
 }
 
@@ -45,15 +48,16 @@ def run(command: list[str | Path], log: Path) -> int:
 
 
 def tokenize(folder: Path) -> None:
-    """The tokenized rows that the language model's recipe trains on."""
+    """The tokenized rows that two of the recipes train on."""
     command = [Path(sys.executable).parent / "lavit-hf", "tokenize", "shapes", folder / "tokenized"]
-    command += ["--model", folder / "visual_tokenizer", "--num-rows", ROWS]
-    run([*command, "--image-column", "image", "--image-column", "edited_image"], folder / "tokenize.log")
+    command += ["--model", folder / "visual_tokenizer", "--image-column", "image", "--image-column", "edited_image"]
+    for split, num_rows in (("train", ROWS), ("validation", EVAL_ROWS)):
+        run([*command, "--split", split, "--num-rows", num_rows], folder / "tokenize.log")
 
 
 def train(stage: str, folder: Path, steps: int) -> dict[str, float]:
     script, inputs = STAGES[stage]
-    if "tokenized" in inputs.values():
+    if "tokenized" in inputs.values() and not (folder / "tokenized").exists():
         tokenize(folder)
     settings = {
         "output_dir": folder / stage,
@@ -62,6 +66,7 @@ def train(stage: str, folder: Path, steps: int) -> dict[str, float]:
         "eval_strategy": "no",
         "save_strategy": "no",
         "num_train_rows": ROWS,
+        "num_eval_rows": EVAL_ROWS,
         **{argument: folder / name for argument, name in inputs.items()},
     }
     if stage == "visual_tokenizer":
