@@ -1,0 +1,74 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The model that ships: its files, and that it does what its card says."""
+
+import json
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from transformers import AutoModelForCausalLM, AutoProcessor
+
+from lavit_hf import LavitImageDecoderPipeline, LavitVisualTokenizer, demo_checkpoint
+from lavit_hf.data.shapes.loading import make_row
+from lavit_hf.evaluation import evaluate
+
+
+# What a share of cases must reach on 1000 scenes of the test split.
+FLOORS = {
+    ("captions", "objects"): 0.9,
+    ("questions", "accuracy"): 0.9,
+    ("drawing", "objects"): 0.8,
+    ("drawing", "places"): 0.7,
+    ("edits", "everything"): 0.6,
+    ("reconstruction", "objects"): 0.9,
+    ("tokens", "codebook_usage"): 0.8,
+    ("tokens", "objects_spearman"): 0.5,
+}
+
+
+@pytest.fixture(scope="module")
+def demo():
+    path = demo_checkpoint()
+    return (
+        AutoModelForCausalLM.from_pretrained(path),
+        AutoProcessor.from_pretrained(path),
+        LavitImageDecoderPipeline.from_pretrained(path),
+    )
+
+
+def test_files():
+    files = [path for path in demo_checkpoint().rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 40e6
+    assert {path.suffix for path in files} <= {".json", ".md", ".png", ".safetensors"}
+    assert "/work" not in "".join(path.read_text() for path in files if path.suffix in (".json", ".md"))
+
+
+def test_it_computes_in_single_precision(demo):
+    """Half is how it is stored: on a CPU single is the faster, and codes come out as they did in training."""
+    model, _, pipeline = demo
+    tokenizer = LavitVisualTokenizer.from_pretrained(demo_checkpoint())
+    for part in (model, tokenizer, pipeline.feature_decoder, pipeline.unet, pipeline.vae):
+        assert part.dtype == torch.float32
+
+
+def test_the_card_tells_what_was_measured():
+    written = json.loads((demo_checkpoint() / "evaluation.json").read_text())
+    assert written["protocol"]["num_samples"] == 1000
+    assert written["protocol"]["split"] == "test"
+    results, text = written["results"], ModelCard.load(demo_checkpoint() / "README.md").text
+    for (task, name), floor in FLOORS.items():
+        assert results[task][name]["value"] >= floor, (task, name)
+    assert results["tokens"]["kept_fraction"]["value"] <= 0.45
+    for task, name in FLOORS:
+        value = results[task][name]["value"]
+        shown = f"{100 * value:.1f}%" if "interval" in results[task][name] else f"{value:.3f}"
+        assert f"| {task} | {name.replace('_', ' ')} | {shown} |" in text
+
+
+def test_it_reads_and_draws(demo):
+    """Far fewer cases than its card rests on, so that chance needs room."""
+    rows = [make_row(index, "test") for index in range(24)]
+    report = evaluate(*demo, rows)
+    for (task, name), floor in FLOORS.items():
+        if name != "codebook_usage":  # grows with the number of pictures
+            assert report.results[task][name].value >= floor - 0.15, (task, name)
