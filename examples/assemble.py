@@ -86,7 +86,6 @@ def main():
         title=args.title,
         description=description,
         usage=USAGE,
-        base_models={"language model": args.model, "pixel decoder": args.image_decoder},
         dataset=args.dataset,
         evaluation=report.to_markdown() if report else "",
         pictures=[f"samples/{task}.png" for task in report.samples] if report else [],
