@@ -118,7 +118,7 @@ def test_pretrained_backbones_from_folders(tmp_path):
 
 @torch.no_grad()
 def test_a_visual_tokenizer_is_taken_as_it_is(tmp_path):
-    lavit = tiny_lavit()
+    lavit = tiny_lavit(encode_positions=True)
     tokenizer = lavit.model.visual_tokenizer
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     lavit.save_pretrained(tmp_path / "lavit")
@@ -126,8 +126,10 @@ def test_a_visual_tokenizer_is_taken_as_it_is(tmp_path):
         model = LavitForCausalLM.from_backbones(vision, LlamaConfig(**TEXT)).eval()
         assert model.config.codebook_size == CODEBOOK_SIZE
         assert torch.equal(model.model.visual_tokenizer(pictures(2)).codes, tokenizer(pictures(2)).codes)
-        merger = model.model.visual_adapter.merger.state_dict()
+        adapter = model.model.visual_adapter
+        merger = adapter.merger.state_dict()
         assert all(torch.equal(value, merger[name]) for name, value in tokenizer.merger.state_dict().items())
+        assert torch.equal(adapter.position_embeddings, tokenizer.quantizer.position_embeddings)
     model = LavitForCausalLM.from_backbones(tokenizer, LlamaConfig(**TEXT), copy_merger=False)
     fresh = model.model.visual_adapter.merger.layers[0].mlp.fc1.weight
     assert not torch.equal(fresh, tokenizer.merger.layers[0].mlp.fc1.weight)

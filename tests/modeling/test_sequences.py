@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lavit_hf import LavitForCausalLM
+from lavit_hf.modeling.attention_lavit import PatchPartition
 
 from ..tiny import IMAGE_END, IMAGE_START, NUM_PATCHES, PLACEHOLDER, VISUAL_OFFSET, pad_rows, pictures, tiny_lavit
 
@@ -168,6 +169,19 @@ def test_get_image_features_are_what_the_model_reads(model):
     sequences = run(model, [IMAGE, [7, *IMAGE]], images).sequences
     assert all(1 <= len(rows) <= NUM_PATCHES for rows in features)
     torch.testing.assert_close(sequences.inputs_embeds[sequences.image_mask], torch.cat(features))
+
+
+@torch.no_grad()
+def test_positions_tell_equal_patches_apart():
+    adapter = tiny_lavit(encode_positions=True).model.visual_adapter
+    keep_mask = torch.ones(2, NUM_PATCHES, dtype=torch.bool)
+    keep_mask[0, ::2] = False
+    kept = keep_mask.sum(-1).tolist()
+    features = torch.ones(2, NUM_PATCHES, 1) * torch.randn(32)
+    half, whole = adapter(features, PatchPartition(keep_mask)).split(kept)
+    assert (torch.cdist(whole, whole) + torch.eye(NUM_PATCHES)).min() > 0.1
+    where = adapter.projection.weight @ adapter.position_embeddings.T
+    torch.testing.assert_close(half - half[:1], (where[:, 1::2] - where[:, 1:2]).T, rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_reach_the_adapter_and_the_language_model_alone():

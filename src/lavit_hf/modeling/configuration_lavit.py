@@ -55,8 +55,9 @@ class LavitVisualTokenizerConfig(PreTrainedConfig):
         commitment_loss_weight (`float`, *optional*, defaults to 0.25): Weight of the pull of features to their codes.
         gumbel_temperature (`float`, *optional*, defaults to 1.0): Of the relaxed keep decision in training.
         encode_positions (`bool`, *optional*, defaults to False):
-            Adds a learned position to a kept patch's features before they become a code. Small towers trained from
-            nothing need it: without, their codes tell what is there, but not where. The release has none.
+            Adds a learned position to a kept patch's features before they become a code, and before a language model
+            reads them. Small towers trained from nothing need it: without, they tell what is there, but not where.
+            The release has none.
         feature_whitening (`float`, *optional*):
             Whitens the tower's features, so that what varies little counts as well. The share of their total variance
             that is added to that of every direction: with 0.002, what has much less fades. Small towers trained from

@@ -11,11 +11,11 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 
 from .backbones_lavit import Backbone, count_text_tokens, load_text_backbone, load_visual_tokenizer, make_room
-from .configuration_lavit import LavitConfig, LavitVisualTokenizerConfig
+from .configuration_lavit import LavitConfig
 from .generation_lavit import LavitGenerationMixin
 from .modeling_lavit_tokenizer import (
-    LavitMerger,
     LavitTokenizerPreTrainedModel,
+    LavitVisualAdapter,
     LavitVisualTokenizer,
     LavitVisualTokenizerOutput,
     PatchPartition,
@@ -40,19 +40,6 @@ class LavitCausalLMOutputWithPast(CausalLMOutputWithPast):
 
     sequences: LavitSequences | None = None
     token_losses: torch.FloatTensor | None = None
-
-
-class LavitVisualAdapter(nn.Module):
-    """Continuous features of the kept patches, for pictures that are read: a merger of its own and a projection."""
-
-    def __init__(self, config: LavitVisualTokenizerConfig, text_hidden_size: int):
-        super().__init__()
-        self.merger = LavitMerger(config)
-        self.projection = nn.Linear(config.hidden_size, text_hidden_size)
-
-    def forward(self, vision_features: torch.Tensor, partition: PatchPartition) -> torch.Tensor:
-        """Features (B, N, d) and the T kept patches among them -> (T, text_hidden_size)."""
-        return self.projection(self.merger(vision_features, partition))
 
 
 class LavitPreTrainedModel(LavitTokenizerPreTrainedModel):
@@ -268,7 +255,7 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
                 else the vocabulary of the text model.
             dtype (`torch.dtype`, *optional*): Of all weights. Default: the backbones' own.
             copy_merger (`bool`, *optional*, defaults to `True`):
-                Whether the adapter's merger starts as a copy of the visual tokenizer's.
+                Whether the adapter's merger (and positions, if any) start as copies of the visual tokenizer's.
             kwargs: For [`LavitVisualTokenizerConfig`], say `codebook_size` or `num_merger_layers`.
 
         Raises:
@@ -298,7 +285,7 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
         )
         model = cls(config, LavitModel(config, visual_tokenizer, text_model.base_model), lm_head)
         if copy_merger:
-            model.model.visual_adapter.merger.load_state_dict(visual_tokenizer.merger.state_dict())
+            model.model.visual_adapter.start_from(visual_tokenizer)
         settings = text_model.generation_config.to_dict() | {"_from_model_config": False}
         model.generation_config.update(**settings)
         return model if dtype is None else model.to(dtype)

@@ -11,7 +11,7 @@ from transformers.utils import ModelOutput
 
 from .attention_lavit import LavitBlock, PatchPartition, PolicyAttend
 from .configuration_lavit import LavitVisualTokenizerConfig
-from .quantization_lavit import LavitQuantizer, mean_over_processes
+from .quantization_lavit import POSITIONS_STD, LavitQuantizer, mean_over_processes
 from .selection_lavit import LavitSelector, sample_policy, select_patches
 
 
@@ -113,6 +113,32 @@ class LavitMerger(nn.Module):
         return self.norm(hidden_states)
 
 
+class LavitVisualAdapter(nn.Module):
+    """Continuous features of the kept patches, for pictures that are read: a merger of its own and a projection."""
+
+    def __init__(self, config: LavitVisualTokenizerConfig, text_hidden_size: int):
+        super().__init__()
+        self.merger = LavitMerger(config)
+        self.position_embeddings = None
+        if config.encode_positions:
+            self.position_embeddings = nn.Parameter(torch.empty(config.num_patches, config.hidden_size))
+        self.projection = nn.Linear(config.hidden_size, text_hidden_size)
+
+    @torch.no_grad()
+    def start_from(self, visual_tokenizer: "LavitVisualTokenizer") -> None:
+        """Copies what it has in common with a visual tokenizer that has been trained."""
+        self.merger.load_state_dict(visual_tokenizer.merger.state_dict())
+        if self.position_embeddings is not None:
+            self.position_embeddings.copy_(visual_tokenizer.quantizer.position_embeddings)
+
+    def forward(self, vision_features: torch.Tensor, partition: PatchPartition) -> torch.Tensor:
+        """Features (B, N, d) and the T kept patches among them -> (T, text_hidden_size)."""
+        features = self.merger(vision_features, partition)
+        if self.position_embeddings is not None:
+            features = features + self.position_embeddings[partition.kept_index % vision_features.shape[1]]
+        return self.projection(features)
+
+
 class LavitFeatureWhitening(nn.Module):
     """
     Turns vision features so that every direction has about the same variance, one on average over the channels.
@@ -172,8 +198,9 @@ class LavitTokenizerPreTrainedModel(PreTrainedModel):
             # Unit rows, as the vectors that they name are.
             init.copy_(module.codebook, nn.functional.normalize(torch.randn_like(module.codebook), dim=-1))
             if module.position_embeddings is not None:
-                # Beside normalised features, positions of the usual 0.02 would long go unnoticed.
-                init.normal_(module.position_embeddings, std=0.3)
+                init.normal_(module.position_embeddings, std=POSITIONS_STD)
+        elif isinstance(module, LavitVisualAdapter) and module.position_embeddings is not None:
+            init.normal_(module.position_embeddings, std=POSITIONS_STD)
         elif isinstance(module, LavitFeatureWhitening):
             init.zeros_(module.feature_mean)
             init.copy_(module.feature_transform, torch.eye(self.config.hidden_size))

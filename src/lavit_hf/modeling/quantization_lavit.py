@@ -5,6 +5,10 @@ import torch
 from torch import distributed, nn
 
 
+# Deviation of new positions: beside normalised features the usual 0.02 would long go unnoticed.
+POSITIONS_STD = 0.3
+
+
 class LavitQuantizer(nn.Module):
     """
     Cosine-nearest codes: a small head maps features to l2-normalised vectors, each named by the codebook row next to
