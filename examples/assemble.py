@@ -12,7 +12,13 @@ from pathlib import Path
 import rich
 import torch
 
-from lavit_hf import LavitConfig, LavitForCausalLM, LavitImageDecoderPipeline, LavitProcessor
+from lavit_hf import (
+    LavitConfig,
+    LavitFeatureDecoderConfig,
+    LavitForCausalLM,
+    LavitImageDecoderPipeline,
+    LavitProcessor,
+)
 from lavit_hf.evaluation import EvaluationReport, evaluate
 from lavit_hf.training import write_model_card
 
@@ -60,8 +66,12 @@ def assemble(args: argparse.Namespace) -> None:
     pipeline.save_pretrained(args.output)
     # Small files are one thing, what is computed in another: that stays what it was.
     config = LavitConfig.from_pretrained(args.output)
-    config.dtype = LavitConfig.from_pretrained(args.model).dtype
+    decoder_config = LavitFeatureDecoderConfig.from_pretrained(args.output / "feature_decoder")
+    trained = LavitConfig.from_pretrained(args.model).dtype
+    for part in (config, config.text_config, config.visual_tokenizer_config, decoder_config):
+        part.dtype = trained
     config.save_pretrained(args.output)
+    decoder_config.save_pretrained(args.output / "feature_decoder")
 
 
 def measure(args: argparse.Namespace) -> EvaluationReport:
@@ -78,7 +88,7 @@ def main():
     args = parse_arguments()
     description = "One language model that reads and draws pictures (arXiv 2309.04669)."
     if args.description is not None:
-        description = args.description.read_text(encoding="utf-8")
+        description = args.description.read_text(encoding="utf-8").strip()
     assemble(args)
     report = measure(args) if args.dataset else None
     write_model_card(
