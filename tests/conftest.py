@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoProcessor
 
+from lavit_hf import LavitImageDecoderPipeline, demo_checkpoint
 from lavit_hf.conversion import convert_official_checkpoint
 
 
@@ -39,3 +41,11 @@ def converted(tmp_path_factory) -> Path:
         num_attention_heads=4,
         progress=False,
     )
+
+
+@pytest.fixture(scope="session")
+def demo():
+    """The model that ships, its processor and its pixel decoder."""
+    path = demo_checkpoint()
+    parts = (AutoModelForCausalLM, AutoProcessor, LavitImageDecoderPipeline)
+    return tuple(part.from_pretrained(path) for part in parts)

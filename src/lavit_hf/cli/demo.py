@@ -10,11 +10,15 @@ import typer
 from PIL import Image
 from transformers import set_seed
 
-from ..demo import demo_checkpoint, demo_image
+from ..data.shapes import render_scene, sample_scene
+from ..demo import demo_checkpoint
 from ..visualization import show_kept_patches
 from .common import Decoder, Dtype, SeedOption, app, console, load_decoder, load_model
+from .pictures import draw_codes, tokenize, write_text
 
 
+# Of the test split, which the model was not trained on: a star, a square and a triangle.
+DEMO_SCENE = 6
 # Scenes are drawn at 64 pixels; enlarged, they can be looked at.
 SHOWN_SIZE = 256
 
@@ -45,36 +49,29 @@ def demo(
         "trained by the scripts of this library.\n"
     )
 
-    def write(text: str) -> str:
-        inputs = processor(text=processor.image_token + text, images=image, return_tensors="pt")
-        ids = model.generate(**inputs, max_new_tokens=64, return_full_text=False)
-        return processor.decode(ids[0], skip_special_tokens=True).strip()
-
-    def draw(text: str, pictures: list[Image.Image] | None = None) -> list[int]:
-        inputs = processor(text=text, images=pictures, generation_mode="image", return_tensors="pt")
-        return processor.decode_interleaved(model.generate(**inputs, generation_mode="image")[0])[-1].codes
-
-    image = demo_image()
-    with torch.no_grad():
-        tokens = model.model.visual_tokenizer(processor.image_processor(image, return_tensors="pt")["pixel_values"])
+    image = render_scene(sample_scene(DEMO_SCENE, "test"))
+    [(shown, keep_mask)] = tokenize(model.model.visual_tokenizer, processor, [image], None, seed)
     codes = {
-        "reconstruction": tokens.codes.tolist(),
-        "drawing": draw(prompt),
-        "edited": draw(processor.image_token + instruction, [image]),
+        "reconstruction": shown,
+        "drawing": draw_codes(model, processor, prompt)[0],
+        "edited": draw_codes(model, processor, instruction, [image])[0],
     }
     generators = [torch.Generator().manual_seed(seed + index) for index in range(len(codes))]
     drawn = dict(zip(codes, pipeline(list(codes.values()), generator=generators).images, strict=True))
-    files = {"picture": image, "kept_patches": show_kept_patches(image, tokens.keep_mask[0], SHOWN_SIZE)} | drawn
+    files = {"picture": image, "kept_patches": show_kept_patches(image, keep_mask, SHOWN_SIZE)} | drawn
     for name, picture in files.items():
         picture.resize((SHOWN_SIZE, SHOWN_SIZE), Image.Resampling.NEAREST).save(output / f"{name}.png")
 
-    shown, num_patches = codes["reconstruction"], tokens.keep_mask.shape[1]
+    caption, answer = (
+        write_text(model, processor, image, text, max_new_tokens=64)
+        for text in ("", processor.vqa_prompt.format(question=question))
+    )
     lines = {
         "picture": "a scene that it has not seen before",
-        "kept_patches": f"{len(shown)} of {num_patches}, the others are folded into them",
+        "kept_patches": f"{len(shown)} of {len(keep_mask)}, the others are folded into them",
         "tokens": f"{len(shown)}: {' '.join(map(str, shown[:8]))} ...",
-        "caption": f"“{write('')}”",
-        "answer": f"“{question}” “{write(processor.vqa_prompt.format(question=question))}”",
+        "caption": f"“{caption}”",
+        "answer": f"“{question}” “{answer}”",
         "reconstruction": "its tokens turned into pixels again",
         "drawing": f"“{prompt}”, {len(codes['drawing'])} tokens",
         "edited": f"“{instruction}”, {len(codes['edited'])} tokens",

@@ -47,10 +47,19 @@ def _decode(pipeline: LavitImageDecoderPipeline, codes: list[list[int]], output:
         console.print(f"{path} ({image.width} x {image.height})", soft_wrap=True)
 
 
-def _answer(model, processor, image: Image.Image, text: str, **settings) -> str:
-    inputs = processor(text=text, images=image, return_tensors="pt").to(model.device)
+def write_text(model, processor, image: Image.Image, text: str, **settings) -> str:
+    """What the model says after a picture and `text`."""
+    inputs = processor(text=processor.image_token + text, images=image, return_tensors="pt").to(model.device)
     ids = model.generate(**inputs, return_full_text=False, **settings)
     return processor.decode(ids[0], skip_special_tokens=True).strip()
+
+
+def draw_codes(model, processor, prompt: str, pictures: list[Image.Image] | None = None, **settings):
+    """The codes of each picture drawn after `pictures` and a prompt."""
+    text = processor.image_token * len(pictures or []) + prompt
+    inputs = processor(text=text, images=pictures or None, generation_mode="image", return_tensors="pt")
+    ids = model.generate(**inputs.to(model.device), generation_mode="image", **settings)
+    return [processor.decode_interleaved(row)[-1].codes for row in ids]
 
 
 @app.command()
@@ -69,11 +78,11 @@ def caption(
     pictures = [open_image(path) for path in images]
     loaded, processor = load_model(model, device, dtype)
     for path, picture in zip(images, pictures, strict=True):
-        text = _answer(
+        text = write_text(
             loaded,
             processor,
             picture,
-            f"{processor.image_token}{prompt}",
+            prompt,
             num_beams=num_beams,
             min_new_tokens=min_new_tokens,
             max_new_tokens=max_new_tokens,
@@ -96,11 +105,11 @@ def ask(
     """Answer a question about a picture. The defaults are those of the authors' evaluation."""
     picture = open_image(image)
     loaded, processor = load_model(model, device, dtype)
-    text = _answer(
+    text = write_text(
         loaded,
         processor,
         picture,
-        processor.image_token + processor.vqa_prompt.format(question=question),
+        processor.vqa_prompt.format(question=question),
         num_beams=num_beams,
         min_new_tokens=min(2, max_new_tokens),
         max_new_tokens=max_new_tokens,
@@ -138,13 +147,8 @@ def draw(
     loaded, processor = load_model(model, device, dtype)
     pipeline = load_decoder(model, decoder, like=loaded)
     set_seed(seed)
-    text = processor.image_token * len(pictures) + prompt
-    inputs = processor(text=text, images=pictures or None, generation_mode="image", return_tensors="pt")
     settings = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
-    ids = loaded.generate(
-        **inputs.to(loaded.device), generation_mode="image", num_return_sequences=num_images, **settings
-    )
-    codes = [processor.decode_interleaved(row)[-1].codes for row in ids]
+    codes = draw_codes(loaded, processor, prompt, pictures, num_return_sequences=num_images, **settings)
     _decode(pipeline, codes, output, seed, num_inference_steps=steps, **size)
 
 
@@ -165,13 +169,13 @@ def reconstruct(
     size = output_size(aspect_ratio)
     picture = open_image(image)
     tokenizer, processor = load_model(model, device, dtype, LavitVisualTokenizer)
-    [(codes, _)] = _tokenize(tokenizer, processor, [picture], None, seed)
+    [(codes, _)] = tokenize(tokenizer, processor, [picture], None, seed)
     pipeline = load_decoder(model, decoder, like=tokenizer)
     _decode(pipeline, [codes], output, seed, num_inference_steps=steps, **size)
 
 
 @torch.no_grad()
-def _tokenize(tokenizer, processor, pictures, selection: Selection | None, seed: int):
+def tokenize(tokenizer, processor, pictures, selection: Selection | None, seed: int):
     """Codes and kept patches of each picture."""
     outputs = tokenizer(
         processor.image_processor(pictures, return_tensors="pt")["pixel_values"].to(tokenizer.device),
@@ -198,7 +202,7 @@ def encode(
     if overlay is not None:
         overlay.mkdir(parents=True, exist_ok=True)
     tokenizer, processor = load_model(model, device, dtype, LavitVisualTokenizer)
-    tokenized = _tokenize(tokenizer, processor, pictures, selection, seed)
+    tokenized = tokenize(tokenizer, processor, pictures, selection, seed)
     for path, picture, (codes, keep_mask) in zip(images, pictures, tokenized, strict=True):
         print(json.dumps({"image": str(path), "num_codes": len(codes), "codes": codes}))
         if overlay is not None:

@@ -60,9 +60,7 @@ class EvaluationReport:
         for task, metrics in self.results.items():
             table.add_row(f"[bold]{task}[/bold] ({self.seconds[task]:.0f} s)")
             for name, metric in metrics.items():
-                interval = " to ".join(_show(bound, metric) for bound in metric.interval or ())
-                baselines = "\n".join(f"{other} {_show(value, metric)}" for other, value in metric.baselines.items())
-                table.add_row(f"  {name}", _show(metric.value, metric), interval, baselines, str(metric.count))
+                table.add_row(f"  {name}", *_cells(metric, "\n"))
             table.add_section()
         return table
 
@@ -74,10 +72,8 @@ class EvaluationReport:
         ]
         for task, metrics in self.results.items():
             for name, metric in metrics.items():
-                interval = " to ".join(_show(bound, metric) for bound in metric.interval or ())
-                baselines = ", ".join(f"{other} {_show(value, metric)}" for other, value in metric.baselines.items())
-                cells = (task, name.replace("_", " "), _show(metric.value, metric), interval, baselines, metric.count)
-                lines.append(f"| {' | '.join(map(str, cells))} |")
+                cells = (task, name.replace("_", " "), *_cells(metric, ", "))
+                lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines) + "\n"
 
     def save_samples(self, folder: str | Path) -> list[Path]:
@@ -89,6 +85,13 @@ class EvaluationReport:
             paths.append(folder / f"{task}.png")
             draw_sheet(samples).save(paths[-1])
         return paths
+
+
+def _cells(metric: Metric, separator: str) -> tuple[str, str, str, str]:
+    """Value, interval, baselines and number of cases, as tables show them."""
+    interval = " to ".join(_show(bound, metric) for bound in metric.interval or ())
+    baselines = separator.join(f"{other} {_show(value, metric)}" for other, value in metric.baselines.items())
+    return _show(metric.value, metric), interval, baselines, str(metric.count)
 
 
 def _show(value: float, metric: Metric) -> str:
