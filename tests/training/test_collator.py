@@ -73,6 +73,30 @@ def test_prompts_are_what_the_processor_makes_at_inference(processor, markers):
         )
 
 
+def test_several_questions_are_turns_of_a_chat(processor):
+    row = make_dataset()[0]
+    arguments = SequenceArguments(
+        ["question=1"], questions_per_sequence=9, supervise_images=False, supervise_prompts=False
+    )
+    sequences = [RowReader(arguments, list(row)).make(row, "Row 0", Random(seed)) for seed in range(20)]
+    # Each question has three parts, after the picture; there are no more of them than the row has.
+    assert {(len(parts) - 1) // 3 for parts in sequences} == set(range(1, len(row["questions"]) + 1))
+    _, *texts = parts = max(sequences, key=len)
+    asked, answers = [part.text for part in texts[1::3]], [part.text for part in texts[2::3]]
+    chat = []
+    for question, answer in zip(asked, answers, strict=True):
+        chat.append({"role": "user", "content": [{"type": "text", "text": question.removesuffix(" Answer:")}]})
+        chat.append({"role": "assistant", "content": [{"type": "text", "text": answer.strip()}]})
+    chat[0]["content"].insert(0, {"type": "image"})
+    prompt = processor.apply_chat_template(chat).removesuffix("\n")
+    inputs = processor(text=prompt, images=row["image"], return_tensors="pt")
+    batch = LavitCollator(processor, NUM_PATCHES)([parts])
+    assert real_ids(batch) == [*inputs["input_ids"][0].tolist(), processor.tokenizer.eos_token_id]
+    # Nothing else than the end is ever predicted after an answer.
+    labels = batch["labels"][batch["labels"] != -100]
+    assert processor.tokenizer.decode(labels) == "".join(answers) + "<|end|>"
+
+
 def test_what_is_supervised(processor):
     row, collator = make_dataset()[0], LavitCollator(processor, NUM_PATCHES)
 

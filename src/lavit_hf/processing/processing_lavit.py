@@ -26,6 +26,7 @@ logger = logging.get_logger(__name__)
 
 VQA_PROMPT = "Question: {question} Answer:"
 QUESTION_START, QUESTION_END = VQA_PROMPT.split("{question}")
+TURN_END = "\n"  # after an answer, where the chat goes on
 
 # Pictures before the question stay in front of it, as in the release; a turn of pictures alone asks for a caption.
 CHAT_TEMPLATE = """\

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from ..data.loading import read_picture
-from ..processing.processing_lavit import QUESTION_END, QUESTION_START
+from ..processing.processing_lavit import QUESTION_END, QUESTION_START, TURN_END
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,10 @@ class SequenceArguments:
     answer_column: str = field(
         default="answers", metadata={"help": "Its answer or equally good ones, or the answers of a list of questions."}
     )
+    questions_per_sequence: int = field(
+        default=1,
+        metadata={"help": "Most questions of a row's list in one sequence, as turns of a chat; how many is drawn."},
+    )
     instruction_column: str = field(default="instruction", metadata={"help": "What an edit is to do."})
     edited_image_column: str = field(default="edited_image", metadata={"help": "The picture after the edit."})
     segments_column: str = field(
@@ -99,6 +103,8 @@ class SequenceArguments:
         self.weights = {kind: weight for kind, weight in self.weights.items() if weight > 0}
         if not 0 <= self.prompt_dropout <= 1:
             raise ValueError(f"prompt_dropout must be in [0, 1], got {self.prompt_dropout}.")
+        if self.questions_per_sequence < 1:
+            raise ValueError(f"questions_per_sequence must be at least 1, got {self.questions_per_sequence}.")
         if self.image_inputs not in ("features", "codes"):
             raise ValueError(f"image_inputs must be 'features' or 'codes', got {self.image_inputs!r}.")
 
@@ -208,14 +214,18 @@ class RowReader:
         return [TextPart(_one_of(row[self.arguments.text_column], rng))]
 
     def _question(self, row: dict, rng: Random) -> list[Part]:
-        question, answer = row[self.arguments.question_column], row[self.arguments.answer_column]
-        if not isinstance(question, str):
-            index = rng.randrange(len(question))
-            question, answer = question[index], answer[index]
-        # How a question begins is never predicted: else it would follow a bare picture, the prompt of a caption.
-        start = TextPart(QUESTION_START, supervised=False)
-        asked = TextPart(f"{question}{QUESTION_END}", self.arguments.supervise_prompts)
-        return [self._read(row), start, asked, TextPart(f" {_one_of(answer, rng)}")]
+        questions, answers = row[self.arguments.question_column], row[self.arguments.answer_column]
+        if isinstance(questions, str):
+            questions, answers = [questions], [answers]
+        most = min(self.arguments.questions_per_sequence, len(questions))
+        parts = [self._read(row)]
+        for turn, index in enumerate(rng.sample(range(len(questions)), rng.randint(1, most))):
+            # That a question begins is never predicted: it would follow a bare picture, the prompt of a caption, and
+            # an answer, where the sequence is to end.
+            parts.append(TextPart(TURN_END * (turn > 0) + QUESTION_START, supervised=False))
+            parts.append(TextPart(f"{questions[index]}{QUESTION_END}", self.arguments.supervise_prompts))
+            parts.append(TextPart(f" {_one_of(answers[index], rng)}"))
+        return parts
 
     def _edit(self, row: dict, rng: Random) -> list[Part]:
         supervise_images, supervise_prompts = self.arguments.supervise_images, self.arguments.supervise_prompts
