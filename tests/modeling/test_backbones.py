@@ -145,7 +145,21 @@ def test_new_rows_are_like_the_old_ones():
     model = LavitForCausalLM.from_backbones(CLIPVisionConfig(**VISION), llama, codebook_size=CODEBOOK_SIZE)
     rows = model.get_input_embeddings().weight
     assert rows.shape[0] == model.lm_head.weight.shape[0] == model.config.text_config.vocab_size == PLACEHOLDER
-    assert abs(rows[TEXT_TOKENS:].mean() - rows[:TEXT_TOKENS].mean()) < 0.1
+    text, codes = rows[:TEXT_TOKENS], rows[TEXT_TOKENS + 2 :]
+    assert abs(rows[TEXT_TOKENS:].mean() - text.mean()) < 0.1
+    torch.testing.assert_close(codes.std(), text.std(), rtol=0.1, atol=0)
+
+
+@torch.no_grad()
+def test_codes_that_are_alike_start_alike():
+    torch.manual_seed(0)
+    tokenizer = tiny_lavit().model.visual_tokenizer
+    codebook = tokenizer.quantizer.codebook
+    llama = LlamaConfig(**TEXT | {"hidden_size": 512})
+    model = LavitForCausalLM.from_backbones(tokenizer, llama)
+    rows = model.get_input_embeddings().weight[TEXT_TOKENS + 2 :]
+    distances, expected = (torch.cdist(points, points).flatten() for points in (rows, codebook))
+    assert torch.corrcoef(torch.stack([distances, expected]))[0, 1] > 0.9
 
 
 def test_padding_of_the_vocabulary_is_taken_over():

@@ -248,7 +248,7 @@ def test_a_generation_config_of_the_call(model):
 
 
 def test_lengths_of_the_call_count(model):
-    for config in ({"max_length": 8}, {"max_new_tokens": 3}):
+    for config in ({"max_length": 8, "min_length": 8}, {"max_new_tokens": 3, "min_new_tokens": 3}):
         by_name = model.generate(**prompt([[5, 6, 7, 8]]), generation_mode="image", **config)
         config = GenerationConfig(**config, pad_token_id=0)
         by_config = model.generate(**prompt([[5, 6, 7, 8]]), generation_mode="image", generation_config=config)

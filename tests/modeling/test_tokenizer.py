@@ -158,6 +158,18 @@ def test_stage_1_loss_has_a_gradient_for_every_part():
     torch.testing.assert_close(outputs.loss, expected)
 
 
+@torch.no_grad()
+def test_unusual_patches_may_weigh_more():
+    model = loosen(LavitVisualTokenizerForPreTraining(make_config())).eval()
+    outputs = model(pictures(4))
+    targets = outputs.tokenizer_output.vision_features
+    distances = 1 - torch.cosine_similarity(outputs.rebuilt_features, targets, dim=-1)
+    torch.testing.assert_close(outputs.reconstruction_loss, distances.mean())
+    model.config.reconstruction_norm_power = 2
+    weights = targets.square().sum(dim=-1)
+    torch.testing.assert_close(model(pictures(4)).reconstruction_loss, (distances * weights).sum() / weights.sum())
+
+
 def test_an_unseen_key_has_the_gradient_of_what_seeing_it_would_change():
     torch.manual_seed(0)
     attention = loosen(LavitAttention(make_config(), 32))
@@ -231,6 +243,7 @@ def test_refusals(tokenizer, given, message):
         ({"num_attention_heads": 5}, "num_attention_heads"),
         ({"code_dim": "wide"}, "code_dim"),
         ({"commitment_loss_weight": -1.0}, "commitment_loss_weight"),
+        ({"reconstruction_norm_power": -1}, "reconstruction_norm_power"),
     ],
 )
 def test_wrong_values_are_named(kwargs, name):

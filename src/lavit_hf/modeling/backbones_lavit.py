@@ -3,6 +3,7 @@
 
 import os
 
+import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from .configuration_lavit import LavitConfig, LavitVisualTokenizerConfig
@@ -90,11 +91,23 @@ def count_text_tokens(text: Backbone, vocab_size: int) -> int:
     return max(AutoTokenizer.from_pretrained(text).get_vocab().values()) + 1
 
 
-def make_room(text_model: PreTrainedModel, num_text_tokens: int, num_image_tokens: int) -> None:
+@torch.no_grad()
+def make_room(text_model: PreTrainedModel, num_text_tokens: int, codebook: torch.Tensor) -> None:
     """
-    Gives the vocabulary of `text_model` `num_image_tokens` new rows behind its text. They start, embeddings and head
-    alike, as draws around the mean of the text's rows, so that the model's predictions on text stay what they were.
+    Gives the vocabulary of `text_model` new rows behind its text, for `[IMG]`, `[/IMG]` and the codes. They start
+    around the mean of the text's rows, so that what the model predicts on text stays what it was; embeddings of codes
+    spread about it as the text's do, in a random projection of the codebook: codes that are alike start alike.
+
+    Args:
+        text_model (`PreTrainedModel`): A causal language model.
+        num_text_tokens (`int`): Rows that are the text's.
+        codebook (`torch.FloatTensor` of shape `(codebook_size, code_dim)`): The codes' vectors.
     """
     if num_text_tokens < text_model.config.vocab_size:
         text_model.resize_token_embeddings(num_text_tokens)
-    text_model.resize_token_embeddings(num_text_tokens + num_image_tokens)
+    text_model.resize_token_embeddings(num_text_tokens + 2 + len(codebook))
+    embeddings = text_model.get_input_embeddings().weight
+    std, mean = torch.std_mean(embeddings[:num_text_tokens].float(), dim=0)
+    centred = (codebook - codebook.mean(dim=0)).to(std)
+    spread = centred @ torch.randn(codebook.shape[1], len(std), device=std.device)
+    embeddings[num_text_tokens + 2 :] = (mean + std * spread / spread.std()).to(embeddings.dtype)

@@ -63,6 +63,10 @@ class LavitVisualTokenizerConfig(PreTrainedConfig):
             that is added to that of every direction: with 0.002, what has much less fades. Small towers trained from
             nothing need it: nearly all that their features tell is how bright the whole picture is. Default: features
             as they are, as in the release.
+        reconstruction_norm_power (`float`, *optional*, defaults to 0.0):
+            Power of the norm of its feature by which a patch weighs in the reconstruction loss. The norm of a whitened
+            feature says how unusual it is: with 2, few patches of objects count as much as many of background.
+            Default: all patches alike, as in the paper.
         codebook_decay (`float`, *optional*, defaults to 0.99): Of the moving averages that the codebook's rows are.
         dead_code_threshold (`float`, *optional*, defaults to 0.05):
             Codes used less than this share of the mean use start again at a vector of the batch.
@@ -95,6 +99,7 @@ class LavitVisualTokenizerConfig(PreTrainedConfig):
     gumbel_temperature: float | int = 1.0
     encode_positions: bool = False
     feature_whitening: float | None = None
+    reconstruction_norm_power: float | int = 0.0
     codebook_decay: float = 0.99
     dead_code_threshold: float | int = 0.05
     initializer_range: float = 0.02
@@ -131,7 +136,7 @@ class LavitVisualTokenizerConfig(PreTrainedConfig):
             raise ValueError(f"vision_config.hidden_size must be a multiple of 4, got {self.hidden_size}.")
         if not 0 < self.keep_ratio <= 1:
             raise ValueError(f"keep_ratio must be in (0, 1], got {self.keep_ratio}.")
-        for name in ("keep_ratio_loss_weight", "commitment_loss_weight"):
+        for name in ("keep_ratio_loss_weight", "commitment_loss_weight", "reconstruction_norm_power"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.feature_whitening is not None and not 0 < self.feature_whitening < 1:

@@ -269,7 +269,7 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
         tokenizer_config = visual_tokenizer.config
         if num_text_tokens is None:
             num_text_tokens = count_text_tokens(text, text_model.config.vocab_size)
-        make_room(text_model, num_text_tokens, tokenizer_config.codebook_size + 2)
+        make_room(text_model, num_text_tokens, visual_tokenizer.quantizer.codebook)
 
         lm_head = text_model.get_output_embeddings()
         config = LavitConfig(

@@ -167,7 +167,8 @@ class LavitVisualTokenizerForPreTrainingOutput(ModelOutput):
     """
     Args:
         loss (`torch.FloatTensor`): Reconstruction loss plus the tokenizer's own losses, weighted.
-        reconstruction_loss (`torch.FloatTensor`): Mean over patches of 1 - cosine(rebuilt, original feature).
+        reconstruction_loss (`torch.FloatTensor`): Mean over patches of 1 - cosine(rebuilt, original feature), weighted
+            as the configuration's `reconstruction_norm_power` says.
         rebuilt_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`): What the codes say of every patch.
         tokenizer_output ([`LavitVisualTokenizerOutput`]): Codes, decisions, features and the parts of its loss.
     """
@@ -256,8 +257,9 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
         rebuilt = self.feature_decoder(code_embeds=code_embeds, attention_mask=mask).features
 
         targets = outputs.vision_features.float()
-        similarity = nn.functional.cosine_similarity(rebuilt.float(), targets, dim=-1)
-        reconstruction_loss = (1 - similarity).mean()
+        distances = 1 - nn.functional.cosine_similarity(rebuilt.float(), targets, dim=-1)
+        weights = targets.norm(dim=-1) ** self.config.reconstruction_norm_power
+        reconstruction_loss = (distances * weights / weights.mean()).mean()
         loss = reconstruction_loss + self.config.keep_ratio_loss_weight * outputs.keep_ratio_loss
         if self.quantize:
             loss = loss + self.config.commitment_loss_weight * outputs.commitment_loss
