@@ -61,7 +61,7 @@ def test_rows_follow_their_vectors():
     torch.testing.assert_close(quantizer.codebook.norm(dim=-1), torch.ones(8))
 
 
-def test_unused_codes_start_again_among_the_vectors():
+def test_unused_codes_start_again_where_vectors_are():
     config = make_config(codebook_decay=0.5)
     _, vectors = clusters(8, 50)
     quantizer, updater = LavitQuantizer(config), LavitCodebookUpdater(config)
@@ -75,6 +75,28 @@ def test_unused_codes_start_again_among_the_vectors():
         updater(quantizer.codebook, vectors, codes)
     assert used[0] <= 2
     assert used[-1] >= 6
+
+
+def test_a_revived_code_shares_the_vectors_of_the_one_that_errs_most():
+    updater = LavitCodebookUpdater(make_config(codebook_decay=0.9, dead_code_threshold=0.1))
+    codebook = nn.functional.normalize(torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
+    before = codebook.clone()
+    updater.num_updates += 1
+    updater.counts.copy_(torch.tensor([10.0, 1, 1, 1, 0.01, 1, 30, 0]))
+    # Vectors of code 6 are all alike, those of codes 0 and 2 are not: what is shorter than its count has spread.
+    updater.sums.copy_((updater.counts * torch.tensor([0.9, 1, 0.5, 1, 1, 1, 1, 1]))[:, None] * codebook)
+    counts, sums = updater.counts.clone(), updater.sums.clone()
+    updater._revive(updater.counts < 0.1 * updater.counts.mean())
+    torch.testing.assert_close(updater.counts[[0, 4]], torch.full((2,), 5.0))
+    torch.testing.assert_close(updater.counts[[2, 7]], torch.full((2,), 0.5))
+    kept = [1, 3, 5, 6]
+    torch.testing.assert_close(updater.counts[kept], counts[kept])
+    torch.testing.assert_close(updater.sums[kept], sums[kept])
+    rows = nn.functional.normalize(updater.sums, dim=-1)
+    torch.testing.assert_close(rows[[0, 2]], before[[0, 2]])
+    # One deviation of unit vectors whose mean has this length, in one of four directions.
+    steps = (updater.sums[[4, 7]] - sums[[0, 2]] / 2).norm(dim=-1) / updater.counts[[4, 7]]
+    torch.testing.assert_close(steps, ((1 - torch.tensor([0.9, 0.5]).square()) / 4).sqrt())
 
 
 def test_a_row_keeps_still_where_nothing_names_it_and_nothing_revives():

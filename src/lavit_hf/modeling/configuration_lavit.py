@@ -69,7 +69,7 @@ class LavitVisualTokenizerConfig(PreTrainedConfig):
             Default: all patches alike, as in the paper.
         codebook_decay (`float`, *optional*, defaults to 0.99): Of the moving averages that the codebook's rows are.
         dead_code_threshold (`float`, *optional*, defaults to 0.05):
-            Codes used less than this share of the mean use start again at a vector of the batch.
+            Codes used less than this share of the mean use start again beside those that err most.
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of new weights.
 
     Raises:

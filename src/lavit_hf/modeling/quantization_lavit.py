@@ -140,8 +140,8 @@ def spherical_kmeans(vectors: torch.Tensor, num_clusters: int, num_iterations: i
 class LavitCodebookUpdater(nn.Module):
     """
     Moves a codebook with the vectors that it names: each row is the normalised moving average of its vectors (van den
-    Oord et al., arXiv 1711.00937, appendix A.1), and codes that are hardly used start again at a vector of the batch.
-    Every process sees the sums over all of them, so that their codebooks stay equal.
+    Oord et al., arXiv 1711.00937, appendix A.1), and codes that are hardly used start again beside those that err most,
+    which the two then share. Every process sees the sums over all of them, so that their codebooks stay equal.
 
     Args:
         config ([`LavitVisualTokenizerConfig`]): `codebook_size`, `code_dim`, `codebook_decay`, `dead_code_threshold`.
@@ -172,30 +172,29 @@ class LavitCodebookUpdater(nn.Module):
         with torch.autocast(device_type=vectors.device.type, enabled=False):
             counts = all_reduce(codes.bincount(minlength=len(codebook)).float())
             sums = all_reduce(torch.zeros_like(self.sums).index_add_(0, codes, vectors.float()))
-            total = counts.sum()
             # Before the first update the averages stand for the rows as they are, all used alike.
             first = self.num_updates == 0
-            mean_count = total / len(codebook)
+            mean_count = counts.mean()
             self.counts.copy_(torch.where(first, mean_count, self.counts))
             self.sums.copy_(torch.where(first, mean_count * codebook, self.sums))
             self.counts.lerp_(counts, 1 - self.decay)
             self.sums.lerp_(sums, 1 - self.decay)
 
-            dead = self.counts < self.dead_code_threshold * self.counts.mean()
-            revived = self._pick_vectors(vectors.float(), total.long())
-            self.sums.copy_(torch.where(dead[:, None], mean_count * revived, self.sums))
-            self.counts.copy_(torch.where(dead, mean_count, self.counts))
+            self._revive(self.counts < self.dead_code_threshold * self.counts.mean())
             codebook.copy_(nn.functional.normalize(self.sums, dim=-1))
             self.num_updates += 1
 
-    def _pick_vectors(self, vectors: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
-        """One of all processes' `total` vectors for each code, another at each update, the same in each process."""
-        index, count = process_index_and_count()
-        lengths = torch.zeros(count, dtype=torch.long, device=vectors.device)
-        lengths[index] = len(vectors)
-        offset = all_reduce(lengths)[:index].sum()
-        # Two primes instead of a random generator, whose state would have to be kept equal in every process.
-        codes = torch.arange(len(self.counts), device=vectors.device)
-        local = (codes * 7919 + self.num_updates * 104729) % total - offset
-        mine = (local >= 0) & (local < len(vectors))
-        return all_reduce(vectors[local.clamp(0, len(vectors) - 1)] * mine[:, None])
+    def _revive(self, dead: torch.BoolTensor) -> None:
+        """Each of the dead codes takes half of the vectors of another of those codes that err most in all."""
+        # A moving average of unit vectors is the shorter, the more they differ.
+        errors = (self.counts - self.sums.square().sum(dim=-1) / self.counts.clamp(min=1e-12)).clamp(min=0)
+        by_error = errors.argsort(descending=True, stable=True)
+        codes = torch.arange(len(dead), device=dead.device)
+        source = torch.where(dead, by_error[(dead.cumsum(0) - 1).clamp(min=0)], codes)
+        halves = torch.ones_like(self.counts).index_add_(0, source, dead.float())[source]
+        # A step aside of one standard deviation, in a direction that is the same in every process.
+        generator = torch.Generator().manual_seed(int(self.num_updates))
+        aside = nn.functional.normalize(torch.randn(self.sums.shape, generator=generator), dim=-1).to(self.sums)
+        step = (errors[source] * self.counts[source] / self.sums.shape[1]).sqrt() / halves
+        self.counts.copy_(self.counts[source] / halves)
+        self.sums.copy_(self.sums[source] / halves[:, None] + aside * (dead * step)[:, None])
