@@ -140,8 +140,8 @@ def spherical_kmeans(vectors: torch.Tensor, num_clusters: int, num_iterations: i
 class LavitCodebookUpdater(nn.Module):
     """
     Moves a codebook with the vectors that it names: each row is the normalised moving average of its vectors (van den
-    Oord et al., arXiv 1711.00937, appendix A.1), and codes that are hardly used start again beside those that err most,
-    which the two then share. Every process sees the sums over all of them, so that their codebooks stay equal.
+    Oord et al., arXiv 1711.00937, appendix A.1), and codes that are hardly used start again beside those that err
+    most, to share their vectors. Every process sees the sums over all of them, so that their codebooks stay equal.
 
     Args:
         config ([`LavitVisualTokenizerConfig`]): `codebook_size`, `code_dim`, `codebook_decay`, `dead_code_threshold`.
@@ -180,21 +180,25 @@ class LavitCodebookUpdater(nn.Module):
             self.counts.lerp_(counts, 1 - self.decay)
             self.sums.lerp_(sums, 1 - self.decay)
 
-            self._revive(self.counts < self.dead_code_threshold * self.counts.mean())
+            self._revive(self.dead_code_threshold * self.counts.mean())
             codebook.copy_(nn.functional.normalize(self.sums, dim=-1))
             self.num_updates += 1
 
-    def _revive(self, dead: torch.BoolTensor) -> None:
-        """Each of the dead codes takes half of the vectors of another of those codes that err most in all."""
-        # A moving average of unit vectors is the shorter, the more they differ.
-        errors = (self.counts - self.sums.square().sum(dim=-1) / self.counts.clamp(min=1e-12)).clamp(min=0)
-        by_error = errors.argsort(descending=True, stable=True)
+    def _revive(self, least: torch.Tensor) -> None:
+        """A code that is used less than `least` takes half of the vectors of another of those that err most in all."""
+        dead = self.counts < least
+        # A moving average of unit vectors is the shorter, the more they differ. Neither half is to die of the split.
+        errors = self.counts - self.sums.square().sum(dim=-1) / self.counts.clamp(min=1e-12)
+        can_share = self.counts > 2 * least
+        by_error = errors.clamp(min=0).where(can_share, -1.0).argsort(descending=True, stable=True)
+        rank = dead.cumsum(0) - 1
+        dead &= rank < can_share.sum()
         codes = torch.arange(len(dead), device=dead.device)
-        source = torch.where(dead, by_error[(dead.cumsum(0) - 1).clamp(min=0)], codes)
+        source = torch.where(dead, by_error[rank.clamp(min=0)], codes)
         halves = torch.ones_like(self.counts).index_add_(0, source, dead.float())[source]
         # A step aside of one standard deviation, in a direction that is the same in every process.
         generator = torch.Generator().manual_seed(int(self.num_updates))
         aside = nn.functional.normalize(torch.randn(self.sums.shape, generator=generator), dim=-1).to(self.sums)
-        step = (errors[source] * self.counts[source] / self.sums.shape[1]).sqrt() / halves
+        step = (errors.clamp(min=0) * self.counts / self.sums.shape[1]).sqrt()[source] / halves * dead
         self.counts.copy_(self.counts[source] / halves)
-        self.sums.copy_(self.sums[source] / halves[:, None] + aside * (dead * step)[:, None])
+        self.sums.copy_(self.sums[source] / halves[:, None] + aside * step[:, None])
