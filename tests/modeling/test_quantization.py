@@ -61,6 +61,19 @@ def test_rows_follow_their_vectors():
     torch.testing.assert_close(quantizer.codebook.norm(dim=-1), torch.ones(8))
 
 
+def test_a_new_codebook_follows_vectors_that_move_fast():
+    """Vectors turn away from where k-means found them: by averages of full length nearly all codes would be lost."""
+    config = make_config(codebook_decay=0.99)
+    centres, vectors = clusters(8, 50)
+    quantizer, updater = LavitQuantizer(config), LavitCodebookUpdater(config)
+    quantizer.codebook.copy_(centres)
+    for step in range(1, 31):
+        turned = torch.roll(vectors, 1, dims=1) * (step / 30) + vectors * (1 - step / 30)
+        turned = nn.functional.normalize(turned, dim=-1)
+        updater(quantizer.codebook, turned, quantizer.nearest(turned))
+    assert (torch.roll(centres, 1, dims=1) @ quantizer.codebook.T).max(dim=-1).values.min() > 0.97
+
+
 def test_unused_codes_start_again_where_vectors_are():
     config = make_config(codebook_decay=0.5)
     _, vectors = clusters(8, 50)

@@ -177,8 +177,10 @@ class LavitCodebookUpdater(nn.Module):
             mean_count = counts.mean()
             self.counts.copy_(torch.where(first, mean_count, self.counts))
             self.sums.copy_(torch.where(first, mean_count * codebook, self.sums))
-            self.counts.lerp_(counts, 1 - self.decay)
-            self.sums.lerp_(sums, 1 - self.decay)
+            # At first the vectors move fast: the averages begin short, as those of weights do.
+            weight = (9 / (10 + self.num_updates)).clamp(min=1 - self.decay)
+            self.counts.lerp_(counts, weight)
+            self.sums.lerp_(sums, weight)
 
             self._revive(self.dead_code_threshold * self.counts.mean())
             codebook.copy_(nn.functional.normalize(self.sums, dim=-1))
