@@ -190,9 +190,9 @@ class LavitCodebookUpdater(nn.Module):
         """A code that is used less than `least` takes half of the vectors of another of those that err most in all."""
         dead = self.counts < least
         # A moving average of unit vectors is the shorter, the more they differ. Neither half is to die of the split.
-        errors = self.counts - self.sums.square().sum(dim=-1) / self.counts.clamp(min=1e-12)
+        errors = (self.counts - self.sums.square().sum(dim=-1) / self.counts.clamp(min=1e-12)).clamp(min=0)
         can_share = self.counts > 2 * least
-        by_error = errors.clamp(min=0).where(can_share, -1.0).argsort(descending=True, stable=True)
+        by_error = errors.where(can_share, -1.0).argsort(descending=True, stable=True)
         rank = dead.cumsum(0) - 1
         dead &= rank < can_share.sum()
         codes = torch.arange(len(dead), device=dead.device)
@@ -201,6 +201,6 @@ class LavitCodebookUpdater(nn.Module):
         # A step aside of one standard deviation, in a direction that is the same in every process.
         generator = torch.Generator().manual_seed(int(self.num_updates))
         aside = nn.functional.normalize(torch.randn(self.sums.shape, generator=generator), dim=-1).to(self.sums)
-        step = (errors.clamp(min=0) * self.counts / self.sums.shape[1]).sqrt()[source] / halves * dead
+        step = (errors * self.counts / self.sums.shape[1]).sqrt()[source] / halves * dead
         self.counts.copy_(self.counts[source] / halves)
         self.sums.copy_(self.sums[source] / halves[:, None] + aside * step[:, None])

@@ -29,7 +29,8 @@ QUESTION_START, QUESTION_END = VQA_PROMPT.split("{question}")
 TURN_END = "\n"  # after an answer, where the chat goes on
 
 # Pictures before the question stay in front of it, as in the release; a turn of pictures alone asks for a caption.
-CHAT_TEMPLATE = """\
+CHAT_TEMPLATE = (
+    """\
 {%- for message in messages -%}
     {%- set content = message['content'] -%}
     {%- if content is string -%}
@@ -55,13 +56,16 @@ CHAT_TEMPLATE = """\
             {%- for part in content -%}
                 {{- image_token if part['type'] == 'image' else ' ' + part['text'] -}}
             {%- endfor -%}
-            {{- '\\n' -}}
+            {{- <end> -}}
         {%- endgeneration -%}
     {%- else -%}
         {{- raise_exception('LaVIT knows the roles user and assistant, not ' + message['role']) -}}
     {%- endif -%}
 {%- endfor -%}
-""".replace("<before>", QUESTION_START).replace("<after>", QUESTION_END)
+""".replace("<before>", QUESTION_START)
+    .replace("<after>", QUESTION_END)
+    .replace("<end>", repr(TURN_END))
+)
 
 # transformers puts this character before control tokens that a chat's user typed, which are plain text then.
 TYPED_BY_USER = "\U000f0000"
