@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoProcessor, TrainingArguments
 
-from lavit_hf.training import DataArguments, freeze_parts, parse_recipe
+from lavit_hf.training import DataArguments, freeze_parts, last_checkpoint, parse_recipe
 from lavit_hf.training.collator import LavitCollator
 from lavit_hf.training.language_model import LanguageModelArguments, build_lavit, read_config, train_text_tokenizer
 from lavit_hf.training.language_trainer import LavitForCausalLMTrainer
@@ -203,11 +203,6 @@ def flags(parts: Path, output: Path) -> list[str]:
     return [*given, "--train_text_tokenizer", "--use_cpu", "--disable_tqdm=True"]
 
 
-SMALL_LLAMA = {
-    name: TEXT[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-}
-
-
 def run_script(monkeypatch, parts: Path, output: Path) -> list[float]:
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *flags(parts, output), "--mixture", *EVERY_KIND])
     runpy.run_path(str(SCRIPT), run_name="__main__")
@@ -238,6 +233,16 @@ def test_killed_and_started_again_is_undisturbed(monkeypatch, parts, tmp_path):
     assert processor.decode_interleaved(drawn[0])[0].text == "red above blue"
     assert "eval draw code loss" in (folder / "README.md").read_text()
     assert (folder / "curves.png").exists()
+
+
+def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path):
+    arguments = make_arguments(tmp_path)
+    assert last_checkpoint(arguments) is None
+    for step, state in ((9, "{}"), (10, "{}"), (11, '{"global_step": 1'), (12, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if state is not None:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    assert last_checkpoint(arguments) == str(tmp_path / "checkpoint-10")
 
 
 def test_the_recipe():

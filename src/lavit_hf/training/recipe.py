@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
@@ -75,10 +76,19 @@ def last_checkpoint(args: TrainingArguments) -> str | None:
     """
     The newest whole checkpoint in the output folder, from which the same command goes on; None where there is none.
     """
-    # Trainer writes its state last: a folder without is one that was being written when the run was killed.
-    states = Path(args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")
-    whole = [state.parent for state in states if state.parent.name.rpartition("-")[2].isdigit()]
-    return str(max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))) if whole else None
+    folders = Path(args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    numbered = [folder for folder in folders if folder.name.rpartition("-")[2].isdigit()]
+    newest_first = sorted(numbered, key=lambda folder: int(folder.name.rpartition("-")[2]), reverse=True)
+    return next((str(folder) for folder in newest_first if is_whole(folder / TRAINER_STATE_NAME)), None)
+
+
+def is_whole(state: Path) -> bool:
+    # Trainer writes its state last: without it, or with a part of it, the checkpoint was being written at the kill.
+    try:
+        json.loads(state.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 __all__ = ["DataArguments", "last_checkpoint", "parse_recipe"]
