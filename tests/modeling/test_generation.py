@@ -6,7 +6,7 @@ import torch
 from transformers import GenerationConfig, StaticCache, TextStreamer
 
 from lavit_hf import LavitForCausalLM
-from lavit_hf.modeling.generation_lavit import LavitModalityLogitsProcessor
+from lavit_hf.modeling.logits_process_lavit import LavitModalityLogitsProcessor
 
 from ..tiny import (
     CODEBOOK_SIZE,
@@ -256,26 +256,22 @@ def test_lengths_of_the_call_count(model):
         assert by_name.shape[1] == 8
 
 
-def test_the_states_of_a_sequence():
-    processor = LavitModalityLogitsProcessor(
-        "image",
-        vocab_size=VISUAL_OFFSET + CODEBOOK_SIZE + 3,
-        image_start_token_id=IMAGE_START,
-        image_end_token_id=IMAGE_END,
-        visual_token_offset=VISUAL_OFFSET,
-        codebook_size=CODEBOOK_SIZE,
-        max_codes=2,
-    )
+@pytest.mark.parametrize("mode", ["image", "interleaved"])
+def test_the_states_of_a_sequence(model, mode):
+    config, vocab_size = model.config, VISUAL_OFFSET + CODEBOOK_SIZE + 3
+    settings = {"vocab_size": vocab_size, "num_codes": (1, 2), "prompt_length": 0, "max_length": 8}
+    processor = LavitModalityLogitsProcessor(mode, config, **settings)
     text, codes = {*range(TEXT_TOKENS), PLACEHOLDER + 1, PLACEHOLDER + 2}, set(CODES)
+    outside = text | {IMAGE_START} if mode == "interleaved" else text
     states = {
-        (5, 6, 7, 8): text,
+        (5, 6, 7, 8): outside,
         (5, 6, 7, IMAGE_START): codes,
         (5, 6, IMAGE_START, CODES[1]): codes | {IMAGE_END},
         (5, IMAGE_START, CODES[1], CODES[2]): {IMAGE_END},
-        (IMAGE_START, CODES[1], IMAGE_END, 7): text,
+        (IMAGE_START, CODES[1], IMAGE_END, 7): outside,
         (IMAGE_START, CODES[1], IMAGE_END, IMAGE_START): codes,
     }
-    scores = processor(torch.tensor(list(states)), torch.zeros(len(states), VISUAL_OFFSET + CODEBOOK_SIZE + 3))
+    scores = processor(torch.tensor(list(states)), torch.zeros(len(states), vocab_size))
     for row, allowed in zip(scores, states.values(), strict=True):
         assert set(row.isfinite().nonzero().flatten().tolist()) == allowed
 

@@ -1,18 +1,25 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Generation of text and pictures with transformers' own `generate`: what may follow what, and guidance whose two
-branches share one batched forward."""
+"""Generation of text and pictures with transformers' own `generate`, and guidance whose two branches share one
+batched forward."""
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from transformers.generation import GenerationConfig, GenerationMixin, LogitsProcessor, LogitsProcessorList
+from transformers.generation import GenerationConfig, GenerationMixin, LogitsProcessorList, TopKLogitsWarper
 
+from .logits_process_lavit import (
+    LavitGuidanceLogitsProcessor,
+    LavitModalityLogitsProcessor,
+    LavitModalitySettingsLogitsProcessor,
+)
 from .sequence_lavit import append_token, move_padding_left, open_image_start, pad_id
 
 
-GENERATION_MODES = ("text", "image")
+GENERATION_MODES = ("text", "image", "interleaved")
+DEFAULT_MAX_LENGTH = 20  # of transformers, where nothing is said
 
 
 @dataclass(frozen=True)
@@ -21,77 +28,41 @@ class LavitDecoding:
     How one call of `generate` decodes, beyond what a `GenerationConfig` says.
 
     Args:
-        generation_mode (`str`): `"text"` or `"image"`.
+        generation_mode (`str`): `"text"`, `"image"` or `"interleaved"`.
         guidance_scale (`float`): Above 1, each row has an unconditional twin in the same forward.
+        num_codes (`tuple[int, int]`): Least and most codes of a picture.
+        max_images (`int`, *optional*), first_modality (`str`, *optional*): As of `generate`.
+        text_settings, image_settings (`dict`):
+            What a `GenerationConfig` says otherwise in text and within pictures of interleaved generation.
     """
 
     generation_mode: str
     guidance_scale: float
+    num_codes: tuple[int, int]
+    max_images: int | None = None
+    first_modality: str | None = None
+    text_settings: dict[str, Any] = field(default_factory=dict)
+    image_settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def guided(self) -> bool:
         return self.guidance_scale != 1
 
-
-class LavitGuidanceLogitsProcessor(LogitsProcessor):
-    """
-    Combines the two branches of classifier-free guidance on log-probabilities: `u + s * (c - u)`.
-
-    It comes before every other processor: on the -inf of a processor the difference is not a number.
-
-    Args:
-        guidance_scale (`float`): s.
-    """
-
-    def __init__(self, guidance_scale: float):
-        self.guidance_scale = guidance_scale
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """`scores` (2B, vocab_size), the conditional rows first -> (B, vocab_size)."""
-        conditional, unconditional = scores.log_softmax(dim=-1).chunk(2)
-        return unconditional + self.guidance_scale * (conditional - unconditional)
+    @property
+    def begins_with_image(self) -> bool:
+        return self.generation_mode == "image" or self.first_modality == "image"
 
 
-class LavitModalityLogitsProcessor(LogitsProcessor):
-    """
-    Lets only those tokens follow that mode and state of a sequence admit. While a picture is drawn: codes, `[/IMG]`
-    after one code at least, and nothing but `[/IMG]` after as many as there are patches. Else: text.
-
-    Args:
-        generation_mode (`str`): `"text"` or `"image"`.
-        vocab_size (`int`): Width of the scores.
-        image_start_token_id, image_end_token_id, visual_token_offset, codebook_size (`int`): As in [`LavitConfig`].
-        max_codes (`int`): Most codes of a picture.
-        device (`torch.device`): Where the scores live.
-    """
-
-    def __init__(
-        self,
-        generation_mode: str,
-        vocab_size: int,
-        image_start_token_id: int,
-        image_end_token_id: int,
-        visual_token_offset: int,
-        codebook_size: int,
-        max_codes: int,
-        device: torch.device | None = None,
-    ):
-        ids = torch.arange(vocab_size, device=device)
-        self.is_code = (ids >= visual_token_offset) & (ids < visual_token_offset + codebook_size)
-        self.is_end = ids == image_end_token_id
-        # No embedding is there for the placeholder; where the vocabulary has grown past it, it is masked here.
-        self.is_text = ~(self.is_code | self.is_end | (ids == image_start_token_id))
-        self.is_text &= ids != visual_token_offset + codebook_size
-        self.start, self.end, self.max_codes = image_start_token_id, image_end_token_id, max_codes
-        self.draws = generation_mode != "text"
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        if not self.draws:
-            return scores.masked_fill(~self.is_text, -torch.inf)
-        start, is_open = open_image_start(input_ids, self.start, self.end)
-        num_codes = (input_ids.shape[1] - 1 - start)[:, None]
-        inside = (self.is_code & (num_codes < self.max_codes)) | (self.is_end & (num_codes > 0))
-        return scores.masked_fill(~torch.where(is_open[:, None], inside, self.is_text), -torch.inf)
+def _check_mode(asked: dict[str, Any]) -> None:
+    mode, max_images, first = asked["generation_mode"], asked["max_images"], asked["first_modality"]
+    if mode not in GENERATION_MODES:
+        raise ValueError(f"generation_mode must be one of {GENERATION_MODES}, got {mode!r}.")
+    if mode != "interleaved" and (max_images is not None or first is not None):
+        raise ValueError(f"max_images and first_modality go with generation_mode='interleaved', got {mode!r}.")
+    if max_images is not None and max_images < 1:
+        raise ValueError(f"max_images must be at least 1, got {max_images}.")
+    if first not in (None, "text", "image"):
+        raise ValueError(f"first_modality must be 'text' or 'image', got {first!r}.")
 
 
 class LavitGenerationMixin(GenerationMixin):
@@ -106,26 +77,37 @@ class LavitGenerationMixin(GenerationMixin):
         *,
         generation_mode: str = "text",
         guidance_scale: float | None = None,
+        image_generation: dict[str, Any] | None = None,
+        max_images: int | None = None,
+        first_modality: str | None = None,
         pixel_values: torch.FloatTensor | None = None,
         image_inputs: str | Sequence[str] | None = None,
         return_full_text: bool = True,
         **kwargs,
     ):
         """
-        Continues sequences with text, or draws one picture per sequence.
+        Continues sequences with text, draws one picture per sequence, or writes text with pictures in it.
 
         Args:
             inputs or input_ids (`torch.LongTensor` of shape `(B, L)`):
                 Prompts, with one placeholder for each picture of `pixel_values`; padded on either side.
             generation_config (`GenerationConfig`, *optional*):
                 Instead of the model's own, whose custom entry `image_generation` holds the defaults of drawing.
-            logits_processor (`LogitsProcessorList`, *optional*): Further processors, which come last.
-            generation_mode (`"text"` or `"image"`, *optional*, defaults to `"text"`):
+            logits_processor (`LogitsProcessorList`, *optional*):
+                Further processors. What may not follow is -inf in the scores that they get.
+            generation_mode (`"text"`, `"image"` or `"interleaved"`, *optional*, defaults to `"text"`):
                 `"text"`: no picture ids. `"image"`: codes until `[/IMG]`; `[IMG]` is put where a prompt does not end
-                with it.
+                with it. `"interleaved"`: text, and pictures in it wherever the model opens one, until text ends. A
+                picture is opened only where the largest one would find room, so that none is cut.
             guidance_scale (`float`, *optional*):
                 Strength of classifier-free guidance while a picture is drawn; 1 is none. Both branches run in one
                 forward: the unconditional one sees only from the open `[IMG]` on. Not with beams.
+            image_generation (`dict`, *optional*):
+                Settings of a `GenerationConfig` within pictures, over those that the model was saved with. In
+                `"interleaved"` they go before this call's others, which hold in text and where they say nothing;
+                `min_new_tokens` and `max_new_tokens` are then the least and the most codes of a picture.
+            max_images (`int`, *optional*): Most pictures that `"interleaved"` draws. Default: any number.
+            first_modality (`"text"` or `"image"`, *optional*): What `"interleaved"` begins with. Default: either.
             pixel_values (`torch.FloatTensor` of shape `(num_images, 3, image_size, image_size)`, *optional*):
                 The prompts' pictures in reading order.
             image_inputs (`"features"` or `"codes"`, or a list of these words, one per picture, *optional*):
@@ -139,19 +121,25 @@ class LavitGenerationMixin(GenerationMixin):
             its pictures' codes and then what was generated, or just this.
 
         Raises:
-            ValueError: an unknown mode; guidance below 1, in text or with beams; bounds that no picture can meet; as
-                many placeholders as pictures were expected.
+            ValueError: an unknown mode; guidance below 1, in text or with beams; bounds that no picture can meet; no
+                room for a picture; as many placeholders as pictures were expected.
         """
+        asked = {
+            "generation_mode": generation_mode,
+            "guidance_scale": guidance_scale,
+            "max_images": max_images,
+            "first_modality": first_modality,
+        }
         decoding, generation_config, kwargs = self._resolve_settings(
-            generation_mode, guidance_scale, generation_config, kwargs
+            asked, image_generation, generation_config, kwargs
         )
         if (input_ids := kwargs.pop("input_ids", None)) is not None and inputs is not None:
             raise ValueError("Give either inputs or input_ids.")
         inputs = inputs if input_ids is None else input_ids
         if inputs is not None:
             inputs, kwargs = self._prepare_prompts(inputs, pixel_values, image_inputs, decoding, kwargs)
-        elif pixel_values is not None or generation_mode == "image":
-            raise ValueError("pixel_values and generation_mode='image' need input_ids.")
+        elif pixel_values is not None or generation_mode != "text":
+            raise ValueError(f"pixel_values and generation_mode={generation_mode!r} need input_ids.")
         outputs = super().generate(
             inputs, generation_config, logits_processor=logits_processor, decoding=decoding, **kwargs
         )
@@ -162,31 +150,37 @@ class LavitGenerationMixin(GenerationMixin):
         outputs.sequences = outputs.sequences[:, inputs.shape[1] :]
         return outputs
 
-    def _resolve_settings(self, generation_mode, guidance_scale, generation_config, kwargs):
+    def _resolve_settings(self, asked, image_generation, generation_config, kwargs):
         """The decoding of this call, and `generation_config` and `kwargs` with what its mode sets."""
-        if generation_mode not in GENERATION_MODES:
-            raise ValueError(f"generation_mode must be one of {GENERATION_MODES}, got {generation_mode!r}.")
+        mode, scale = asked["generation_mode"], asked["guidance_scale"]
+        _check_mode(asked)
 
-        def given(name):
+        def given(name, default=None):
             value = kwargs.get(name)
-            return getattr(generation_config, name, None) if value is None else value
+            value = getattr(generation_config, name, None) if value is None else value
+            return default if value is None else value
 
-        defaults, forced = {}, {}
-        if generation_mode == "image":
-            defaults = {"max_new_tokens": self.config.num_patches + 1}
-            defaults |= {"guidance_scale": self.generation_config.guidance_scale or 1.0}
-            defaults |= getattr(self.generation_config, "image_generation", None) or {}
-            forced = {"eos_token_id": self.config.image_end_token_id}
-            if guidance_scale is None:
-                guidance_scale = given("guidance_scale") or defaults["guidance_scale"]
-            if given("max_length") is not None:
-                del defaults["max_new_tokens"]
-            if given("max_new_tokens") is not None and "min_new_tokens" in defaults:
-                defaults["min_new_tokens"] = min(defaults["min_new_tokens"], given("max_new_tokens"))
-        decoding = LavitDecoding(generation_mode, 1.0 if guidance_scale is None else float(guidance_scale))
+        image_settings = {"guidance_scale": self.generation_config.guidance_scale or 1.0}
+        image_settings |= getattr(self.generation_config, "image_generation", None) or {}
+        image_settings |= image_generation or {}
+        if scale is None:
+            scale = 1.0 if mode == "text" else given("guidance_scale", image_settings["guidance_scale"])
+        decoding = LavitDecoding(**asked | {"guidance_scale": float(scale)}, num_codes=(1, self.config.num_patches))
 
         # transformers' own guidance would run the model a second time
-        defaults, forced = defaults | {"guidance_scale": 1.0}, forced | {"guidance_scale": 1.0}
+        defaults, forced = {}, {"guidance_scale": 1.0}
+        if mode == "image":
+            defaults = {"max_new_tokens": self.config.num_patches + 1} | image_settings
+            forced["eos_token_id"] = self.config.image_end_token_id
+            if given("max_length") is not None:
+                del defaults["max_new_tokens"]
+            if "min_new_tokens" in defaults:
+                defaults["min_new_tokens"] = min(
+                    defaults["min_new_tokens"], given("max_new_tokens", self.config.num_patches)
+                )
+        elif mode == "interleaved":
+            decoding, forced["do_sample"] = self._with_image_settings(decoding, image_settings, given)
+        defaults["guidance_scale"] = 1.0
         if generation_config is None:
             kwargs = defaults | kwargs | forced
         else:
@@ -196,6 +190,22 @@ class LavitGenerationMixin(GenerationMixin):
         base = generation_config or self.generation_config
         self._check_settings(decoding, lambda name: kwargs.get(name, getattr(base, name)), kwargs)
         return decoding, generation_config, kwargs
+
+    def _with_image_settings(self, decoding: LavitDecoding, image_settings: dict, given) -> tuple[LavitDecoding, bool]:
+        """`decoding` with what holds within pictures alone, and whether either modality is sampled."""
+        text_is_sampled = given("do_sample", self.generation_config.do_sample or False)
+        image_settings = {"do_sample": text_is_sampled} | image_settings | {"guidance_scale": 1.0}
+        if given("num_beams", 1) > 1:
+            image_settings["do_sample"] = text_is_sampled
+        least = image_settings.pop("min_new_tokens", 1)
+        most = min(image_settings.pop("max_new_tokens", self.config.num_patches), self.config.num_patches)
+        decoding = replace(
+            decoding,
+            num_codes=(max(1, least), most),
+            text_settings={"do_sample": text_is_sampled},
+            image_settings=image_settings,
+        )
+        return decoding, text_is_sampled or image_settings["do_sample"]
 
     def _check_settings(self, decoding: LavitDecoding, setting, kwargs) -> None:
         scale, num_patches = decoding.guidance_scale, self.config.num_patches
@@ -212,14 +222,26 @@ class LavitGenerationMixin(GenerationMixin):
                 f"min_new_tokens must be at most {num_patches}, the most codes of a picture, "
                 f"got {setting('min_new_tokens')}."
             )
+        if decoding.generation_mode == "interleaved":
+            least, most = decoding.num_codes
+            if not least <= most:
+                raise ValueError(
+                    f"A picture has at least {least} codes by min_new_tokens of image_generation, "
+                    f"and at most {most} by its max_new_tokens and the {num_patches} patches of a picture."
+                )
+            room = setting("max_new_tokens") or (setting("max_length") or DEFAULT_MAX_LENGTH)
+            if room < most + 2:
+                raise ValueError(
+                    f"max_new_tokens={room} has no room for a picture of up to {most} codes and its two marks: give "
+                    f"at least {most + 2}, or image_generation with smaller max_new_tokens."
+                )
 
     def _prepare_prompts(self, input_ids, pixel_values, image_inputs, decoding: LavitDecoding, kwargs):
         """Real ids, padded on the left, opened by `[IMG]` where a picture is to be drawn; and what pictures add."""
-        drawing = decoding.generation_mode == "image"
         attention_mask = kwargs.get("attention_mask")
         if attention_mask is not None and not attention_mask[:, -1].all():
             input_ids, attention_mask = move_padding_left(input_ids, attention_mask)
-        if drawing:
+        if decoding.begins_with_image:
             attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             start_id, fill = self.config.image_start_token_id, pad_id(self.config)
             input_ids, attention_mask = append_token(input_ids, attention_mask, start_id, fill)
@@ -227,7 +249,7 @@ class LavitGenerationMixin(GenerationMixin):
         if pixel_values is None:
             self.model.check_no_placeholder(input_ids)
             return input_ids, kwargs
-        if image_inputs is None and drawing:
+        if image_inputs is None and decoding.generation_mode == "image":
             image_inputs = "codes"
         sequences = self.model.expand_images(input_ids, pixel_values, attention_mask, image_inputs=image_inputs)
         return sequences.input_ids, kwargs | {
@@ -269,24 +291,50 @@ class LavitGenerationMixin(GenerationMixin):
         )
 
     def _get_logits_processor(
-        self, generation_config, *args, device=None, model_kwargs=None, **kwargs
+        self,
+        generation_config,
+        input_ids_seq_length: int | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        device=None,
+        model_kwargs=None,
+        **kwargs,
     ) -> LogitsProcessorList:
-        processors = super()._get_logits_processor(
-            generation_config, *args, device=device, model_kwargs=model_kwargs, **kwargs
-        )
-        decoding = (model_kwargs or {}).get("decoding")
+        decoding: LavitDecoding | None = (model_kwargs or {}).get("decoding")
+
+        def processors(settings: dict, further: LogitsProcessorList | None) -> LogitsProcessorList:
+            config = copy.deepcopy(generation_config)
+            for name, value in settings.items():
+                setattr(config, name, value)
+            found = super(LavitGenerationMixin, self)._get_logits_processor(
+                config,
+                input_ids_seq_length=input_ids_seq_length,
+                logits_processor=further,
+                device=device,
+                model_kwargs=model_kwargs,
+                **kwargs,
+            )
+            # Where the other modality is sampled, the likeliest token alone is what greedy choice leaves.
+            is_greedy = generation_config.do_sample and not config.do_sample
+            return LogitsProcessorList([*found, TopKLogitsWarper(1)] if is_greedy else found)
+
         if decoding is None:
-            return processors
-        config = self.config
+            return processors({}, logits_processor)
+        if decoding.generation_mode == "interleaved":
+            text, image = processors(decoding.text_settings, None), processors(decoding.image_settings, None)
+            # One's own come before the temperature, as transformers has it.
+            chosen = [*(logits_processor or []), LavitModalitySettingsLogitsProcessor(text, image, self.config)]
+        else:
+            chosen = processors({}, logits_processor)
         modality = LavitModalityLogitsProcessor(
             decoding.generation_mode,
+            self.config,
             vocab_size=self.get_output_embeddings().weight.shape[0],
-            image_start_token_id=config.image_start_token_id,
-            image_end_token_id=config.image_end_token_id,
-            visual_token_offset=config.visual_token_offset,
-            codebook_size=config.codebook_size,
-            max_codes=config.num_patches,
+            num_codes=decoding.num_codes,
+            prompt_length=input_ids_seq_length,
+            max_length=generation_config.max_length,
+            max_images=decoding.max_images,
+            begin_with_text=decoding.first_modality == "text",
             device=device,
         )
-        guidance = [LavitGuidanceLogitsProcessor(decoding.guidance_scale)] if decoding.guided else []
-        return LogitsProcessorList([*guidance, modality, *processors])
+        guidance = [LavitGuidanceLogitsProcessor(decoding.guidance_scale, self.config)] if decoding.guided else []
+        return LogitsProcessorList([*guidance, modality, *chosen])
