@@ -37,17 +37,17 @@ def prompt(rows=PROMPTS, side="left") -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def guided_by_hand(model, prompt_ids: list[int], scale: float, length: int) -> list[int]:
+def guided_by_hand(model, prompt_ids: list[int], scale: float, length: int, negative=(), begun=()) -> list[int]:
     """Guidance with two forwards per token and no cache."""
-    codes: list[int] = []
+    codes: list[int] = [*begun]
     allowed = torch.full((model.config.text_config.vocab_size,), -torch.inf)
     allowed[CODES.start : CODES.stop] = 0
-    while len(codes) < length:
-        branches = ([*prompt_ids, IMAGE_START, *codes], [IMAGE_START, *codes])
+    while len(codes) < len(begun) + length:
+        branches = ([*prompt_ids, IMAGE_START, *codes], [*negative, IMAGE_START, *codes])
         conditional, unconditional = (model(torch.tensor([ids])).logits[0, -1].log_softmax(-1) for ids in branches)
         scores = unconditional + scale * (conditional - unconditional) + allowed
         codes.append(int(scores.argmax()))
-    return codes
+    return codes[len(begun) :]
 
 
 @torch.no_grad()
@@ -69,6 +69,36 @@ def test_guidance_with_a_picture_in_the_prompt(model):
     expected = [guided_by_hand(model, ids, 3.0, 6) for ids in ([IMAGE_START, *codes, IMAGE_END, 5, 6], [7])]
     assert drawn[:, -6:].tolist() == expected
     assert drawn[0, : len(codes) + 2].tolist() == [IMAGE_START, *codes, IMAGE_END]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_negative_prompts(model, side):
+    """Longer and shorter than the prompts, which end open or not, and hold a picture."""
+    rows = [[*IMAGE, 5, 6], [7], [8, 9, IMAGE_START, CODES[4]]]
+    negatives = [[11, 12], [13, 14, 15, 16, 17, 18], [19]]
+    ids, mask = pad_rows(negatives, side)
+    codes = (model.model.visual_tokenizer(pictures(1)).codes + VISUAL_OFFSET).tolist()
+    given = prompt(rows) | {"pixel_values": pictures(1), "generation_mode": "image", "guidance_scale": 3.0}
+    settings = {"max_new_tokens": 6, "min_new_tokens": 6, "return_full_text": False}
+    together = model.generate(**given, negative_prompt_ids=ids, negative_prompt_attention_mask=mask, **settings)
+    prompts = [([IMAGE_START, *codes, IMAGE_END, 5, 6], ()), ([7], ()), ([8, 9], [CODES[4]])]
+    expected = [
+        guided_by_hand(model, row, 3.0, 6, negative, begun)
+        for (row, begun), negative in zip(prompts, negatives, strict=True)
+    ]
+    assert together.tolist() == expected
+    text_only = prompt(rows[1:2]) | {"generation_mode": "image", "guidance_scale": 3.0}
+    for count in (1, 3):
+        sampled = model.generate(
+            **text_only,
+            negative_prompt_ids=torch.tensor(negatives[1]),
+            do_sample=True,
+            top_k=1,
+            num_return_sequences=count,
+            **settings,
+        )
+        assert sampled.tolist() == [guided_by_hand(model, [7], 3.0, 6, negatives[1])] * count
 
 
 def test_guided_rows_end_on_their_own(model):
@@ -285,7 +315,15 @@ def test_the_states_of_a_sequence(model, mode):
         ({"guidance_scale": 2.0}, "got 2.0 with generation_mode='text'"),
         ({"generation_mode": "image", "guidance_scale": 2.0, "num_beams": 2}, "does not work with num_beams=2"),
         ({"generation_mode": "image", "min_new_tokens": 17}, "min_new_tokens must be at most 16"),
-        ({"generation_mode": "image", "negative_prompt_ids": torch.tensor([[1]])}, "negative_prompt_ids"),
+        ({"generation_mode": "image", "negative_prompt_ids": torch.tensor([[1]])}, "guidance_scale above 1, got 1.0"),
+        (
+            {"generation_mode": "image", "guidance_scale": 2.0, "negative_prompt_ids": torch.ones(2, 4).long()},
+            r"one row or 3, one per prompt, got \(2, 4\)",
+        ),
+        (
+            {"generation_mode": "image", "guidance_scale": 2.0, "negative_prompt_ids": torch.tensor([PLACEHOLDER])},
+            "1 .*placeholder",
+        ),
         ({"inputs": torch.tensor([[1]])}, "either inputs or input_ids"),
     ],
 )

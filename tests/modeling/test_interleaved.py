@@ -90,7 +90,7 @@ def test_none_is_cut(model):
 
 
 @torch.no_grad()
-def by_hand(model, ids: list[int], scale: float, length: int) -> list[int]:
+def by_hand(model, ids: list[int], scale: float, length: int, negative=()) -> list[int]:
     """Greedy and guided, with two forwards per token and no cache; text ends in no way but its length."""
     new = []
     while len(new) < length:
@@ -99,7 +99,7 @@ def by_hand(model, ids: list[int], scale: float, length: int) -> list[int]:
         conditional = model(torch.tensor([row])).logits[0, -1].log_softmax(-1)
         allowed = torch.full_like(conditional, -torch.inf)
         if opened is not None and IMAGE_END not in row[opened:]:
-            unconditional = model(torch.tensor([row[opened:]])).logits[0, -1].log_softmax(-1)
+            unconditional = model(torch.tensor([[*negative, *row[opened:]]])).logits[0, -1].log_softmax(-1)
             conditional = unconditional + scale * (conditional - unconditional)
             num_codes = len(row) - 1 - opened
             if num_codes < MOST:
@@ -122,6 +122,10 @@ def test_guidance_in_the_middle_is_that_of_two_passes(model, scale, cache):
     together = interleaved(model, prompt(rows), **settings)
     assert together == [by_hand(model, row, scale, 60) for row in rows]
     assert any(len(read(row)) > 1 for row in together)
+    negatives = torch.tensor([[11, 12]] * 3 + [[13, 14]])
+    steered = interleaved(model, prompt(rows), **settings | {"guidance_scale": 3.0}, negative_prompt_ids=negatives)
+    pairs = zip(rows, negatives.tolist(), strict=True)
+    assert steered == [by_hand(model, row, 3.0, 60, negative) for row, negative in pairs]
     twice = interleaved(model, prompt(rows), **settings, num_return_sequences=2, num_beams=1, do_sample=True, top_k=1)
     assert twice == [row for row in together for _ in range(2)]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import nn
 from transformers.generation import GenerationConfig, GenerationMixin, LogitsProcessorList, TopKLogitsWarper
 
 from .logits_process_lavit import (
@@ -80,6 +81,8 @@ class LavitGenerationMixin(GenerationMixin):
         image_generation: dict[str, Any] | None = None,
         max_images: int | None = None,
         first_modality: str | None = None,
+        negative_prompt_ids: torch.LongTensor | None = None,
+        negative_prompt_attention_mask: torch.Tensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
         image_inputs: str | Sequence[str] | None = None,
         return_full_text: bool = True,
@@ -96,12 +99,15 @@ class LavitGenerationMixin(GenerationMixin):
             logits_processor (`LogitsProcessorList`, *optional*):
                 Further processors. What may not follow is -inf in the scores that they get.
             generation_mode (`"text"`, `"image"` or `"interleaved"`, *optional*, defaults to `"text"`):
-                `"text"`: no picture ids. `"image"`: codes until `[/IMG]`; `[IMG]` is put where a prompt does not end
-                with it. `"interleaved"`: text, and pictures in it wherever the model opens one, until text ends. A
+                `"text"`: no picture ids. `"image"`: codes until `[/IMG]`; `[IMG]` is put where a prompt has not opened
+                its picture. `"interleaved"`: text, and pictures in it wherever the model opens one, until text ends. A
                 picture is opened only where the largest one would find room, so that none is cut.
             guidance_scale (`float`, *optional*):
                 Strength of classifier-free guidance while a picture is drawn; 1 is none. Both branches run in one
                 forward: the unconditional one sees only from the open `[IMG]` on. Not with beams.
+            negative_prompt_ids (`torch.LongTensor` of shape `(B, N)`, `(1, N)` or `(N,)`, *optional*):
+                What the unconditional branch sees before `[IMG]`, padded on either side; with
+                `negative_prompt_attention_mask` of the same shape.
             image_generation (`dict`, *optional*):
                 Settings of a `GenerationConfig` within pictures, over those that the model was saved with. In
                 `"interleaved"` they go before this call's others, which hold in text and where they say nothing;
@@ -138,6 +144,13 @@ class LavitGenerationMixin(GenerationMixin):
         inputs = inputs if input_ids is None else input_ids
         if inputs is not None:
             inputs, kwargs = self._prepare_prompts(inputs, pixel_values, image_inputs, decoding, kwargs)
+            if negative_prompt_ids is not None:
+                if not decoding.guided:
+                    scale = decoding.guidance_scale
+                    raise ValueError(f"negative_prompt_ids need a guidance_scale above 1, got {scale}.")
+                inputs, kwargs = self._add_negative_prompts(
+                    inputs, negative_prompt_ids, negative_prompt_attention_mask, kwargs
+                )
         elif pixel_values is not None or generation_mode != "text":
             raise ValueError(f"pixel_values and generation_mode={generation_mode!r} need input_ids.")
         outputs = super().generate(
@@ -215,8 +228,6 @@ class LavitGenerationMixin(GenerationMixin):
             raise ValueError(f"guidance_scale works on pictures, got {scale} with generation_mode='text'.")
         if decoding.guided and (setting("num_beams") or 1) > 1:
             raise ValueError(f"guidance_scale={scale} does not work with num_beams={setting('num_beams')}.")
-        if kwargs.get("negative_prompt_ids") is not None:
-            raise ValueError("negative_prompt_ids are not supported: guidance's other branch sees the picture alone.")
         if decoding.generation_mode == "image" and (setting("min_new_tokens") or 0) > num_patches:
             raise ValueError(
                 f"min_new_tokens must be at most {num_patches}, the most codes of a picture, "
@@ -244,7 +255,8 @@ class LavitGenerationMixin(GenerationMixin):
         if decoding.begins_with_image:
             attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             start_id, fill = self.config.image_start_token_id, pad_id(self.config)
-            input_ids, attention_mask = append_token(input_ids, attention_mask, start_id, fill)
+            _, is_open = open_image_start(input_ids, start_id, self.config.image_end_token_id)
+            input_ids, attention_mask = append_token(input_ids, attention_mask, start_id, ~is_open, fill)
         kwargs = kwargs | {"attention_mask": attention_mask}
         if pixel_values is None:
             self.model.check_no_placeholder(input_ids)
@@ -257,6 +269,39 @@ class LavitGenerationMixin(GenerationMixin):
             "inputs_embeds": sequences.inputs_embeds,
         }
 
+    def _add_negative_prompts(self, input_ids, negative_ids, negative_mask, kwargs):
+        """Puts negative prompts where the twins' pictures begin, and prompts further right where those are longer."""
+        batch_size = len(input_ids)
+        negative_ids = torch.atleast_2d(negative_ids).to(input_ids.device)
+        negative_mask = torch.ones_like(negative_ids) if negative_mask is None else torch.atleast_2d(negative_mask)
+        negative_mask = negative_mask.to(input_ids.device)
+        if len(negative_ids) not in (1, batch_size) or negative_mask.shape != negative_ids.shape:
+            raise ValueError(
+                f"negative_prompt_ids and their mask must be one row or {batch_size}, one per prompt, "
+                f"got {tuple(negative_ids.shape)} and {tuple(negative_mask.shape)}."
+            )
+        self.model.check_no_placeholder(negative_ids)
+        negative_ids, negative_mask = move_padding_left(negative_ids, negative_mask)
+        shape = (batch_size, negative_ids.shape[1])
+        negative_ids, negative_mask = negative_ids.expand(shape), negative_mask.expand(shape)
+
+        start, is_open = open_image_start(input_ids, self.config.image_start_token_id, self.config.image_end_token_id)
+        behind = torch.where(is_open, start, input_ids.shape[1])
+        missing = max(0, shape[1] - int(behind.min()))
+        fill = pad_id(self.config)
+        attention_mask = kwargs["attention_mask"]
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        input_ids = nn.functional.pad(input_ids, (missing, 0), value=fill)
+        attention_mask = nn.functional.pad(attention_mask, (missing, 0))
+        columns = (behind + missing)[:, None] + torch.arange(-shape[1], 0, device=input_ids.device)
+        twins = {
+            "unconditional_ids": input_ids.scatter(1, columns, negative_ids),
+            "unconditional_mask": torch.zeros_like(attention_mask).scatter(1, columns, negative_mask),
+        }
+        if (inputs_embeds := kwargs.get("inputs_embeds")) is not None:
+            twins["inputs_embeds"] = nn.functional.pad(inputs_embeds, (0, 0, missing, 0))
+        return input_ids, kwargs | {"attention_mask": attention_mask} | twins
+
     def prepare_inputs_for_generation(
         self,
         input_ids: torch.LongTensor,
@@ -264,24 +309,31 @@ class LavitGenerationMixin(GenerationMixin):
         inputs_embeds: torch.FloatTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         decoding: LavitDecoding | None = None,
+        unconditional_ids: torch.LongTensor | None = None,
+        unconditional_mask: torch.Tensor | None = None,
         **kwargs,
     ) -> dict:
         """As transformers', but with an unconditional twin behind each row where guidance is asked for."""
         if decoding is not None and decoding.guided:
-            start, _ = open_image_start(input_ids, self.config.image_start_token_id, self.config.image_end_token_id)
-            # Rows without any picture have nothing to hide, and their twins are not looked at.
-            start = start.clamp(min=0)[:, None]
             if attention_mask is None:
                 attention_mask = torch.ones_like(input_ids)
-            visible = torch.arange(attention_mask.shape[1], device=input_ids.device) >= start
-            attention_mask = torch.cat([attention_mask, attention_mask * visible])
+            twin_mask = self._twin_mask(input_ids, attention_mask, unconditional_mask)
+            attention_mask = torch.cat([attention_mask, twin_mask])
             if position_ids is not None:
-                # The twin counts from its own first token, as if nothing stood before.
-                position_ids = position_ids.expand(input_ids.shape[0], -1)
-                own = (position_ids - position_ids.gather(1, start)).clamp(min=0)
-                position_ids = torch.cat([position_ids, own])
-            input_ids = input_ids.repeat(2, 1)
-            inputs_embeds = None if inputs_embeds is None else inputs_embeds.repeat(2, 1, 1)
+                # The twin counts what it sees, as if nothing else stood before.
+                own = (twin_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -position_ids.shape[1] :]
+                position_ids = torch.cat([position_ids.expand(len(own), -1), own])
+            twin_ids = input_ids
+            if unconditional_ids is not None:
+                prompt_length = unconditional_ids.shape[1]
+                twin_ids = torch.cat([unconditional_ids, input_ids[:, prompt_length:]], dim=1)
+            if inputs_embeds is not None:
+                twin_embeds = inputs_embeds
+                if unconditional_ids is not None:
+                    negative = self.get_input_embeddings()(unconditional_ids).to(inputs_embeds)
+                    twin_embeds = torch.where(unconditional_mask[..., None].bool(), negative, inputs_embeds)
+                inputs_embeds = torch.cat([inputs_embeds, twin_embeds])
+            input_ids = torch.cat([input_ids, twin_ids])
         return super().prepare_inputs_for_generation(
             input_ids,
             attention_mask=attention_mask,
@@ -289,6 +341,20 @@ class LavitGenerationMixin(GenerationMixin):
             position_ids=position_ids,
             **kwargs,
         )
+
+    def _twin_mask(self, input_ids, attention_mask, unconditional_mask) -> torch.Tensor:
+        """What the unconditional twins see: from their last `[IMG]` on, and a negative prompt, if there is one."""
+        length = attention_mask.shape[1]
+        start, is_open = open_image_start(input_ids, self.config.image_start_token_id, self.config.image_end_token_id)
+        columns = torch.arange(length, device=input_ids.device)
+        if unconditional_mask is None:
+            # Rows without any picture have nothing to hide, and their twins are not looked at.
+            return attention_mask * (columns >= start.clamp(min=0)[:, None])
+        # A picture that the prompt has closed must not be seen by the negative prompt behind it.
+        prompt_length = unconditional_mask.shape[1]
+        start = torch.where(is_open | (start >= prompt_length), start, prompt_length)
+        negative = nn.functional.pad(unconditional_mask, (0, length - prompt_length))
+        return torch.where(columns >= start[:, None], attention_mask, negative.to(attention_mask))
 
     def _get_logits_processor(
         self,

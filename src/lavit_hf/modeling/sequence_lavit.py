@@ -147,10 +147,10 @@ def move_padding_left(
 
 
 def append_token(
-    input_ids: torch.LongTensor, attention_mask: torch.Tensor, token_id: int, fill: int
+    input_ids: torch.LongTensor, attention_mask: torch.Tensor, token_id: int, missing: torch.BoolTensor, fill: int
 ) -> tuple[torch.LongTensor, torch.Tensor]:
-    """`token_id` at the end of each left-padded row (B, L) that does not end with it yet; `fill` at new padding."""
-    missing = input_ids[:, -1:] != token_id
+    """`token_id` at the end of those left-padded rows (B, L) where it is `missing` (B,); `fill` at new padding."""
+    missing = missing[:, None]
     if not missing.any():
         return input_ids, attention_mask
     padding, unseen = torch.full_like(missing, fill, dtype=input_ids.dtype), torch.zeros_like(attention_mask[:, :1])
