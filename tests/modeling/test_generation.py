@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from transformers import GenerationConfig, StaticCache, TextStreamer
+from transformers import GenerationConfig, LogitsProcessorList, StaticCache, TextStreamer
 
 from lavit_hf import LavitForCausalLM
 from lavit_hf.modeling.logits_process_lavit import LavitModalityLogitsProcessor
@@ -204,6 +204,46 @@ def test_beams_and_returned_sequences(model):
     assert ids.shape[0] == 4
     alone = model.generate(**prompt([[*IMAGE, 5]]), pixel_values=pictures(2)[:1], num_beams=3, max_new_tokens=5)
     assert ids[0, -5:].tolist() == alone[0, -5:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("settings", "only"),
+    [
+        ({}, True),
+        ({"guidance_scale": 3.0}, True),
+        (
+            {"guidance_scale": 3.0, "do_sample": True, "temperature": 2.0, "top_k": 20, "top_p": 0.9, "min_p": 0.01},
+            True,
+        ),
+        ({"repetition_penalty": 1.3}, True),
+        ({"guidance_scale": 3.0, "repetition_penalty": 1.3}, False),
+        ({"num_beams": 2}, False),
+        ({"output_logits": True, "return_dict_in_generate": True}, False),
+        ({"generation_mode": "text"}, False),
+    ],
+)
+def test_only_the_codes_rows_of_the_head_where_that_changes_nothing(model, monkeypatch, settings, only):
+    settings = {"generation_mode": "image"} | settings
+    seen, forward = set(), model.forward
+    monkeypatch.setattr(model, "forward", lambda **kwargs: seen.add(kwargs.get("codes_only")) or forward(**kwargs))
+    torch.manual_seed(0)
+    drawn = model.generate(**prompt(), **settings)
+    assert seen == {True if only else None}
+    if only:
+        torch.manual_seed(0)
+        do_nothing = LogitsProcessorList([lambda input_ids, scores: scores])
+        assert torch.equal(drawn, model.generate(**prompt(), **settings, logits_processor=do_nothing))
+        assert seen == {True, None}
+
+
+@torch.no_grad()
+def test_logits_of_codes_alone(model):
+    everything = model(**prompt()).logits
+    codes = model(**prompt(), codes_only=True).logits
+    rows = slice(IMAGE_END, VISUAL_OFFSET + CODEBOOK_SIZE)
+    torch.testing.assert_close(codes[..., rows], everything[..., rows])
+    assert codes.shape == everything.shape
+    assert (codes[..., : rows.start] == torch.finfo(codes.dtype).min).all()
 
 
 def test_a_static_cache_of_ones_own(model):

@@ -4,66 +4,20 @@ batched forward."""
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from transformers.generation import GenerationConfig, GenerationMixin, LogitsProcessorList, TopKLogitsWarper
 
+from .decoding_lavit import LavitDecoding, needs_codes_only, resolve_decoding
 from .logits_process_lavit import (
     LavitGuidanceLogitsProcessor,
     LavitModalityLogitsProcessor,
     LavitModalitySettingsLogitsProcessor,
 )
 from .sequence_lavit import append_token, move_padding_left, open_image_start, pad_id
-
-
-GENERATION_MODES = ("text", "image", "interleaved")
-DEFAULT_MAX_LENGTH = 20  # of transformers, where nothing is said
-
-
-@dataclass(frozen=True)
-class LavitDecoding:
-    """
-    How one call of `generate` decodes, beyond what a `GenerationConfig` says.
-
-    Args:
-        generation_mode (`str`): `"text"`, `"image"` or `"interleaved"`.
-        guidance_scale (`float`): Above 1, each row has an unconditional twin in the same forward.
-        num_codes (`tuple[int, int]`): Least and most codes of a picture.
-        max_images (`int`, *optional*), first_modality (`str`, *optional*): As of `generate`.
-        text_settings, image_settings (`dict`):
-            What a `GenerationConfig` says otherwise in text and within pictures of interleaved generation.
-    """
-
-    generation_mode: str
-    guidance_scale: float
-    num_codes: tuple[int, int]
-    max_images: int | None = None
-    first_modality: str | None = None
-    text_settings: dict[str, Any] = field(default_factory=dict)
-    image_settings: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def guided(self) -> bool:
-        return self.guidance_scale != 1
-
-    @property
-    def begins_with_image(self) -> bool:
-        return self.generation_mode == "image" or self.first_modality == "image"
-
-
-def _check_mode(asked: dict[str, Any]) -> None:
-    mode, max_images, first = asked["generation_mode"], asked["max_images"], asked["first_modality"]
-    if mode not in GENERATION_MODES:
-        raise ValueError(f"generation_mode must be one of {GENERATION_MODES}, got {mode!r}.")
-    if mode != "interleaved" and (max_images is not None or first is not None):
-        raise ValueError(f"max_images and first_modality go with generation_mode='interleaved', got {mode!r}.")
-    if max_images is not None and max_images < 1:
-        raise ValueError(f"max_images must be at least 1, got {max_images}.")
-    if first not in (None, "text", "image"):
-        raise ValueError(f"first_modality must be 'text' or 'image', got {first!r}.")
 
 
 class LavitGenerationMixin(GenerationMixin):
@@ -136,8 +90,8 @@ class LavitGenerationMixin(GenerationMixin):
             "max_images": max_images,
             "first_modality": first_modality,
         }
-        decoding, generation_config, kwargs = self._resolve_settings(
-            asked, image_generation, generation_config, kwargs
+        decoding, generation_config, kwargs = resolve_decoding(
+            self.config, self.generation_config, asked, image_generation, generation_config, kwargs
         )
         if (input_ids := kwargs.pop("input_ids", None)) is not None and inputs is not None:
             raise ValueError("Give either inputs or input_ids.")
@@ -162,90 +116,6 @@ class LavitGenerationMixin(GenerationMixin):
             return outputs[:, inputs.shape[1] :]
         outputs.sequences = outputs.sequences[:, inputs.shape[1] :]
         return outputs
-
-    def _resolve_settings(self, asked, image_generation, generation_config, kwargs):
-        """The decoding of this call, and `generation_config` and `kwargs` with what its mode sets."""
-        mode, scale = asked["generation_mode"], asked["guidance_scale"]
-        _check_mode(asked)
-
-        def given(name, default=None):
-            value = kwargs.get(name)
-            value = getattr(generation_config, name, None) if value is None else value
-            return default if value is None else value
-
-        image_settings = {"guidance_scale": self.generation_config.guidance_scale or 1.0}
-        image_settings |= getattr(self.generation_config, "image_generation", None) or {}
-        image_settings |= image_generation or {}
-        if scale is None:
-            scale = 1.0 if mode == "text" else given("guidance_scale", image_settings["guidance_scale"])
-        decoding = LavitDecoding(**asked | {"guidance_scale": float(scale)}, num_codes=(1, self.config.num_patches))
-
-        # transformers' own guidance would run the model a second time
-        defaults, forced = {}, {"guidance_scale": 1.0}
-        if mode == "image":
-            defaults = {"max_new_tokens": self.config.num_patches + 1} | image_settings
-            forced["eos_token_id"] = self.config.image_end_token_id
-            if given("max_length") is not None:
-                del defaults["max_new_tokens"]
-            if "min_new_tokens" in defaults:
-                defaults["min_new_tokens"] = min(
-                    defaults["min_new_tokens"], given("max_new_tokens", self.config.num_patches)
-                )
-        elif mode == "interleaved":
-            decoding, forced["do_sample"] = self._with_image_settings(decoding, image_settings, given)
-        defaults["guidance_scale"] = 1.0
-        if generation_config is None:
-            kwargs = defaults | kwargs | forced
-        else:
-            generation_config = copy.deepcopy(generation_config)
-            generation_config.update(**defaults, defaults_only=True)
-            generation_config.update(**forced)
-        base = generation_config or self.generation_config
-        self._check_settings(decoding, lambda name: kwargs.get(name, getattr(base, name)), kwargs)
-        return decoding, generation_config, kwargs
-
-    def _with_image_settings(self, decoding: LavitDecoding, image_settings: dict, given) -> tuple[LavitDecoding, bool]:
-        """`decoding` with what holds within pictures alone, and whether either modality is sampled."""
-        text_is_sampled = given("do_sample", self.generation_config.do_sample or False)
-        image_settings = {"do_sample": text_is_sampled} | image_settings | {"guidance_scale": 1.0}
-        if given("num_beams", 1) > 1:
-            image_settings["do_sample"] = text_is_sampled
-        least = image_settings.pop("min_new_tokens", 1)
-        most = min(image_settings.pop("max_new_tokens", self.config.num_patches), self.config.num_patches)
-        decoding = replace(
-            decoding,
-            num_codes=(max(1, least), most),
-            text_settings={"do_sample": text_is_sampled},
-            image_settings=image_settings,
-        )
-        return decoding, text_is_sampled or image_settings["do_sample"]
-
-    def _check_settings(self, decoding: LavitDecoding, setting, kwargs) -> None:
-        scale, num_patches = decoding.guidance_scale, self.config.num_patches
-        if not scale >= 1:
-            raise ValueError(f"guidance_scale must be at least 1, got {scale}.")
-        if decoding.guided and decoding.generation_mode == "text":
-            raise ValueError(f"guidance_scale works on pictures, got {scale} with generation_mode='text'.")
-        if decoding.guided and (setting("num_beams") or 1) > 1:
-            raise ValueError(f"guidance_scale={scale} does not work with num_beams={setting('num_beams')}.")
-        if decoding.generation_mode == "image" and (setting("min_new_tokens") or 0) > num_patches:
-            raise ValueError(
-                f"min_new_tokens must be at most {num_patches}, the most codes of a picture, "
-                f"got {setting('min_new_tokens')}."
-            )
-        if decoding.generation_mode == "interleaved":
-            least, most = decoding.num_codes
-            if not least <= most:
-                raise ValueError(
-                    f"A picture has at least {least} codes by min_new_tokens of image_generation, "
-                    f"and at most {most} by its max_new_tokens and the {num_patches} patches of a picture."
-                )
-            room = setting("max_new_tokens") or (setting("max_length") or DEFAULT_MAX_LENGTH)
-            if room < most + 2:
-                raise ValueError(
-                    f"max_new_tokens={room} has no room for a picture of up to {most} codes and its two marks: give "
-                    f"at least {most + 2}, or image_generation with smaller max_new_tokens."
-                )
 
     def _prepare_prompts(self, input_ids, pixel_values, image_inputs, decoding: LavitDecoding, kwargs):
         """Real ids, padded on the left, opened by `[IMG]` where a picture is to be drawn; and what pictures add."""
@@ -314,6 +184,8 @@ class LavitGenerationMixin(GenerationMixin):
         **kwargs,
     ) -> dict:
         """As transformers', but with an unconditional twin behind each row where guidance is asked for."""
+        if decoding is not None and decoding.codes_only:
+            kwargs["codes_only"] = True
         if decoding is not None and decoding.guided:
             if attention_mask is None:
                 attention_mask = torch.ones_like(input_ids)
@@ -391,6 +263,9 @@ class LavitGenerationMixin(GenerationMixin):
             chosen = [*(logits_processor or []), LavitModalitySettingsLogitsProcessor(text, image, self.config)]
         else:
             chosen = processors({}, logits_processor)
+        model_kwargs["decoding"] = replace(
+            decoding, codes_only=needs_codes_only(decoding, generation_config, chosen, logits_processor)
+        )
         modality = LavitModalityLogitsProcessor(
             decoding.generation_mode,
             self.config,

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from .backbones_lavit import Backbone, count_text_tokens, load_text_backbone, load_visual_tokenizer, make_room
 from .configuration_lavit import LavitConfig
 from .generation_lavit import LavitGenerationMixin
+from .head_lavit import all_logits, code_logits, is_plain
 from .modeling_lavit_tokenizer import (
     LavitTokenizerPreTrainedModel,
     LavitVisualAdapter,
@@ -308,6 +309,7 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         skip_logits: bool = False,
+        codes_only: bool = False,
         **kwargs,
     ) -> LavitCausalLMOutputWithPast:
         """
@@ -332,6 +334,9 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
             logits_to_keep (`int` or `torch.Tensor`, *optional*): Only the last positions' logits; 0 for all.
             skip_logits (`bool`, *optional*, defaults to `False`):
                 With labels: run the head just where there is something to predict, and return losses alone.
+            codes_only (`bool`, *optional*, defaults to `False`):
+                Whether only the head's rows of `[/IMG]` and the codes are computed, where it is a plain linear layer;
+                other logits are then the least number of their dtype.
 
         Returns:
             [`LavitCausalLMOutputWithPast`]
@@ -371,7 +376,9 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
             loss = token_losses.sum() / max(1, len(token_losses))
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = self._scale_logits(self.lm_head(outputs.last_hidden_state[:, kept]))
+            hidden_states = outputs.last_hidden_state[:, kept]
+            compute = code_logits if codes_only and is_plain(self.lm_head) else all_logits
+            logits = compute(self.lm_head, hidden_states, self.config)
             if labels is not None:
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1])
         return LavitCausalLMOutputWithPast(
@@ -388,19 +395,8 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
         """Hidden states (B, L, d), labels (B, L) -> float32 cross-entropies of all labels but the first column's."""
         labels = labels[:, 1:].to(hidden_states.device)
         supervised = labels != IGNORE_INDEX
-        logits = self._scale_logits(self.lm_head(hidden_states[:, :-1][supervised]))
+        logits = all_logits(self.lm_head, hidden_states[:, :-1][supervised], self.config)
         return nn.functional.cross_entropy(logits.float(), labels[supervised], reduction="none")
-
-    def _scale_logits(self, logits: torch.Tensor) -> torch.Tensor:
-        """What some language models do to their logits beyond the head (Cohere, Granite, Gemma 2)."""
-        text_config = self.config.text_config
-        if (scale := getattr(text_config, "logit_scale", None)) is not None:
-            logits = logits * scale
-        if (scaling := getattr(text_config, "logits_scaling", None)) is not None:
-            logits = logits / scaling
-        if (cap := getattr(text_config, "final_logit_softcapping", None)) is not None:
-            logits = torch.tanh(logits / cap) * cap
-        return logits
 
 
 __all__ = ["LavitCausalLMOutputWithPast", "LavitForCausalLM", "LavitModel", "LavitPreTrainedModel"]
