@@ -15,7 +15,15 @@ from .modeling import (
     LavitVisualTokenizerForPreTraining,
     LavitVisualTokenizerOutput,
 )
-from .processing import ImageSegment, LavitImageProcessor, LavitImageProcessorPil, LavitProcessor, TextSegment
+from .processing import (
+    ImageSegment,
+    LavitImageProcessor,
+    LavitImageProcessorPil,
+    LavitIteratorStreamer,
+    LavitProcessor,
+    StreamedPicture,
+    TextSegment,
+)
 
 
 __version__ = "0.1.0"
@@ -30,12 +38,14 @@ __all__ = [
     "LavitImageDecoderPipeline",
     "LavitImageProcessor",
     "LavitImageProcessorPil",
+    "LavitIteratorStreamer",
     "LavitModel",
     "LavitProcessor",
     "LavitVisualTokenizer",
     "LavitVisualTokenizerConfig",
     "LavitVisualTokenizerForPreTraining",
     "LavitVisualTokenizerOutput",
+    "StreamedPicture",
     "TextSegment",
     "demo_checkpoint",
 ]

@@ -19,12 +19,12 @@ EOS, MOST = 2, NUM_PATCHES
 class OpenOften(LogitsProcessor):
     """Random weights hardly ever open a picture."""
 
-    def __init__(self, bias: float = 4.0):
-        self.bias = bias
+    def __init__(self, bias: float = 4.0, token_id: int = IMAGE_START):
+        self.bias, self.token_id = bias, token_id
 
     def __call__(self, input_ids, scores):
         bias = torch.zeros(scores.shape[1])
-        bias[IMAGE_START] = self.bias
+        bias[self.token_id] = self.bias
         return scores + bias
 
 

@@ -4,6 +4,7 @@
 from .image_processing_lavit import LavitImageProcessor
 from .image_processing_pil_lavit import LavitImageProcessorPil, load_pictures
 from .processing_lavit import LavitProcessor, new_image_processor
+from .streaming_lavit import LavitIteratorStreamer, StreamedPicture
 from .tokenization_lavit import ImageSegment, TextSegment, extend_tokenizer
 
 
@@ -11,7 +12,9 @@ __all__ = [
     "ImageSegment",
     "LavitImageProcessor",
     "LavitImageProcessorPil",
+    "LavitIteratorStreamer",
     "LavitProcessor",
+    "StreamedPicture",
     "TextSegment",
     "extend_tokenizer",
     "load_pictures",
