@@ -125,7 +125,7 @@ class LavitGenerationMixin(GenerationMixin):
         if decoding.begins_with_image:
             attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
             start_id, fill = self.config.image_start_token_id, pad_id(self.config)
-            _, is_open = open_image_start(input_ids, start_id, self.config.image_end_token_id)
+            _, is_open = open_image_start(input_ids, self.config)
             input_ids, attention_mask = append_token(input_ids, attention_mask, start_id, ~is_open, fill)
         kwargs = kwargs | {"attention_mask": attention_mask}
         if pixel_values is None:
@@ -155,7 +155,7 @@ class LavitGenerationMixin(GenerationMixin):
         shape = (batch_size, negative_ids.shape[1])
         negative_ids, negative_mask = negative_ids.expand(shape), negative_mask.expand(shape)
 
-        start, is_open = open_image_start(input_ids, self.config.image_start_token_id, self.config.image_end_token_id)
+        start, is_open = open_image_start(input_ids, self.config)
         behind = torch.where(is_open, start, input_ids.shape[1])
         missing = max(0, shape[1] - int(behind.min()))
         fill = pad_id(self.config)
@@ -217,7 +217,7 @@ class LavitGenerationMixin(GenerationMixin):
     def _twin_mask(self, input_ids, attention_mask, unconditional_mask) -> torch.Tensor:
         """What the unconditional twins see: from their last `[IMG]` on, and a negative prompt, if there is one."""
         length = attention_mask.shape[1]
-        start, is_open = open_image_start(input_ids, self.config.image_start_token_id, self.config.image_end_token_id)
+        start, is_open = open_image_start(input_ids, self.config)
         columns = torch.arange(length, device=input_ids.device)
         if unconditional_mask is None:
             # Rows without any picture have nothing to hide, and their twins are not looked at.

@@ -21,13 +21,12 @@ class LavitGuidanceLogitsProcessor(LogitsProcessor):
     """
 
     def __init__(self, guidance_scale: float, config: LavitConfig):
-        self.guidance_scale = guidance_scale
-        self.start, self.end = config.image_start_token_id, config.image_end_token_id
+        self.guidance_scale, self.config = guidance_scale, config
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """`scores` (2B, vocab_size), the conditional rows first -> (B, vocab_size)."""
         conditional, unconditional = scores.log_softmax(dim=-1).chunk(2)
-        _, is_open = open_image_start(input_ids, self.start, self.end)
+        _, is_open = open_image_start(input_ids, self.config)
         guided = unconditional + self.guidance_scale * (conditional - unconditional)
         return torch.where(is_open[:, None], guided, conditional)
 
@@ -67,7 +66,7 @@ class LavitModalityLogitsProcessor(LogitsProcessor):
         self.is_start, self.is_end = ids == config.image_start_token_id, ids == config.image_end_token_id
         # No embedding is there for the placeholder; where the vocabulary has grown past it, it is masked here.
         self.is_text = ~(self.is_code | self.is_start | self.is_end | (ids == config.image_token_id))
-        self.start, self.end = config.image_start_token_id, config.image_end_token_id
+        self.config = config
         self.generation_mode, self.max_images, self.begin_with_text = generation_mode, max_images, begin_with_text
         self.min_codes, self.max_codes = num_codes
         self.prompt_length, self.max_length = prompt_length, max_length
@@ -75,7 +74,7 @@ class LavitModalityLogitsProcessor(LogitsProcessor):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         if self.generation_mode == "text":
             return scores.masked_fill(~self.is_text, -torch.inf)
-        start, is_open = open_image_start(input_ids, self.start, self.end)
+        start, is_open = open_image_start(input_ids, self.config)
         num_codes = (input_ids.shape[1] - 1 - start)[:, None]
         inside = (self.is_code & (num_codes < self.max_codes)) | (self.is_end & (num_codes >= self.min_codes))
         outside = self.is_text | (self.is_start & self._may_open(input_ids))
@@ -86,7 +85,7 @@ class LavitModalityLogitsProcessor(LogitsProcessor):
         new_ids = input_ids[:, self.prompt_length :]
         has_room = self.max_length - input_ids.shape[1] >= self.max_codes + 2
         too_early = self.begin_with_text and new_ids.shape[1] == 0
-        num_images = (new_ids == self.end).sum(dim=-1, keepdim=True)
+        num_images = (new_ids == self.config.image_end_token_id).sum(dim=-1, keepdim=True)
         limit = self.max_length if self.max_images is None else self.max_images
         return (num_images < limit) & (self.generation_mode == "interleaved" and has_room and not too_early)
 
@@ -102,11 +101,10 @@ class LavitModalitySettingsLogitsProcessor(LogitsProcessor):
     """
 
     def __init__(self, text: LogitsProcessorList, image: LogitsProcessorList, config: LavitConfig):
-        self.text, self.image = text, image
-        self.start, self.end = config.image_start_token_id, config.image_end_token_id
+        self.text, self.image, self.config = text, image, config
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        _, is_open = open_image_start(input_ids, self.start, self.end)
+        _, is_open = open_image_start(input_ids, self.config)
         # Some processors write into the scores that they are given.
         image = self.image(input_ids, scores.clone())
         return torch.where(is_open[:, None], image, self.text(input_ids, scores))

@@ -160,20 +160,19 @@ def append_token(
     return torch.where(missing, appended[0], as_is[0]), torch.where(missing, appended[1], as_is[1])
 
 
-def open_image_start(
-    input_ids: torch.LongTensor, start_token_id: int, end_token_id: int
-) -> tuple[torch.LongTensor, torch.BoolTensor]:
+def open_image_start(input_ids: torch.LongTensor, config: LavitConfig) -> tuple[torch.LongTensor, torch.BoolTensor]:
     """
     Where the last picture of each sequence begins, and whether it is still open.
 
     Args:
-        input_ids (`torch.LongTensor` of shape `(B, L)`): Sequences with the ids of `[IMG]` and `[/IMG]` given.
+        input_ids (`torch.LongTensor` of shape `(B, L)`): Sequences.
+        config ([`LavitConfig`]): The ids of `[IMG]` and `[/IMG]`.
 
     Returns:
         Positions (B,) int64 of each row's last `[IMG]`, -1 where there is none; (B,) bool, True where no `[/IMG]`
         follows it.
     """
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-    last_start = torch.where(input_ids == start_token_id, positions, -1).amax(dim=-1)
-    last_end = torch.where(input_ids == end_token_id, positions, -1).amax(dim=-1)
+    last_start = torch.where(input_ids == config.image_start_token_id, positions, -1).amax(dim=-1)
+    last_end = torch.where(input_ids == config.image_end_token_id, positions, -1).amax(dim=-1)
     return last_start, last_start > last_end
