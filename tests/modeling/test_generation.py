@@ -6,6 +6,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StaticCache, TextStreamer
 
 from lavit_hf import LavitForCausalLM
+from lavit_hf.modeling.head_lavit import UNCOMPUTED_LOGIT
 from lavit_hf.modeling.logits_process_lavit import LavitModalityLogitsProcessor
 
 from ..tiny import (
@@ -215,6 +216,8 @@ def test_beams_and_returned_sequences(model):
             {"guidance_scale": 3.0, "do_sample": True, "temperature": 2.0, "top_k": 20, "top_p": 0.9, "min_p": 0.01},
             True,
         ),
+        # Rows that end early have no probable token left; a low temperature must not make that none at all.
+        ({"do_sample": True, "temperature": 0.1, "num_return_sequences": 12}, True),
         ({"repetition_penalty": 1.3}, True),
         ({"guidance_scale": 3.0, "repetition_penalty": 1.3}, False),
         ({"num_beams": 2}, False),
@@ -243,14 +246,21 @@ def test_logits_of_codes_alone(model):
     rows = slice(IMAGE_END, VISUAL_OFFSET + CODEBOOK_SIZE)
     torch.testing.assert_close(codes[..., rows], everything[..., rows])
     assert codes.shape == everything.shape
-    assert (codes[..., : rows.start] == torch.finfo(codes.dtype).min).all()
+    assert (codes[..., : rows.start] == UNCOMPUTED_LOGIT).all()
 
 
 def test_a_static_cache_of_ones_own(model):
     cache = StaticCache(config=model.config.text_config, max_cache_len=64)
     settings = {"generation_mode": "image", "guidance_scale": 3.0, "max_new_tokens": 6, "disable_compile": True}
     expected = model.generate(**prompt(), **settings)
-    assert torch.equal(model.generate(**prompt(), past_key_values=cache, **settings), expected)
+    assert torch.equal(model.generate(**prompt(), cache=cache, **settings), expected)
+
+
+def test_the_older_name_of_a_cache(model):
+    first, rest = torch.tensor([[5, 6]]), torch.tensor([[7]])
+    with pytest.warns(FutureWarning, match="past_key_values"):
+        step = model(rest, past_key_values=model(first, use_cache=True).cache)
+    torch.testing.assert_close(step.logits[:, -1], model(torch.cat([first, rest], dim=1)).logits[:, -1])
 
 
 def test_outputs_as_a_dict(model):

@@ -151,7 +151,7 @@ def test_cached_is_uncached(model):
     outputs = run(model, ROWS[2:], pictures(3), use_cache=True)
     sequences, following = outputs.sequences, torch.tensor([[20, 21, 22]])
     with torch.no_grad():
-        step = model(following, past_key_values=outputs.past_key_values)
+        step = model(following, cache=outputs.cache)
         embeds = torch.cat([sequences.inputs_embeds, model.get_input_embeddings()(following)], dim=1)
         whole = model(inputs_embeds=embeds)
     torch.testing.assert_close(step.logits, whole.logits[:, -3:], atol=1e-5, rtol=1e-4)
@@ -263,6 +263,6 @@ def test_wrong_image_inputs(model):
 
 
 def test_pictures_with_a_filled_cache(model):
-    cache = model(torch.tensor([[5, 6]]), use_cache=True).past_key_values
+    cache = model(torch.tensor([[5, 6]]), use_cache=True).cache
     with pytest.raises(ValueError, match="filled cache"):
-        model(torch.tensor([IMAGE]), pictures(1), past_key_values=cache)
+        model(torch.tensor([IMAGE]), pictures(1), cache=cache)

@@ -256,7 +256,7 @@ class LavitConfig(PreTrainedConfig):
     """
 
     model_type = "lavit"
-    keys_to_ignore_at_inference = ["past_key_values", "sequences"]
+    keys_to_ignore_at_inference = ["cache", "sequences"]
     sub_configs_defaults = {
         "text_config": SubConfigSpec(
             config_class=AutoConfig, model_type="llama", init_kwargs={"vocab_size": 32000 + 2 + 16384}

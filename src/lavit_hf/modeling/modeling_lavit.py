@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.utils.deprecation import deprecate_kwarg
 
 from .backbones_lavit import Backbone, count_text_tokens, load_text_backbone, load_visual_tokenizer, make_room
 from .configuration_lavit import LavitConfig
@@ -32,7 +33,7 @@ class LavitCausalLMOutputWithPast(CausalLMOutputWithPast):
     Args:
         loss (`torch.FloatTensor`, *optional*): Cross-entropy over text and codes, where labels are given.
         logits (`torch.FloatTensor` of shape `(B, L, vocab_size)`): Of the next token, text or code; None if skipped.
-        past_key_values, hidden_states, attentions: As of every causal language model.
+        cache, hidden_states, attentions: As of every causal language model.
         sequences ([`LavitSequences`], *optional*): Ids, masks and labels of length L, where pictures were given.
         token_losses (`torch.FloatTensor` of shape `(num_labels,)`, *optional*):
             Cross-entropy of each label, row by row, where logits are skipped. A row's first position is predicted by
@@ -52,7 +53,6 @@ class LavitPreTrainedModel(LavitTokenizerPreTrainedModel):
     input_modalities = ("image", "text")
     output_modalities = ("image", "text")
     _can_compile_fullgraph = True
-    _skip_keys_device_placement = ["past_key_values"]
 
 
 class LavitModel(LavitPreTrainedModel):
@@ -176,13 +176,14 @@ class LavitModel(LavitPreTrainedModel):
         if num_placeholders:
             raise count_error(num_placeholders, 0)
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         image_inputs: str | Sequence[str] | None = None,
         use_cache: bool | None = None,
@@ -193,13 +194,13 @@ class LavitModel(LavitPreTrainedModel):
             sequences = self.expand_images(input_ids, pixel_values, attention_mask, image_inputs=image_inputs)
             attention_mask, position_ids = sequences.attention_mask, sequences.position_ids
             input_ids, inputs_embeds = None, sequences.inputs_embeds
-        elif past_key_values is None and input_ids is not None and not torch.compiler.is_compiling():
+        elif cache is None and input_ids is not None and not torch.compiler.is_compiling():
             self.check_no_placeholder(input_ids)
         return self.language_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
@@ -295,13 +296,14 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
         """See [`LavitModel.get_image_features`]."""
         return self.model.get_image_features(pixel_values, **kwargs)
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         image_inputs: str | Sequence[str] | None = None,
@@ -322,7 +324,7 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
                 less, so that processes with other batches can wait for each other's gradients.
             attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): 0 at padding, on either side.
             position_ids (`torch.LongTensor` of shape `(B, L)`, *optional*): Only without pictures.
-            past_key_values (`Cache`, *optional*): Keys and values of the positions before.
+            cache (`Cache`, *optional*): Keys and values of the positions before.
             inputs_embeds (`torch.FloatTensor` of shape `(B, L, hidden_size)`, *optional*): Instead of ids.
             labels (`torch.LongTensor` of shape `(B, L)`, *optional*):
                 Ids to predict, -100 for none. They are moved along with the placeholders, and a picture's codes are
@@ -336,7 +338,7 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
                 With labels: run the head just where there is something to predict, and return losses alone.
             codes_only (`bool`, *optional*, defaults to `False`):
                 Whether only the head's rows of `[/IMG]` and the codes are computed, where it is a plain linear layer;
-                other logits are then the least number of their dtype.
+                other logits are then -10,000.
 
         Returns:
             [`LavitCausalLMOutputWithPast`]
@@ -349,7 +351,7 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
         if pixel_values is not None:
             if input_ids is None or inputs_embeds is not None or position_ids is not None:
                 raise ValueError("pixel_values go with input_ids, and with neither inputs_embeds nor position_ids.")
-            if past_key_values is not None and past_key_values.get_seq_length() > 0:
+            if cache is not None and cache.get_seq_length() > 0:
                 raise ValueError("pixel_values belong to the first forward of a sequence, got a filled cache.")
             sequences = self.model.expand_images(
                 input_ids, pixel_values, attention_mask, labels, image_inputs, supervise_images
@@ -365,7 +367,7 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
@@ -384,7 +386,7 @@ class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
         return LavitCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             sequences=sequences,
