@@ -43,7 +43,7 @@ def main():
     checkpoint = last_checkpoint(args)
     train_rows = load_training_mixture(data, sequences, args.seed)
     model_args.model = checkpoint or model_args.model
-    model, processor = build_lavit(model_args, list_texts(train_rows.dataset, sequences))
+    model, processor = build_lavit(model_args, list_texts(train_rows.dataset, sequences, data.image_column))
     check_codebook(data.dataset_name, data.train_split, model.model.visual_tokenizer.quantizer.codebook)
     freeze_parts(model, model_args.freeze_parts)
     longest = model_args.max_length or getattr(model.config.text_config, "max_position_embeddings", None)
@@ -56,6 +56,7 @@ def main():
         data_collator=LavitCollator(processor, model.config.num_patches, longest),
         processing_class=processor,
         learning_rates=model_args.part_learning_rates,
+        use_muon=model_args.use_muon,
         callbacks=[CurvesCallback()],
     )
     trainer.train(resume_from_checkpoint=checkpoint)

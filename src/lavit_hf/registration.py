@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Makes the Auto classes of transformers know LaVIT. Imported once, with the package."""
+"""Makes the Auto classes of transformers know LaVIT, and LaVIT its pixel decoder. Imported once, with the package."""
 
 from transformers import (
     AutoConfig,
@@ -10,7 +10,9 @@ from transformers import (
     AutoModelForMultimodalLM,
     AutoProcessor,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
+from .diffusion import LavitImageDecoderPipeline
 from .modeling import (
     LavitConfig,
     LavitFeatureDecoder,
@@ -30,7 +32,11 @@ AutoModel.register(LavitVisualTokenizerConfig, LavitVisualTokenizer)
 AutoModel.register(LavitFeatureDecoderConfig, LavitFeatureDecoder)
 for auto_model in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
     auto_model.register(LavitConfig, LavitForCausalLM)
+# Pipelines of transformers look their models up by name.
+MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[LavitConfig.model_type] = LavitForCausalLM.__name__
 AutoImageProcessor.register(
     LavitConfig, image_processor_classes={"torchvision": LavitImageProcessor, "pil": LavitImageProcessorPil}
 )
 AutoProcessor.register(LavitConfig, LavitProcessor)
+
+LavitForCausalLM.image_decoder_class = LavitImageDecoderPipeline

@@ -20,6 +20,7 @@ from lavit_hf.data.shapes import (
     annotate_scene,
     edit_scene,
     load_shapes,
+    parse_caption,
     render_scene,
     sample_scene,
 )
@@ -170,6 +171,11 @@ def test_dataset(rows):
         assert len(row["questions"]) == len(row["answers"]) == len(row["question_kinds"]) == 6
         assert row["annotation"].tobytes() == annotate_scene(scene, 32).tobytes()
         assert row["edited_scene"] != row["scene"]
+        for scene_column, column in (("scene", "captions"), ("edited_scene", "edited_captions")):
+            names = {item["shape"] for item in row[scene_column]}
+            assert len(row[column]) == 4
+            assert all({said.shape for said in parse_caption(caption)} == names for caption in row[column])
+        assert row["captions"][0] == row["caption"]
         assert row["edited_image"].tobytes() != row["image"].tobytes()
 
 

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from lavit_hf import LavitProcessor
 from lavit_hf.data.loading import BrokenPictureError
-from lavit_hf.processing.processing_lavit import VQA_PROMPT
+from lavit_hf.processing.chat_lavit import VQA_PROMPT
 from lavit_hf.training.collator import LavitCollator
 from lavit_hf.training.mixture import LengthGroupedSampler, MixtureRows, MixtureStream
 from lavit_hf.training.rows import PicturePart, RowReader, SequenceArguments, TextPart
@@ -113,6 +113,33 @@ def test_what_is_supervised(processor):
     assert labelled("question", supervise_prompts=False, supervise_images=False) == answer
     assert labelled("draw", supervise_prompts=False, supervise_images=False) == drawn
     assert labelled("edit", supervise_images=False) == row["instruction"] + drawn
+
+
+def test_columns_in_any_order(processor):
+    row, collator = make_dataset()[0], LavitCollator(processor, NUM_PATCHES)
+    arguments = {"supervise_prompts": False, "supervise_images": False}
+
+    def parts(*columns) -> list:
+        return read(row, "columns", sequence_columns=list(columns), **arguments)
+
+    story = parts("caption", "image", "caption", "instruction", "edited_image", "caption")
+    drawn, caption, instruction = "[IMG]<image>[/IMG]", row["caption"], row["instruction"]
+    batch = collator([story])
+    written = f"{drawn}{caption}\n{instruction}{drawn}{caption}<|end|>"
+    assert processor.tokenizer.decode(real_ids(batch)) == caption + written
+    assert processor.tokenizer.decode(batch["labels"][batch["labels"] != -100]) == written
+    assert batch["image_inputs"] == ["codes", "codes"]
+
+    # Pictures before all text are read, and those after it drawn, also where it is the same.
+    batch = collator([parts("image", "caption", "image")])
+    assert batch["image_inputs"] == ["features", "codes"]
+    assert processor.tokenizer.decode(batch["labels"][batch["labels"] != -100]) == caption + drawn
+    with pytest.raises(ValueError, match="'captions'"):
+        parts("captions", "image")
+    with pytest.raises(ValueError, match="go together"):
+        SequenceArguments(["columns=1"])
+    with pytest.raises(ValueError, match="go together"):
+        SequenceArguments(["caption=1"], sequence_columns=["caption"])
 
 
 def test_interleaved_segments(processor):

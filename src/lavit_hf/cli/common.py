@@ -10,6 +10,7 @@ import torch
 import typer
 from PIL import Image
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 from ..diffusion import ASPECT_RATIOS, LavitImageDecoderPipeline
@@ -100,6 +101,12 @@ def load_decoder(model: str, decoder: Decoder, like: torch.nn.Module) -> LavitIm
     subfolder = "lowres_decoder" if decoder is Decoder.lowres else None
     with progress.status(f"Loading the {decoder.value} pixel decoder"):
         return LavitImageDecoderPipeline.from_pretrained(model, subfolder=subfolder, dtype=like.dtype).to(like.device)
+
+
+def progress_bars() -> Progress:
+    """Bars that leave nothing behind in the terminal."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=progress, transient=True)
 
 
 def check_output(path: Path) -> None:

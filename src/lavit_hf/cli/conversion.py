@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The authors' checkpoint to ours."""
+"""The authors' checkpoint to ours, and ours to what other engines load."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..conversion import convert_official_checkpoint
-from .common import Decoder, Dtype, app, console
+from .common import Decoder, Dtype, DtypeOption, ModelOption, app, console, load_model
 
 
 @app.command()
@@ -39,3 +39,25 @@ def convert(
         pixel_decoders=decoders,
     )
     console.print(f"{target} is ready: try `lavit-hf caption PICTURE --model {target}`.", soft_wrap=True)
+
+
+@app.command()
+def export(
+    target: Annotated[Path, typer.Argument(help="New folder to write.", show_default=False)],
+    model: ModelOption,
+    dtype: DtypeOption = Dtype.auto,
+) -> None:
+    """
+    Write the language model alone, as vLLM, SGLang and llama.cpp load an ordinary text model; it draws by codes.
+    """
+    if target.exists() and any(target.iterdir()):
+        raise ValueError(f"The folder to write must be new or empty, {target} is not.")
+    loaded, processor = load_model(model, "cpu", dtype)
+    loaded.export_language_model(target, processor.tokenizer)
+    first, last = processor.visual_token_offset, processor.visual_token_offset + processor.codebook_size - 1
+    console.print(
+        f"{target}: a {loaded.config.text_config.model_type} of {loaded.config.text_config.vocab_size} tokens. "
+        f"[IMG] is {processor.image_start_token_id}, [/IMG] {processor.image_end_token_id}, codes {first} to {last}.",
+        soft_wrap=True,
+        markup=False,
+    )

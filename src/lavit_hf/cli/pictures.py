@@ -8,7 +8,9 @@ from typing import Annotated
 import torch
 import typer
 from PIL import Image
+from rich.progress import Progress
 from transformers import set_seed
+from transformers.generation.streamers import BaseStreamer
 
 from ..diffusion import LavitImageDecoderPipeline
 from ..modeling import LavitVisualTokenizer
@@ -33,14 +35,42 @@ from .common import (
     load_model,
     open_image,
     output_size,
+    progress_bars,
 )
 
 
-def _decode(pipeline: LavitImageDecoderPipeline, codes: list[list[int]], output: Path, seed: int, **settings) -> None:
-    """Draws each picture's codes with noise of its own, and saves them."""
-    console.print(f"{', '.join(str(len(row)) for row in codes)} tokens")
+class _TokenBar(BaseStreamer):
+    """A bar that goes on with each token that `generate` hands to a streamer."""
+
+    def __init__(self, bars: Progress, most: int):
+        self.bars, self.task, self._in_prompt = bars, bars.add_task("tokens", total=most), True
+
+    def put(self, value: torch.Tensor) -> None:
+        self.bars.advance(self.task, not self._in_prompt)
+        self._in_prompt = False
+
+    def end(self) -> None:
+        # A picture has as many tokens as it needs: the most is seldom reached.
+        self.bars.update(self.task, total=self.bars.tasks[self.task].completed)
+
+
+def decode_pixels(
+    pipeline: LavitImageDecoderPipeline, codes: list[list[int]], seed: int, bars: Progress, **settings
+) -> list[Image.Image]:
+    """Draws each picture's codes with noise of its own, and shows how far it is."""
+    pipeline.set_progress_bar_config(disable=True)
+    task = bars.add_task("pixels", total=None)
+
+    def advance(pipe, step, timestep, tensors):
+        bars.update(task, total=pipe.num_timesteps, completed=step + 1)
+        return {}
+
     generators = [torch.Generator().manual_seed(seed + index) for index in range(len(codes))]
-    images = pipeline(image_tokens=codes, generator=generators, **settings).images
+    return pipeline(image_tokens=codes, generator=generators, callback_on_step_end=advance, **settings).images
+
+
+def _save(images: list[Image.Image], codes: list[list[int]], output: Path) -> None:
+    console.print(f"{', '.join(str(len(row)) for row in codes)} tokens")
     for index, image in enumerate(images):
         path = output if len(images) == 1 else output.with_stem(f"{output.stem}-{index}")
         image.save(path)
@@ -149,8 +179,11 @@ def draw(
     pipeline = load_decoder(model, decoder, like=loaded)
     set_seed(seed)
     settings = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
-    codes = draw_codes(loaded, processor, prompt, pictures, num_return_sequences=num_images, **settings)
-    _decode(pipeline, codes, output, seed, num_inference_steps=steps, **size)
+    with progress_bars() as bars:
+        settings |= {"num_return_sequences": num_images, "streamer": _TokenBar(bars, loaded.config.num_patches)}
+        codes = draw_codes(loaded, processor, prompt, pictures, **settings)
+        images = decode_pixels(pipeline, codes, seed, bars, num_inference_steps=steps, **size)
+    _save(images, codes, output)
 
 
 @app.command()
@@ -172,7 +205,9 @@ def reconstruct(
     tokenizer, processor = load_model(model, device, dtype, LavitVisualTokenizer)
     [(codes, _)] = tokenize(tokenizer, processor, [picture], None, seed)
     pipeline = load_decoder(model, decoder, like=tokenizer)
-    _decode(pipeline, [codes], output, seed, num_inference_steps=steps, **size)
+    with progress_bars() as bars:
+        images = decode_pixels(pipeline, [codes], seed, bars, num_inference_steps=steps, **size)
+    _save(images, [codes], output)
 
 
 @torch.no_grad()

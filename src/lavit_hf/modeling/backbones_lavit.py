@@ -81,6 +81,15 @@ def load_text_backbone(text: Backbone, **kwargs) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(text, config=config, **kwargs)
 
 
+def causal_model_around(language_model: PreTrainedModel, lm_head: torch.nn.Module) -> PreTrainedModel:
+    """The causal language model of its own architecture, such as a `LlamaForCausalLM`, that has these two parts."""
+    with torch.device("meta"):
+        whole = AutoModelForCausalLM.from_config(language_model.config, dtype=language_model.dtype)
+    setattr(whole, whole.base_model_prefix, language_model)
+    whole.set_output_embeddings(lm_head)
+    return whole
+
+
 def count_text_tokens(text: Backbone, vocab_size: int) -> int:
     """
     How many ids text takes: up to the last of the tokenizer beside a named model, else `vocab_size`. Rows of the

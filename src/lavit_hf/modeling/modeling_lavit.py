@@ -15,6 +15,7 @@ from .backbones_lavit import Backbone, count_text_tokens, load_text_backbone, lo
 from .configuration_lavit import LavitConfig
 from .generation_lavit import LavitGenerationMixin
 from .head_lavit import all_logits, code_logits, is_plain
+from .interop_lavit import LavitInteropMixin
 from .modeling_lavit_tokenizer import (
     LavitTokenizerPreTrainedModel,
     LavitVisualAdapter,
@@ -207,7 +208,7 @@ class LavitModel(LavitPreTrainedModel):
         )
 
 
-class LavitForCausalLM(LavitPreTrainedModel, LavitGenerationMixin):
+class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationMixin):
     """
     LaVIT: captions, answers and draws as one causal language model over text and picture codes.
 

@@ -11,61 +11,20 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import is_torchvision_available, logging
 
+from .chat_lavit import CHAT_TEMPLATE, VQA_PROMPT
 from .image_processing_lavit import LavitImageProcessor
 from .image_processing_pil_lavit import LavitImageProcessorPil
 from .tokenization_lavit import ImageSegment, TextSegment, check_tokenizer, extend_tokenizer
 
 
 logger = logging.get_logger(__name__)
-
-VQA_PROMPT = "Question: {question} Answer:"
-QUESTION_START, QUESTION_END = VQA_PROMPT.split("{question}")
-TURN_END = "\n"  # after an answer, where the chat goes on
-
-# Pictures before the question stay in front of it, as in the release; a turn of pictures alone asks for a caption.
-CHAT_TEMPLATE = (
-    """\
-{%- for message in messages -%}
-    {%- set content = message['content'] -%}
-    {%- if content is string -%}
-        {%- set content = [{'type': 'text', 'text': content}] -%}
-    {%- endif -%}
-    {%- if message['role'] == 'user' -%}
-        {%- set turn = namespace(in_question=false) -%}
-        {%- for part in content -%}
-            {%- if part['type'] == 'image' -%}
-                {{- image_token -}}
-            {%- elif turn.in_question -%}
-                {{- ' ' + part['text'] -}}
-            {%- else -%}
-                {%- set turn.in_question = true -%}
-                {{- '<before>' + part['text'] -}}
-            {%- endif -%}
-        {%- endfor -%}
-        {%- if turn.in_question -%}
-            {{- '<after>' -}}
-        {%- endif -%}
-    {%- elif message['role'] == 'assistant' -%}
-        {%- generation -%}
-            {%- for part in content -%}
-                {{- image_token if part['type'] == 'image' else ' ' + part['text'] -}}
-            {%- endfor -%}
-            {{- <end> -}}
-        {%- endgeneration -%}
-    {%- else -%}
-        {{- raise_exception('LaVIT knows the roles user and assistant, not ' + message['role']) -}}
-    {%- endif -%}
-{%- endfor -%}
-""".replace("<before>", QUESTION_START)
-    .replace("<after>", QUESTION_END)
-    .replace("<end>", repr(TURN_END))
-)
 
 # transformers puts this character before control tokens that a chat's user typed, which are plain text then.
 TYPED_BY_USER = "\U000f0000"
@@ -345,6 +304,32 @@ class LavitProcessor(ProcessorMixin):
         codes = range(self.visual_token_offset, self.image_token_id)
         texts = [[token for token in _to_list(ids) if token not in codes] for ids in generated_outputs]
         return self.tokenizer.batch_decode(texts, skip_special_tokens=skip_special_tokens, **kwargs)
+
+    def post_process_multimodal_output(
+        self, generated_outputs, skip_special_tokens=True, generation_mode=None, **kwargs
+    ) -> list[str] | list[Image.Image]:
+        """
+        What transformers' "any-to-any" pipeline returns.
+
+        Args:
+            generated_outputs: (batch_size, sequence_length) ids; for pictures (batch_size, 3, height, width) in
+                [0, 1], as the model's `decode_image_tokens` gives them.
+            generation_mode: None or `"text"` for texts, `"image"` for PIL pictures.
+
+        Raises:
+            ValueError: If the mode is another, or pictures are asked of ids.
+        """
+        if generation_mode in (None, "text"):
+            return self.post_process_image_text_to_text(generated_outputs, skip_special_tokens, **kwargs)
+        if generation_mode != "image":
+            raise ValueError(f"generation_mode must be 'text' or 'image', got {generation_mode!r}.")
+        if generated_outputs.ndim != 4 or not generated_outputs.is_floating_point():
+            raise ValueError(
+                "Pictures are made of pixels (batch_size, 3, height, width), as model.decode_image_tokens gives them; "
+                f"got {generated_outputs.dtype} of shape {tuple(generated_outputs.shape)}."
+            )
+        pixels = (generated_outputs.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        return [Image.fromarray(picture) for picture in pixels]
 
 
 def _to_list(ids: Sequence[int] | torch.Tensor) -> list[int]:

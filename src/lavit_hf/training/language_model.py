@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 
 from ..modeling import LavitForCausalLM, LavitVisualTokenizer
 from ..processing import LavitProcessor
-from ..processing.processing_lavit import VQA_PROMPT
+from ..processing.chat_lavit import VQA_PROMPT
 from .rows import KINDS, SequenceArguments, read_numbers
 
 
@@ -49,6 +49,9 @@ class LanguageModelArguments:
     )
     learning_rates: list[str] = field(
         default_factory=list, metadata={"help": "PART=RATE ..., where it is not --learning_rate."}
+    )
+    use_muon: bool = field(
+        default=False, metadata={"help": "Move hidden layers' matrices by Muon, and by AdamW only the rest."}
     )
 
     def __post_init__(self):
@@ -137,16 +140,21 @@ def read_config(config: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedCo
     return AutoConfig.for_model(**(of_tokenizer | fields))
 
 
-def list_texts(dataset, arguments: SequenceArguments, num_rows: int = 20_000) -> Iterator[str]:
+def list_texts(
+    dataset, arguments: SequenceArguments, image_column: str = "image", num_rows: int = 20_000
+) -> Iterator[str]:
     """
     The texts of a dataset's first `num_rows` rows as they stand in sequences, for a tokenizer to be trained on.
 
     Args:
         dataset (`datasets.Dataset` or `datasets.IterableDataset`): The rows.
         arguments ([`SequenceArguments`]): Name the columns of the kinds that are trained.
+        image_column (`str`): The pictures, among these columns.
     """
     names = {name for kind in arguments.weights for name in KINDS[kind]} - {"image_column", "edited_image_column"}
     columns = {name: getattr(arguments, name) for name in sorted(names)}
+    pictures = (image_column, arguments.edited_image_column)
+    columns |= {name: name for name in arguments.sequence_columns if name not in pictures}
     for row in dataset.select_columns(sorted(set(columns.values()))).take(num_rows):
         # A row may be empty where other kinds have their columns.
         texts = {name: _to_list(row[column]) for name, column in columns.items() if row[column]}

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from ..data.loading import read_picture
-from ..processing.processing_lavit import QUESTION_END, QUESTION_START, TURN_END
+from ..processing.chat_lavit import QUESTION_END, QUESTION_START, TURN_END
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ KINDS = {
     "question": ("image_column", "question_column", "answer_column"),
     "edit": ("image_column", "instruction_column", "edited_image_column"),
     "interleaved": ("segments_column",),
+    "columns": (),  # those of `sequence_columns`
 }
 
 
@@ -61,7 +62,7 @@ class SequenceArguments:
         default_factory=lambda: ["caption=1", "draw=1"],
         metadata={
             "help": "How often each kind of sequence is made of a row that has what it takes: caption, draw, text, "
-            "question, edit, interleaved. KIND=WEIGHT ..., in a recipe a mapping."
+            "question, edit, interleaved, columns. KIND=WEIGHT ..., in a recipe a mapping."
         },
     )
     prompt_dropout: float = field(
@@ -89,6 +90,10 @@ class SequenceArguments:
     )
     instruction_column: str = field(default="instruction", metadata={"help": "What an edit is to do."})
     edited_image_column: str = field(default="edited_image", metadata={"help": "The picture after the edit."})
+    sequence_columns: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Columns of texts and pictures that in this order make a sequence of the kind 'columns'."},
+    )
     segments_column: str = field(
         default="segments", metadata={"help": 'A list of {"type": "text", "text": ...} and {"type": "image", ...}.'}
     )
@@ -101,6 +106,11 @@ class SequenceArguments:
                 f"mixture must give some of {', '.join(KINDS)} weights of 0 and more, got {self.mixture}."
             )
         self.weights = {kind: weight for kind, weight in self.weights.items() if weight > 0}
+        if ("columns" in self.weights) != bool(self.sequence_columns):
+            raise ValueError(
+                "sequence_columns and a weight of the kind 'columns' go together, got "
+                f"{self.sequence_columns} and {self.mixture}."
+            )
         if not 0 <= self.prompt_dropout <= 1:
             raise ValueError(f"prompt_dropout must be in [0, 1], got {self.prompt_dropout}.")
         if self.questions_per_sequence < 1:
@@ -110,7 +120,14 @@ class SequenceArguments:
 
     def only(self, kind: str) -> "SequenceArguments":
         """The same with one kind alone, and every prompt in its place: what to evaluate on."""
-        return replace(self, mixture=[f"{kind}=1"], prompt_dropout=0.0)
+        columns = self.sequence_columns if kind == "columns" else []
+        return replace(self, mixture=[f"{kind}=1"], prompt_dropout=0.0, sequence_columns=columns)
+
+    def columns_of(self, kind: str, image_column: str) -> list[str]:
+        """The columns of which a sequence of a kind is made, pictures among them."""
+        if kind == "columns":
+            return self.sequence_columns
+        return [image_column if name == "image_column" else getattr(self, name) for name in KINDS[kind]]
 
 
 def read_numbers(name: str, entries: list[str]) -> dict[str, float]:
@@ -158,13 +175,16 @@ class RowReader:
 
     def _needed(self, kind: str) -> list[set[str]]:
         """What a kind needs, each with the names of the columns of which one will do."""
-        needed = []
-        for name in KINDS[kind]:
-            column = self.image_column if name == "image_column" else getattr(self.arguments, name)
-            is_picture = name in ("image_column", "edited_image_column")
-            is_read = kind in ("caption", "question") and self.arguments.image_inputs == "features"
-            needed.append({column, f"{column}_codes"} if is_picture and not is_read else {column})
+        needed, nothing_written = [], kind != "edit"  # there the first picture is part of a drawing's prompt
+        for column in self.arguments.columns_of(kind, self.image_column):
+            nothing_written &= self._is_picture(column)
+            is_read = nothing_written and self.arguments.image_inputs == "features"
+            codes_do = self._is_picture(column) and not is_read
+            needed.append({column, f"{column}_codes"} if codes_do else {column})
         return needed
+
+    def _is_picture(self, column: str) -> bool:
+        return column in (self.image_column, self.arguments.edited_image_column)
 
     def make(self, row: dict, name: str, rng: Random, decode: bool = True) -> list[Part]:
         """
@@ -204,7 +224,7 @@ class RowReader:
     # The kinds, in the forms that the processor gives the prompts of captions, questions and drawings.
 
     def _caption(self, row: dict, rng: Random) -> list[Part]:
-        return [self._read(row), TextPart(_one_of(row[self.arguments.caption_column], rng))]
+        return [self._read(row, self.image_column), TextPart(_one_of(row[self.arguments.caption_column], rng))]
 
     def _draw(self, row: dict, rng: Random) -> list[Part]:
         caption = _one_of(row[self.arguments.caption_column], rng)
@@ -218,7 +238,7 @@ class RowReader:
         if isinstance(questions, str):
             questions, answers = [questions], [answers]
         most = min(self.arguments.questions_per_sequence, len(questions))
-        parts = [self._read(row)]
+        parts = [self._read(row, self.image_column)]
         for turn, index in enumerate(rng.sample(range(len(questions)), rng.randint(1, most))):
             # That a question begins is never predicted: it would follow a bare picture, the prompt of a caption, and
             # an answer, where the sequence is to end.
@@ -232,6 +252,20 @@ class RowReader:
         before = _picture(row, self.image_column, supervised=supervise_images, in_drawing_prompt=True)
         instruction = TextPart(_one_of(row[self.arguments.instruction_column], rng), supervise_prompts)
         return [before, instruction, _picture(row, self.arguments.edited_image_column)]
+
+    def _columns(self, row: dict, rng: Random) -> list[Part]:
+        parts = []
+        for column in self.arguments.sequence_columns:
+            if not self._is_picture(column):
+                turn_end = TURN_END if parts and isinstance(parts[-1], TextPart) else ""
+                is_prompt = all(isinstance(part, TextPart) for part in parts)
+                supervised = self.arguments.supervise_prompts or not is_prompt
+                parts.append(TextPart(turn_end + _one_of(row[column], rng), supervised))
+            elif any(isinstance(part, TextPart) for part in parts):
+                parts.append(_picture(row, column))
+            else:
+                parts.append(self._read(row, column))
+        return parts
 
     def _interleaved(self, row: dict, rng: Random) -> list[Part]:
         # `datasets` fills the keys that some segments lack.
@@ -257,12 +291,10 @@ class RowReader:
             supervised=segment.get("supervised", self.arguments.supervise_images or not reads),
         )
 
-    def _read(self, row: dict) -> PicturePart:
-        """The picture that is to be described or asked about."""
+    def _read(self, row: dict, column: str) -> PicturePart:
+        """A picture that is to be described or asked about."""
         arguments = self.arguments
-        return _picture(
-            row, self.image_column, image_input=arguments.image_inputs, supervised=arguments.supervise_images
-        )
+        return _picture(row, column, image_input=arguments.image_inputs, supervised=arguments.supervise_images)
 
 
 def _picture(row: dict, column: str, image_input: str = "codes", **kwargs) -> PicturePart:

@@ -8,6 +8,8 @@ from inspect import signature
 import torch
 from transformers import PreTrainedModel, Trainer
 
+from .optimizer import MuonWithAdamW, hidden_matrices
+
 
 def freeze_parts(model: torch.nn.Module, prefixes: list[str]) -> None:
     """
@@ -43,19 +45,21 @@ class LavitTrainer(Trainer):
         learning_rates (`dict[str, float]`, *optional*):
             Of parts of the model, by the beginning of their parameters' names, where it is not `args.learning_rate`.
             The longest matching name decides.
+        use_muon (`bool`, *optional*, defaults to `False`):
+            Whether hidden layers' matrices are moved by Muon, as [`MuonWithAdamW`] says.
         args, kwargs: As of `Trainer`.
 
     Raises:
         ValueError: a part of `learning_rates` that the model does not have.
     """
 
-    def __init__(self, *args, learning_rates: dict[str, float] | None = None, **kwargs):
+    def __init__(self, *args, learning_rates: dict[str, float] | None = None, use_muon: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
         # Collators need the columns of a row, whatever the model's arguments are called.
         self.args.remove_unused_columns = False
         # Where there are no labels, Trainer computes no loss in evaluation; pictures are what these models learn from.
         self.label_names = self.label_names or [next(iter(signature(self.model.forward).parameters))]
-        self.learning_rates = learning_rates or {}
+        self.learning_rates, self.use_muon = learning_rates or {}, use_muon
         names = [name for name, _ in self.model.named_parameters()]
         for prefix in self.learning_rates:
             if not any(_in_part(name, prefix) for name in names):
@@ -68,19 +72,23 @@ class LavitTrainer(Trainer):
         return {}
 
     def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is not None or not self.learning_rates:
-            return super().create_optimizer(model)
+        if self.optimizer is not None:
+            return self.optimizer
+        model = model or self.model
         optimizer = super().create_optimizer(model)
-        rates = {id(p): self._rate(name) for name, p in (model or self.model).named_parameters()}
-        groups = list(optimizer.param_groups)
-        optimizer.param_groups.clear()
-        for group in groups:
-            by_rate = defaultdict(list)
-            for parameter in group["params"]:
-                by_rate[rates[id(parameter)]].append(parameter)
-            for rate, parameters in by_rate.items():
-                optimizer.add_param_group({**group, "params": parameters, "lr": rate})
-        return optimizer
+        if self.learning_rates:
+            rates = {id(p): self._rate(name) for name, p in model.named_parameters()}
+            groups = list(optimizer.param_groups)
+            optimizer.param_groups.clear()
+            for group in groups:
+                by_rate = defaultdict(list)
+                for parameter in group["params"]:
+                    by_rate[rates[id(parameter)]].append(parameter)
+                for rate, parameters in by_rate.items():
+                    optimizer.add_param_group({**group, "params": parameters, "lr": rate})
+        if self.use_muon:
+            self.optimizer = MuonWithAdamW(optimizer, hidden_matrices(model))
+        return self.optimizer
 
     def _rate(self, name: str) -> float:
         prefixes = [prefix for prefix in self.learning_rates if _in_part(name, prefix)]

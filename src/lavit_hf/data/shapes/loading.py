@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     import datasets
 
 # Part of the cache's key: raise it with every change of what a row holds.
-DATASET_VERSION = 2
+DATASET_VERSION = 3
 ROWS_PER_SHARD = 500
+NUM_CAPTIONS = 4
 
 
 def load_shapes(
@@ -48,6 +49,7 @@ def load_shapes(
         - `image`, `edited_image` (RGB pictures): the scene before and after the edit;
         - `annotation` (grey picture): what each pixel of `image` shows, as an index into `LABELS`;
         - `caption` (str), `instruction` (str), `edit_kind` (str);
+        - `captions`, `edited_captions` (lists of 4 str): in several wordings, `caption` is the first of them;
         - `questions`, `answers`, `question_kinds` (lists of 6 str);
         - `scene`, `edited_scene` (lists of dicts): the objects, with `shape`, `color`, `size`, `place`, and `x`, `y`,
           `radius` as fractions of the side.
@@ -95,11 +97,15 @@ def make_row(index: int, split: str = "train", seed: int = 0, image_size: int = 
     scene = sample_scene(index, split, seed)
     questions = ask_questions(scene, scene_rng(index, split, seed, "questions"))
     edit = edit_scene(scene, scene_rng(index, split, seed, "edit"))
+    purposes = ["caption", *(f"caption {number}" for number in range(1, 2 * NUM_CAPTIONS))]
+    rngs = [scene_rng(index, split, seed, purpose) for purpose in purposes]
+    captions = [describe_scene(scene, rng) for rng in rngs[:NUM_CAPTIONS]]
     return {
         "index": index,
         "image": render_scene(scene, image_size),
         "annotation": annotate_scene(scene, image_size),
-        "caption": describe_scene(scene, scene_rng(index, split, seed, "caption")),
+        "caption": captions[0],
+        "captions": captions,
         "scene": list_objects(scene),
         "questions": [question.text for question in questions],
         "answers": [question.answer for question in questions],
@@ -107,6 +113,7 @@ def make_row(index: int, split: str = "train", seed: int = 0, image_size: int = 
         "instruction": edit.instruction,
         "edit_kind": edit.kind,
         "edited_image": render_scene(edit.scene, image_size),
+        "edited_captions": [describe_scene(edit.scene, rng) for rng in rngs[NUM_CAPTIONS:]],
         "edited_scene": list_objects(edit.scene),
     }
 
@@ -126,6 +133,7 @@ def _features(datasets) -> datasets.Features:
             "image": datasets.Image(),
             "annotation": datasets.Image(),
             "caption": text,
+            "captions": datasets.List(text),
             "scene": datasets.List(item),
             "questions": datasets.List(text),
             "answers": datasets.List(text),
@@ -133,6 +141,7 @@ def _features(datasets) -> datasets.Features:
             "instruction": text,
             "edit_kind": text,
             "edited_image": datasets.Image(),
+            "edited_captions": datasets.List(text),
             "edited_scene": datasets.List(item),
         }
     )

@@ -1,0 +1,253 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Drawing with guidance: one batched forward against transformers' two passes, batches, the memory limit, growth.
+
+    python benchmarks/generation.py --plot docs/generation-cost.png
+
+A Llama with random weights in bfloat16, 0.54 billion of them unless the flags say otherwise, and the release's codes.
+What is compared takes turns in one process, so that ratios hold on a machine whose speed drifts; peak memory is that
+of a process of its own each.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from memory import forget_peak_memory, read_memory
+from rich.console import Console
+from rich.table import Table
+from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedModel
+
+from lavit_hf import LavitForCausalLM
+from lavit_hf.modeling.backbones_lavit import causal_model_around
+
+
+GUIDANCE_SCALE = 4.0
+CODES_PER_PICTURE = 85  # of the release, on average
+
+
+@dataclass(frozen=True)
+class Work:
+    """One way to draw: how many pictures at once, after what, and how."""
+
+    batch_size: int = 1
+    prompt_length: int = 32
+    num_pictures: int = 0
+    way: str = "one forward"  # or "two passes", or with a "static cache"
+
+
+def build_model(args) -> LavitForCausalLM:
+    vision = CLIPVisionConfig(
+        hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, image_size=224, patch_size=14
+    )
+    text = LlamaConfig(
+        hidden_size=args.hidden_size,
+        intermediate_size=27 * args.hidden_size // 10,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.hidden_size // 64,
+        vocab_size=32000,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    model = LavitForCausalLM.from_backbones(vision, text, codebook_size=16384, num_merger_layers=1)
+    return model.to(args.device, torch.bfloat16).eval()
+
+
+@cache
+def plain_model(model: LavitForCausalLM) -> PreTrainedModel:
+    """Its language model as transformers knows it, with the same weights."""
+    return causal_model_around(model.model.language_model, model.lm_head)
+
+
+def make_prompt(model: LavitForCausalLM, work: Work) -> torch.LongTensor:
+    """(batch_size, length): pictures as codes between their marks, then text."""
+    config = model.config
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for _ in range(work.num_pictures):
+        codes = torch.randint(config.codebook_size, (work.batch_size, CODES_PER_PICTURE), generator=generator)
+        column = torch.ones(work.batch_size, 1, dtype=torch.long)
+        start, end = config.image_start_token_id * column, config.image_end_token_id * column
+        parts += [start, config.visual_token_offset + codes, end]
+    parts.append(torch.randint(3, 32000, (work.batch_size, work.prompt_length), generator=generator))
+    return torch.cat(parts, dim=1).to(model.device)
+
+
+def draw(model: LavitForCausalLM, work: Work, num_codes: int) -> None:
+    """Exactly `num_codes` codes of each picture."""
+    prompt = make_prompt(model, work)
+    settings = {
+        "attention_mask": torch.ones_like(prompt),
+        "guidance_scale": GUIDANCE_SCALE,
+        "do_sample": True,
+        "top_k": 50,
+        "min_new_tokens": num_codes,
+        "max_new_tokens": num_codes,
+        "pad_token_id": 0,
+    }
+    if work.way == "two passes":
+        start = torch.full_like(prompt[:, :1], model.config.image_start_token_id)
+        settings["attention_mask"] = torch.ones(len(prompt), prompt.shape[1] + 1, device=prompt.device)
+        settings["negative_prompt_ids"] = start
+        settings["eos_token_id"] = model.config.image_end_token_id
+        plain_model(model).generate(torch.cat([prompt, start], dim=1), **settings)
+        return
+    if work.way == "static cache":
+        settings["cache_implementation"] = "static"  # compiled, where there is a GPU
+    model.generate(prompt, generation_mode="image", **settings)
+
+
+def synchronize(args) -> None:
+    if args.device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def time_in_turns(functions: dict[str, Callable[[], None]], args) -> dict[str, list[float]]:
+    seconds = {name: [] for name in functions}
+    for run in range(args.runs + 1):
+        for name, function in functions.items():
+            synchronize(args)
+            started = time.perf_counter()
+            function()
+            synchronize(args)
+            if run:  # the first is the warm-up
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def read_weights(model: LavitForCausalLM) -> int:
+    """Reads each weight of the language model and its head once; returns their bytes."""
+    weights = {id(p): p for part in (model.model.language_model, model.lm_head) for p in part.parameters()}
+    total = 0
+    for weight in weights.values():
+        weight.data.flatten().view(torch.int64).sum()
+        total += weight.numel() * weight.element_size()
+    return total
+
+
+def measure_memory(args) -> None:
+    """The child process: prints the peak memory in MB of one kind of work, beyond the weights."""
+    model, work = build_model(args), Work(**json.loads(args.memory_of))
+    if args.device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        draw(model, work, args.num_codes)
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        forget_peak_memory()
+        before = read_memory()["VmRSS"]
+        draw(model, work, args.num_codes)
+        peak = read_memory()["VmHWM"]
+    print((peak - before) / 1e6)
+
+
+def peak_memory(work: Work) -> float:
+    command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", json.dumps(vars(work))]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def compare(model: LavitForCausalLM, args, console: Console) -> None:
+    """The ratios: guidance in one forward and in two passes, a batch and one picture, a token and its weights."""
+    works = {"one forward": Work(), "two passes": Work(way="two passes"), "batch of 8": Work(batch_size=8)}
+    if args.device.startswith("cuda"):
+        works["static cache, compiled"] = Work(way="static cache")
+    functions = {name: lambda work=work: draw(model, work, args.num_codes) for name, work in works.items()}
+    seconds = time_in_turns(functions | {"weights": lambda: read_weights(model)}, args)
+    weights = seconds.pop("weights")
+
+    table = Table("drawing", "tokens/s", "pictures/min", "against one forward", "ms a step", "x weights", "peak MB")
+    for name, runs in seconds.items():
+        work, median = works[name], statistics.median(runs)
+        pictures = [one * work.batch_size / other for one, other in zip(seconds["one forward"], runs, strict=True)]
+        step = median / args.num_codes
+        table.add_row(
+            name,
+            f"{work.batch_size * args.num_codes / median:.1f}",
+            f"{60 * work.batch_size / median * args.num_codes / CODES_PER_PICTURE:.1f}",
+            f"{statistics.median(pictures):.2f}",
+            f"{1000 * step:.1f}",
+            f"{step / statistics.median(weights):.2f}",
+            f"{peak_memory(work):.0f}",
+        )
+    console.print(table)
+    size = read_weights(model)
+    console.print(
+        f"Reading the {size / 1e9:.2f} GB of weights once takes {1000 * statistics.median(weights):.1f} ms, "
+        f"{size / 1e9 / statistics.median(weights):.1f} GB/s: no step of one token can be faster."
+    )
+
+
+def measure_growth(model: LavitForCausalLM, args, console: Console) -> dict[str, list[tuple[int, float, float]]]:
+    """(value, tokens a second, peak MB) over the prompt's length, its pictures, and the batch."""
+    series = {
+        "prompt length": [(value, Work(prompt_length=value)) for value in (16, 64, 256, 1024)],
+        "pictures in the prompt": [(value, Work(num_pictures=value)) for value in (0, 1, 2, 4, 8)],
+        "batch size": [(value, Work(batch_size=value)) for value in (1, 2, 4, 8, 16)],
+    }
+    grown = {}
+    table = Table("over", "value", "tokens/s", "peak MB")
+    for name, works in series.items():
+        functions = {str(value): lambda work=work: draw(model, work, args.num_codes) for value, work in works}
+        seconds = time_in_turns(functions, args)
+        grown[name] = [
+            (value, work.batch_size * args.num_codes / statistics.median(seconds[str(value)]), peak_memory(work))
+            for value, work in works
+        ]
+        for value, speed, memory in grown[name]:
+            table.add_row(name, str(value), f"{speed:.1f}", f"{memory:.0f}")
+    console.print(table)
+    return grown
+
+
+def plot_growth(grown: dict[str, list[tuple[int, float, float]]], path: str, title: str) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, len(grown), figsize=(3.6 * len(grown), 5), sharex="col", layout="constrained")
+    for column, (name, points) in zip(axes.T, grown.items(), strict=True):
+        values, speeds, memories = zip(*points, strict=True)
+        for axis, measured, label in zip(column, (speeds, memories), ("tokens/s", "peak MB"), strict=True):
+            axis.plot(values, measured, marker="o")
+            axis.set_ylim(bottom=0)
+            axis.set_ylabel(label)
+            axis.grid(alpha=0.3)
+        column[-1].set_xlabel(name)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hidden-size", type=int, default=1280)
+    parser.add_argument("--layers", type=int, default=25)
+    parser.add_argument("--num-codes", type=int, default=32, help="drawn of each picture")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--plot", help="picture file of how cost grows")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.memory_of:
+        measure_memory(args)
+        return
+    console = Console(width=110)
+    model = build_model(args)
+    billions = sum(p.numel() for p in model.model.language_model.parameters()) / 1e9
+    title = f"Llama of {billions:.2f} billion weights, bfloat16, {args.device}, {torch.get_num_threads()} threads"
+    console.print(f"{title}; guidance {GUIDANCE_SCALE}, {args.num_codes} codes, median of {args.runs}")
+    compare(model, args, console)
+    grown = measure_growth(model, args, console)
+    if args.plot:
+        plot_growth(grown, args.plot, title)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""What other libraries ask of the model: pixels of what it drew, its language model alone, and quantized weights."""
+
+import copy
+import os
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.generation import GenerationConfig
+
+from .backbones_lavit import causal_model_around
+from .sequence_lavit import open_image_start
+
+
+# Of a quantized model, what stays as it is: little in size, and codes would come out as others.
+UNQUANTIZED = ("model.visual_tokenizer", "model.visual_adapter", "lm_head")
+# What transformers' quantizers call that.
+EXCLUSIONS = ("modules_to_not_convert", "llm_int8_skip_modules", "skip_modules")
+
+
+def quantize_language_model_alone(quantization_config):
+    """A quantizer's configuration that leaves pictures' parts and the head as they are, unless it says what to."""
+    quantization_config = copy.deepcopy(quantization_config)
+    for name in EXCLUSIONS:
+        if isinstance(quantization_config, dict):
+            quantization_config.setdefault(name, list(UNQUANTIZED))
+        elif getattr(quantization_config, name, ()) is None:
+            setattr(quantization_config, name, list(UNQUANTIZED))
+    return quantization_config
+
+
+class LavitInteropMixin:
+    """Pixels for transformers' pipelines, a plain language model for serving engines, quantized loading."""
+
+    # A pipeline of diffusers. Importing lavit_hf sets it: this folder also travels alone, and cannot know it.
+    image_decoder_class: type | None = None
+    _image_decoder: Any = None
+
+    @classmethod
+    def from_pretrained(cls, *args, quantization_config=None, **kwargs):
+        """As of every model of transformers. A `quantization_config` is for the language model alone."""
+        if quantization_config is not None:
+            kwargs["quantization_config"] = quantize_language_model_alone(quantization_config)
+        return super().from_pretrained(*args, **kwargs)
+
+    @property
+    def image_decoder(self):
+        """
+        The pixel decoder, a [`LavitImageDecoderPipeline`]: the one that was set, or the one that lies beside this
+        model, loaded when it is first asked for, in this model's dtype and on its device.
+
+        Raises:
+            ImportError: where lavit_hf is not installed and none was set.
+            ValueError: where none lies beside the model, or the model was not loaded from anywhere.
+        """
+        if self._image_decoder is None:
+            self._image_decoder = self._load_image_decoder()
+        return self._image_decoder
+
+    @image_decoder.setter
+    def image_decoder(self, image_decoder) -> None:
+        self._image_decoder = image_decoder
+
+    def _load_image_decoder(self):
+        if self.image_decoder_class is None:
+            raise ImportError("Pixels need lavit_hf: install it and import it, or set `model.image_decoder`.")
+        if not self.name_or_path:
+            raise ValueError("This model was not loaded from anywhere that has a pixel decoder: set `image_decoder`.")
+        where = {} if os.path.isdir(self.name_or_path) else {"revision": getattr(self.config, "_commit_hash", None)}
+        pipeline = self.image_decoder_class.from_pretrained(self.name_or_path, dtype=self.dtype, **where)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline.to(self.device)
+
+    def decode_image_tokens(self, image_tokens: torch.LongTensor, **kwargs) -> torch.FloatTensor:
+        """
+        Pixels of each sequence's last picture.
+
+        Args:
+            image_tokens (`torch.LongTensor` of shape `(B, L)`):
+                Sequences as `generate` returns them, or the vocabulary ids of codes alone. Text goes unread.
+            kwargs: Of the pixel decoder, such as `num_inference_steps` and `generator`.
+
+        Returns:
+            `torch.FloatTensor` of shape `(B, 3, height, width)` in [0, 1].
+
+        Raises:
+            ValueError: a sequence without codes, by its index; no pixel decoder, as `image_decoder` says.
+        """
+        start, _ = open_image_start(image_tokens, self.config)
+        codes = image_tokens - self.config.visual_token_offset
+        positions = torch.arange(image_tokens.shape[1], device=image_tokens.device)
+        of_picture = (codes >= 0) & (codes < self.config.codebook_size) & (positions > start[:, None])
+        pictures = [row[mask].tolist() for row, mask in zip(codes, of_picture, strict=True)]
+        for index, picture in enumerate(pictures):
+            if not picture:
+                raise ValueError(f"Sequence {index} has no picture to decode: no codes follow its last [IMG].")
+        return self.image_decoder(pictures, output_type="pt", vocabulary_ids=False, **kwargs).images.float()
+
+    def export_language_model(
+        self, save_directory: str | os.PathLike, tokenizer: PreTrainedTokenizerBase | None = None, **kwargs
+    ) -> None:
+        """
+        Saves the language model alone as a checkpoint of its own architecture, a Llama for the release, which every
+        engine loads as an ordinary text model. It draws by writing codes: ids `visual_token_offset` and up.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): The folder to write.
+            tokenizer (`PreTrainedTokenizerBase`, *optional*): Default: the one beside this model.
+            kwargs: For `save_pretrained`, such as `max_shard_size`.
+        """
+        tokenizer = AutoTokenizer.from_pretrained(self.name_or_path) if tokenizer is None else tokenizer
+        language_model = causal_model_around(self.model.language_model, self.lm_head)
+        settings = self.generation_config.to_dict()
+        settings.pop("image_generation", None)
+        language_model.generation_config = GenerationConfig.from_dict(settings)
+        language_model.save_pretrained(save_directory, **kwargs)
+        tokenizer.save_pretrained(save_directory)

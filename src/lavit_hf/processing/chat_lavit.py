@@ -1,0 +1,45 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""How a conversation is written as one sequence."""
+
+VQA_PROMPT = "Question: {question} Answer:"
+QUESTION_START, QUESTION_END = VQA_PROMPT.split("{question}")
+TURN_END = "\n"  # after an answer, where the chat goes on
+
+# Pictures before the question stay in front of it, as in the release; a turn of pictures alone asks for a caption.
+CHAT_TEMPLATE = (
+    """\
+{%- for message in messages -%}
+    {%- set content = message['content'] -%}
+    {%- if content is string -%}
+        {%- set content = [{'type': 'text', 'text': content}] -%}
+    {%- endif -%}
+    {%- if message['role'] == 'user' -%}
+        {%- set turn = namespace(in_question=false) -%}
+        {%- for part in content -%}
+            {%- if part['type'] == 'image' -%}
+                {{- image_token -}}
+            {%- elif turn.in_question -%}
+                {{- ' ' + part['text'] -}}
+            {%- else -%}
+                {%- set turn.in_question = true -%}
+                {{- '<before>' + part['text'] -}}
+            {%- endif -%}
+        {%- endfor -%}
+        {%- if turn.in_question -%}
+            {{- '<after>' -}}
+        {%- endif -%}
+    {%- elif message['role'] == 'assistant' -%}
+        {%- generation -%}
+            {%- for part in content -%}
+                {{- image_token if part['type'] == 'image' else ' ' + part['text'] -}}
+            {%- endfor -%}
+            {{- <end> -}}
+        {%- endgeneration -%}
+    {%- else -%}
+        {{- raise_exception('LaVIT knows the roles user and assistant, not ' + message['role']) -}}
+    {%- endif -%}
+{%- endfor -%}
+""".replace("<before>", QUESTION_START)
+    .replace("<after>", QUESTION_END)
+    .replace("<end>", repr(TURN_END))
+)

@@ -1,0 +1,130 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Pixels from the model itself, and its language model as other engines load it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from transformers import CohereConfig, pipeline
+
+from lavit_hf import LavitForCausalLM, demo_checkpoint
+
+from ..tiny import TEXT, VISUAL_OFFSET, text_tokenizer, tiny_lavit
+
+
+PROMPT = "a large red circle at the top left"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return LavitForCausalLM.from_pretrained(demo_checkpoint())
+
+
+def draw(model, processor, text, **inputs):
+    given = processor(text=text, return_tensors="pt", **inputs)
+    return model.generate(**given, generation_mode="image", do_sample=False)
+
+
+def test_pixels_of_what_was_drawn(model, demo):
+    _, processor, pipe = demo
+    ids = draw(model, processor, [PROMPT, "a small blue star and a green ring"])
+    pixels = model.decode_image_tokens(ids, generator=torch.Generator().manual_seed(0), num_inference_steps=3)
+    assert pixels.shape == (2, 3, 64, 64)
+    codes = [row[-1].codes for row in processor.batch_decode_interleaved(ids)]
+    settings = {"generator": torch.Generator().manual_seed(0), "num_inference_steps": 3, "output_type": "pt"}
+    torch.testing.assert_close(pixels, pipe(codes, vocabulary_ids=False, **settings).images)
+    pictures = processor.post_process_multimodal_output(pixels, generation_mode="image")
+    assert [picture.size for picture in pictures] == [(64, 64)] * 2
+
+
+def test_the_last_picture_counts(model, demo):
+    """A prompt's pictures are not what was drawn; bare codes are a picture as well."""
+    _, processor, _ = demo
+    first, second = (draw(model, processor, text)[0].tolist() for text in (PROMPT, "a small blue star"))
+    settings = {"num_inference_steps": 2}
+    offset = model.config.visual_token_offset
+    bare = [
+        [token for token in ids if offset <= token < offset + model.config.codebook_size] for ids in (first, second)
+    ]
+
+    def pixels(ids):
+        return model.decode_image_tokens(torch.tensor([ids]), generator=torch.Generator().manual_seed(0), **settings)
+
+    assert torch.equal(pixels(first + second), pixels(bare[1]))
+    assert not torch.equal(pixels(bare[0]), pixels(bare[1]))
+
+
+def test_what_has_no_pixels(model, monkeypatch):
+    with pytest.raises(ValueError, match="Sequence 1 has no picture"):
+        model.decode_image_tokens(torch.tensor([[5, model.config.visual_token_offset], [5, 6]]))
+    drawn = torch.tensor([[VISUAL_OFFSET]])
+    with pytest.raises(ValueError, match="not loaded from anywhere"):
+        tiny_lavit().decode_image_tokens(drawn)
+    monkeypatch.setattr(LavitForCausalLM, "image_decoder_class", None)
+    with pytest.raises(ImportError, match="set `model.image_decoder`"):
+        tiny_lavit().decode_image_tokens(drawn)
+
+
+def test_a_folder_without_a_pixel_decoder(tmp_path):
+    tiny_lavit().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="model_index.json"):
+        LavitForCausalLM.from_pretrained(tmp_path).decode_image_tokens(torch.tensor([[VISUAL_OFFSET]]))
+
+
+def test_pixels_are_not_made_of_ids(demo):
+    _, processor, _ = demo
+    with pytest.raises(ValueError, match=r"int64 of shape \(1, 3\)"):
+        processor.post_process_multimodal_output(torch.tensor([[5, 6, 7]]), generation_mode="image")
+    with pytest.raises(ValueError, match="'audio'"):
+        processor.post_process_multimodal_output(torch.tensor([[5, 6, 7]]), generation_mode="audio")
+
+
+def test_any_to_any(demo):
+    """transformers' own pipeline gives text, and with `generation_mode="image"` pictures."""
+    _, processor, _ = demo
+    both = pipeline("any-to-any", model=str(demo_checkpoint()))
+    torch.manual_seed(0)
+    (drawn,) = both(text=PROMPT, generation_mode="image", return_full_text=None)
+    assert isinstance(drawn["generated_image"], Image.Image)
+    assert drawn["generated_image"].size == (64, 64)
+    content = [
+        {"type": "image", "image": drawn["generated_image"]},
+        {"type": "text", "text": "what color is the circle?"},
+    ]
+    (answer,) = both([{"role": "user", "content": content}], max_new_tokens=3, return_full_text=False)
+    assert answer["generated_text"].split()[0] in ("red", "orange")
+
+
+LOAD_WITHOUT_LAVIT = """
+import sys, json, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+ids = torch.tensor([json.loads(sys.argv[2])])
+assert "lavit_hf" not in sys.modules
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+with torch.no_grad():
+    logits = model(ids).logits
+print(json.dumps([type(model).__name__, logits.double().flatten().tolist(), tokenizer.encode("word5 word6")]))
+"""
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("text", [None, CohereConfig(**TEXT, logit_scale=0.5)], ids=["llama", "cohere"])
+def test_the_language_model_alone(tmp_path, text):
+    """Where lavit_hf is not imported it is an ordinary text model: the same logits for the same ids."""
+    model = tiny_lavit(text=text)
+    model.generation_config.image_generation = {"guidance_scale": 2.0}
+    ids = [5, 6, model.config.image_start_token_id, VISUAL_OFFSET, VISUAL_OFFSET + 3]
+    model.export_language_model(tmp_path, text_tokenizer())
+    command = [sys.executable, "-c", LOAD_WITHOUT_LAVIT, str(tmp_path), json.dumps(ids)]
+    name, logits, text_ids = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert name == ("LlamaForCausalLM" if text is None else "CohereForCausalLM")
+    expected = model(torch.tensor([ids])).logits
+    torch.testing.assert_close(torch.tensor(logits).view_as(expected), expected, check_dtype=False)
+    assert text_ids == [5, 6]
+    settings = json.loads((tmp_path / "generation_config.json").read_text())
+    assert "image_generation" not in settings
+    assert settings["eos_token_id"] == 2

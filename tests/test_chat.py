@@ -1,0 +1,79 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""A conversation with the model that ships."""
+
+import pytest
+from PIL import Image
+
+from lavit_hf import cli
+from lavit_hf.cli.chat import Conversation, picture_as_text, split_pictures
+from lavit_hf.data.shapes import render_scene, sample_scene
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """A star, a square and a triangle."""
+    path = tmp_path / "my picture.png"
+    render_scene(sample_scene(6, "test")).save(path)
+    return path
+
+
+def test_a_conversation(monkeypatch, capsys, tmp_path, picture):
+    lines = iter(
+        [
+            f'"{picture}" what color is the star?',
+            "/draw a large red circle at the top left",
+            "/edit make the circle blue",
+            "/draw",
+            "nothing.png what is that?",
+            "/new",
+            "/edit make it green",
+            "/quit",
+        ]
+    )
+    monkeypatch.setattr("lavit_hf.cli.common.console.input", lambda prompt: next(lines))
+    monkeypatch.setattr("sys.argv", ["lavit-hf", "chat", "--output", str(tmp_path / "out"), "--steps", "4"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    output = capsys.readouterr().out
+    assert not ended.value.code
+    assert "orange" in output
+    assert "/draw needs a text" in output
+    assert "there is no picture nothing.png" in output
+    assert "/edit needs a picture" in output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["001.png", "002.png"]
+    assert str(tmp_path / "out" / "001.png") in output
+
+
+def test_what_no_longer_fits_is_left_out(demo):
+    conversation = Conversation(*demo, seed=0)
+    for _ in range(8):
+        conversation.add("user", Image.new("RGB", (64, 64), "red"), "what is that?")
+        conversation.add("assistant", "a square")
+    conversation.add("user", "and that?")
+    list(conversation.answer())
+    assert 0 < len(conversation.pictures) < 8
+    assert conversation.messages[-1]["role"] == "assistant"
+
+
+def test_a_failed_answer_leaves_no_trace(demo, monkeypatch):
+    model, processor, pipe = demo
+    conversation = Conversation(model, processor, pipe, seed=0)
+    conversation.add("user", "what is that?")
+    monkeypatch.setattr(model, "generate", lambda **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(conversation.answer())
+    assert conversation.messages == []
+
+
+def test_lines(picture):
+    assert split_pictures(f'look at "{picture}" and say what it\'s') == ("look at and say what it's", [picture])
+    with pytest.raises(ValueError, match=r"there is no picture .*gone\.jpg"):
+        split_pictures("gone.jpg what is that?")
+
+
+def test_a_picture_in_half_blocks():
+    image = Image.new("RGB", (8, 8), "#ff0000")
+    image.paste("#0000ff", (0, 4, 8, 8))
+    shown = picture_as_text(image, columns=4)
+    assert shown.plain == "▀▀▀▀\n" * 2
+    assert {str(span.style) for span in shown.spans} == {"#ff0000 on #ff0000", "#0000ff on #0000ff"}

@@ -1,0 +1,65 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""`lavit-hf serve` on loopback, asked through OpenAI's own client."""
+
+import base64
+import io
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from openai import APIConnectionError, OpenAI
+
+from lavit_hf import demo_checkpoint
+from lavit_hf.data.shapes import render_scene, sample_scene
+
+
+@pytest.fixture(scope="module")
+def client():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "lavit_hf.cli", "serve", str(demo_checkpoint()), "--device", "cpu"]
+    server = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)])
+    client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
+    try:
+        for _ in range(120):
+            try:
+                client.models.list()
+                break
+            except APIConnectionError:
+                assert server.poll() is None, "the server ended"
+                time.sleep(1)
+        yield client
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def question() -> list[dict]:
+    """What color the star is, of a picture with one orange star."""
+    file = io.BytesIO()
+    render_scene(sample_scene(6, "test")).save(file, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "what color is the star?"}]
+    return [{"role": "user", "content": content}]
+
+
+def ask(client, messages, **settings):
+    # The small model answers in a word; a turn ends with its line.
+    return client.chat.completions.create(model=str(demo_checkpoint()), messages=messages, max_tokens=1, **settings)
+
+
+def test_a_picture_in_and_text_out(client, question):
+    answer = ask(client, question).choices[0].message.content
+    assert answer.strip() == "orange"
+    turns = [*question, {"role": "assistant", "content": answer}, {"role": "user", "content": "what shape is orange?"}]
+    assert ask(client, turns).choices[0].message.content.strip()
+
+
+def test_streaming(client, question):
+    chunks = list(ask(client, question, stream=True))
+    assert len(chunks) > 1
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices).strip() == "orange"
