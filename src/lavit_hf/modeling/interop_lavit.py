@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.generation import GenerationConfig
+from transformers.quantizers import AutoQuantizationConfig
 
 from .backbones_lavit import causal_model_around
 from .sequence_lavit import open_image_start
@@ -22,10 +23,10 @@ EXCLUSIONS = ("modules_to_not_convert", "llm_int8_skip_modules", "skip_modules")
 def quantize_language_model_alone(quantization_config):
     """A quantizer's configuration that leaves pictures' parts and the head as they are, unless it says what to."""
     quantization_config = copy.deepcopy(quantization_config)
+    if isinstance(quantization_config, dict):
+        quantization_config = AutoQuantizationConfig.from_dict(quantization_config)
     for name in EXCLUSIONS:
-        if isinstance(quantization_config, dict):
-            quantization_config.setdefault(name, list(UNQUANTIZED))
-        elif getattr(quantization_config, name, ()) is None:
+        if getattr(quantization_config, name, ()) is None:
             setattr(quantization_config, name, list(UNQUANTIZED))
     return quantization_config
 
