@@ -1,0 +1,93 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Memory of a LaVIT loaded whole, quantized, and with parts on disk.
+
+    python benchmarks/quantization.py
+
+A Llama with random weights in bfloat16, 0.54 billion of them unless the flags say otherwise, and the release's codes.
+Each way is loaded in a process of its own: its memory once the model is loaded and after some codes were drawn, beyond
+what the imports take.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+
+import torch
+from generation import Work, build_model, draw
+from memory import read_memory
+from rich.console import Console
+from rich.table import Table
+from transformers import TorchAoConfig
+
+from lavit_hf import LavitForCausalLM
+
+
+WAYS = ("bfloat16", "int8", "int4 values", "int4 packed", "half on disk")
+
+
+def load(way: str, folder: str, offload_folder: str, args) -> LavitForCausalLM:
+    from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerGroup
+
+    settings = {"dtype": torch.bfloat16, "device_map": args.device}
+    weights = {
+        "int8": Int8WeightOnlyConfig,
+        "int4 values": lambda: IntxWeightOnlyConfig(torch.int4, PerGroup(32)),  # each in a byte: it saves none
+        "int4 packed": lambda: Int4WeightOnlyConfig(32),  # on a GPU alone
+    }
+    if way in weights:
+        settings["quantization_config"] = TorchAoConfig(weights[way]())
+    elif way == "half on disk":
+        settings |= {"device_map": "auto", "max_memory": {"cpu": args.half}, "offload_folder": offload_folder}
+    return LavitForCausalLM.from_pretrained(folder, **settings)
+
+
+def measure(args) -> None:
+    """The child process: prints what one way takes."""
+
+    def memory() -> float:
+        if args.device.startswith("cuda"):
+            return torch.cuda.memory_allocated() / 1e6
+        return read_memory()["RssAnon"] / 1e6
+
+    before = memory()
+    with tempfile.TemporaryDirectory() as offload_folder:
+        model = load(args.way, args.folder, offload_folder, args)
+        loaded = memory() - before
+        started = time.perf_counter()
+        draw(model, Work(), args.num_codes)
+        seconds = time.perf_counter() - started
+    print(json.dumps([loaded, memory() - before, args.num_codes / seconds]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hidden-size", type=int, default=1280)
+    parser.add_argument("--layers", type=int, default=25)
+    parser.add_argument("--num-codes", type=int, default=16)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--half", default="560MB", help="memory for weights where half of them are on disk")
+    parser.add_argument("--way", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.way:
+        measure(args)
+        return
+    table = Table("way", "MB loaded", "MB after drawing", "tokens/s")
+    with tempfile.TemporaryDirectory() as folder:
+        build_model(args).save_pretrained(folder)
+        for way in WAYS:
+            if way == "int4 packed" and not args.device.startswith("cuda"):
+                table.add_row(way, "needs a GPU", "", "")
+                continue
+            command = [sys.executable, __file__, *sys.argv[1:], "--way", way, "--folder", folder]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            loaded, drawn, speed = json.loads(done.stdout.splitlines()[-1])
+            table.add_row(way, f"{loaded:.0f}", f"{drawn:.0f}", f"{speed:.1f}")
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    main()
