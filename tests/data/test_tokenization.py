@@ -51,8 +51,8 @@ def shapes(tmp_path_factory) -> datasets.Dataset:
 @pytest.fixture
 def tokenize(model):
     def tokenize(dataset, output, **settings):
-        settings = {"image_columns": COLUMNS, "batch_size": 2, "rows_per_shard": 4, "num_workers": 0} | settings
-        return tokenize_dataset(dataset, output, model, device="cpu", **settings)
+        usual = {"image_columns": COLUMNS, "batch_size": 2, "rows_per_shard": 4, "num_workers": 0, "device": "cpu"}
+        return tokenize_dataset(dataset, output, model, **usual | settings)
 
     return tokenize
 
@@ -253,6 +253,8 @@ def launch(num_processes: int, call) -> list[int]:
 @pytest.mark.parametrize("streaming", [False, True])
 def test_several_processes_do_as_one(tokenize, tmp_path, streaming):
     settings = {"num_rows": NUM_ROWS, "streaming": streaming, "cache_dir": str(tmp_path / "cache")}
+    if not torch.accelerator.is_available():
+        settings["device"] = None  # unsaid, it is the CPU
     tokenize("shapes", tmp_path / "one", **settings)
 
     def call():

@@ -115,7 +115,9 @@ def tokenize_dataset(
     if selection not in SELECTIONS:
         raise ValueError(f"A dataset is tokenized with selection {' or '.join(SELECTIONS)}, got {selection!r}.")
     # A process that is done waits for the slowest one, which may be longer than a process group's usual patience.
-    state = PartialState(cpu=str(device) == "cpu", timeout=PATIENCE)
+    # Where there is nothing else accelerate has to be told: it would take each process for the only one.
+    on_cpu = str(device) == "cpu" or not torch.accelerator.is_available()
+    state = PartialState(cpu=on_cpu, timeout=PATIENCE)
     rows, origin = _open_rows(dataset, split, loading, state)
     _check_image_columns(rows, image_columns)
     settings = {
