@@ -1,6 +1,8 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """A conversation with the model that ships."""
 
+import shutil
+
 import pytest
 from PIL import Image
 
@@ -14,6 +16,7 @@ def picture(tmp_path):
     """A star, a square and a triangle."""
     path = tmp_path / "my picture.png"
     render_scene(sample_scene(6, "test")).save(path)
+    shutil.copy(path, tmp_path / "picture.png")
     return path
 
 
@@ -21,6 +24,9 @@ def test_a_conversation(monkeypatch, capsys, tmp_path, picture):
     lines = iter(
         [
             f'"{picture}" what color is the star?',
+            "/new",
+            f"{picture.parent / 'picture.png'}",
+            "/help",
             "/draw a large red circle at the top left",
             "/edit make the circle blue",
             "/draw",
@@ -36,7 +42,10 @@ def test_a_conversation(monkeypatch, capsys, tmp_path, picture):
         cli.main()
     output = capsys.readouterr().out
     assert not ended.value.code
-    assert "orange" in output
+    answer, description = (line for line in output.splitlines() if "orange" in line)
+    assert answer.strip() == "orange"
+    assert "orange star" in description
+    assert output.count("/quit") == 2  # at the start, and when asked for
     assert "/draw needs a text" in output
     assert "there is no picture nothing.png" in output
     assert "/edit needs a picture" in output

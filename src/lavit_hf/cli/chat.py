@@ -230,11 +230,12 @@ def chat(
     set_seed(seed)
     conversation = Conversation(loaded, processor, pipeline, seed, num_inference_steps=steps)
     terminal = _Terminal(output)
-    console.print(HELP + "\n", markup=False)
+    console.print(HELP + "\n", markup=False, soft_wrap=True)
     while True:
         try:
             line = console.input("[bold]> [/bold]").strip()
         except (EOFError, KeyboardInterrupt):
+            console.print()
             return
         if line == "/quit":
             return
@@ -262,8 +263,8 @@ def _take(line: str, conversation: Conversation, terminal: _Terminal) -> None:
         if not text:
             raise ValueError(f"{command} needs a text, say {command} a red circle")
         terminal.show(conversation.draw(text, pictures))
-    elif line.startswith("/"):
-        console.print(HELP, markup=False)
+    elif re.fullmatch(r"/\w*", command):  # and not the path of a picture
+        console.print(HELP, markup=False, soft_wrap=True)
     else:
         text, paths = split_pictures(line)
         conversation.add("user", *[open_image(path) for path in paths], *([text] if text else []))
