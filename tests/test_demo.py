@@ -4,6 +4,7 @@
 import json
 import re
 
+import pytest
 import torch
 from huggingface_hub import ModelCard
 
@@ -62,3 +63,38 @@ def test_it_reads_and_draws(demo):
     for (task, name), floor in FLOORS.items():
         if name != "codebook_usage":  # grows with the number of pictures
             assert report.results[task][name].value >= floor - 0.2, (task, name)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_a_hundred_texts_with_pictures_keep_the_grammar(demo, temperature):
+    """Text, `[IMG]` codes `[/IMG]`, text, however improbable, and each picture can be decoded."""
+    model, processor, pipeline = demo
+    torch.manual_seed(0)
+    prompts = ["a large red circle at the top left", "there is", "", "two objects: a small blue star on the left and"]
+    ids = model.generate(
+        **processor(text=prompts, return_tensors="pt"),
+        generation_mode="interleaved",
+        first_modality="image",
+        do_sample=True,
+        temperature=temperature,
+        image_generation={"temperature": temperature, "guidance_scale": 1.5},
+        max_new_tokens=140,
+        num_return_sequences=25,
+        return_full_text=False,
+    )
+    start, end, first_code = (
+        processor.image_start_token_id,
+        processor.image_end_token_id,
+        processor.visual_token_offset,
+    )
+    codes = range(first_code, first_code + processor.codebook_size)
+    names = {start: "[", end: "]"}
+    written = ["".join(names.get(token, "c" if token in codes else "t") for token in row) for row in ids.tolist()]
+    for row in written:
+        # [IMG] of the first picture stands in the prompt.
+        assert re.fullmatch(r"c{1,64}\](t*\[c{1,64}\])*t*", row), row
+    segments = processor.batch_decode_interleaved([[start, *row] for row in ids.tolist()])
+    pictures = [segment.codes for row in segments for segment in row if hasattr(segment, "codes")]
+    assert len(pictures) > 100
+    images = pipeline(pictures, num_inference_steps=1, guidance_scale=1.0, output_type="pt").images
+    assert images.isfinite().all()
