@@ -385,3 +385,16 @@ def test_refusals(model, settings, message):
 def test_drawing_needs_a_prompt(model):
     with pytest.raises(ValueError, match="need input_ids"):
         model.generate(generation_mode="image")
+
+
+def test_pictures_that_the_context_does_not_hold(model, monkeypatch):
+    """Refused before the vision tower runs where the ids alone tell, else once the codes are counted."""
+    longest = model.config.text_config.max_position_embeddings
+    with pytest.raises(ValueError, match=f"holds {longest} positions: prompts of {longest} leave no room"):
+        model.generate(torch.full((1, longest), 5), max_new_tokens=1)
+    rows = [[5] * (longest - 4) + IMAGE]
+    with pytest.raises(ValueError, match=f"holds {longest} positions"):
+        model.generate(**prompt(rows), pixel_values=pictures(1), generation_mode="image")
+    monkeypatch.setattr(model.model.visual_tokenizer, "forward", lambda *args, **kwargs: pytest.fail("it was asked"))
+    with pytest.raises(ValueError, match=f"holds {longest} positions"):
+        model.generate(**prompt([[5] * longest + IMAGE]), pixel_values=pictures(1))

@@ -202,6 +202,7 @@ def test_saved_settings_of_pictures(tmp_path):
         ({"generation_mode": "text", "max_images": 2}, "max_images and first_modality go with .* got 'text'"),
         ({"guidance_scale": 2.0, "num_beams": 2}, "does not work with num_beams=2"),
         ({"max_new_tokens": MOST + 1}, "max_new_tokens=17 has no room for a picture of up to 16 codes"),
+        ({"max_images": 171}, "holds 512 positions: prompts of [0-9]+ leave no room for 171 pictures"),
         ({"image_generation": {"min_new_tokens": 17}}, "at least 17 codes .* at most 16"),
         ({"image_generation": {"min_new_tokens": 5, "max_new_tokens": 4}}, "at least 5 codes .* at most 4"),
     ],

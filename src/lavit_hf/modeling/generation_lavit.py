@@ -82,7 +82,8 @@ class LavitGenerationMixin(GenerationMixin):
 
         Raises:
             ValueError: an unknown mode; guidance below 1, in text or with beams; bounds that no picture can meet; no
-                room for a picture; as many placeholders as pictures were expected.
+                room for a picture; prompts or pictures that the context does not hold; as many placeholders as
+                pictures were expected.
         """
         asked = {
             "generation_mode": generation_mode,
@@ -97,7 +98,9 @@ class LavitGenerationMixin(GenerationMixin):
             raise ValueError("Give either inputs or input_ids.")
         inputs = inputs if input_ids is None else input_ids
         if inputs is not None:
+            self._check_context(inputs, decoding)  # before pictures are looked at, and again with their codes
             inputs, kwargs = self._prepare_prompts(inputs, pixel_values, image_inputs, decoding, kwargs)
+            self._check_context(inputs, decoding)
             if negative_prompt_ids is not None:
                 if not decoding.guided:
                     scale = decoding.guidance_scale
@@ -116,6 +119,17 @@ class LavitGenerationMixin(GenerationMixin):
             return outputs[:, inputs.shape[1] :]
         outputs.sequences = outputs.sequences[:, inputs.shape[1] :]
         return outputs
+
+    def _check_context(self, input_ids: torch.LongTensor, decoding: LavitDecoding) -> None:
+        """Raises a ValueError where prompts, or prompts and the pictures asked for, do not fit into the context."""
+        longest = getattr(self.config.text_config, "max_position_embeddings", None)
+        length, num_images = input_ids.shape[1], decoding.max_images or int(decoding.begins_with_image)
+        needed = num_images * (decoding.num_codes[0] + 2) or 1
+        if longest is not None and length + needed > longest:
+            raise ValueError(
+                f"The context holds {longest} positions: prompts of {length} leave no room for "
+                f"{f'{num_images} pictures' if num_images else 'anything else'}."
+            )
 
     def _prepare_prompts(self, input_ids, pixel_values, image_inputs, decoding: LavitDecoding, kwargs):
         """Real ids, padded on the left, opened by `[IMG]` where a picture is to be drawn; and what pictures add."""
