@@ -13,8 +13,6 @@ import json
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -22,6 +20,7 @@ import torch
 from memory import forget_peak_memory, read_memory
 from rich.console import Console
 from rich.table import Table
+from timing import time_in_turns
 from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedModel
 
 from lavit_hf import LavitForCausalLM
@@ -104,24 +103,6 @@ def draw(model: LavitForCausalLM, work: Work, num_codes: int) -> None:
     model.generate(prompt, generation_mode="image", **settings)
 
 
-def synchronize(args) -> None:
-    if args.device.startswith("cuda"):
-        torch.cuda.synchronize()
-
-
-def time_in_turns(functions: dict[str, Callable[[], None]], args) -> dict[str, list[float]]:
-    seconds = {name: [] for name in functions}
-    for run in range(args.runs + 1):
-        for name, function in functions.items():
-            synchronize(args)
-            started = time.perf_counter()
-            function()
-            synchronize(args)
-            if run:  # the first is the warm-up
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
-
-
 def read_weights(model: LavitForCausalLM) -> int:
     """Reads each weight of the language model and its head once; returns their bytes."""
     weights = {id(p): p for part in (model.model.language_model, model.lm_head) for p in part.parameters()}
@@ -159,7 +140,7 @@ def compare(model: LavitForCausalLM, args, console: Console) -> None:
     if args.device.startswith("cuda"):
         works["static cache, compiled"] = Work(way="static cache")
     functions = {name: lambda work=work: draw(model, work, args.num_codes) for name, work in works.items()}
-    seconds = time_in_turns(functions | {"weights": lambda: read_weights(model)}, args)
+    seconds = time_in_turns(functions | {"weights": lambda: read_weights(model)}, args.runs, args.device)
     weights = seconds.pop("weights")
 
     table = Table("drawing", "tokens/s", "pictures/min", "against one forward", "ms a step", "x weights", "peak MB")
@@ -195,7 +176,7 @@ def measure_growth(model: LavitForCausalLM, args, console: Console) -> dict[str,
     table = Table("over", "value", "tokens/s", "peak MB")
     for name, works in series.items():
         functions = {str(value): lambda work=work: draw(model, work, args.num_codes) for value, work in works}
-        seconds = time_in_turns(functions, args)
+        seconds = time_in_turns(functions, args.runs, args.device)
         grown[name] = [
             (value, work.batch_size * args.num_codes / statistics.median(seconds[str(value)]), peak_memory(work))
             for value, work in works

@@ -11,12 +11,12 @@ import argparse
 import statistics
 import subprocess
 import sys
-import time
 
 import torch
 from memory import forget_peak_memory, read_memory
 from rich.console import Console
 from rich.table import Table
+from timing import time_in_turns
 from transformers import Blip2VisionConfig
 from transformers.initialization import no_init_weights
 
@@ -57,24 +57,6 @@ def make_inputs(args, tokenizer):
     keep_mask = chances.argsort().argsort() < args.keep_ratio * chances.numel()
     keep_mask = keep_mask.view(args.batch_size, -1)
     return pixel_values.to(args.device, tokenizer.dtype), keep_mask.to(args.device)
-
-
-def synchronize(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-
-
-def time_in_turns(functions: dict, runs: int, device: str) -> dict[str, list[float]]:
-    seconds = {name: [] for name in functions}
-    for run in range(runs + 1):
-        for name, function in functions.items():
-            synchronize(device)
-            started = time.perf_counter()
-            function()
-            synchronize(device)
-            if run:  # the first is the warm-up
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
 
 
 def measure_memory(args) -> None:

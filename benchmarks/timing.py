@@ -1,0 +1,26 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""How the benchmarks time what they compare."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def synchronize(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def time_in_turns(functions: dict[str, Callable], runs: int, device: str) -> dict[str, list[float]]:
+    """Seconds of each function in each of `runs`; they take turns, and a first run of all warms up."""
+    seconds = {name: [] for name in functions}
+    for run in range(runs + 1):
+        for name, function in functions.items():
+            synchronize(device)
+            started = time.perf_counter()
+            function()
+            synchronize(device)
+            if run:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
