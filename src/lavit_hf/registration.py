@@ -39,4 +39,15 @@ AutoImageProcessor.register(
 )
 AutoProcessor.register(LavitConfig, LavitProcessor)
 
+# What is saved then carries the code that loads it where this package is not installed. A pixel decoder does not: it
+# is a pipeline of this package.
+LavitConfig.register_for_auto_class()
+LavitVisualTokenizerConfig.register_for_auto_class()
+LavitModel.register_for_auto_class()
+LavitVisualTokenizer.register_for_auto_class()
+LavitForCausalLM.register_for_auto_class(AutoModelForCausalLM)
+LavitImageProcessor.register_for_auto_class()
+LavitImageProcessorPil.register_for_auto_class()
+LavitProcessor.register_for_auto_class()
+
 LavitForCausalLM.image_decoder_class = LavitImageDecoderPipeline

@@ -23,6 +23,7 @@ from .modeling_lavit_tokenizer import (
     LavitVisualTokenizerOutput,
     PatchPartition,
 )
+from .publishing_lavit import LavitPublishingMixin
 from .sequence_lavit import IGNORE_INDEX, LavitSequences, choose_features, count_error, expand_placeholders
 
 
@@ -208,7 +209,7 @@ class LavitModel(LavitPreTrainedModel):
         )
 
 
-class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationMixin):
+class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedModel, LavitGenerationMixin):
     """
     LaVIT: captions, answers and draws as one causal language model over text and picture codes.
 

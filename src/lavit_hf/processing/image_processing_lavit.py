@@ -21,6 +21,8 @@ class LavitImageProcessor(LavitPreprocessing, TorchvisionBackend):
         ValueError: For pictures that cannot be used, see [`load_pictures`].
     """
 
+    remote_code = {"torchvision": "image_processing_lavit.LavitImageProcessor"} | LavitPreprocessing.remote_code
+
     def resize(self, image: torch.Tensor, size: SizeDict, *args, **kwargs) -> torch.Tensor:
         # Both libraries filter one axis after the other and round between. torchvision always begins with the width,
         # Pillow 13 with the height where that shrinks more than twice as many pixels: so does this.

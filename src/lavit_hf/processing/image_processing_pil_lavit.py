@@ -109,9 +109,17 @@ class LavitPreprocessing:
     do_rescale = True
     do_normalize = True
     do_convert_rgb = True
+    # The classes of a saved folder by their backend, for `trust_remote_code`: where there is no torchvision, PIL's.
+    remote_code = {"pil": "image_processing_pil_lavit.LavitImageProcessorPil"}
 
     def fetch_images(self, image_url_or_urls: ImageInput) -> ImageInput:
         return load_pictures(image_url_or_urls)
+
+    def to_dict(self) -> dict:
+        values = super().to_dict()
+        if "AutoImageProcessor" in values.get("auto_map", {}):
+            values["auto_map"] = {"AutoImageProcessor": self.remote_code}
+        return values
 
 
 class LavitImageProcessorPil(LavitPreprocessing, PilBackend):

@@ -1,0 +1,61 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""
+Lets a model go on from a description in text and pictures, in one sequence: it draws the scene, describes what it
+drew, says how to change it, draws that, and describes it once more. Writes a sheet of such sequences, by default of
+the small model that ships:
+
+    python examples/interleave.py docs/interleaved.png
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from lavit_hf import (
+    ImageSegment,
+    LavitForCausalLM,
+    LavitImageDecoderPipeline,
+    LavitProcessor,
+    TextSegment,
+    demo_checkpoint,
+)
+from lavit_hf.data.shapes.loading import make_row
+from lavit_hf.evaluation import Sample, draw_sheet
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path, help="picture file to write")
+    parser.add_argument("--model", default=demo_checkpoint(), help="folder or repository of a LaVIT")
+    parser.add_argument("--num_sequences", type=int, default=10, help="captions of the test split to go on from")
+    parser.add_argument("--max_images", type=int, default=2, help="most pictures of a sequence")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def main():
+    args = parse_arguments()
+    model, processor = LavitForCausalLM.from_pretrained(args.model), LavitProcessor.from_pretrained(args.model)
+    pipeline = LavitImageDecoderPipeline.from_pretrained(args.model, dtype=model.dtype)
+    captions = [make_row(index, "test")["caption"] for index in range(args.num_sequences)]
+    torch.manual_seed(args.seed)
+    ids = model.generate(
+        **processor(text=captions, return_tensors="pt"),
+        generation_mode="interleaved",
+        first_modality="image",
+        max_images=args.max_images,
+        max_new_tokens=args.max_images * (model.config.num_patches + 2) + 120,
+        do_sample=False,  # text; codes are sampled as the model's generation_config says
+    )
+    samples = []
+    for segments in processor.batch_decode_interleaved(ids):
+        codes = [segment.codes for segment in segments if isinstance(segment, ImageSegment)]
+        noise = [torch.Generator().manual_seed(args.seed + index) for index in range(len(codes))]
+        texts = [segment.text.strip() for segment in segments if isinstance(segment, TextSegment)]
+        samples.append(Sample(tuple(pipeline(codes, generator=noise).images), tuple(f"“{text}”" for text in texts)))
+    draw_sheet(samples, columns=5).save(args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""A whole LaVIT goes to the Hub and comes back, by the real client, with and without this package."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from transformers import AutoModelForCausalLM, AutoProcessor
+
+from lavit_hf import (
+    LavitForCausalLM,
+    LavitImageDecoderPipeline,
+    LavitProcessor,
+    LavitVisualTokenizer,
+    demo_checkpoint,
+)
+
+from .hub_server import HubServer
+
+
+REPOSITORY = "somebody/lavit"
+PROMPT = "a red circle"
+GREEDY = {"generation_mode": "image", "do_sample": False, "image_generation": {"do_sample": False}}
+CODE = {
+    "attention_lavit.py",
+    "backbones_lavit.py",
+    "chat_lavit.py",
+    "configuration_lavit.py",
+    "decoding_lavit.py",
+    "generation_lavit.py",
+    "head_lavit.py",
+    "image_processing_lavit.py",
+    "image_processing_pil_lavit.py",
+    "interop_lavit.py",
+    "logits_process_lavit.py",
+    "modeling_lavit.py",
+    "modeling_lavit_tokenizer.py",
+    "processing_lavit.py",
+    "publishing_lavit.py",
+    "quantization_lavit.py",
+    "selection_lavit.py",
+    "sequence_lavit.py",
+    "tokenization_lavit.py",
+}
+# Draws greedily, in an environment that has this package or not.
+DRAW = """
+import sys
+sys.modules |= dict.fromkeys(sys.argv[2:])  # these cannot be imported
+import torch
+from transformers import AutoModelForCausalLM, AutoProcessor
+trust = {"trust_remote_code": True}
+if "lavit_hf" not in sys.argv[2:]:
+    import lavit_hf
+    trust = {}
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], **trust).float()
+processor = AutoProcessor.from_pretrained(sys.argv[1], **trust)
+picture = torch.full((3, 8, 8), 200, dtype=torch.uint8)
+inputs = processor(text="<image>a red circle", images=picture, generation_mode="image", return_tensors="pt")
+settings = {"generation_mode": "image", "do_sample": False, "image_generation": {"do_sample": False}}
+ids = model.generate(**inputs, **settings)[0].tolist()
+print(type(model).__module__, type(processor.image_processor).__name__, ids)
+"""
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    with HubServer(storage=tmp_path / "hub") as server:
+        server.use(monkeypatch)
+        yield server
+
+
+def run(code: str, *arguments, environment=()) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    environment = {**os.environ, **dict(environment)}
+    return subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+
+def digest(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.parametrize("kind", ["shipped", "converted"])
+def test_round_trip(kind, converted, hub, tmp_path):
+    """Pushed in one commit; drawn from the repository by both kinds of installation: the same ids."""
+    path = demo_checkpoint() if kind == "shipped" else converted
+    model, processor = AutoModelForCausalLM.from_pretrained(path), AutoProcessor.from_pretrained(path)
+    pipe = LavitImageDecoderPipeline.from_pretrained(path)
+    model.push_to_hub(REPOSITORY, processor=processor, image_decoder=pipe, model_card=path / "README.md")
+    assert hub.commits == ["Upload LaVIT"]
+    pushed = digest(hub.repositories[REPOSITORY])
+    assert {name for name in pushed if name.endswith(".py")} == CODE
+    assert (pushed["README.md"]) == digest(path)["README.md"]
+    assert {name for name in pushed if name.endswith(".png")} == {name for name in digest(path) if name[-4:] == ".png"}
+
+    picture = torch.full((3, 8, 8), 200, dtype=torch.uint8)
+    inputs = processor(text=f"<image>{PROMPT}", images=picture, generation_mode="image", return_tensors="pt")
+    ids = model.float().generate(**inputs, **GREEDY)[0].tolist()
+    environment = hub.environment(tmp_path / "home")
+    here = run(DRAW, REPOSITORY, environment=environment)
+    assert here.stdout == f"lavit_hf.modeling.modeling_lavit LavitImageProcessor {ids}\n", here.stderr
+    assert not [name for name in hub.downloads if name.startswith(("unet/", "vae/", "feature_decoder/", "samples/"))]
+    assert not [name for name in hub.downloads if name.endswith(".py")]  # not even fetched where not needed
+    elsewhere = run(DRAW, REPOSITORY, "lavit_hf", environment=environment)
+    assert elsewhere.stdout.startswith("transformers_modules.somebody.lavit."), elsewhere.stderr
+    assert elsewhere.stdout.split(" ", 1)[1] == f"LavitImageProcessor {ids}\n"
+    without = run(DRAW, REPOSITORY, "lavit_hf", "torchvision", environment=environment)
+    assert without.stdout.split(" ", 2)[1] == "LavitImageProcessorPil", without.stderr
+
+    loaded = LavitImageDecoderPipeline.from_pretrained(REPOSITORY, cache_dir=tmp_path / "cache")
+    codes = processor.decode_interleaved(ids)[-1].codes
+    pictures = [
+        decoder(codes, num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="pt").images
+        for decoder in (pipe, loaded)
+    ]
+    assert torch.equal(*pictures)
+
+
+def test_what_to_do_is_said(hub, converted, tmp_path):
+    AutoModelForCausalLM.from_pretrained(converted).push_to_hub(REPOSITORY)
+    code = "import sys; sys.modules['lavit_hf'] = None; from transformers import AutoModelForCausalLM as model\n"
+    result = run(code + f"model.from_pretrained('{REPOSITORY}')", environment=hub.environment(tmp_path / "home"))
+    assert "pass the argument `trust_remote_code=True`" in result.stderr
+
+
+def test_each_part_alone(hub, demo):
+    model, processor, pipe = demo
+    model.model.visual_tokenizer.push_to_hub("somebody/tokenizer")
+    processor.push_to_hub("somebody/processor")
+    pipe.push_to_hub("somebody/decoder")
+    model.push_to_hub("somebody/model", tags=["shapes"])
+    loaded = LavitProcessor.from_pretrained("somebody/processor")
+    assert loaded.image_processor.to_dict() == processor.image_processor.to_dict()
+    assert loaded.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+    tokenizer = LavitVisualTokenizer.from_pretrained("somebody/tokenizer")
+    assert torch.equal(tokenizer.quantizer.codebook, model.model.visual_tokenizer.quantizer.codebook)
+    assert "modeling_lavit_tokenizer.py" in digest(hub.repositories["somebody/tokenizer"])
+    decoder = LavitImageDecoderPipeline.from_pretrained("somebody/decoder")
+    assert torch.equal(decoder.unet.conv_in.weight, pipe.unet.conv_in.weight)
+    card = ModelCard.load("somebody/model")
+    assert (card.data.pipeline_tag, card.data.tags) == ("any-to-any", ["lavit", "shapes"])
+
+
+def test_old_shards_go_and_the_rest_stays(hub, demo, tmp_path):
+    model, processor, _ = demo
+    folder = tmp_path / "lavit"
+    model.save_pretrained(folder, max_shard_size="4MB")
+    assert (folder / "model.safetensors.index.json").is_file()
+    (folder / "adapter_model.safetensors").touch()
+    (folder / "notes.txt").touch()
+    model.save_pretrained(folder, processor=processor, push_to_hub=True, repo_id=REPOSITORY)
+    names = set(digest(folder))
+    assert {name for name in names if "safetensors" in name} == {"model.safetensors", "adapter_model.safetensors"}
+    assert "notes.txt" in names
+    model.push_to_hub(REPOSITORY, max_shard_size="4MB", commit_message="In shards")
+    pushed = digest(hub.repositories[REPOSITORY])
+    assert "model.safetensors" not in pushed
+    assert {"model.safetensors.index.json", "notes.txt", "processor_config.json"} <= set(pushed)
+    assert hub.commits == ["Upload LaVIT", "In shards"]
+    assert LavitForCausalLM.from_pretrained(REPOSITORY).lm_head.weight.equal(model.lm_head.weight)
+
+
+def test_errors(demo, tmp_path):
+    model, _, _ = demo
+    with pytest.raises(ValueError, match=r"model_card must be .* there is no file .*nowhere"):
+        model.save_pretrained(tmp_path / "folder", model_card=tmp_path / "nowhere.md")
+    assert digest(tmp_path) == {}
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="save_directory must be a folder, got the file"):
+        model.save_pretrained(tmp_path / "file")
+
+
+SAVE = """
+import sys
+from lavit_hf import LavitForCausalLM, LavitImageDecoderPipeline, LavitProcessor, demo_checkpoint
+parts = (LavitForCausalLM, LavitProcessor, LavitImageDecoderPipeline)
+model, processor, pipe = (part.from_pretrained(demo_checkpoint()) for part in parts)
+model.lm_head.weight.data.zero_()
+print("ready", flush=True)
+if sys.argv[1] == "push":
+    model.push_to_hub(sys.argv[2], processor=processor, image_decoder=pipe)
+while True:
+    model.save_pretrained(sys.argv[2], processor=processor, image_decoder=pipe)
+"""
+
+
+def kill_when(ready, *arguments, environment=()) -> None:
+    """Runs SAVE and kills it once `ready` is true."""
+    command = [sys.executable, "-c", SAVE, *map(str, arguments)]
+    process = subprocess.Popen(command, env={**os.environ, **dict(environment)}, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    while not ready():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "unet/diffusion_pytorch_model.safetensors"])
+def test_killed_while_saving(part, demo, tmp_path):
+    model, processor, pipe = demo
+    model.save_pretrained(tmp_path, processor=processor, image_decoder=pipe)
+    before = digest(tmp_path)
+    kill_when(lambda: list(tmp_path.glob(f".saving-*/{part}")), "save", tmp_path)
+    after = digest(tmp_path)
+    assert any(name.startswith(".saving-") for name in after)
+    assert {name: value for name, value in after.items() if not name.startswith(".saving-")} == before
+    model.save_pretrained(tmp_path, processor=processor, image_decoder=pipe)
+    assert digest(tmp_path) == before  # and what it left behind is gone
+
+
+def test_killed_while_uploading(hub, demo, tmp_path):
+    model, processor, pipe = demo
+    model.push_to_hub(REPOSITORY, processor=processor, image_decoder=pipe)
+    before = digest(hub.repositories[REPOSITORY])
+    hub.takes_large_files.clear()
+    hub.requests.clear()
+    environment = hub.environment(tmp_path / "home")
+    kill_when(lambda: "PUT" in dict(hub.requests), "push", REPOSITORY, environment=environment)
+    assert digest(hub.repositories[REPOSITORY]) == before
+    assert hub.commits == ["Upload LaVIT"]
+    weights = LavitForCausalLM.from_pretrained(REPOSITORY).lm_head.weight
+    assert weights.equal(model.lm_head.weight)
+    assert weights.abs().sum() > 0
+
+
+def test_auto_map_names_what_is_there(demo, tmp_path):
+    model, processor, _ = demo
+    model.save_pretrained(tmp_path, processor=processor)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for reference in config["auto_map"].values():
+        module, name = reference.split(".")
+        assert f"class {name}(" in (tmp_path / f"{module}.py").read_text()
