@@ -21,7 +21,7 @@ from lavit_hf import (
     demo_checkpoint,
 )
 from lavit_hf.data.shapes.loading import make_row
-from lavit_hf.evaluation import Sample, draw_sheet
+from lavit_hf.visualization import Sample, draw_sheet
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -61,6 +61,8 @@ def test_caption_and_ask(run, converted, picture):
     assert all(len(line.split(": ")[1]) > 3 for line in lines)
     assert run("caption", picture, "-m", converted, "--prompt", "a photo of").startswith(f"{picture}: a photo of ")
     assert run("ask", picture, "where is the dog", "-m", converted).strip()
+    one_word = run("ask", picture, "is it", "-m", converted, "--min-new-tokens", "1", "--max-new-tokens", "1")
+    assert len(one_word.split()) <= 1
 
 
 def test_draw(run, converted, picture, tmp_path):
@@ -107,6 +109,13 @@ def test_kept_patches_lie_over_an_upright_picture(run, converted, tmp_path):
     camera, plain = (json.loads(line)["codes"] for line in lines.splitlines())
     assert camera == plain
     assert Image.open(tmp_path / "o" / "camera.png").tobytes() == Image.open(tmp_path / "o" / "plain.png").tobytes()
+
+
+def test_show(run, converted, picture, tmp_path):
+    output = run("show", picture, "-m", converted, "-o", tmp_path / "shown", "--text", "the dog", "--steps", "1")
+    names = ["kept_patches", "merging", "reconstruction", "attention"]
+    assert [line.split(".png:")[0].rpartition("/")[2] for line in output.splitlines()] == names
+    assert {path.stem for path in (tmp_path / "shown").glob("*.png")} == set(names)
 
 
 def test_demo(run, tmp_path):

@@ -9,7 +9,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from .. import __version__
-from . import chat, conversion, datasets, demo, evaluation, pictures, serving  # noqa: F401  (they register their commands)
+from . import chat, conversion, datasets, demo, evaluation, pictures, serving, show  # noqa: F401  (they are its commands)
 from .common import app
 
 

@@ -4,10 +4,11 @@
 from collections.abc import Sequence
 
 from ..data.shapes import parse_caption
+from ..visualization import Sample
 from .cider import CiderD
 from .metrics import Metric, average
 from .scenes import judge_all, scene_metrics, to_objects
-from .subject import NUM_SAMPLES_SHOWN, Sample, Subject, TaskResult, shift
+from .subject import NUM_SAMPLES_SHOWN, Subject, TaskResult, shift
 
 
 def score_captions(

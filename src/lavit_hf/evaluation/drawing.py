@@ -4,10 +4,11 @@
 from collections.abc import Sequence
 
 from ..data.shapes import parse_caption, read_scene
+from ..visualization import Sample
 from .fidelity import ClipScorer, FrechetScorer
 from .metrics import Metric
 from .scenes import judge_all, scene_metrics
-from .subject import NUM_SAMPLES_SHOWN, Sample, Subject, TaskResult, shift
+from .subject import NUM_SAMPLES_SHOWN, Subject, TaskResult, shift
 
 
 def score_drawings(captions: Sequence[str], drawn: Sequence[Sequence]) -> dict[str, Metric | None]:

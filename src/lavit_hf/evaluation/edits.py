@@ -4,9 +4,10 @@
 from collections.abc import Sequence
 
 from ..data.shapes import read_scene
+from ..visualization import Sample
 from .metrics import Metric, rate
 from .scenes import judge_all, scene_metrics, to_objects
-from .subject import NUM_SAMPLES_SHOWN, Sample, Subject, TaskResult, shift
+from .subject import NUM_SAMPLES_SHOWN, Subject, TaskResult, shift
 
 
 def score_edits(

@@ -5,9 +5,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..visualization import Sample
 from .answers import answer_score, normalize_answer
 from .metrics import Metric, rate
-from .subject import NUM_SAMPLES_SHOWN, EvaluationSettings, Sample, Subject, TaskResult
+from .subject import NUM_SAMPLES_SHOWN, EvaluationSettings, Subject, TaskResult
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 
 from ..data.shapes import read_scene
+from ..visualization import Sample
 from .fidelity import FrechetScorer
 from .metrics import Metric, average
 from .pixels import psnr, ssim
 from .scenes import judge_all, scene_metrics, to_objects
-from .subject import NUM_SAMPLES_SHOWN, Sample, Subject, TaskResult, shift
+from .subject import NUM_SAMPLES_SHOWN, Subject, TaskResult, shift
 
 
 def score_reconstructions(scenes: Sequence[Sequence[dict]], drawn: Sequence[Sequence]) -> dict[str, Metric | None]:

@@ -2,16 +2,13 @@
 """What an evaluation found, as JSON, as a table, and as sheets of pictures."""
 
 import json
-import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
 from rich.table import Table
 
+from ..visualization import Sample, draw_sheet
 from .metrics import Metric
-from .subject import Sample
 
 
 @dataclass(frozen=True)
@@ -100,30 +97,4 @@ def _show(value: float, metric: Metric) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
-def draw_sheet(samples: Sequence[Sample], side: int = 128, columns: int = 4) -> Image.Image:
-    """
-    Args:
-        samples (`list[Sample]`): At least one, all with as many pictures.
-        side (`int`, *optional*, defaults to 128): Of each picture in pixels; others are padded to a square.
-        columns (`int`, *optional*, defaults to 4): Samples side by side.
-
-    Returns:
-        `PIL.Image.Image`: RGB, the samples in rows with their lines of text below them.
-    """
-    font, line_height, gap = ImageFont.load_default(12), 15, 8
-    width = max(len(samples[0].pictures) * side, 2 * side)
-    texts = [[part for line in sample.lines for part in textwrap.wrap(line, width // 6)] for sample in samples]
-    height = side + line_height * max(map(len, texts)) + gap
-    rows = -(-len(samples) // columns)
-    sheet = Image.new("RGB", (min(columns, len(samples)) * (width + gap) + gap, rows * (height + gap) + gap), "white")
-    draw = ImageDraw.Draw(sheet)
-    for index, (sample, lines) in enumerate(zip(samples, texts, strict=True)):
-        left, top = gap + index % columns * (width + gap), gap + index // columns * (height + gap)
-        for position, picture in enumerate(sample.pictures):
-            square = ImageOps.pad(picture.convert("RGB"), (side, side), color="white")
-            sheet.paste(square, (left + position * side, top))
-        draw.multiline_text((left, top + side + 2), "\n".join(lines), "black", font, spacing=line_height - 12)
-    return sheet
-
-
-__all__ = ["EvaluationReport", "draw_sheet"]
+__all__ = ["EvaluationReport"]

@@ -14,6 +14,7 @@ from ..data.loading import read_picture
 from ..diffusion import LavitImageDecoderPipeline
 from ..modeling import LavitForCausalLM, LavitVisualTokenizerOutput
 from ..processing import LavitProcessor
+from ..visualization import Sample
 from .metrics import Metric
 
 
@@ -70,14 +71,6 @@ class EvaluationSettings:
         for name in ("batch_size", "max_caption_tokens", "max_answer_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One case as a person would look at it: pictures side by side and lines of text below."""
-
-    pictures: tuple[Image.Image, ...]
-    lines: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -197,4 +190,4 @@ def shift(items: Sequence) -> list:
     return [*items[1:], items[0]] if len(items) > 1 else []
 
 
-__all__ = ["EvaluationSettings", "Sample", "Subject", "TaskResult", "shift"]
+__all__ = ["EvaluationSettings", "Subject", "TaskResult", "shift"]

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..visualization import show_kept_patches
+from ..visualization import Sample, show_kept_patches
 from .metrics import Metric, perplexity, spearman
-from .subject import NUM_SAMPLES_SHOWN, Sample, Subject, TaskResult
+from .subject import NUM_SAMPLES_SHOWN, Subject, TaskResult
 
 
 def score_tokens(

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from ..modeling import LavitVisualTokenizerForPreTraining
-from ..visualization import show_kept_patches
+from ..visualization import Sample, draw_sheet, show_kept_patches
 
 
 class PixelProbe:
@@ -46,7 +46,7 @@ def show_tokenizer(
     size: int = 128,
 ) -> Image.Image:
     """
-    A sheet of `num_shown` columns: pictures, their kept patches, what a linear map sees in the original features, and
+    A sheet of `num_shown` pictures, each with its kept patches, what a linear map sees in the original features, and
     what another sees in the features rebuilt from the codes.
 
     Args:
@@ -66,19 +66,12 @@ def show_tokenizer(
         pixels = ((pixels[:num_shown] - low) / (high - low)).clamp(0, 1).mul(255).byte().permute(0, 2, 3, 1)
         return [Image.fromarray(rows.numpy()) for rows in pixels.cpu()]
 
-    pictures, keep_masks = pictures[:num_shown], outputs.tokenizer_output.keep_mask[:num_shown]
-    rows = [
-        pictures,
-        [show_kept_patches(picture, mask, size) for picture, mask in zip(pictures, keep_masks, strict=True)],
-        *map(to_pictures, seen),
+    keep_masks = outputs.tokenizer_output.keep_mask[:num_shown]
+    samples = [
+        Sample((picture, show_kept_patches(picture, mask, size), *linear), (f"{int(mask.sum())} tokens",))
+        for picture, mask, *linear in zip(pictures[:num_shown], keep_masks, *map(to_pictures, seen), strict=True)
     ]
-    sheet = Image.new("RGB", (num_shown * size, len(rows) * size))
-    for line, row in enumerate(rows):
-        for column, picture in enumerate(row):
-            sheet.paste(
-                picture.convert("RGB").resize((size, size), Image.Resampling.BICUBIC), (column * size, line * size)
-            )
-    return sheet
+    return draw_sheet(samples, size, columns=2)
 
 
 __all__ = ["PixelProbe", "show_tokenizer"]

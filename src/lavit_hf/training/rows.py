@@ -239,7 +239,7 @@ class RowReader:
             questions, answers = [questions], [answers]
         most = min(self.arguments.questions_per_sequence, len(questions))
         parts = [self._read(row, self.image_column)]
-        for turn, index in enumerate(rng.sample(range(len(questions)), rng.randint(1, most))):
+        for turn, index in enumerate(rng.sample(range(len(questions)), most)):
             # That a question begins is never predicted: it would follow a bare picture, the prompt of a caption, and
             # an answer, where the sequence is to end.
             parts.append(TextPart(TURN_END * (turn > 0) + QUESTION_START, supervised=False))

@@ -1,0 +1,149 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""What the pictures show is what the model does."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageColor
+
+from lavit_hf.data.shapes import render_scene, sample_scene
+from lavit_hf.visualization import (
+    Sample,
+    attend_to_patches,
+    draw_sheet,
+    find_merge_targets,
+    plot_code_usage,
+    show_attention,
+    show_guidance_sweep,
+    show_kept_patches,
+    show_merging,
+    show_reconstructions,
+    show_token_counts,
+)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    return [render_scene(sample_scene(index, "test")) for index in range(3)]
+
+
+@pytest.fixture(scope="module")
+def pixel_values(demo, pictures):
+    return demo[1].image_processor(pictures, return_tensors="pt")["pixel_values"]
+
+
+def patch_means(image: Image.Image, side: int) -> np.ndarray:
+    return np.asarray(image.resize((side, side), Image.Resampling.BOX)).astype(int)
+
+
+def test_kept_patches_keep_their_color():
+    picture = Image.new("RGB", (64, 64), "red")
+    mask = torch.zeros(16, dtype=torch.bool)
+    mask[5] = True
+    means = patch_means(show_kept_patches(picture, mask, 256), 4)
+    assert means[1, 1, 1] < 60
+    others = np.delete(means.reshape(16, 3), 5, axis=0)
+    assert others.min() > 190  # pale
+    with pytest.raises(ValueError, match=r"keep_mask must be of shape \(num_patches,\), a square number, got \(15,\)"):
+        show_kept_patches(picture, mask[:15])
+
+
+@torch.no_grad()
+def test_merge_targets(demo, pixel_values):
+    """Of a batch as of each picture alone; dropped patches go to kept ones, and where attention says."""
+    tokenizer = demo[0].model.visual_tokenizer
+    outputs = tokenizer(pixel_values)
+    targets = find_merge_targets(tokenizer, pixel_values)
+    patches = torch.arange(targets.shape[1]).expand_as(targets)
+    assert torch.equal(targets[outputs.keep_mask], patches[outputs.keep_mask])
+    assert outputs.keep_mask.gather(1, targets).all()
+    assert torch.equal(torch.cat([find_merge_targets(tokenizer, row[None]) for row in pixel_values]), targets)
+    assert all(not layer.cross_attn._forward_pre_hooks for layer in tokenizer.merger.layers)
+
+    alone = torch.zeros(1, targets.shape[1], dtype=torch.bool)
+    alone[0, 9] = True
+    assert find_merge_targets(tokenizer, pixel_values[:1], alone).unique().tolist() == [9]
+    everything = torch.ones_like(alone)
+    assert torch.equal(find_merge_targets(tokenizer, pixel_values[:1], everything), patches[:1])
+
+    # By its definition, of one block's first head: the weights that the merger itself computes.
+    layer, mask = tokenizer.merger.layers[0], outputs.keep_mask[0]
+    recorded = []
+    hook = layer.cross_attn.register_forward_pre_hook(lambda module, args: recorded.append(args[:2]))
+    single = torch.nn.ModuleList([layer])
+    layers, tokenizer.merger.layers = tokenizer.merger.layers, single
+    try:
+        found = find_merge_targets(tokenizer, pixel_values[:1])[0]
+    finally:
+        tokenizer.merger.layers = layers
+        hook.remove()
+    queries, context = recorded[0]
+    query, key = (
+        layer.cross_attn.split_heads(projection(states)).transpose(0, 1)
+        for projection, states in ((layer.cross_attn.q_proj, queries), (layer.cross_attn.k_proj, context))
+    )
+    weights = (query @ key.transpose(1, 2) * layer.cross_attn.scaling).softmax(-1).mean(0)  # (kept, dropped)
+    assert torch.equal(found[~mask], mask.nonzero().flatten()[weights.argmax(0)])
+
+
+def test_merging_has_a_color_for_each_kept_patch():
+    targets = torch.tensor([0, 0, 2, 2] + [2] * 12)
+    shown = show_merging(Image.new("RGB", (64, 64), "white"), targets, 256)
+    means = patch_means(shown, 4).reshape(16, 3)
+    assert np.abs(means[3:] - means[3]).max() == 0
+    assert np.abs(means[1] - means[3]).max() > 60
+    assert shown.getpixel((32, 32)) == (255, 255, 255)  # a kept patch as it is, in a frame
+    assert shown.getpixel((0, 0)) != (255, 255, 255)
+
+
+def test_attention(demo, pictures):
+    model, processor, _ = demo
+    before = model.config.text_config._attn_implementation
+    words, weights = attend_to_patches(model, processor, pictures[0], "a small red cross")
+    assert words == ["a", "small", "red", "cross"]
+    assert weights.shape == (4, model.config.num_patches)
+    inputs = processor(text="<image>", images=pictures[0], return_tensors="pt")
+    with torch.no_grad():
+        keep_mask = model.model.visual_tokenizer(inputs["pixel_values"]).keep_mask[0]
+    assert (weights[:, ~keep_mask] == 0).all()
+    assert (weights[:, keep_mask] > 0).all()
+    assert (weights.sum(1) < 1).all()  # words look at words, too
+    assert model.config.text_config._attn_implementation == before
+    sheet = show_attention(pictures[0], words, weights)
+    assert sheet.width > 4 * 192
+    with pytest.raises(ValueError, match="weights of a word must be of shape"):
+        show_attention(pictures[0], words, weights[:, :15])
+
+
+def test_attention_is_brightest_where_a_word_looks():
+    weights = torch.zeros(1, 16)
+    weights[0, 10] = 0.3
+    sheet = show_attention(Image.new("RGB", (64, 64), "white"), ["here"], weights, size=192)
+    brightness = patch_means(sheet.crop((8, 8, 200, 200)), 4)[..., 0]
+    assert np.unravel_index(brightness.argmax(), (4, 4)) == (2, 2)
+
+
+def test_sheets(demo, pictures):
+    masks = torch.zeros(3, 64, dtype=torch.bool)
+    masks[:, :5] = True
+    assert show_token_counts(pictures, masks).width > show_token_counts(pictures[:1], masks[:1]).width
+    sheet = show_reconstructions(pictures, masks, [Image.new("RGB", (64, 64), "lime")] * 3, side=64)
+    left = 8 + 2 * 64  # the third picture of the first sample
+    assert sheet.getpixel((left + 30, 40)) == ImageColor.getrgb("lime")
+    with pytest.raises(ValueError, match="zip"):
+        show_reconstructions(pictures, masks[:2], pictures)
+    narrow = draw_sheet([Sample((pictures[0],), ("a line that is far too long for the width of one picture",))])
+    assert narrow.height > 128 + 2 * 15
+
+
+def test_guidance_sweep(demo):
+    model, processor, _ = demo
+    sheet = show_guidance_sweep(
+        model, processor, "a large red circle", scales=(1.0, 2.0), seeds=(0,), image_generation={"max_new_tokens": 8}
+    )
+    assert sheet.width > 2 * 192 > sheet.height // 2
+
+
+def test_code_usage():
+    figure = plot_code_usage(torch.tensor([3, 3, 3, 5]), 8)
+    assert figure.axes[0].get_title() == "2 of 8 codes used (25%), perplexity 2, over 4 tokens"
