@@ -32,4 +32,4 @@ $(RUNS)/lavit/README.md: $(RECIPES)/pretrain.yaml $(RUNS)/tokenized/complete
 # One folder for both libraries, small files, measured on 1000 scenes of the test split.
 $(RUNS)/model/README.md: $(RUNS)/lavit/README.md $(RUNS)/image_decoder/README.md model_cards/shapes.md
 	$(PYTHON) examples/assemble.py $(RUNS)/lavit $(RUNS)/image_decoder $(RUNS)/model --dtype float16 \
-		--dataset shapes --title "LaVIT of shapes" --description model_cards/shapes.md
+		--without_code --dataset shapes --title "LaVIT of shapes" --license apache-2.0 --description model_cards/shapes.md

@@ -7,6 +7,8 @@ measures it, and writes its model card.
 """
 
 import argparse
+import json
+import re
 from pathlib import Path
 
 import rich
@@ -50,6 +52,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dataset", help="measure it on that, as lavit-hf evaluate does, say shapes")
     parser.add_argument("--num_samples", type=int, default=1000, help="rows to measure it on")
     parser.add_argument("--title", default="LaVIT", help="of the card")
+    parser.add_argument(
+        "--without_code", action="store_true", help="leave out the code for trust_remote_code: lavit_hf is enough"
+    )
+    parser.add_argument("--license", help="of the card, as the Hub calls it, say apache-2.0")
     parser.add_argument("--description", type=Path, help="Markdown file with what the card says of the model")
     return parser.parse_args()
 
@@ -61,9 +67,7 @@ def assemble(args: argparse.Namespace) -> None:
     codebooks = model.model.visual_tokenizer.quantizer.codebook, pipeline.feature_decoder.codebook
     if not torch.equal(*codebooks):
         raise ValueError(f"{args.model} and {args.image_decoder} do not come from the same visual tokenizer.")
-    model.save_pretrained(args.output)
-    LavitProcessor.from_pretrained(args.model).save_pretrained(args.output)
-    pipeline.save_pretrained(args.output)
+    model.save_pretrained(args.output, processor=LavitProcessor.from_pretrained(args.model), image_decoder=pipeline)
     # Small files are one thing, what is computed in another: that stays what it was.
     config = LavitConfig.from_pretrained(args.output)
     decoder_config = LavitFeatureDecoderConfig.from_pretrained(args.output / "feature_decoder")
@@ -72,6 +76,21 @@ def assemble(args: argparse.Namespace) -> None:
         part.dtype = trained
     config.save_pretrained(args.output)
     decoder_config.save_pretrained(args.output / "feature_decoder")
+    if args.without_code:
+        remove_code(args.output)
+
+
+def remove_code(folder: Path) -> None:
+    """Takes out of a folder what loads it where lavit_hf is not installed, and every mention of it."""
+    for path in folder.glob("*_lavit*.py"):
+        path.unlink()
+    for path in folder.glob("*.json"):
+        values = json.loads(path.read_text(encoding="utf-8"), object_hook=_without_auto_map)
+        path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _without_auto_map(values: dict) -> dict:
+    return {name: value for name, value in values.items() if name != "auto_map"}
 
 
 def measure(args: argparse.Namespace) -> EvaluationReport:
@@ -82,6 +101,19 @@ def measure(args: argparse.Namespace) -> EvaluationReport:
     (args.output / "evaluation.json").write_text(report.to_json(), encoding="utf-8")
     report.save_samples(args.output / "samples")
     return report
+
+
+def training_of(stages: dict[str, str]) -> dict[str, str]:
+    """How each stage was trained, from the cards that training left in their folders."""
+    tables = {}
+    for name, folder in stages.items():
+        card = Path(folder, "README.md")
+        table = (
+            re.search(r"^## Training\n\n(.+?)\n\n", card.read_text("utf-8"), re.S | re.M) if card.is_file() else None
+        )
+        if table:
+            tables[name] = table[1]
+    return tables
 
 
 def main():
@@ -96,8 +128,10 @@ def main():
         title=args.title,
         description=description,
         usage=USAGE,
-        dataset=args.dataset,
-        evaluation=report.to_markdown() if report else "",
+        training=training_of({"language model": args.model, "pixel decoder": args.image_decoder}),
+        evaluation=report,
+        license=args.license,
+        pipeline_tag="any-to-any",
         pictures=[f"samples/{task}.png" for task in report.samples] if report else [],
     )
 

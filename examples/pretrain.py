@@ -23,6 +23,7 @@ from lavit_hf.training.collator import LavitCollator
 from lavit_hf.training.language_model import LanguageModelArguments, build_lavit, list_texts
 from lavit_hf.training.language_trainer import LavitForCausalLMTrainer
 from lavit_hf.training.mixture import load_eval_mixtures, load_training_mixture
+from lavit_hf.training.optimizer import MuonWithAdamW
 from lavit_hf.training.rows import SequenceArguments
 
 
@@ -74,6 +75,7 @@ def main():
             base_models={part: name for part, name in parts.items() if name},
             dataset=data.dataset_name,
             arguments=args,
+            optimizer=MuonWithAdamW.__name__ if model_args.use_muon else None,
             metrics=metrics,
             pictures=["curves.png"],
         )

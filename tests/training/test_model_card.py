@@ -1,11 +1,14 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The card of a trained model."""
 
+import json
+
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import TrainingArguments
 
+from lavit_hf.evaluation import EvaluationReport, Metric
 from lavit_hf.training.model_card import write_model_card
 
 
@@ -26,7 +29,6 @@ def test_the_card_says_what_made_the_model(tmp_path):
         dataset="someone/pictures",
         arguments=arguments,
         metrics={"eval_loss": 0.123456, "eval_runtime": 5.0, "epoch": 1.0},
-        evaluation="| task | value |",
         pictures=["samples/step-10.png"],
     )
     card = ModelCard.load(path)
@@ -41,7 +43,6 @@ def test_the_card_says_what_made_the_model(tmp_path):
     assert "| learning rate | 0.0002, linear |" in card.text
     assert "| eval loss | 0.1235 |" in card.text
     assert "runtime" not in card.text
-    assert "## Evaluation\n\n| task | value |\n" in card.text
     assert "![step-10](samples/step-10.png)" in card.text
 
 
@@ -56,3 +57,38 @@ def test_pictures_must_be_in_the_folder(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "outside.png")
     with pytest.raises(ValueError, match="outside.png"):
         write_model_card(tmp_path / "model", title="A", description="B", pictures=["../outside.png"])
+
+
+def test_figures_of_an_evaluation(tmp_path):
+    """From its JSON: as a table, as the Hub's model-index, and how they were measured."""
+    results = {
+        "drawing": {"objects": Metric(0.875, 8, (0.5, 0.98), {"unrelated": 0.0})},
+        "tokens": {"usage": Metric(0.5, 9)},
+    }
+    protocol = {
+        "model": "/home/me/model",
+        "dataset": "shapes",
+        "split": "test",
+        "num_samples": 8,
+        "settings": {"seed": 0},
+    }
+    report = EvaluationReport(results, {"drawing": 1.0, "tokens": 1.0}, {}, protocol)
+    assert EvaluationReport.from_dict(json.loads(report.to_json())) == report
+    path = write_model_card(
+        tmp_path,
+        title="A model",
+        description="It is one.",
+        training={"pixel decoder": "| | |\n| --- | --- |\n| steps | 5 |"},
+        evaluation=report,
+        license="apache-2.0",
+        pipeline_tag="any-to-any",
+    )
+    card = ModelCard.load(path)
+    [result] = card.data.eval_results
+    assert (result.task_type, result.dataset_name, result.dataset_split) == ("text-to-image", "shapes", "test")
+    assert (result.metric_name, result.metric_value) == ("drawing: objects", 0.875)
+    assert (card.data.model_name, card.data.license, card.data.pipeline_tag) == ("A model", "apache-2.0", "any-to-any")
+    assert "| drawing | objects | 87.5% | 50.0% to 98.0% | unrelated 0.0% | 8 |" in card.text
+    assert '| settings | `{"seed": 0}` |' in card.text
+    assert "## Training of the pixel decoder\n\n| | |" in card.text
+    assert "/home" not in card.text

@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Self
 
 import numpy as np
 
@@ -35,6 +36,12 @@ class Metric:
     def to_dict(self) -> dict:
         """Plain values for JSON, without what is not there."""
         return {name: value for name, value in asdict(self).items() if value not in (None, {})}
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> Self:
+        """The metric that [`to_dict`] wrote."""
+        interval = values.get("interval")
+        return cls(**values | {"interval": None if interval is None else tuple(interval)})
 
 
 def wilson_interval(rate: float, count: int) -> tuple[float, float]:

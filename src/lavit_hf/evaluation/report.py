@@ -2,8 +2,10 @@
 """What an evaluation found, as JSON, as a table, and as sheets of pictures."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from rich.table import Table
 
@@ -39,6 +41,15 @@ class EvaluationReport:
             "left_out": self.left_out,
             "protocol": self.protocol,
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> Self:
+        """The report that [`to_dict`] wrote, without samples."""
+        results = {
+            task: {name: Metric.from_dict(metric) for name, metric in metrics.items()}
+            for task, metrics in values["results"].items()
+        }
+        return cls(results, **{name: values[name] for name in ("seconds", "left_out", "protocol")})
 
     def to_json(self) -> str:
         """[`to_dict`] as text."""

@@ -1,15 +1,27 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The card of a trained model: what it is, what it was made from and how, and the figures it reached."""
 
+import json
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import SchedulerType, TrainingArguments
 from transformers.training_args import OptimizerNames
 
+from ..evaluation import EvaluationReport
 
+
+# What the Hub calls the tasks of an evaluation.
+HUB_TASKS = {
+    "captions": "image-to-text",
+    "questions": "visual-question-answering",
+    "drawing": "text-to-image",
+    "edits": "image-to-image",
+    "reconstruction": "image-to-image",
+    "tokens": "image-feature-extraction",
+}
 # Of a Trainer's metrics, what tells of the machine and not of the model.
 NO_FIGURES = ("_runtime", "_per_second", "_preparation_time", "epoch", "total_flos")
 
@@ -24,8 +36,12 @@ def write_model_card(
     base_models: Mapping[str, str] | None = None,
     dataset: str | None = None,
     arguments: TrainingArguments | None = None,
+    optimizer: str | None = None,
+    training: Mapping[str, str] | None = None,
     metrics: Mapping[str, float] | None = None,
-    evaluation: str = "",
+    evaluation: EvaluationReport | None = None,
+    license: str | None = None,
+    pipeline_tag: str | None = None,
     pictures: Sequence[str | Path] = (),
 ) -> Path:
     """
@@ -40,8 +56,12 @@ def write_model_card(
             What it was made from: parts and the folder or repository of each, say `{"vision tower": "openai/..."}`.
         dataset (`str`, *optional*): The name of the training data, as `load_rows` takes it.
         arguments (`TrainingArguments`, *optional*): How it was trained.
+        optimizer (`str`, *optional*): By what, where it is not `arguments.optim`.
+        training (`dict[str, str]`, *optional*): How each of its parts was trained, tables in Markdown.
         metrics (`dict[str, float]`, *optional*): Figures it reached; those of the machine's speed are left out.
-        evaluation (`str`, *optional*): How good it is, in Markdown, say [`EvaluationReport.to_markdown`]'s.
+        evaluation ([`EvaluationReport`], *optional*):
+            How good it is and how that was measured. The shares go to the card's `model-index` as well.
+        license (`str`, *optional*), pipeline_tag (`str`, *optional*): For the Hub, in its words.
         pictures (`Sequence[str | Path]`, *optional*):
             Pictures inside of the folder, to be shown in this order. One that is not there is left out: a short run
             has no curves.
@@ -59,13 +79,19 @@ def write_model_card(
         f"# {title}\n\n{description}\n",
         _code_section(usage),
         _table_section("Parts it was made from", parts),
-        _table_section("Training", _training_rows(dataset, arguments)),
+        _table_section("Training", _training_rows(dataset, arguments, optimizer)),
+        *(f"## Training of the {part}\n\n{table}\n" for part, table in (training or {}).items()),
         _table_section("Figures", {name: f"{value:.4g}" for name, value in figures.items()}),
-        f"## Evaluation\n\n{evaluation.strip()}\n" if evaluation else "",
+        _evaluation_section(evaluation) if evaluation else "",
         "".join(f"![{path.stem}]({path.as_posix()})\n" for path in _inside(folder, pictures)),
     ]
+    results = _eval_results(evaluation) if evaluation else None
     data = ModelCardData(
         library_name=library_name,
+        license=license,
+        pipeline_tag=pipeline_tag,
+        model_name=title if results else None,
+        eval_results=results,
         tags=["lavit"],
         base_model=[name for name in dict.fromkeys(parts.values()) if _is_repository(name)] or None,
         datasets=[dataset] if dataset and _is_repository(_public_name(dataset)) else None,
@@ -99,7 +125,7 @@ def _inside(folder: Path, pictures: Sequence[str | Path]) -> list[Path]:
     return [path.relative_to(folder.resolve()) for path in paths if path.is_file()]
 
 
-def _training_rows(dataset: str | None, arguments: TrainingArguments | None) -> dict[str, str]:
+def _training_rows(dataset: str | None, arguments: TrainingArguments | None, optimizer: str | None) -> dict[str, str]:
     rows = {"data": _public_name(dataset)} if dataset else {}
     if arguments is None:
         return rows
@@ -110,7 +136,7 @@ def _training_rows(dataset: str | None, arguments: TrainingArguments | None) -> 
         ),
         "batch size": str(batch_size),
         "processes": str(arguments.world_size),
-        "optimizer": OptimizerNames(arguments.optim).value,
+        "optimizer": optimizer or OptimizerNames(arguments.optim).value,
         "betas": f"{arguments.adam_beta1:g}, {arguments.adam_beta2:g}",
         "learning rate": f"{arguments.learning_rate:g}, {SchedulerType(arguments.lr_scheduler_type).value}",
         "warm-up": f"{arguments.warmup_steps:g}",
@@ -118,6 +144,35 @@ def _training_rows(dataset: str | None, arguments: TrainingArguments | None) -> 
         "precision": "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "float32",
         "seed": str(arguments.seed),
     }
+
+
+def _evaluation_section(report: EvaluationReport) -> str:
+    protocol = {
+        name: value if isinstance(value, str | int) else f"`{json.dumps(value)}`"
+        for name, value in report.protocol.items()
+        if name != "model"  # this one
+    }
+    return f"## Evaluation\n\n{report.to_markdown()}\n{_table_section('Protocol of the evaluation', protocol)}"
+
+
+def _eval_results(report: EvaluationReport) -> list[EvalResult]:
+    """The shares that an evaluation found, as the Hub's `model-index` has them."""
+    dataset, split = _public_name(report.protocol["dataset"]), report.protocol["split"]
+    return [
+        EvalResult(
+            task_type=HUB_TASKS[task],
+            task_name=task,
+            dataset_type=dataset,
+            dataset_name=dataset,
+            dataset_split=split,
+            metric_type="accuracy",
+            metric_name=f"{task}: {name.replace('_', ' ')}",
+            metric_value=round(metric.value, 4),
+        )
+        for task, metrics in report.results.items()
+        for name, metric in metrics.items()
+        if metric.is_rate
+    ]
 
 
 def _table_section(heading: str, rows: Mapping[str, str]) -> str:
