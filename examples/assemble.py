@@ -84,7 +84,7 @@ def remove_code(folder: Path) -> None:
     """Takes out of a folder what loads it where lavit_hf is not installed, and every mention of it."""
     for path in folder.glob("*_lavit*.py"):
         path.unlink()
-    for path in folder.glob("*.json"):
+    for path in folder.glob("*config.json"):
         values = json.loads(path.read_text(encoding="utf-8"), object_hook=_without_auto_map)
         path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -108,10 +108,8 @@ def training_of(stages: dict[str, str]) -> dict[str, str]:
     tables = {}
     for name, folder in stages.items():
         card = Path(folder, "README.md")
-        table = (
-            re.search(r"^## Training\n\n(.+?)\n\n", card.read_text("utf-8"), re.S | re.M) if card.is_file() else None
-        )
-        if table:
+        text = card.read_text(encoding="utf-8") if card.is_file() else ""
+        if table := re.search(r"^## Training\n\n(.+?)\n\n", text, re.S | re.M):
             tables[name] = table[1]
     return tables
 

@@ -6,8 +6,8 @@ import shutil
 import pytest
 from PIL import Image
 
-from lavit_hf import cli
-from lavit_hf.cli.chat import Conversation, picture_as_text, split_pictures
+from lavit_hf import Conversation, cli
+from lavit_hf.cli.chat import picture_as_text, split_pictures
 from lavit_hf.data.shapes import render_scene, sample_scene
 
 
@@ -58,8 +58,7 @@ def test_what_no_longer_fits_is_left_out(demo):
     for _ in range(8):
         conversation.add("user", Image.new("RGB", (64, 64), "red"), "what is that?")
         conversation.add("assistant", "a square")
-    conversation.add("user", "and that?")
-    list(conversation.answer())
+    list(conversation.answer("and that?"))
     assert 0 < len(conversation.pictures) < 8
     assert conversation.messages[-1]["role"] == "assistant"
 
@@ -67,10 +66,9 @@ def test_what_no_longer_fits_is_left_out(demo):
 def test_a_failed_answer_leaves_no_trace(demo, monkeypatch):
     model, processor, pipe = demo
     conversation = Conversation(model, processor, pipe, seed=0)
-    conversation.add("user", "what is that?")
     monkeypatch.setattr(model, "generate", lambda **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        list(conversation.answer())
+        list(conversation.answer("what is that?"))
     assert conversation.messages == []
 
 

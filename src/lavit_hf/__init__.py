@@ -2,6 +2,7 @@
 """LaVIT (arXiv 2309.04669) for the Hugging Face ecosystem. Importing it makes the Auto classes know LaVIT."""
 
 from . import registration as registration
+from .conversation import Conversation
 from .demo import demo_checkpoint
 from .diffusion import ASPECT_RATIOS, LavitImageDecoderPipeline
 from .modeling import (
@@ -23,6 +24,7 @@ from .processing import (
     LavitProcessor,
     StreamedPicture,
     TextSegment,
+    stream,
 )
 
 
@@ -30,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ASPECT_RATIOS",
+    "Conversation",
     "ImageSegment",
     "LavitConfig",
     "LavitFeatureDecoder",
@@ -48,4 +51,5 @@ __all__ = [
     "StreamedPicture",
     "TextSegment",
     "demo_checkpoint",
+    "stream",
 ]

@@ -4,7 +4,7 @@
 from .image_processing_lavit import LavitImageProcessor
 from .image_processing_pil_lavit import LavitImageProcessorPil, load_pictures
 from .processing_lavit import LavitProcessor, new_image_processor
-from .streaming_lavit import LavitIteratorStreamer, StreamedPicture
+from .streaming_lavit import LavitIteratorStreamer, StreamedPicture, stream
 from .tokenization_lavit import ImageSegment, TextSegment, extend_tokenizer
 
 
@@ -19,4 +19,5 @@ __all__ = [
     "extend_tokenizer",
     "load_pictures",
     "new_image_processor",
+    "stream",
 ]

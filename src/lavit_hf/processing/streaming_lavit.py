@@ -2,12 +2,14 @@
 """What `generate` writes and draws, as it goes."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Queue
+from threading import Event
 
 import torch
 from PIL import Image
-from transformers import TextStreamer
+from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
 from transformers.generation.streamers import BaseStreamer
 
 from .processing_lavit import LavitProcessor
@@ -36,7 +38,7 @@ class _Text(TextStreamer):
 
 class LavitIteratorStreamer(BaseStreamer):
     """
-    A streamer to iterate over while `generate` runs in another thread. It gives, of one sequence:
+    A streamer to iterate over while `generate` runs in another thread, see [`stream`]. It gives, of one sequence:
 
     - a [`TextSegment`] for each piece of text that stands fast, mostly a word;
     - an [`ImageSegment`] with the codes so far, `complete` or not, whenever one more is known;
@@ -46,8 +48,7 @@ class LavitIteratorStreamer(BaseStreamer):
 
     ```python
     streamer = LavitIteratorStreamer(processor, decode_image=lambda codes: pipe(codes).images[0])
-    Thread(target=model.generate, kwargs={**inputs, "generation_mode": "image", "streamer": streamer}).start()
-    for piece in streamer:
+    for piece in stream(model, streamer, **inputs, generation_mode="image"):
         ...
     ```
 
@@ -133,4 +134,44 @@ class LavitIteratorStreamer(BaseStreamer):
         return piece.complete or bool(self.preview_every and len(piece.codes) % self.preview_every == 0)
 
 
-__all__ = ["LavitIteratorStreamer", "StreamedPicture"]
+class _StopWhenAsked(StoppingCriteria):
+    def __init__(self):
+        self.asked = Event()
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.BoolTensor:
+        return torch.full((len(input_ids),), self.asked.is_set(), device=input_ids.device)
+
+
+def stream(model, streamer: LavitIteratorStreamer, **kwargs) -> Iterator[TextSegment | ImageSegment | StreamedPicture]:
+    """
+    Runs `model.generate` in a thread and gives what it writes and draws, as it goes. Closing the iterator, or leaving
+    the loop over it, ends the generation at its next token.
+
+    Args:
+        model ([`LavitForCausalLM`]): The model.
+        streamer ([`LavitIteratorStreamer`]): What turns ids into pieces.
+        kwargs: Of `generate`.
+
+    Raises:
+        Exception: whatever `generate` raises, once all pieces before it are given.
+    """
+    stop = _StopWhenAsked()
+    criteria = StoppingCriteriaList([stop, *(kwargs.pop("stopping_criteria", None) or [])])
+
+    def generate():
+        try:
+            model.generate(**kwargs, streamer=streamer, stopping_criteria=criteria)
+        except BaseException:
+            streamer.end()  # or who iterates would wait forever
+            raise
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        generation = pool.submit(generate)
+        try:
+            yield from streamer
+            generation.result()
+        finally:
+            stop.asked.set()
+
+
+__all__ = ["LavitIteratorStreamer", "StreamedPicture", "stream"]
