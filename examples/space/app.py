@@ -1,0 +1,271 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""
+A page to try a LaVIT: it describes pictures and shows their tokens, answers, draws, edits, reconstructs and chats.
+
+    python app.py                      # the small model that ships
+    python app.py --model me/my-lavit  # a folder or a repository of the Hub
+"""
+
+import argparse
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+
+import gradio as gr
+import torch
+from PIL import Image
+from transformers import set_seed
+
+from lavit_hf import (
+    Conversation,
+    ImageSegment,
+    LavitForCausalLM,
+    LavitImageDecoderPipeline,
+    LavitProcessor,
+    StreamedPicture,
+    TextSegment,
+    demo_checkpoint,
+)
+from lavit_hf.data.shapes import render_scene, sample_scene
+from lavit_hf.processing import load_pictures
+from lavit_hf.visualization import find_merge_targets, show_kept_patches, show_merging
+
+
+MAX_UPLOAD = "10mb"
+MAX_WAITING = 32  # visitors in the queue
+SHOWN_SIZE = 384  # pixels: a small model draws small pictures
+PREVIEW_EVERY = 4  # codes
+
+
+def read_upload(payload) -> Image.Image | None:
+    """The picture that a visitor gives, upright and checked; a file that is none is told in words."""
+    if payload is None:
+        return None
+    try:
+        return load_pictures(payload.path).convert("RGB")
+    except ValueError as error:
+        name = payload.orig_name or "The file"
+        raise gr.Error(f"{name} cannot be read as a picture: {error.__cause__ or error}", duration=None) from error
+
+
+def needs(value, what: str):
+    if not value:
+        raise gr.Error(f"{what} first.", duration=None)
+    return value
+
+
+def enlarge(picture: Image.Image) -> Image.Image:
+    """Small pictures as large pixels, rather than blurred by the browser."""
+    factor = max(1, SHOWN_SIZE // max(picture.size))
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+class Page:
+    """
+    What the tabs do. Each function is given what a visitor entered, and gives what is shown.
+
+    Args:
+        path (`str`): Folder or repository of a LaVIT.
+    """
+
+    def __init__(self, path: str):
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = LavitForCausalLM.from_pretrained(path).to(device).eval()
+        self.processor = LavitProcessor.from_pretrained(path)
+        self.pipeline = LavitImageDecoderPipeline.from_pretrained(path, dtype=self.model.dtype).to(device)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.turn = threading.Lock()  # one visitor at a time: they share the model and the random numbers
+
+    def _tokenize(self, picture: Image.Image):
+        tokenizer = self.model.model.visual_tokenizer
+        pixel_values = self.processor.image_processor(picture, return_tensors="pt")["pixel_values"]
+        pixel_values = pixel_values.to(self.model.device, self.model.dtype)
+        with torch.no_grad():
+            tokens = tokenizer(pixel_values)
+        return tokens, find_merge_targets(tokenizer, pixel_values)[0]
+
+    def _write(self, picture: Image.Image, text: str) -> str:
+        inputs = self.processor(text=self.processor.image_token + text, images=picture, return_tensors="pt")
+        ids = self.model.generate(**inputs.to(self.model.device), max_new_tokens=64, return_full_text=False)
+        return self.processor.decode(ids[0], skip_special_tokens=True).strip()
+
+    def describe(self, picture: Image.Image | None) -> tuple[str, str, Image.Image, Image.Image]:
+        needs(picture, "Give a picture")
+        with self.turn:
+            tokens, targets = self._tokenize(picture)
+            caption = self._write(picture, "")
+        codes, kept = tokens.codes.tolist(), tokens.keep_mask[0]
+        listed = f"{len(codes)} tokens for {len(kept)} patches: {' '.join(map(str, codes))}"
+        return caption, listed, show_kept_patches(picture, kept), show_merging(picture, targets)
+
+    def ask(self, picture: Image.Image | None, question: str) -> str:
+        needs(picture, "Give a picture")
+        question = needs(question.strip(), "Write a question")
+        with self.turn:
+            return self._write(picture, self.processor.vqa_prompt.format(question=question)).partition("\n")[0]
+
+    def draw(
+        self, prompt: str, guidance_scale: float, seed: float, pictures: list[Image.Image] | None = None
+    ) -> Iterator[tuple[Image.Image | None, str]]:
+        """The picture as its codes arrive, and how many there are."""
+        prompt = needs(prompt.strip(), "Say what to draw")
+        shown = None
+        conversation = Conversation(self.model, self.processor, self.pipeline, seed=int(seed))
+        pieces = conversation.draw(prompt, pictures or [], PREVIEW_EVERY, guidance_scale=guidance_scale)
+        try:
+            with self.turn, closing(pieces):
+                set_seed(int(seed))
+                for piece in pieces:
+                    if isinstance(piece, StreamedPicture):
+                        shown = enlarge(piece.picture)
+                    elif isinstance(piece, ImageSegment):
+                        count = len(piece.codes)
+                    yield shown, f"{count} tokens"
+        except ValueError as error:
+            raise gr.Error(str(error), duration=None) from error
+
+    def edit(self, picture: Image.Image | None, instruction: str, guidance_scale: float, seed: float):
+        needs(picture, "Give a picture")
+        yield from self.draw(instruction, guidance_scale, seed, [picture])
+
+    def reconstruct(self, picture: Image.Image | None, seed: float) -> tuple[Image.Image, str]:
+        needs(picture, "Give a picture")
+        noise = torch.Generator().manual_seed(int(seed))
+        with self.turn:
+            tokens, _ = self._tokenize(picture)
+            rebuilt = self.pipeline([tokens.codes.tolist()], generator=noise, vocabulary_ids=False).images[0]
+        return enlarge(rebuilt), f"from {len(tokens.codes)} tokens"
+
+    def chat(self, message: dict, history: list, conversation: Conversation | None):
+        """An answer to a message with files, as the chat shows it, and the conversation that it belongs to."""
+        conversation = conversation or Conversation(self.model, self.processor, self.pipeline)
+        if not history:
+            conversation.messages.clear()
+        try:
+            content = [load_pictures(path).convert("RGB") for path in message["files"]]
+        except ValueError as error:
+            raise gr.Error(f"That file cannot be read as a picture: {error.__cause__ or error}") from error
+        content += [text] if (text := message["text"].strip()) else []
+        needs(content, "Write something or give a picture")
+        said: list = []
+        try:
+            with self.turn, closing(conversation.answer(*content)) as pieces:
+                for piece in pieces:
+                    if isinstance(piece, TextSegment):
+                        if not said or not isinstance(said[-1], str):
+                            said.append("")
+                        said[-1] += piece.text
+                    elif isinstance(piece, StreamedPicture):
+                        said.append(gr.Image(enlarge(piece.picture)))
+                    yield said, conversation
+        except ValueError as error:
+            raise gr.Error(str(error), duration=None) from error
+
+
+def build(page: Page, is_demo: bool) -> gr.Blocks:
+    """The page itself."""
+    scenes = [render_scene(sample_scene(index, "test"), 256) for index in (6, 3, 11)] if is_demo else []
+    about = "This small model knows scenes of coloured shapes, and nothing else." if is_demo else ""
+    drawings = [
+        "a large yellow star at the top left, a small blue circle on the right and a large red ring at the bottom",
+        "two objects: a small green triangle in the center and a large purple square at the top right",
+    ]
+    with gr.Blocks(title="LaVIT") as blocks:
+        gr.Markdown(f"# LaVIT\nOne model that reads and draws pictures as a varying number of tokens. {about}")
+
+        def given() -> gr.Image:
+            picture = gr.Image(label="Picture", height=SHOWN_SIZE, sources=["upload", "clipboard"])
+            picture.preprocess = read_upload  # gradio's own fails without a word
+            if scenes:
+                gr.Examples(scenes, picture)
+            return picture
+
+        def knobs() -> tuple[gr.Slider, gr.Number]:
+            with gr.Row():
+                default = (getattr(page.model.generation_config, "image_generation", None) or {}).get("guidance_scale")
+                guidance = gr.Slider(1, 8, default or 1.0, step=0.1, label="Guidance: how closely it follows the text")
+                return guidance, gr.Number(0, label="Seed", precision=0, minimum=0)
+
+        with gr.Tab("Describe"), gr.Row():
+            with gr.Column():
+                picture = given()
+                button = gr.Button("Describe", variant="primary")
+            with gr.Column():
+                caption = gr.Textbox(label="Caption", lines=2)
+                tokens = gr.Textbox(label="Tokens", lines=2)
+                with gr.Row():
+                    kept = gr.Image(label="Patches that are kept", format="png")
+                    merged = gr.Image(label="Which of them takes in each of the others", format="png")
+            button.click(page.describe, picture, [caption, tokens, kept, merged])
+
+        with gr.Tab("Ask"), gr.Row():
+            with gr.Column():
+                picture = given()
+            with gr.Column():
+                question = gr.Textbox(label="Question", placeholder="what color is the star?")
+                button = gr.Button("Ask", variant="primary")
+                answer = gr.Textbox(label="Answer")
+            gr.on([button.click, question.submit], page.ask, [picture, question], answer)
+
+        with gr.Tab("Draw"), gr.Row():
+            with gr.Column():
+                prompt = gr.Textbox(label="What to draw", lines=3)
+                if is_demo:
+                    gr.Examples(drawings, prompt)
+                guidance, seed = knobs()
+                button = gr.Button("Draw", variant="primary")
+            with gr.Column():
+                drawing = gr.Image(label="Drawing", height=SHOWN_SIZE, format="png")
+                count = gr.Textbox(label="Tokens")
+            gr.on([button.click, prompt.submit], page.draw, [prompt, guidance, seed], [drawing, count])
+
+        with gr.Tab("Edit"), gr.Row():
+            with gr.Column():
+                picture = given()
+                instruction = gr.Textbox(label="What to change", placeholder="make the square green")
+                guidance, seed = knobs()
+                button = gr.Button("Edit", variant="primary")
+            with gr.Column():
+                edited = gr.Image(label="Edited", height=SHOWN_SIZE, format="png")
+                count = gr.Textbox(label="Tokens")
+            inputs = [picture, instruction, guidance, seed]
+            gr.on([button.click, instruction.submit], page.edit, inputs, [edited, count])
+
+        with gr.Tab("Reconstruct"), gr.Row():
+            with gr.Column():
+                picture = given()
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+                button = gr.Button("Reconstruct", variant="primary")
+            with gr.Column():
+                rebuilt = gr.Image(label="What its tokens keep of it", height=SHOWN_SIZE, format="png")
+                count = gr.Textbox(label="Tokens")
+            button.click(page.reconstruct, [picture, seed], [rebuilt, count])
+
+        with gr.Tab("Chat"):
+            conversation = gr.State(None)
+            gr.ChatInterface(
+                page.chat,
+                multimodal=True,
+                textbox=gr.MultimodalTextbox(
+                    placeholder="Ask, or describe a scene; give a picture with the paper clip",
+                    file_types=["image"],
+                    file_count="multiple",
+                ),
+                additional_inputs=[conversation],
+                additional_outputs=[conversation],
+            )
+    return blocks.queue(max_size=MAX_WAITING)  # who waits sees where they stand
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=os.environ.get("LAVIT_MODEL"), help="default: the small model that ships")
+    parser.add_argument("--port", type=int, help="default: the first free one from 7860")
+    args = parser.parse_args()
+    page = Page(args.model or str(demo_checkpoint()))
+    build(page, is_demo=args.model is None).launch(server_port=args.port, max_file_size=MAX_UPLOAD, show_error=True)
+
+
+if __name__ == "__main__":
+    main()

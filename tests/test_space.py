@@ -1,0 +1,218 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""
+The page in a real browser. With LAVIT_SCREENSHOTS=docs/page it leaves a picture of each tab there.
+
+Needs what `examples/space/requirements.txt` asks for, playwright, and Chromium.
+"""
+
+import importlib.util
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lavit_hf.data.shapes import render_scene, sample_scene
+
+
+APP = Path(__file__).parent.parent / "examples" / "space" / "app.py"
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+MISSING = [name for name in ("gradio", "playwright") if importlib.util.find_spec(name) is None]
+MISSING += [] if BROWSER else ["chromium"]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"the page's tests need {', '.join(MISSING)}")
+
+# It keeps to itself: no updates, no services of its maker.
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+FLAGS += ["--disable-sync", "--no-first-run", "--disable-quic"]
+SECONDS = 60  # for what a model does on a slow machine
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """The page, started as the README of the Space says."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = tmp_path_factory.mktemp("space")
+    environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(home / "files")}
+    with (home / "log").open("w") as log:
+        command = [sys.executable, str(APP), "--port", str(port)]
+        process = subprocess.Popen(command, env=environment, cwd=home, stdout=log, stderr=subprocess.STDOUT)
+    address, started = f"http://127.0.0.1:{port}", time.monotonic()
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(address, timeout=5).close()
+                break
+            except OSError:
+                assert process.poll() is None, (home / "log").read_text()
+                assert time.monotonic() - started < SECONDS, (home / "log").read_text()
+                time.sleep(0.5)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(address, browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 860})
+    page.set_default_timeout(SECONDS * 1000)
+    page.goto(address)
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory) -> Path:
+    """A star, a square and a triangle, of which the star is orange."""
+    path = tmp_path_factory.mktemp("pictures") / "scene.png"
+    render_scene(sample_scene(6, "test"), 256).save(path)
+    return path
+
+
+def open_tab(page, name: str):
+    page.get_by_role("tab", name=name, exact=True).click()
+    return page.get_by_role("tabpanel").locator("visible=true").first
+
+
+def upload(panel, path: Path) -> None:
+    panel.locator("input[type=file]").first.set_input_files(path)
+
+
+def wait_for_text(panel, label: str) -> str:
+    """What a box says once it says something."""
+    box = panel.get_by_label(label, exact=True)
+    deadline = time.monotonic() + SECONDS
+    while not (text := box.input_value()):
+        assert time.monotonic() < deadline, f"{label} stays empty"
+        time.sleep(0.1)
+    return text
+
+
+def wait_for_picture(panel, label: str):
+    """The picture in a box, once the browser shows it."""
+    shown = panel.locator(f".block:has(label:has-text('{label}')) img").first
+    shown.wait_for()
+    assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") >= 64
+    return shown
+
+
+def keep_screenshot(page, name: str) -> None:
+    if folder := os.environ.get("LAVIT_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.wait_for_timeout(700)  # until it has faded in
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def test_describe(page, picture):
+    panel = open_tab(page, "Describe")
+    upload(panel, picture)
+    panel.get_by_role("button", name="Describe").click()
+    assert "orange star" in wait_for_text(panel, "Caption")
+    count, codes = re.fullmatch(r"(\d+) tokens for 64 patches: ([\d ]+)", wait_for_text(panel, "Tokens")).groups()
+    assert len(codes.split()) == int(count)
+    wait_for_picture(panel, "Patches that are kept")
+    wait_for_picture(panel, "Which of them takes in")
+    keep_screenshot(page, "describe")
+
+
+def test_ask(page, picture):
+    panel = open_tab(page, "Ask")
+    upload(panel, picture)
+    wait_for_picture(panel, "Picture")
+    panel.get_by_label("Question").fill("what color is the star?")
+    panel.get_by_role("button", name="Ask").click()
+    assert wait_for_text(panel, "Answer") == "orange"
+    keep_screenshot(page, "ask")
+
+
+def test_draw(page):
+    """Previews come before the drawing does."""
+    panel = open_tab(page, "Draw")
+    panel.get_by_label("What to draw").fill("a large red circle at the top left")
+    counts = set()
+    panel.get_by_role("button", name="Draw", exact=True).click()
+    wait_for_picture(panel, "Drawing")
+    box, deadline = panel.get_by_label("Tokens", exact=True), time.monotonic() + SECONDS
+    while page.locator(".progress-text, .generating").count():
+        counts.add(box.input_value())
+        assert time.monotonic() < deadline
+    assert re.fullmatch(r"\d+ tokens", wait_for_text(panel, "Tokens"))
+    source = wait_for_picture(panel, "Drawing").get_attribute("src")
+    drawn = Image.open(urllib.request.urlopen(source)).convert("RGB")
+    red, green, blue = drawn.resize((4, 4), Image.Resampling.BOX).getpixel((0, 0))
+    assert red > green + 40
+    assert red > blue + 40
+    keep_screenshot(page, "draw")
+
+
+def test_edit(page, picture):
+    panel = open_tab(page, "Edit")
+    upload(panel, picture)
+    wait_for_picture(panel, "Picture")
+    panel.get_by_label("What to change").fill("make the square green")
+    panel.get_by_role("button", name="Edit", exact=True).click()
+    wait_for_picture(panel, "Edited")
+    page.wait_for_function("!document.querySelector('.generating')")
+    keep_screenshot(page, "edit")
+
+
+def test_reconstruct(page, picture):
+    panel = open_tab(page, "Reconstruct")
+    upload(panel, picture)
+    wait_for_picture(panel, "Picture")
+    panel.get_by_role("button", name="Reconstruct", exact=True).click()
+    assert re.fullmatch(r"from \d+ tokens", wait_for_text(panel, "Tokens"))
+    wait_for_picture(panel, "What its tokens keep")
+    keep_screenshot(page, "reconstruct")
+
+
+def test_chat(page, picture):
+    open_tab(page, "Chat")
+    page.locator("input[type=file]").last.set_input_files(picture)
+    page.get_by_test_id("textbox").last.fill("what color is the star?")
+    page.get_by_test_id("textbox").last.press("Enter")
+    answer = page.get_by_test_id("bot").first
+    answer.wait_for()
+    page.wait_for_function("document.querySelector('[data-testid=bot]').innerText.includes('orange')")
+    keep_screenshot(page, "chat")
+
+
+def test_a_broken_file_is_refused_in_words(page, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n but no picture")
+    panel = open_tab(page, "Describe")
+    upload(panel, broken)
+    panel.get_by_role("button", name="Describe").click()
+    page.get_by_text("broken.png cannot be read as a picture").first.wait_for()
+
+
+def test_nothing_given_is_said(page):
+    panel = open_tab(page, "Ask")
+    panel.get_by_role("button", name="Ask").click()
+    page.get_by_text("Give a picture first").first.wait_for()
+
+
+def test_large_uploads_are_refused(page, tmp_path):
+    large = tmp_path / "large.png"
+    large.write_bytes(os.urandom(12_000_000))
+    upload(open_tab(page, "Describe"), large)
+    page.get_by_text(re.compile("maximum.*size|too large", re.IGNORECASE)).first.wait_for()
