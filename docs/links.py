@@ -1,0 +1,39 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""
+Docstrings are written as transformers' are. Of objects that they name, [`LavitModel`], the reference makes links where it
+has them; types it shows as code anyway, and defaults after them, so that these lose their marks.
+"""
+
+import re
+from pathlib import Path
+
+import griffe
+
+
+PAGES = Path(__file__).parent / "api"
+
+
+class Links(griffe.Extension):
+    def on_package(self, *, pkg: griffe.Module, **kwargs) -> None:
+        listed = [name for page in PAGES.glob("*.md") for name in re.findall(r"^::: (.+)$", page.read_text(), re.M)]
+        targets = {name.rpartition(".")[2]: name for name in listed}
+        for name in listed:
+            part = pkg[name.partition(".")[2]]
+            if part.is_module:
+                targets |= {member: f"{name}.{member}" for member in part.exports or ()}
+        self._link_all(pkg, targets)
+
+    def _link_all(self, part: griffe.Object, targets: dict[str, str]) -> None:
+        def link(found: re.Match) -> str:
+            target = targets.get(found[1])
+            return f"[`{found[1]}`][{target}]" if target else f"`{found[1]}`"
+
+        def plain(found: re.Match) -> str:
+            return f"{found[1]} ({re.sub(r'[`*]|, defaults to .*', '', found[2])}):"
+
+        if part.docstring:
+            value = re.sub(r"^( +[\w, /`()*]+?) \((.+?)\):", plain, part.docstring.value, flags=re.M)
+            part.docstring.value = re.sub(r"\[`(\w+)`\](?![\[(])", link, value)
+        for member in part.members.values():
+            if not member.is_alias:
+                self._link_all(member, targets)
