@@ -1,7 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Docstrings are written as transformers' are. Of objects that they name, [`LavitModel`], the reference makes links where it
-has them; types it shows as code anyway, and defaults after them, so that these lose their marks.
+Docstrings are written as transformers' are. Of objects that they name, [`LavitModel`], the reference makes links where
+it has them; types it shows as code anyway, and defaults after them, so that these lose their marks.
 """
 
 import re

@@ -1,25 +1,119 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The Python of those guides that run on the model that ships."""
+"""
+The Python of the guides runs, from top to bottom of each, on the model that ships in place of larger ones. That of
+`publish.md` and `serve.md` needs a server: see `test_publishing.py` and `test_serve.py`.
+"""
 
 import re
 from pathlib import Path
 
 import pytest
+from peft import get_peft_model
 from PIL import Image
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    TrainingArguments,
+)
+
+from lavit_hf import LavitForCausalLM, LavitProcessor, LavitVisualTokenizerForPreTraining, demo_checkpoint
+from lavit_hf.data.shapes import load_shapes, render_scene, sample_scene
+from lavit_hf.data.tokenization import tokenize_dataset
+from lavit_hf.training.lora import lora_config
+
+from .tiny import TEXT, VISION, text_tokenizer
 
 
 DOCS = Path(__file__).parent.parent / "docs"
+WITH_A_SERVER = {"publish", "serve"}
 
 
-@pytest.mark.parametrize("name", ["generate", "serve-with-other-engines"])
-def test_a_guide_runs(name, tmp_path, monkeypatch):
+def python_of(name: str) -> list[str]:
+    """The Python blocks of a guide."""
+    return re.findall(r"^```python\n(.*?)^```$", (DOCS / f"{name}.md").read_text(encoding="utf-8"), re.DOTALL | re.M)
+
+
+GUIDES = {path.stem for path in DOCS.glob("*.md") if python_of(path.stem)}
+
+
+# What a guide takes for given: names that its blocks use, and folders.
+
+
+def prepare_evaluation(model, processor, pipeline):
+    return {"model": model, "processor": processor, "pipeline": pipeline}
+
+
+def prepare_finetune_with_lora(model, processor, pipeline):
+    base = LavitForCausalLM.from_pretrained(demo_checkpoint())
+    get_peft_model(base, lora_config(base)).save_pretrained("my-answers")
+    processor.save_pretrained("my-answers")
+
+
+def prepare_pretrain(model, processor, pipeline):
+    arguments = TrainingArguments("out", use_cpu=True, report_to="none")
+    return {"model": model, "processor": processor, "args": arguments, "dataset": load_shapes("train", num_rows=4)}
+
+
+def prepare_tokenize_a_dataset(model, processor, pipeline):
+    tokenize_dataset("shapes", "tokens", "lavit-7b", split="validation", num_rows=4)
+
+
+def prepare_train_the_image_decoder(model, processor, pipeline):
+    Path("runs/shapes").mkdir(parents=True)
+    for stage in ("visual_tokenizer", "image_decoder"):
+        Path("runs/shapes", stage).symlink_to(demo_checkpoint())
+    return {"pictures": [render_scene(sample_scene(0, "test"))]}
+
+
+def prepare_new_backbones(model, processor, pipeline):
+    SiglipVisionModel(SiglipVisionConfig(**VISION)).save_pretrained("google/siglip2-base-patch16-224")
+    vision = "google/siglip2-base-patch16-224"
+    LavitVisualTokenizerForPreTraining.from_vision_tower(vision, codebook_size=8192).save_pretrained("my-tokenizer")
+    for folder in (vision, "my-tokenizer"):
+        SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    LlamaForCausalLM(LlamaConfig(**TEXT)).save_pretrained("HuggingFaceTB/SmolLM2-135M")
+    text_tokenizer().save_pretrained("HuggingFaceTB/SmolLM2-135M")
+
+
+@pytest.mark.parametrize("name", sorted(GUIDES - WITH_A_SERVER))
+def test_a_guide_runs(name, demo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", (DOCS / f"{name}.md").read_text(encoding="utf-8"), re.DOTALL):
+    Path("lavit-7b").symlink_to(demo_checkpoint())
+    prepare = globals().get(f"prepare_{name.replace('-', '_')}", lambda *parts: None)
+    names = prepare(*demo) or {}
+    for block in python_of(name):
         exec(block, names)
-    if name == "generate":
-        assert Image.open("circle.png").size == (64, 64)
-        assert Image.open("star.png").size == (64, 64)
-        assert names["answer"][0]["generated_text"].strip()
-    else:
-        assert (tmp_path / "language-model" / "model.safetensors").exists()
+    check = globals().get(f"check_{name.replace('-', '_')}", lambda names: None)
+    check(names)
+
+
+def check_generate(names):
+    assert Image.open("circle.png").size == (64, 64)
+    assert Image.open("star.png").size == (64, 64)
+    assert names["answer"][0]["generated_text"].strip()
+
+
+def check_serve_with_other_engines(names):
+    assert Path("language-model", "model.safetensors").exists()
+
+
+def check_what_a_model_sees(names):
+    expected = {"attention", "codes", "guidance", "merging", "reconstructions", "tokens"}
+    assert {path.stem for path in Path().glob("*.png")} == expected
+
+
+def check_new_backbones(names):
+    assert names["processor"].image_token_id == names["model"].config.image_token_id
+
+
+def check_finetune_with_lora(names):
+    assert LavitProcessor.from_pretrained("my-merged")
+    assert Path("my-merged", "model.safetensors").exists()
+
+
+def check_tokenize_a_dataset(names):
+    assert len(names["rows"]) == 4
+    assert names["summary"].rows == 200

@@ -24,6 +24,7 @@ from lavit_hf import (
 )
 
 from .hub_server import HubServer
+from .test_docs import python_of
 
 
 REPOSITORY = "somebody/lavit"
@@ -239,3 +240,15 @@ def test_auto_map_names_what_is_there(demo, tmp_path):
     for reference in config["auto_map"].values():
         module, name = reference.split(".")
         assert f"class {name}(" in (tmp_path / f"{module}.py").read_text()
+
+
+def test_the_guide_runs(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in python_of("publish"):
+        exec(block, names)
+    assert isinstance(names["model"], LavitForCausalLM)
+    saved, pushed = digest(tmp_path / "my-lavit"), digest(hub.repositories["me/my-lavit"])
+    assert {name for name in saved if name != "README.md"} == {name for name in pushed if name != "README.md"}
+    card = ModelCard.load(tmp_path / "my-lavit" / "README.md")
+    assert len(card.data.eval_results) > 4

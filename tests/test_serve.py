@@ -14,6 +14,8 @@ from openai import APIConnectionError, OpenAI
 from lavit_hf import demo_checkpoint
 from lavit_hf.data.shapes import render_scene, sample_scene
 
+from .test_docs import python_of
+
 
 @pytest.fixture(scope="module")
 def client():
@@ -63,3 +65,14 @@ def test_streaming(client, question):
     chunks = list(ask(client, question, stream=True))
     assert len(chunks) > 1
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices).strip() == "orange"
+
+
+def test_the_guide_runs(client, question, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    render_scene(sample_scene(6, "test")).save("photo.jpg", "PNG")
+    [block] = python_of("serve")
+    for given, here in (("http://localhost:8000/v1", str(client.base_url)), ("lavit-7b", str(demo_checkpoint()))):
+        assert given in block
+        block = block.replace(given, here)
+    exec(block, {})
+    assert capsys.readouterr().out.strip()
