@@ -258,7 +258,8 @@ def test_save_and_load(processor, pictures, tmp_path):
     loaded = AutoProcessor.from_pretrained(tmp_path)
     assert type(loaded) is LavitProcessor
     assert type(loaded.image_processor) is LavitImageProcessor
-    assert loaded.to_dict() == processor.to_dict()
+    before, after = (part.to_dict() for part in (processor, loaded))
+    assert after == {name: value for name, value in before.items() if name != "auto_map"}
     assert loaded.chat_template == processor.chat_template
     call = {"text": "a <image>dog", "images": pictures[2], "generation_mode": "image", "return_tensors": "pt"}
     before, after = processor(**call), loaded(**call)
@@ -280,9 +281,7 @@ print(inputs.input_ids.tolist(), list(inputs.pixel_values.shape), "lavit_hf" in 
 """
 
 
-def test_saved_code_runs_without_this_package(processor, tmp_path, monkeypatch):
-    monkeypatch.setattr(LavitProcessor, "_auto_class", "AutoProcessor")
-    monkeypatch.setattr(LavitImageProcessor, "_auto_class", "AutoImageProcessor")
+def test_saved_code_runs_without_this_package(processor, tmp_path):
     processor.save_pretrained(tmp_path / "repository")
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": ""}
     command = [sys.executable, "-c", REMOTE, str(tmp_path / "repository")]

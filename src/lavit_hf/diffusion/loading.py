@@ -9,6 +9,8 @@ from diffusers import DiffusionPipeline
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
+from ..modeling.publishing_lavit import check_shards
+
 
 class OwnFilesPipeline(DiffusionPipeline):
     """
@@ -53,6 +55,8 @@ class OwnFilesPipeline(DiffusionPipeline):
                     f"There is no {cls.__name__} in {name!r}{f', subfolder {subfolder!r}' if subfolder else ''}: "
                     f"expected {cls.config_name} and beside it {', '.join(parts)}, but {entry} is missing."
                 )
+        for part in parts:
+            check_shards(os.path.join(folder, part))
         pipe = super().from_pretrained(folder, **kwargs)
         pipe.register_to_config(_name_or_path=name)  # rather than a place in the cache
         return pipe

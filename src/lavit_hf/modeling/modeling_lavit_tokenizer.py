@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """LaVIT's dynamic visual tokenizer (arXiv 2309.04669, section 3.1): a picture becomes a varying number of codes."""
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from transformers.utils import ModelOutput
 
 from .attention_lavit import LavitBlock, PatchPartition, PolicyAttend
 from .configuration_lavit import LavitVisualTokenizerConfig
+from .publishing_lavit import check_shards
 from .quantization_lavit import POSITIONS_STD, LavitQuantizer, mean_over_processes
 from .selection_lavit import LavitSelector, sample_policy, select_patches
 
@@ -190,6 +192,12 @@ class LavitTokenizerPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _no_split_modules = ["LavitBlock"]
     _keep_in_fp32_modules_strict = ["codebook", "feature_mean", "feature_transform"]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        if isinstance(pretrained_model_name_or_path, (str, os.PathLike)):
+            check_shards(os.path.join(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module):

@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """A whole LaVIT in one folder or repository: model, processor, pixel decoder, card, and the code that loads them."""
 
+import json
 import os
 import re
 import shutil
@@ -34,6 +35,17 @@ def list_files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
+def check_shards(folder: str | os.PathLike) -> None:
+    """
+    Raises:
+        ValueError: an index of weights in the folder that names a file which does not lie beside it.
+    """
+    for index in Path(folder).glob("*.safetensors.index.json"):
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if outside := [name for name in names if Path(name).name != name]:
+            raise ValueError(f"{index} must name files beside it, got {outside[0]!r}.")
+
+
 @contextmanager
 def replacing(folder: str | os.PathLike) -> Iterator[Path]:
     """
@@ -45,12 +57,12 @@ def replacing(folder: str | os.PathLike) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=folder, prefix=STAGED, ignore_cleanup_errors=True) as staged:
         yield Path(staged)
         new = list_files(Path(staged))
-        for path in list_files(folder):
-            if is_stale(path, set(new)):
-                (folder / path).unlink()
         for path in new:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             os.replace(Path(staged, path), folder / path)
+        for path in list_files(folder):
+            if is_stale(path, set(new)):
+                (folder / path).unlink()
         if new:  # with several processes, only one of them writes
             for left_behind in folder.glob(f"{STAGED}*"):
                 shutil.rmtree(left_behind, ignore_errors=True)
@@ -81,6 +93,7 @@ def new_card(title: str, tags: Sequence[str] = ()) -> ModelCard:
 
 def upload(
     folder: str | os.PathLike,
+    paths: Sequence[str],
     repo_id: str,
     *,
     private: bool | None = None,
@@ -92,11 +105,11 @@ def upload(
     tags: Sequence[str] = (),
 ) -> CommitInfo:
     """
-    All files of a folder as one commit of a model repository, made where there is none: before it the repository is
-    as it was, after it the folder's files are in it, at no time some of them. Arguments as of
-    `PreTrainedModel.push_to_hub`; `tags` are for a repository that has no card yet.
+    Files of a folder as one commit of a model repository, made where there is none: before it the repository is as it
+    was, after it all of them are in it, at no time some. `tags` are for a repository that has no card yet; other
+    arguments as of `PreTrainedModel.push_to_hub`.
     """
-    api, paths = HfApi(library_name="lavit_hf"), list_files(Path(folder))
+    api = HfApi(library_name="lavit_hf")
     repo_id = api.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
     if revision is not None and not revision.startswith("refs/pr/"):
         api.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
@@ -158,8 +171,11 @@ class LavitPublishingMixin:
                 part.save_pretrained(folder)
             if model_card is not None:
                 write_card(model_card, folder)
+            paths = list_files(folder)
         if push_to_hub:
-            upload(save_directory, hub_kwargs.pop("repo_id", Path(save_directory).absolute().name), **hub_kwargs)
+            upload(
+                save_directory, paths, hub_kwargs.pop("repo_id", Path(save_directory).absolute().name), **hub_kwargs
+            )
 
     def push_to_hub(
         self,
@@ -187,4 +203,4 @@ class LavitPublishingMixin:
         with tempfile.TemporaryDirectory() as folder:
             whole = {"processor": processor, "image_decoder": image_decoder, "model_card": model_card}
             self.save_pretrained(folder, max_shard_size=max_shard_size, **whole)
-            return upload(folder, repo_id, tags=tags or (), **kwargs)
+            return upload(folder, list_files(Path(folder)), repo_id, tags=tags or (), **kwargs)

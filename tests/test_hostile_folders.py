@@ -1,0 +1,145 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Nothing in a folder is executed without `trust_remote_code`, and nothing outside of it is read."""
+
+import ast
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import jinja2
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
+
+import lavit_hf
+from lavit_hf import LavitForCausalLM, LavitImageDecoderPipeline, LavitProcessor, LavitVisualTokenizer, demo_checkpoint
+
+
+SOURCE = Path(lavit_hf.__file__).parent
+EVIL = """
+from pathlib import Path
+Path(__file__).with_name("executed").touch()
+class Evil: pass
+"""
+
+
+class Touch:
+    """Pickled, it runs code as it is loaded."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A copy of the model that ships, to be made hostile."""
+    return Path(shutil.copytree(demo_checkpoint(), tmp_path / "hostile"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_executed(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.TIME_OUT_REMOTE_CODE", 0)  # asks nobody
+    yield
+    assert not list(tmp_path.rglob("executed*"))
+
+
+def change(path: Path, **values) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("auto_class", "file"),
+    [
+        (AutoModelForCausalLM, "config.json"),
+        (AutoProcessor, "processor_config.json"),
+        (AutoTokenizer, "tokenizer_config.json"),
+        (AutoImageProcessor, "config.json"),
+    ],
+)
+def test_code_beside_the_weights(auto_class, file, folder):
+    """Where this package knows the class, its own is taken."""
+    (folder / "evil.py").write_text(EVIL)
+    names = ("AutoConfig", "AutoModelForCausalLM", "AutoProcessor", "AutoImageProcessor")
+    auto_map = dict.fromkeys(names, "evil.Evil") | {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    change(folder / file, auto_map=auto_map)
+    assert type(auto_class.from_pretrained(folder)).__module__.startswith(("lavit_hf.", "transformers."))
+
+
+def test_an_unknown_kind_of_model(folder):
+    (folder / "evil.py").write_text(EVIL)
+    change(folder / "config.json", model_type="evil", auto_map={"AutoConfig": "evil.Evil"})
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        AutoModelForCausalLM.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("model_class", [LavitForCausalLM, LavitVisualTokenizer])
+def test_pickled_weights(model_class, folder):
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights | {"evil": Touch(folder / "executed")}, folder / "pytorch_model.bin")
+    with pytest.raises((OSError, ValueError, pickle.UnpicklingError)):
+        model_class.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "feature_decoder"])
+def test_pickled_weights_of_the_pixel_decoder(part, folder):
+    [weights] = (folder / part).glob("*.safetensors")
+    name = "pytorch_model.bin" if part == "feature_decoder" else "diffusion_pytorch_model.bin"
+    torch.save({"evil": Touch(folder / "executed")}, folder / part / name)
+    weights.unlink()
+    with pytest.raises((OSError, ValueError, pickle.UnpicklingError)):
+        LavitImageDecoderPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("value", [["evil", "Evil"], ["os", "system"], ["lavit_hf.evil", "Evil"]])
+def test_components_that_are_none(value, folder, monkeypatch):
+    monkeypatch.syspath_prepend(folder / "unet")
+    for place in (folder, folder / "unet"):
+        (place / "evil.py").write_text(EVIL)
+    change(folder / "model_index.json", unet=value)
+    with pytest.raises((ValueError, AttributeError, ImportError)):
+        LavitImageDecoderPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("load", "part", "name"),
+    [
+        (LavitForCausalLM, "", "model"),
+        (LavitVisualTokenizer, "", "model"),
+        (LavitImageDecoderPipeline, "unet", "diffusion_pytorch_model"),
+        (LavitImageDecoderPipeline, "feature_decoder", "model"),
+    ],
+)
+def test_weights_outside_of_the_folder(load, part, name, folder):
+    """A secret beside the folder does not come in as weights."""
+    weights = folder / part / f"{name}.safetensors"
+    outside = folder.parent / "secret.safetensors"
+    shutil.move(weights, outside)
+    reference = f"{'../' * (2 if part else 1)}secret.safetensors"
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(load_file(outside), reference)}
+    (folder / part / f"{name}.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"must name files beside it, got '\.\./.*secret\.safetensors'"):
+        load.from_pretrained(folder)
+
+
+def test_a_chat_template_is_sandboxed(folder):
+    (folder / "chat_template.jinja").write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}")
+    processor = LavitProcessor.from_pretrained(folder)
+    with pytest.raises(jinja2.exceptions.SecurityError):
+        processor.apply_chat_template([{"role": "user", "content": [{"type": "text", "text": "hello"}]}])
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.rglob("*.py")), ids=lambda path: path.stem)
+def test_the_source_evaluates_nothing(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        assert name not in ("eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "yaml.load"), name
+        if name == "torch.load":
+            assert "weights_only=True" in ast.unparse(node)
