@@ -5,6 +5,7 @@ import base64
 import hashlib
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -28,6 +29,7 @@ class HubServer:
         self.tokens: set[str | None] = set()
         self.large_files: dict[str, bytes] = {}
         self.commits: list[str] = []
+        self._born = time.time_ns()
         # Cleared, the server takes no large file until it is set: to stop an upload in the middle.
         self.takes_large_files = threading.Event()
         self.takes_large_files.set()
@@ -43,6 +45,10 @@ class HubServer:
         self.takes_large_files.set()
         self._server.shutdown()
         self._server.server_close()
+
+    def commit_of(self, name: str) -> str:
+        """The latest commit of a repository, unlike that of any other server: a cache may outlive this one."""
+        return hashlib.sha1(f"{name} {self._born} {self.url} {len(self.commits)}".encode()).hexdigest()
 
     @property
     def downloads(self) -> set[str]:
@@ -67,11 +73,6 @@ class HubServer:
             "HF_HUB_DISABLE_XET": "1",
             "HF_TOKEN": "hf_test",
         }
-
-
-def commit_of(name: str) -> str:
-    """The one commit of a repository."""
-    return hashlib.sha1(name.encode()).hexdigest()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -139,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         if folder is None:
             return self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
         self.hub.tokens.add(self.headers.get("Authorization"))
-        if len(rest) > 1 and rest[1] not in ("main", commit_of(name)):
+        if len(rest) > 1 and rest[1] not in ("main", self.hub.commit_of(name)):
             return self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
         if path.startswith("/api/models/"):
             return self._send_listing(name, folder, rest)
@@ -147,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not file.is_file():
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
         body = file.read_bytes()
-        return self._send(200, body, {"ETag": f'"{_blob_id(body)}"', "X-Repo-Commit": commit_of(name)})
+        return self._send(200, body, {"ETag": f'"{_blob_id(body)}"', "X-Repo-Commit": self.hub.commit_of(name)})
 
     def _send_listing(self, name, folder, rest):
         files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
@@ -163,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
             ]
         else:
             siblings = [{"rfilename": path} for path in paths]
-            listing = {"_id": name, "id": name, "modelId": name, "sha": commit_of(name), "siblings": siblings}
+            listing = {"_id": name, "id": name, "modelId": name, "sha": self.hub.commit_of(name), "siblings": siblings}
         return self._send_json(listing)
 
     def _create(self, wanted):
@@ -197,8 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
             path.parent.mkdir(parents=True, exist_ok=True)
             is_large = kind == "lfsFile"
             path.write_bytes(self.hub.large_files[value["oid"]] if is_large else base64.b64decode(value["content"]))
-        url = f"{self.hub.url}/{name}/commit/{commit_of(name)}"
-        self._send_json({"success": True, "commitOid": commit_of(name), "commitUrl": url})
+        url = f"{self.hub.url}/{name}/commit/{self.hub.commit_of(name)}"
+        self._send_json({"success": True, "commitOid": self.hub.commit_of(name), "commitUrl": url})
 
     def _send_json(self, value, status=200):
         self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})

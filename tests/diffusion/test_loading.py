@@ -9,7 +9,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 
 from lavit_hf.diffusion import LavitImageDecoderPipeline
 
-from ..hub_server import HubServer, commit_of
+from ..hub_server import HubServer
 
 
 PARTS = ["feature_decoder", "scheduler", "unet", "vae"]
@@ -137,7 +137,7 @@ def test_hub_repository(hub, highres, codes, tmp_path):
     hub.requests.clear()
     assert_draw_alike(load("someone/lavit", cache_dir=tmp_path, local_files_only=True), highres, codes[:1])
     assert not hub.requests
-    load("someone/lavit", cache_dir=tmp_path, revision=commit_of("someone/lavit"))
+    load("someone/lavit", cache_dir=tmp_path, revision=hub.commit_of("someone/lavit"))
     assert not hub.downloads
     load("someone/lavit", cache_dir=tmp_path, force_download=True)
     assert hub.downloads
