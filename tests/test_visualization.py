@@ -53,18 +53,20 @@ def test_merge_targets(demo, pixel_values):
     """Of a batch as of each picture alone; dropped patches go to kept ones, and where attention says."""
     tokenizer = demo[0].model.visual_tokenizer
     outputs = tokenizer(pixel_values)
-    targets = find_merge_targets(tokenizer, pixel_values)
+    targets = find_merge_targets(tokenizer, outputs)
     patches = torch.arange(targets.shape[1]).expand_as(targets)
     assert torch.equal(targets[outputs.keep_mask], patches[outputs.keep_mask])
     assert outputs.keep_mask.gather(1, targets).all()
-    assert torch.equal(torch.cat([find_merge_targets(tokenizer, row[None]) for row in pixel_values]), targets)
+    assert torch.equal(
+        torch.cat([find_merge_targets(tokenizer, tokenizer(row[None])) for row in pixel_values]), targets
+    )
     assert all(not layer.cross_attn._forward_pre_hooks for layer in tokenizer.merger.layers)
 
     alone = torch.zeros(1, targets.shape[1], dtype=torch.bool)
     alone[0, 9] = True
-    assert find_merge_targets(tokenizer, pixel_values[:1], alone).unique().tolist() == [9]
+    assert find_merge_targets(tokenizer, tokenizer(pixel_values[:1], keep_mask=alone)).unique().tolist() == [9]
     everything = torch.ones_like(alone)
-    assert torch.equal(find_merge_targets(tokenizer, pixel_values[:1], everything), patches[:1])
+    assert torch.equal(find_merge_targets(tokenizer, tokenizer(pixel_values[:1], keep_mask=everything)), patches[:1])
 
     # By its definition, of one block's first head: the weights that the merger itself computes.
     layer, mask = tokenizer.merger.layers[0], outputs.keep_mask[0]
@@ -73,7 +75,7 @@ def test_merge_targets(demo, pixel_values):
     single = torch.nn.ModuleList([layer])
     layers, tokenizer.merger.layers = tokenizer.merger.layers, single
     try:
-        found = find_merge_targets(tokenizer, pixel_values[:1])[0]
+        found = find_merge_targets(tokenizer, tokenizer(pixel_values[:1]))[0]
     finally:
         tokenizer.merger.layers = layers
         hook.remove()

@@ -82,8 +82,7 @@ class Page:
         pixel_values = self.processor.image_processor(picture, return_tensors="pt")["pixel_values"]
         pixel_values = pixel_values.to(self.model.device, self.model.dtype)
         with torch.no_grad():
-            tokens = tokenizer(pixel_values)
-        return tokens, find_merge_targets(tokenizer, pixel_values)[0]
+            return tokenizer(pixel_values)
 
     def _write(self, picture: Image.Image, text: str) -> str:
         inputs = self.processor(text=self.processor.image_token + text, images=picture, return_tensors="pt")
@@ -93,7 +92,8 @@ class Page:
     def describe(self, picture: Image.Image | None) -> tuple[str, str, Image.Image, Image.Image]:
         needs(picture, "Give a picture")
         with self.turn:
-            tokens, targets = self._tokenize(picture)
+            tokens = self._tokenize(picture)
+            targets = find_merge_targets(self.model.model.visual_tokenizer, tokens)[0]
             caption = self._write(picture, "")
         codes, kept = tokens.codes.tolist(), tokens.keep_mask[0]
         listed = f"{len(codes)} tokens for {len(kept)} patches: {' '.join(map(str, codes))}"
@@ -133,7 +133,7 @@ class Page:
         needs(picture, "Give a picture")
         noise = torch.Generator().manual_seed(int(seed))
         with self.turn:
-            tokens, _ = self._tokenize(picture)
+            tokens = self._tokenize(picture)
             rebuilt = self.pipeline([tokens.codes.tolist()], generator=noise, vocabulary_ids=False).images[0]
         return enlarge(rebuilt), f"from {len(tokens.codes)} tokens"
 

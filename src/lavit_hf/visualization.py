@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from .modeling import LavitForCausalLM, LavitVisualTokenizer
+from .modeling import LavitForCausalLM, LavitVisualTokenizer, LavitVisualTokenizerOutput
 
 
 MIN_SAMPLE_WIDTH = 160  # pixels, so that lines below a single picture are no columns of syllables
@@ -102,7 +102,7 @@ def show_token_counts(images: Sequence[Image.Image], keep_masks: Sequence[torch.
 
 @torch.no_grad()
 def find_merge_targets(
-    visual_tokenizer: LavitVisualTokenizer, pixel_values: torch.Tensor, keep_mask: torch.Tensor | None = None
+    visual_tokenizer: LavitVisualTokenizer, outputs: LavitVisualTokenizerOutput
 ) -> torch.LongTensor:
     """
     Into which kept patch each dropped one is folded: the one whose queries weigh it most in the merger's
@@ -110,8 +110,7 @@ def find_merge_targets(
 
     Args:
         visual_tokenizer ([`LavitVisualTokenizer`]): In evaluation mode.
-        pixel_values (`torch.FloatTensor` of shape `(B, 3, image_size, image_size)`): Pictures.
-        keep_mask (`torch.BoolTensor` of shape `(B, N)`, *optional*): Keep these instead of what the selector keeps.
+        outputs ([`LavitVisualTokenizerOutput`]): What it said of B pictures. Only the merger runs again.
 
     Returns:
         `torch.LongTensor` of shape `(B, N)`: For each patch the number of a kept one; of a kept one its own.
@@ -122,7 +121,7 @@ def find_merge_targets(
         for layer in visual_tokenizer.merger.layers
     ]
     try:
-        outputs = visual_tokenizer(pixel_values, keep_mask=keep_mask)
+        visual_tokenizer.merger(outputs.vision_features, outputs.partition)
     finally:
         for hook in hooks:
             hook.remove()

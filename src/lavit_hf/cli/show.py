@@ -68,7 +68,7 @@ def show(
     shown = {
         "kept_patches": (show_kept_patches(picture, keep_mask), f"{len(codes)} of {len(keep_mask)} are kept"),
         "merging": (
-            show_merging(picture, find_merge_targets(tokenizer, pixel_values)[0]),
+            show_merging(picture, find_merge_targets(tokenizer, tokens)[0]),
             "which takes in the others",
         ),
         "reconstruction": (show_reconstructions([picture], [keep_mask], [rebuilt], 256), "from its tokens alone"),
