@@ -146,13 +146,47 @@ def test_resizing_the_vocabulary(converted):
     assert ((ids[:, 2:] >= 32001) & (ids[:, 2:] < 48386)).all()
 
 
-def test_import_is_quiet():
+def run_python(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+
+
+def test_importing_takes_neither_torch_nor_words():
     """auto_docstring and its like print errors at import; nobody wants to read them."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", "import lavit_hf"], capture_output=True, text=True, check=True
-    )
+    done = run_python("import sys, lavit_hf; assert not {'torch', 'diffusers'} & set(sys.modules)")
+    assert done.stdout == ""
+    assert done.stderr == ""
+    done = run_python("from lavit_hf import *")
     assert done.stdout == ""
     assert "ERROR" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "first", ["import lavit_hf", "from transformers import Trainer", "from lavit_hf import modeling"]
+)
+def test_whatever_is_imported_first(converted, first):
+    done = run_python(f"""
+{first}
+import lavit_hf
+from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
+from transformers import IMAGE_PROCESSOR_MAPPING, PROCESSOR_MAPPING
+config = AutoConfig.from_pretrained({str(converted)!r})
+assert type(config) is lavit_hf.LavitConfig
+assert PROCESSOR_MAPPING[type(config)] is lavit_hf.LavitProcessor
+assert IMAGE_PROCESSOR_MAPPING[type(config)]["pil"] is lavit_hf.LavitImageProcessorPil
+assert type(AutoProcessor.from_pretrained({str(converted)!r})) is lavit_hf.LavitProcessor
+assert type(AutoModelForMultimodalLM.from_pretrained({str(converted)!r})) is lavit_hf.LavitForCausalLM
+print("known")
+""")
+    assert done.stdout == "known\n"
+
+
+def test_every_public_name_is_found():
+    assert set(lavit_hf.__all__) <= set(dir(lavit_hf))
+    for name in lavit_hf.__all__:
+        assert getattr(lavit_hf, name) is not None
+    assert set(lavit_hf._MODULES) <= set(lavit_hf.__all__)
+    with pytest.raises(AttributeError, match="'lavit_hf' has no attribute 'LavitForSpeech'"):
+        lavit_hf.LavitForSpeech  # noqa: B018
 
 
 @torch.no_grad()

@@ -63,7 +63,7 @@ def test_what_has_no_pixels(model, monkeypatch):
     drawn = torch.tensor([[VISUAL_OFFSET]])
     with pytest.raises(ValueError, match="not loaded from anywhere"):
         tiny_lavit().decode_image_tokens(drawn)
-    monkeypatch.setattr(LavitForCausalLM, "image_decoder_class", None)
+    monkeypatch.setitem(sys.modules, "lavit_hf.diffusion", None)
     with pytest.raises(ImportError, match="set `model.image_decoder`"):
         tiny_lavit().decode_image_tokens(drawn)
 

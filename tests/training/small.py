@@ -1,6 +1,9 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """A small dataset of coloured pictures with captions, questions and edits, and a small LaVIT to train on it."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from lavit_hf.training.rows import SequenceArguments
 from ..tiny import CODEBOOK_SIZE, IMAGE_SIZE, TEXT, VISION, tiny_lavit
 
 
+ROOT = Path(__file__).parent.parent.parent
 COLORS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220), "white": (240, 240, 240)}
 EVERY_KIND = ["caption=1", "draw=1", "question=1", "edit=1", "text=0.5"]
 
@@ -77,3 +81,12 @@ def save_visual_tokenizer(folder: Path) -> Path:
     tokenizer.save_pretrained(folder)
     image_processor().save_pretrained(folder)
     return folder
+
+
+def run_in_processes(count: int, script: str, *arguments) -> None:
+    """Run `tests/training/{script}.py` in `count` processes that torchrun starts; their output if they fail."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    command += ["-m", f"tests.training.{script}", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-6000:]

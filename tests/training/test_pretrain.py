@@ -23,10 +23,18 @@ from lavit_hf.training.mixture import MixtureRows, MixtureStream
 from lavit_hf.training.rows import RowReader, SequenceArguments
 
 from ..tiny import NUM_PATCHES, TEXT
-from .small import COLORS, EVERY_KIND, make_dataset, make_model, make_processor, save_visual_tokenizer
+from .small import (
+    COLORS,
+    EVERY_KIND,
+    ROOT,
+    make_dataset,
+    make_model,
+    make_processor,
+    run_in_processes,
+    save_visual_tokenizer,
+)
 
 
-ROOT = Path(__file__).parent.parent.parent
 SCRIPT = ROOT / "examples" / "pretrain.py"
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 LLAMA = {name: TEXT[name] for name in SIZES} | {"model_type": "llama", "tie_word_embeddings": True}
@@ -110,9 +118,7 @@ def test_frozen_parts_stay_and_others_have_rates_of_their_own(tmp_path):
 def test_the_loss_is_that_of_rows_in_two_processes(tmp_path):
     """Batches of unlike numbers of labels, some without a picture that is read."""
     alone = losses(train(tmp_path, max_steps=20))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "tests.training.run_language_training", str(tmp_path), "4"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    run_in_processes(2, "run_language_training", tmp_path, 4)
     together = json.loads((tmp_path / "losses.json").read_text())
     assert together == pytest.approx(alone, abs=1e-3)
     assert alone[-1] < alone[0]

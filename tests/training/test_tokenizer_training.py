@@ -1,11 +1,6 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Stage 1: what moves and what does not, the schedule, resuming, several processes."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from transformers import CLIPVisionConfig, TrainingArguments
@@ -14,6 +9,7 @@ from lavit_hf import LavitVisualTokenizer, LavitVisualTokenizerForPreTraining
 from lavit_hf.training import LavitVisualTokenizerTrainer, TokenizerSchedule
 
 from ..tiny import CODEBOOK_SIZE, VISION, loosen, pictures
+from .small import run_in_processes
 
 
 def make_model(**kwargs) -> LavitVisualTokenizerForPreTraining:
@@ -127,18 +123,10 @@ def test_the_tokenizer_loads_alone_from_what_was_trained(tmp_path):
 
 
 def test_two_processes_are_one_with_the_whole_batch(tmp_path):
-    script = Path(__file__).with_name("run_tokenizer_training.py")
-    environment = {"OMP_NUM_THREADS": "1"}
     histories = {}
     for processes in (1, 2):
         folder = tmp_path / str(processes)
-        command = [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"),
-            *("-m", "tests.training.run_tokenizer_training", str(folder), str(16 // processes)),
-        ]
-        root = script.parent.parent.parent
-        done = subprocess.run(command, cwd=root, env=os.environ | environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
+        run_in_processes(processes, "run_tokenizer_training", folder, 16 // processes)
         histories[processes] = torch.load(folder / "rank0.pt")
     assert histories[2]["losses"] == pytest.approx(histories[1]["losses"], abs=1e-3)
     assert len(histories[1]["losses"]) == 20

@@ -1,6 +1,9 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """What computes: configurations, visual tokenizer, feature decoder, language model, generation."""
 
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+
 from .configuration_lavit import LavitConfig, LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
 from .modeling_lavit import LavitCausalLMOutputWithPast, LavitForCausalLM, LavitModel, LavitPreTrainedModel
 from .modeling_lavit_feature_decoder import (
@@ -29,3 +32,19 @@ __all__ = [
     "LavitVisualTokenizerOutput",
     "select_patches",
 ]
+
+
+AutoModel.register(LavitConfig, LavitModel)
+AutoModel.register(LavitVisualTokenizerConfig, LavitVisualTokenizer)
+AutoModel.register(LavitFeatureDecoderConfig, LavitFeatureDecoder)
+for auto_model in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+    auto_model.register(LavitConfig, LavitForCausalLM)
+# Pipelines of transformers look their models up by name.
+MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[LavitConfig.model_type] = LavitForCausalLM.__name__
+
+# What is saved then carries the code that loads it where this package is not installed.
+LavitConfig.register_for_auto_class()
+LavitVisualTokenizerConfig.register_for_auto_class()
+LavitModel.register_for_auto_class()
+LavitVisualTokenizer.register_for_auto_class()
+LavitForCausalLM.register_for_auto_class(AutoModelForCausalLM)

@@ -3,6 +3,7 @@
 
 import copy
 import os
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -34,8 +35,6 @@ def quantize_language_model_alone(quantization_config):
 class LavitInteropMixin:
     """Pixels for transformers' pipelines, a plain language model for serving engines, quantized loading."""
 
-    # A pipeline of diffusers. Importing lavit_hf sets it: this folder also travels alone, and cannot know it.
-    image_decoder_class: type | None = None
     _image_decoder: Any = None
 
     @classmethod
@@ -64,12 +63,14 @@ class LavitInteropMixin:
         self._image_decoder = image_decoder
 
     def _load_image_decoder(self):
-        if self.image_decoder_class is None:
-            raise ImportError("Pixels need lavit_hf: install it and import it, or set `model.image_decoder`.")
+        try:  # by its name: this file also travels alone, and transformers refuses one that imports what is missing
+            diffusion = import_module("lavit_hf.diffusion")
+        except ImportError as error:
+            raise ImportError("Pixels need lavit_hf: install it, or set `model.image_decoder`.") from error
         if not self.name_or_path:
             raise ValueError("This model was not loaded from anywhere that has a pixel decoder: set `image_decoder`.")
         where = {} if os.path.isdir(self.name_or_path) else {"revision": getattr(self.config, "_commit_hash", None)}
-        pipeline = self.image_decoder_class.from_pretrained(self.name_or_path, dtype=self.dtype, **where)
+        pipeline = diffusion.LavitImageDecoderPipeline.from_pretrained(self.name_or_path, dtype=self.dtype, **where)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(self.device)
 

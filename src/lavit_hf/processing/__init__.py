@@ -21,3 +21,8 @@ __all__ = [
     "new_image_processor",
     "stream",
 ]
+
+# What is saved then carries the code that loads it where this package is not installed.
+LavitImageProcessor.register_for_auto_class()
+LavitImageProcessorPil.register_for_auto_class()
+LavitProcessor.register_for_auto_class()
