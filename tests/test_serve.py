@@ -3,40 +3,24 @@
 
 import base64
 import io
-import socket
-import subprocess
 import sys
-import time
 
 import pytest
-from openai import APIConnectionError, OpenAI
+from openai import OpenAI
 
 from lavit_hf import demo_checkpoint
 from lavit_hf.data.shapes import render_scene, sample_scene
 
+from .server import running
 from .test_docs import python_of
 
 
 @pytest.fixture(scope="module")
-def client():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def client(tmp_path_factory):
     command = [sys.executable, "-m", "lavit_hf.cli", "serve", str(demo_checkpoint()), "--device", "cpu"]
-    server = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)])
-    client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
-    try:
-        for _ in range(120):
-            try:
-                client.models.list()
-                break
-            except APIConnectionError:
-                assert server.poll() is None, "the server ended"
-                time.sleep(1)
-        yield client
-    finally:
-        server.terminate()
-        server.wait()
+    log = tmp_path_factory.mktemp("serve") / "log"
+    with running([*command, "--host", "127.0.0.1"], log) as address:
+        yield OpenAI(base_url=f"{address}/v1", api_key="none")
 
 
 @pytest.fixture(scope="module")

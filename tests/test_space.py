@@ -9,8 +9,6 @@ import importlib.util
 import os
 import re
 import shutil
-import socket
-import subprocess
 import sys
 import time
 import urllib.request
@@ -20,6 +18,8 @@ import pytest
 from PIL import Image
 
 from lavit_hf.data.shapes import render_scene, sample_scene
+
+from .server import running
 
 
 APP = Path(__file__).parent.parent / "examples" / "space" / "app.py"
@@ -37,28 +37,10 @@ SECONDS = 60  # for what a model does on a slow machine
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     """The page, started as the README of the Space says."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     home = tmp_path_factory.mktemp("space")
     environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(home / "files")}
-    with (home / "log").open("w") as log:
-        command = [sys.executable, str(APP), "--port", str(port)]
-        process = subprocess.Popen(command, env=environment, cwd=home, stdout=log, stderr=subprocess.STDOUT)
-    address, started = f"http://127.0.0.1:{port}", time.monotonic()
-    try:
-        while True:
-            try:
-                urllib.request.urlopen(address, timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None, (home / "log").read_text()
-                assert time.monotonic() - started < SECONDS, (home / "log").read_text()
-                time.sleep(0.5)
+    with running([sys.executable, str(APP)], home / "log", env=environment, cwd=home) as address:
         yield address
-    finally:
-        process.terminate()
-        process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,13 @@ class Conversation:
         return [part["image"] for part in parts if part["type"] == "image"]
 
     def add(self, role: str, *content: str | Image.Image) -> None:
-        """Puts a message at the end, as if it had been said: of the `"user"` or the `"assistant"`."""
+        """
+        Puts a message at the end, as if it had been said.
+
+        Args:
+            role (`str`): Who said it: `"user"` or `"assistant"`.
+            content (`str` or `Image.Image`): Its texts and pictures, in their order.
+        """
         parts = [
             {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part}
             for part in content
@@ -65,6 +71,10 @@ class Conversation:
         """
         What the model says to `content` and all before it, piece by piece; then both are messages. What goes
         unanswered, because something failed or the iterator was closed, is none. Without content, to the last message.
+
+        Args:
+            content (`str` or `Image.Image`): The user's texts and pictures, in their order.
+            preview_every (`int`, *optional*): A picture is also shown unfinished, each time it has so many more codes.
         """
         if content:
             self.add("user", *content)

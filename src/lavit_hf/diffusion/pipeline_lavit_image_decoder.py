@@ -111,10 +111,12 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
 
     @property
     def do_classifier_free_guidance(self) -> bool:
+        """Whether the running call is guided, and computes an unconditional row for each of the others."""
         return self._guidance_scale > 1
 
     @property
     def num_timesteps(self) -> int:
+        """How many steps the running call takes."""
         return self._num_timesteps
 
     @property
@@ -248,7 +250,7 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
         return self._encode_codes(self._to_codes(image_tokens, vocabulary_ids))
 
     def check_inputs(self, height, width, num_inference_steps, guidance_scale, num_images_per_prompt, output_type):
-        """Raises a `ValueError` that names the first of these arguments of `__call__` that is out of its range."""
+        """Raises a `ValueError` that names the first that is out of its range; arguments as of [`__call__`]."""
         for name, value in (("height", height), ("width", width)):
             if not _is_int(value) or value <= 0 or value % self.vae_scale_factor:
                 raise ValueError(
@@ -325,7 +327,7 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
         return batch_size, self.vae.config.latent_channels, height // factor, width // factor
 
     def prepare_latents(self, shape: tuple[int, ...], generator, latents: torch.Tensor | None = None) -> torch.Tensor:
-        """Given or fresh standard normal noise, as strong as the scheduler starts with."""
+        """Standard normal `latents`, or new ones of `shape` by `generator`, as strong as the scheduler starts with."""
         device, dtype = self._execution_device, self.unet.dtype
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)

@@ -39,7 +39,7 @@ class Metric:
 
     @classmethod
     def from_dict(cls, values: Mapping) -> Self:
-        """The metric that [`to_dict`] wrote."""
+        """The metric of `values`, as [`to_dict`] wrote them."""
         interval = values.get("interval")
         return cls(**values | {"interval": None if interval is None else tuple(interval)})
 

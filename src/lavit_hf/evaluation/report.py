@@ -44,7 +44,7 @@ class EvaluationReport:
 
     @classmethod
     def from_dict(cls, values: Mapping) -> Self:
-        """The report that [`to_dict`] wrote, without samples."""
+        """The report of `values`, as [`to_dict`] wrote them, without samples."""
         results = {
             task: {name: Metric.from_dict(metric) for name, metric in metrics.items()}
             for task, metrics in values["results"].items()

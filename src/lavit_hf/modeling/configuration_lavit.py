@@ -129,6 +129,7 @@ class LavitVisualTokenizerConfig(PreTrainedConfig):
         return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
 
     def validate_values(self):
+        """Raises `ValueError` for values that fit no model; transformers calls it on every configuration."""
         _require_positive(self, "num_merger_layers", "num_attention_heads", "intermediate_size", "layer_norm_eps")
         _require_positive(self, "codebook_size", "code_dim", "gumbel_temperature", "initializer_range")
         _require_divisible(self, self.hidden_size)
@@ -198,6 +199,7 @@ class LavitFeatureDecoderConfig(PreTrainedConfig):
             self.intermediate_size = int(MLP_RATIO * self.hidden_size)
 
     def validate_values(self):
+        """Raises `ValueError` for values that fit no model; transformers calls it on every configuration."""
         _require_positive(self, "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
         _require_positive(self, "feature_size", "num_patches", "codebook_size", "code_dim", "pooled_condition_dim")
         _require_divisible(self, self.hidden_size)
@@ -210,7 +212,7 @@ class LavitFeatureDecoderConfig(PreTrainedConfig):
 
     @classmethod
     def from_visual_tokenizer_config(cls, config: LavitVisualTokenizerConfig, **kwargs) -> "LavitFeatureDecoderConfig":
-        """A decoder shaped after the tokenizer whose codes it reads; `kwargs` override single values."""
+        """A decoder shaped after `config`, the tokenizer whose codes it reads; `kwargs` override single values."""
         shape = {
             "hidden_size": config.hidden_size,
             "num_hidden_layers": config.num_merger_layers,
@@ -301,6 +303,7 @@ class LavitConfig(PreTrainedConfig):
         return self.visual_tokenizer_config.num_patches
 
     def validate_values(self):
+        """Raises `ValueError` for values that fit no model; transformers calls it on every configuration."""
         start, end, offset = self.image_start_token_id, self.image_end_token_id, self.visual_token_offset
         codes = range(offset, offset + self.codebook_size)
         if start < 0 or offset < 0 or codes.stop > self.text_config.vocab_size:

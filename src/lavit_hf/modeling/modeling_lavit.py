@@ -100,6 +100,7 @@ class LavitModel(LavitPreTrainedModel):
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(num_images, 3, image_size, image_size)`): Pictures.
+            kwargs: What transformers passes to every model, and has no meaning here.
 
         Returns:
             `BaseModelOutputWithPooling`: `last_hidden_state`, the vision features (num_images, N, d), and
@@ -295,7 +296,7 @@ class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedM
         return model if dtype is None else model.to(dtype)
 
     def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs) -> BaseModelOutputWithPooling:
-        """See [`LavitModel.get_image_features`]."""
+        """Arguments and outputs as of [`LavitModel.get_image_features`]."""
         return self.model.get_image_features(pixel_values, **kwargs)
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")

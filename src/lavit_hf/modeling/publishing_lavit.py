@@ -23,11 +23,11 @@ WEIGHTS = re.compile(r"(model|diffusion_pytorch_model)(-\d{5}-of-\d{5})?\.safete
 CARD_PICTURE = re.compile(r"!\[[^\]]*\]\((?!\w+:)([^)\s]+)\)")
 
 
-def is_stale(path: str, new: set[str]) -> bool:
-    """Whether a file holds weights of which files beside it are now the newer version, in other shards."""
-    path = Path(path)
-    folder_is_new = any(Path(other).parent == path.parent and WEIGHTS.fullmatch(Path(other).name) for other in new)
-    return bool(folder_is_new and WEIGHTS.fullmatch(path.name) and path.as_posix() not in new)
+def find_stale(there: Sequence[str], new: Sequence[str]) -> list[str]:
+    """Of the files that are `there`, those with weights that `new` files hold anew, in other shards."""
+    renewed = {Path(path).parent for path in new if WEIGHTS.fullmatch(Path(path).name)}
+    old = (path for path in there if WEIGHTS.fullmatch(Path(path).name) and path not in new)
+    return [path for path in old if Path(path).parent in renewed]
 
 
 def list_files(folder: Path) -> list[str]:
@@ -60,9 +60,8 @@ def replacing(folder: str | os.PathLike) -> Iterator[Path]:
         for path in new:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             os.replace(Path(staged, path), folder / path)
-        for path in list_files(folder):
-            if is_stale(path, set(new)):
-                (folder / path).unlink()
+        for path in find_stale(list_files(folder), new):
+            (folder / path).unlink()
         if new:  # with several processes, only one of them writes
             for left_behind in folder.glob(f"{STAGED}*"):
                 shutil.rmtree(left_behind, ignore_errors=True)
@@ -114,7 +113,7 @@ def upload(
     if revision is not None and not revision.startswith("refs/pr/"):
         api.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
     there = api.list_repo_files(repo_id, revision=revision, token=token)
-    operations = [CommitOperationDelete(path) for path in there if is_stale(path, set(paths))]
+    operations = [CommitOperationDelete(path) for path in find_stale(there, paths)]
     operations += [CommitOperationAdd(path, Path(folder, path)) for path in paths]
     if CARD_NAME not in (*paths, *there):
         operations.append(CommitOperationAdd(CARD_NAME, new_card(repo_id.split("/")[-1], tags).content.encode()))

@@ -99,6 +99,7 @@ class LavitProcessor(ProcessorMixin):
             text: Folder, repository or tokenizer of the language model.
             codebook_size, image_start_token_id: See [`extend_tokenizer`].
             image_size: Height and width of the square input, or `{"height": ..., "width": ...}`.
+            image_mean, image_std: Of each channel, for values from 0 to 1.
             kwargs: `chat_template`, `drawing_image_markers`.
 
         Raises:
@@ -135,7 +136,7 @@ class LavitProcessor(ProcessorMixin):
         return super().__call__(images=images, text=text, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
-        """Saves image processor, tokenizer, chat template and settings as [`ProcessorMixin.save_pretrained`] does."""
+        """Saves image processor, tokenizer, chat template and settings; arguments as of `ProcessorMixin`."""
         files = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
         # tokenizer.json holds all added tokens. Without this entry transformers copies every code out of there once
         # more when it loads the tokenizer, which then takes more than twice the time.
@@ -209,26 +210,32 @@ class LavitProcessor(ProcessorMixin):
 
     @property
     def image_token(self) -> str:
+        """The placeholder `<image>` that stands for a picture in a text."""
         return self.tokenizer.image_token
 
     @property
     def image_token_id(self) -> int:
+        """Its id, the last of LaVIT's vocabulary: the model replaces it by codes."""
         return self.tokenizer.image_token_id
 
     @property
     def image_start_token(self) -> str:
+        """`[IMG]`, which opens a picture."""
         return self.tokenizer.image_start_token
 
     @property
     def image_start_token_id(self) -> int:
+        """The id of `[IMG]`."""
         return self.tokenizer.image_start_token_id
 
     @property
     def image_end_token(self) -> str:
+        """`[/IMG]`, which closes a picture."""
         return self.tokenizer.image_end_token
 
     @property
     def image_end_token_id(self) -> int:
+        """The id of `[/IMG]`."""
         return self.tokenizer.image_end_token_id
 
     @property
@@ -238,6 +245,7 @@ class LavitProcessor(ProcessorMixin):
 
     @property
     def codebook_size(self) -> int:
+        """The number of codes."""
         return self.image_token_id - self.visual_token_offset
 
     # From ids back
@@ -292,7 +300,7 @@ class LavitProcessor(ProcessorMixin):
     def batch_decode_interleaved(
         self, batch: Sequence[Sequence[int]] | torch.Tensor, skip_special_tokens: bool = True
     ) -> list[list[TextSegment | ImageSegment]]:
-        """[`decode_interleaved`] for a batch: (batch_size, sequence_length), or a list of sequences."""
+        """[`decode_interleaved`] for a `batch`, (batch_size, sequence_length) or a list; arguments as there."""
         return [self.decode_interleaved(ids, skip_special_tokens=skip_special_tokens) for ids in batch]
 
     def post_process_image_text_to_text(self, generated_outputs, skip_special_tokens=True, **kwargs) -> list[str]:
@@ -300,6 +308,7 @@ class LavitProcessor(ProcessorMixin):
 
         Args:
             generated_outputs: (batch_size, sequence_length) ids.
+            skip_special_tokens, kwargs: As of the tokenizer's `batch_decode`.
         """
         codes = range(self.visual_token_offset, self.image_token_id)
         texts = [[token for token in _to_list(ids) if token not in codes] for ids in generated_outputs]
@@ -314,6 +323,7 @@ class LavitProcessor(ProcessorMixin):
         Args:
             generated_outputs: (batch_size, sequence_length) ids; for pictures (batch_size, 3, height, width) in
                 [0, 1], as the model's `decode_image_tokens` gives them.
+            skip_special_tokens, kwargs: Of texts, as of the tokenizer's `batch_decode`.
             generation_mode: None or `"text"` for texts, `"image"` for PIL pictures.
 
         Raises:

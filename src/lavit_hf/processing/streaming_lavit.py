@@ -88,7 +88,7 @@ class LavitIteratorStreamer(BaseStreamer):
     # As `generate` calls it
 
     def put(self, value: torch.Tensor) -> None:
-        """Takes the prompt's ids (1, L), then those of each new token (1,)."""
+        """Takes a `value` of ids: the prompt's (1, L), then those of each new token (1,)."""
         if value.ndim > 1 and len(value) > 1:
             raise ValueError(f"LavitIteratorStreamer follows one sequence, got {len(value)}.")
         skipped, self._in_prompt = self._in_prompt and self.skip_prompt, False

@@ -10,7 +10,7 @@ from .recipe import DataArguments
 
 
 def load_training_rows(data: DataArguments, image_columns: list[str] | None = None) -> PictureRows | PictureStream:
-    """The rows to train on, with the pictures of `image_columns` (default: `data.image_column`) decoded."""
+    """The rows of `data` to train on, with the pictures of `image_columns` (default: `data.image_column`) decoded."""
     rows = load_rows(
         data.dataset_name,
         data.train_split,
@@ -24,7 +24,7 @@ def load_training_rows(data: DataArguments, image_columns: list[str] | None = No
 
 
 def load_eval_rows(data: DataArguments, image_columns: list[str] | None = None) -> PictureRows | None:
-    """The rows to evaluate on, as of [`load_training_rows`], never streamed; None without `data.eval_split`."""
+    """The rows to evaluate on, arguments as of [`load_training_rows`]; None without `data.eval_split`."""
     if data.eval_split is None:
         return None
     rows = load_rows(

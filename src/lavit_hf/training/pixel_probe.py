@@ -53,6 +53,8 @@ def show_tokenizer(
         model ([`LavitVisualTokenizerForPreTraining`]): In evaluation mode.
         pictures (`list[Image.Image]`), pixel_values (`torch.FloatTensor` of shape `(B, 3, S, S)`):
             Pictures, and the same as the image processor makes them. All serve to fit the map.
+        num_shown (`int`, *optional*, defaults to 8): How many of them are on the sheet.
+        size (`int`, *optional*, defaults to 128): Side of each picture there, in pixels.
     """
     outputs = model(pixel_values.to(model.device))
     # A map for each: the cosine loss leaves the length of rebuilt features free.

@@ -74,7 +74,7 @@ class DataArguments:
 
 def last_checkpoint(args: TrainingArguments) -> str | None:
     """
-    The newest whole checkpoint in the output folder, from which the same command goes on; None where there is none.
+    The newest whole checkpoint in the output folder of `args`, from which the same command goes on, or None.
     """
     folders = Path(args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
     numbered = [folder for folder in folders if folder.name.rpartition("-")[2].isdigit()]

@@ -137,11 +137,11 @@ class LavitVisualTokenizerTrainer(LavitTrainer):
         return torch.cat(found)[:wanted]
 
     def start_whitening(self, num_features: int = 100_000) -> None:
-        """Fits the whitening to the features of the first pictures; until then it leaves them as they are."""
+        """Fits the whitening to the first `num_features` features; until then it leaves them as they are."""
         self.tokenizer.visual_tokenizer.whitening.fit(self._first_outputs(num_features, "vision_features"))
 
     def start_codebook(self, vectors_per_code: int) -> None:
-        """Puts the codebook at the k-means of the vectors of the first pictures."""
+        """Puts the codebook at the k-means of the first pictures' vectors, `vectors_per_code` for each code."""
         vectors = self._first_outputs(vectors_per_code * self.tokenizer.config.codebook_size, "vectors")
         self.tokenizer.start_codebook(vectors)
 

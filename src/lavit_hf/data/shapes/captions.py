@@ -11,7 +11,7 @@ from .scenes import COLORS, PLACES, SHAPES, SIZES, Scene, ShapeObject
 
 @dataclass(frozen=True)
 class DescribedObject:
-    """An object as a text names it; what the text leaves open is None."""
+    """An object as a text names it: its shape, color, size and place; what the text leaves open is None."""
 
     shape: str
     color: str | None = None
@@ -44,8 +44,8 @@ PLACE_PHRASES = {
 
 def describe_scene(scene: Scene, rng: Random) -> str:
     """
-    A caption in one of a dozen wordings, lower case. Most say size, color, shape and place of each object; every fifth
-    leaves the sizes out, every tenth the places as well.
+    A caption of `scene` in one of a dozen wordings, which `rng` picks, lower case. Most say size, color, shape and
+    place of each object; every fifth leaves the sizes out, every tenth the places as well.
     """
     objects = list(scene.objects)
     if rng.random() < 0.5:

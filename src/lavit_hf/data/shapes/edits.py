@@ -26,7 +26,7 @@ from .scenes import (
 
 @dataclass(frozen=True)
 class Edit:
-    """What to do, the kind of change (one of `EDIT_KINDS`), and the scene it makes."""
+    """An instruction, the kind of change it asks for (one of `EDIT_KINDS`), and the scene that it makes."""
 
     instruction: str
     kind: str

@@ -16,9 +16,9 @@ from .scenes import COLOR_RGB, COLORS, PLACES, SHAPES, SIZE_RADIUS, ShapeObject,
 @dataclass(frozen=True)
 class ReadObject:
     """
-    What was seen in a picture. `x`, `y` and `radius` are fractions of the side. `error` says how far the pixels are
-    from the best fitting shape: about the mean shift of its edge, in radii. `shape` is None where no shape fits: a
-    malformed drawing.
+    What was seen in a picture, with a [`ShapeObject`]'s words for color, size and place. `x`, `y` and `radius` are
+    fractions of the side. `error` says how far the pixels are from the best fitting shape: about the mean shift of its
+    edge, in radii. `shape` is None where no shape fits: a malformed drawing.
     """
 
     shape: str | None
@@ -41,7 +41,7 @@ MIN_RADIUS, MAX_RADIUS = 0.075, 0.185
 
 def read_scene(image: Image.Image) -> list[ReadObject]:
     """
-    The objects in a picture of any size, in the order of `PLACES`.
+    The objects in `image`, a picture of any size, in the order of `PLACES`.
 
     Each connected region of one saturated colour counts as an object, if it has 10 pixels at 64 x 64. Its shape is the
     one whose drawing by the renderer comes nearest, where one comes near.
@@ -94,7 +94,7 @@ def scene_matches(
     read: Sequence[ReadObject | DescribedObject | ShapeObject | dict],
     fields: Sequence[str] = ("shape", "color"),
 ) -> bool:
-    """Whether a picture shows all `described` objects and no other, by the `fields` of [`match_objects`]."""
+    """Whether what was `read` are all `described` objects and no other, by the `fields` of [`match_objects`]."""
     return len(described) == len(read) == match_objects(described, read, fields)
 
 

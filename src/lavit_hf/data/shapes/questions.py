@@ -11,7 +11,7 @@ from .scenes import COLORS, PLACES, SHAPES, Scene, ShapeObject
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its answer and what it asks for: one of `QUESTION_KINDS`."""
+    """A question's text, its answer, and the kind of thing that it asks for: one of `QUESTION_KINDS`."""
 
     text: str
     answer: str
@@ -20,8 +20,9 @@ class Question:
 
 def ask_questions(scene: Scene, rng: Random, num_questions: int = 6) -> list[Question]:
     """
-    Questions of different kinds about a scene, in random order: `num_questions` of the eight kinds, of which a single
-    object has no "relation". Yes and no are equally likely, and much of what a "no" asks for is there in part.
+    Questions of different kinds about a scene, as `rng` picks them, in random order: `num_questions` of the eight
+    kinds, of which a single object has no "relation". Yes and no are equally likely, and much of what a "no" asks for
+    is there in part.
     """
     kinds = list(QUESTION_KINDS)
     rng.shuffle(kinds)

@@ -60,7 +60,7 @@ def render_scene(scene: Scene, image_size: int = 64) -> Image.Image:
 
 def annotate_scene(scene: Scene, image_size: int = 64) -> Image.Image:
     """
-    What each pixel of [`render_scene`] shows, as datasets for semantic segmentation say it.
+    What each pixel of [`render_scene`] shows of `scene`, as datasets for semantic segmentation say it.
 
     Returns:
         A grey picture (mode "L") of `image_size` x `image_size`: each pixel's index in `LABELS`, 0 for the background.

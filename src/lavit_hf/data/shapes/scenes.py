@@ -51,8 +51,9 @@ MARGIN = 1 / 64
 @dataclass(frozen=True)
 class ShapeObject:
     """
-    One object. `x` (from the left), `y` (from the top) and `radius` are fractions of the picture's side; `rgb` is the
-    colour it is painted with, which lies near the named one.
+    One object: a `shape` of `SHAPES`, a `color` of `COLORS` and a `size` of `SIZES`. `x` (from the left), `y` (from
+    the top) and `radius` are fractions of the picture's side; `rgb` is the colour it is painted with, which lies near
+    the named one.
     """
 
     shape: str
@@ -77,8 +78,8 @@ class ShapeObject:
 @dataclass(frozen=True)
 class Background:
     """
-    What the objects lie on: a `kind` of `BACKGROUNDS` in two muted colours, with a `period` (a fraction of the side),
-    an `angle` (radians) and a `seed` for its noise. Each kind uses what it needs.
+    What the objects lie on: a `kind` of `BACKGROUNDS` in two muted colours, `rgb` and `second_rgb`, with a `period` (a
+    fraction of the side), an `angle` (radians) and a `seed` for its noise. Each kind uses what it needs.
     """
 
     kind: str
@@ -91,7 +92,7 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture before it is rendered. Equal scenes render equally."""
+    """A picture before it is rendered: objects on a background. Equal scenes render equally."""
 
     objects: tuple[ShapeObject, ...]
     background: Background
@@ -124,7 +125,7 @@ def place_at(x: float, y: float) -> str:
 
 def sample_scene(index: int, split: str = "train", seed: int = 0) -> Scene:
     """
-    The scene number `index` of a `split`: the same for the same arguments, always.
+    The scene number `index` of a `split` and a `seed`: the same for the same arguments, always.
 
     1 to 4 objects, as many scenes of each; no two in one place of the grid of nine, nor of the same shape and color,
     and at least 3/64 of the side between them. The splits share no set of (shape, color, size, place).
