@@ -3,6 +3,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from PIL import ExifTags, Image
@@ -32,6 +34,19 @@ def run(monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def picture() -> str:
     return str(GOLDENS / "image_0.png")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["draw", "--help"], ["draw", "a dog"], ["caption"]])
+def test_help_and_mistakes_do_not_wait_for_torch(arguments):
+    program = f"""
+import atexit, sys
+atexit.register(lambda: print("torch" in sys.modules))
+sys.argv = ["lavit-hf", *{arguments}]
+from lavit_hf.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.endswith("False\n"), done.stderr
 
 
 def test_convert(run, tmp_path):

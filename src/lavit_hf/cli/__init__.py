@@ -5,8 +5,6 @@ import sys
 from typing import Annotated
 
 import typer
-from diffusers.utils import logging as diffusers_logging
-from transformers.utils import logging as transformers_logging
 
 from .. import __version__
 from . import chat, conversion, datasets, demo, evaluation, pictures, serving, show  # noqa: F401  (they are its commands)
@@ -30,9 +28,6 @@ def _options(
 
 def main() -> None:
     """Runs the command line; a user's mistake ends it with one line rather than a traceback."""
-    transformers_logging.set_verbosity_error()
-    for logging in (transformers_logging, diffusers_logging):
-        logging.disable_progress_bar()
     try:
         app()
     except (ValueError, OSError, ImportError) as error:

@@ -5,16 +5,14 @@ import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from PIL import Image
 from rich.text import Text
-from transformers import set_seed
 
-from ..conversation import Conversation, Piece
-from ..demo import demo_checkpoint
-from ..processing import ImageSegment, StreamedPicture, TextSegment
+import lavit_hf
+
 from .common import (
     Decoder,
     DecoderOption,
@@ -31,6 +29,9 @@ from .common import (
     progress_bars,
 )
 
+
+if TYPE_CHECKING:
+    from ..conversation import Conversation, Piece
 
 HELP = """\
 Write to the model, and name picture files to show them: `photo.jpg what is on the table?`
@@ -90,19 +91,19 @@ class _Terminal:
             console.print(picture_as_text(picture), end="")
         console.print(f"[dim]{path}[/dim]", soft_wrap=True)
 
-    def show_drawing(self, pieces: Iterator[Piece], most: int) -> None:
+    def show_drawing(self, pieces: "Iterator[Piece]", most: int) -> None:
         with progress_bars() as bars:
             task = bars.add_task("tokens", total=most)
             for piece in pieces:
-                if isinstance(piece, ImageSegment):
+                if isinstance(piece, lavit_hf.ImageSegment):
                     bars.update(task, completed=len(piece.codes))
         self.show(piece.picture)
 
-    def show_answer(self, pieces: Iterator[Piece]) -> None:
+    def show_answer(self, pieces: "Iterator[Piece]") -> None:
         for piece in pieces:
-            if isinstance(piece, TextSegment):
+            if isinstance(piece, lavit_hf.TextSegment):
                 console.print(piece.text.replace("\n", " "), end="", markup=False, soft_wrap=True)
-            elif isinstance(piece, StreamedPicture):
+            elif isinstance(piece, lavit_hf.StreamedPicture):
                 console.print()
                 self.show(piece.picture)
         console.print()
@@ -121,13 +122,15 @@ def chat(
     dtype: DtypeOption = Dtype.auto,
 ) -> None:
     """Talk to a model in text and pictures. By default, to the small one that ships."""
-    path = model or str(demo_checkpoint())
+    import transformers
+
+    path = model or str(lavit_hf.demo_checkpoint())
     loaded, processor = load_model(path, device, dtype)
     pipeline = load_decoder(path, decoder, like=loaded)
     pipeline.set_progress_bar_config(disable=True)
     output.mkdir(parents=True, exist_ok=True)
-    set_seed(seed)
-    conversation = Conversation(loaded, processor, pipeline, seed, num_inference_steps=steps)
+    transformers.set_seed(seed)
+    conversation = lavit_hf.Conversation(loaded, processor, pipeline, seed, num_inference_steps=steps)
     terminal = _Terminal(output)
     console.print(HELP + "\n", markup=False, soft_wrap=True)
     while True:
@@ -146,7 +149,7 @@ def chat(
             console.print()
 
 
-def _take(line: str, conversation: Conversation, terminal: _Terminal) -> None:
+def _take(line: str, conversation: "Conversation", terminal: _Terminal) -> None:
     command, _, rest = line.partition(" ")
     if not line:
         return

@@ -1,20 +1,21 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The application itself, the options that commands share, and how they load and write."""
+"""
+The application itself, the options that commands share, and how they load and write.
+
+What computes is imported where it is needed, here and in the commands: help and mistakes are answered at once.
+"""
 
 import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from transformers import AutoModelForCausalLM, AutoProcessor
 
-from ..diffusion import ASPECT_RATIOS, LavitImageDecoderPipeline
-from ..processing import load_pictures
+import lavit_hf
 
 
 app = typer.Typer(
@@ -66,11 +67,23 @@ OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Picture file
 StepsOption = Annotated[int | None, typer.Option(min=1, help="Denoising steps. Default: the decoder's.")]
 DecoderOption = Annotated[Decoder, typer.Option(help="Which of the model's pixel decoders.")]
 AspectOption = Annotated[
-    str | None, typer.Option(help=f"{', '.join(ASPECT_RATIOS)} (highres of the release). Default: square.")
+    str | None, typer.Option(help="Width to height, say 4:3; of the release's highres decoder. Default: square.")
 ]
 
 
+def quiet_libraries() -> None:
+    """Silences what transformers and diffusers say of their own accord."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    for logging in (transformers_logging, diffusers_logging):
+        logging.disable_progress_bar()
+
+
 def pick_device(device: str | None) -> str:
+    import torch
+
     if device is not None:
         return device
     if torch.cuda.is_available():
@@ -80,27 +93,34 @@ def pick_device(device: str | None) -> str:
 
 def open_image(path: Path) -> Image.Image:
     """A picture as the processor sees it, upright, so that what is shown over it lies right."""
+    from ..processing import load_pictures
+
     try:
         return load_pictures(path)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as a picture: {error.__cause__ or error}") from error
 
 
-def load_model(model: str, device: str | None, dtype: Dtype, model_class=AutoModelForCausalLM):
+def load_model(model: str, device: str | None, dtype: Dtype, model_class=None):
+    """A model, with its head unless `model_class` says otherwise, and its processor."""
     # What is no folder may be a repository, but a mistyped folder is not worth minutes of asking the Hub.
     if not Path(model).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         raise ValueError(f"--model must be a folder, or a repository of the Hub as owner/name: there is no {model}.")
     with progress.status(f"Loading {model}"):
-        processor = AutoProcessor.from_pretrained(model)
+        from transformers import AutoModelForCausalLM, AutoProcessor
+
+        quiet_libraries()
+        model_class = model_class or AutoModelForCausalLM
         loaded = model_class.from_pretrained(model, dtype=dtype.value).to(pick_device(device)).eval()
-    return loaded, processor
+        return loaded, AutoProcessor.from_pretrained(model)
 
 
-def load_decoder(model: str, decoder: Decoder, like: torch.nn.Module) -> LavitImageDecoderPipeline:
+def load_decoder(model: str, decoder: Decoder, like):
     """A pixel decoder, where and as wide as the model `like` is: diffusers itself does not know what was saved."""
     subfolder = "lowres_decoder" if decoder is Decoder.lowres else None
     with progress.status(f"Loading the {decoder.value} pixel decoder"):
-        return LavitImageDecoderPipeline.from_pretrained(model, subfolder=subfolder, dtype=like.dtype).to(like.device)
+        pipeline_class = lavit_hf.LavitImageDecoderPipeline
+        return pipeline_class.from_pretrained(model, subfolder=subfolder, dtype=like.dtype).to(like.device)
 
 
 def progress_bars() -> Progress:
@@ -120,7 +140,7 @@ def check_output(path: Path) -> None:
 def output_size(aspect_ratio: str | None) -> dict:
     if aspect_ratio is None:
         return {}
-    if aspect_ratio not in ASPECT_RATIOS:
-        raise ValueError(f"--aspect-ratio must be one of {', '.join(ASPECT_RATIOS)}, got {aspect_ratio}.")
-    height, width = ASPECT_RATIOS[aspect_ratio]
+    if aspect_ratio not in lavit_hf.ASPECT_RATIOS:
+        raise ValueError(f"--aspect-ratio must be one of {', '.join(lavit_hf.ASPECT_RATIOS)}, got {aspect_ratio}.")
+    height, width = lavit_hf.ASPECT_RATIOS[aspect_ratio]
     return {"height": height, "width": width}

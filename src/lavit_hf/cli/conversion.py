@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..conversion import convert_official_checkpoint
-from .common import Decoder, Dtype, DtypeOption, ModelOption, app, console, load_model
+from .common import Decoder, Dtype, DtypeOption, ModelOption, app, console, load_model, quiet_libraries
 
 
 @app.command()
@@ -29,6 +28,9 @@ def convert(
     Reads shard by shard, never runs what a pickle says, and writes nothing if anything is missing, unknown or of the
     wrong shape.
     """
+    from ..conversion import convert_official_checkpoint
+
+    quiet_libraries()
     decoders = tuple(decoder.value for decoder in Decoder if decoder not in (without or []))
     convert_official_checkpoint(
         source,

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from accelerate import PartialState
 
-from .common import DeviceOption, Dtype, DtypeOption, ModelOption, Selection, app, console
+from .common import DeviceOption, Dtype, DtypeOption, ModelOption, Selection, app, console, quiet_libraries
 
 
 class BrokenPictures(StrEnum):
@@ -49,10 +48,13 @@ def tokenize(
 
     In several processes: `accelerate launch -m lavit_hf.cli tokenize DATASET OUTPUT --model MODEL`.
     """
-    from ..data.tokenization import tokenize_dataset  # needs `datasets`, which other commands do without
-
     if not Path(model).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         raise ValueError(f"--model must be a folder, or a repository of the Hub as owner/name: there is no {model}.")
+    from accelerate import PartialState
+
+    from ..data.tokenization import tokenize_dataset
+
+    quiet_libraries()
     summary = tokenize_dataset(
         dataset,
         output,

@@ -5,14 +5,10 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from PIL import Image
-from transformers import set_seed
 
-from ..data.shapes import render_scene, sample_scene
 from ..demo import demo_checkpoint
-from ..visualization import show_kept_patches
 from .common import Decoder, Dtype, SeedOption, app, console, load_decoder, load_model
 from .pictures import draw_codes, tokenize, write_text
 
@@ -35,6 +31,12 @@ def demo(
 ) -> None:
     """Go the whole way with a small trained model: tokens, a caption, an answer, a drawing, an edit."""
     started = time.perf_counter()
+    import torch
+    from transformers import set_seed
+
+    from ..data.shapes import render_scene, sample_scene
+    from ..visualization import show_kept_patches
+
     set_seed(seed)
     # The smallest CPU computes in it.
     model, processor = load_model(str(demo_checkpoint()), "cpu", Dtype.float32)

@@ -5,16 +5,12 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from PIL import Image
 from rich.progress import Progress
-from transformers import set_seed
-from transformers.generation.streamers import BaseStreamer
 
-from ..diffusion import LavitImageDecoderPipeline
-from ..modeling import LavitVisualTokenizer
-from ..visualization import show_kept_patches
+import lavit_hf
+
 from .common import (
     AspectOption,
     Decoder,
@@ -39,13 +35,13 @@ from .common import (
 )
 
 
-class _TokenBar(BaseStreamer):
-    """A bar that goes on with each token that `generate` hands to a streamer."""
+class _TokenBar:
+    """A streamer of `generate`: a bar that goes on with each token."""
 
     def __init__(self, bars: Progress, most: int):
         self.bars, self.task, self._in_prompt = bars, bars.add_task("tokens", total=most), True
 
-    def put(self, value: torch.Tensor) -> None:
+    def put(self, value) -> None:
         self.bars.advance(self.task, not self._in_prompt)
         self._in_prompt = False
 
@@ -54,10 +50,10 @@ class _TokenBar(BaseStreamer):
         self.bars.update(self.task, total=self.bars.tasks[self.task].completed)
 
 
-def decode_pixels(
-    pipeline: LavitImageDecoderPipeline, codes: list[list[int]], seed: int, bars: Progress, **settings
-) -> list[Image.Image]:
+def decode_pixels(pipeline, codes: list[list[int]], seed: int, bars: Progress, **settings) -> list[Image.Image]:
     """Draws each picture's codes with noise of its own, and shows how far it is."""
+    import torch
+
     pipeline.set_progress_bar_config(disable=True)
     task = bars.add_task("pixels", total=None)
 
@@ -172,12 +168,14 @@ def draw(
     """
     Draw what a prompt says, from pictures too: `lavit-hf draw "in the style of a woodcut" -i cat.png -m lavit-7b`.
     """
+    import transformers
+
     check_output(output)
     size = output_size(aspect_ratio)
     pictures = [open_image(path) for path in image or []]
     loaded, processor = load_model(model, device, dtype)
     pipeline = load_decoder(model, decoder, like=loaded)
-    set_seed(seed)
+    transformers.set_seed(seed)
     settings = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
     with progress_bars() as bars:
         settings |= {"num_return_sequences": num_images, "streamer": _TokenBar(bars, loaded.config.num_patches)}
@@ -202,7 +200,7 @@ def reconstruct(
     check_output(output)
     size = output_size(aspect_ratio)
     picture = open_image(image)
-    tokenizer, processor = load_model(model, device, dtype, LavitVisualTokenizer)
+    tokenizer, processor = load_model(model, device, dtype, lavit_hf.LavitVisualTokenizer)
     [(codes, _)] = tokenize(tokenizer, processor, [picture], None, seed)
     pipeline = load_decoder(model, decoder, like=tokenizer)
     with progress_bars() as bars:
@@ -210,14 +208,16 @@ def reconstruct(
     _save(images, [codes], output)
 
 
-@torch.no_grad()
 def tokenize(tokenizer, processor, pictures, selection: Selection | None, seed: int):
     """Codes and kept patches of each picture."""
-    outputs = tokenizer(
-        processor.image_processor(pictures, return_tensors="pt")["pixel_values"].to(tokenizer.device),
-        selection=selection.value if selection else None,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    import torch
+
+    with torch.no_grad():
+        outputs = tokenizer(
+            processor.image_processor(pictures, return_tensors="pt")["pixel_values"].to(tokenizer.device),
+            selection=selection.value if selection else None,
+            generator=torch.Generator().manual_seed(seed),
+        )
     return [(codes.tolist(), mask) for codes, mask in zip(outputs.split(), outputs.keep_mask, strict=True)]
 
 
@@ -234,10 +234,12 @@ def encode(
     dtype: DtypeOption = Dtype.auto,
 ) -> None:
     """Print the codes of pictures, a line of JSON for each: `{"image": ..., "num_codes": ..., "codes": [...]}`."""
+    from ..visualization import show_kept_patches
+
     pictures = [open_image(path) for path in images]
     if overlay is not None:
         overlay.mkdir(parents=True, exist_ok=True)
-    tokenizer, processor = load_model(model, device, dtype, LavitVisualTokenizer)
+    tokenizer, processor = load_model(model, device, dtype, lavit_hf.LavitVisualTokenizer)
     tokenized = tokenize(tokenizer, processor, pictures, selection, seed)
     for path, picture, (codes, keep_mask) in zip(images, pictures, tokenized, strict=True):
         print(json.dumps({"image": str(path), "num_codes": len(codes), "codes": codes}))

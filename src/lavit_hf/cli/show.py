@@ -4,17 +4,8 @@
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from ..visualization import (
-    attend_to_patches,
-    find_merge_targets,
-    show_attention,
-    show_kept_patches,
-    show_merging,
-    show_reconstructions,
-)
 from .common import (
     Decoder,
     DecoderOption,
@@ -52,6 +43,17 @@ def show(
     Show what a model sees in a picture: which patches it keeps, which of them takes in each of the others, what its
     tokens keep of the picture, and where each word of a text looks.
     """
+    import torch
+
+    from ..visualization import (
+        attend_to_patches,
+        find_merge_targets,
+        show_attention,
+        show_kept_patches,
+        show_merging,
+        show_reconstructions,
+    )
+
     picture = open_image(image)
     loaded, processor = load_model(model, device, dtype)
     pipeline = load_decoder(model, decoder, like=loaded)
