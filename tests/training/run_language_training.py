@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-import torch
+from accelerate import PartialState
 
 from tests.training.test_pretrain import losses, train
 
@@ -15,5 +15,6 @@ if __name__ == "__main__":
     trainer = train(folder, max_steps=20, per_device_train_batch_size=batch_size)
     if trainer.is_world_process_zero():
         (folder / "losses.json").write_text(json.dumps(losses(trainer)))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # or a rank that ends first may take the others down with it
+    state = PartialState()
+    state.wait_for_everyone()  # a rank that ends first may take the others down with it
+    state.destroy_process_group()

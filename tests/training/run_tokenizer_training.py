@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 from lavit_hf.training import TokenizerSchedule
 from tests.training.test_tokenizer_training import losses, make_model, train
@@ -18,5 +19,6 @@ if __name__ == "__main__":
     trainer = train(model, folder, schedule, steps=20, batch_size=batch_size, rows=160)
     state = {"losses": losses(trainer), "codebook": model.visual_tokenizer.quantizer.codebook}
     torch.save(state, folder / f"rank{os.environ['RANK']}.pt")
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # or a rank that ends first may take the others down with it
+    state = PartialState()
+    state.wait_for_everyone()  # a rank that ends first may take the others down with it
+    state.destroy_process_group()
