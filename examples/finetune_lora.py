@@ -15,7 +15,14 @@ from transformers import TrainingArguments, set_seed
 
 from lavit_hf import LavitForCausalLM, LavitProcessor
 from lavit_hf.data.tokenized_dataset import check_codebook
-from lavit_hf.training import CurvesCallback, DataArguments, last_checkpoint, parse_recipe, write_model_card
+from lavit_hf.training import (
+    CurvesCallback,
+    DataArguments,
+    last_checkpoint,
+    parse_recipe,
+    run_script,
+    write_model_card,
+)
 from lavit_hf.training.collator import LavitCollator
 from lavit_hf.training.language_trainer import LavitForCausalLMTrainer
 from lavit_hf.training.lora import LoraArguments, lora_config
@@ -85,4 +92,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -17,6 +17,7 @@ from lavit_hf.training import (
     freeze_parts,
     last_checkpoint,
     parse_recipe,
+    run_script,
     write_model_card,
 )
 from lavit_hf.training.collator import LavitCollator
@@ -82,4 +83,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -22,6 +22,7 @@ from lavit_hf.training import (
     load_eval_rows,
     load_training_rows,
     parse_recipe,
+    run_script,
     write_model_card,
 )
 from lavit_hf.training.autoencoder import (
@@ -80,4 +81,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

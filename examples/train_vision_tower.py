@@ -27,6 +27,7 @@ from lavit_hf.training import (
     load_eval_rows,
     load_training_rows,
     parse_recipe,
+    run_script,
     write_model_card,
 )
 
@@ -137,4 +138,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -26,6 +26,7 @@ from lavit_hf.training import (
     load_eval_rows,
     load_training_rows,
     parse_recipe,
+    run_script,
     show_tokenizer,
     write_model_card,
 )
@@ -82,4 +83,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

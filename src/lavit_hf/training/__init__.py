@@ -5,7 +5,7 @@ from .callbacks import CurvesCallback, SamplesCallback
 from .model_card import write_model_card
 from .pictures import PictureCollator, load_eval_rows, load_training_rows
 from .pixel_probe import PixelProbe, show_tokenizer
-from .recipe import DataArguments, last_checkpoint, parse_recipe
+from .recipe import DataArguments, last_checkpoint, parse_recipe, run_script
 from .tokenizer_trainer import LavitVisualTokenizerTrainer, TokenizerSchedule
 from .trainer import LavitTrainer, freeze_parts
 
@@ -24,6 +24,7 @@ __all__ = [
     "load_eval_rows",
     "load_training_rows",
     "parse_recipe",
+    "run_script",
     "show_tokenizer",
     "write_model_card",
 ]

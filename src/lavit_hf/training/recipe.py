@@ -1,13 +1,16 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What every training script takes: a recipe in a YAML file, flags that override it, and the data to train on."""
+"""What every training script takes: a recipe in a YAML file, flags that override it, the data; and how it ends."""
 
+import gc
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from accelerate import PartialState
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -91,4 +94,18 @@ def is_whole(state: Path) -> bool:
     return True
 
 
-__all__ = ["DataArguments", "last_checkpoint", "parse_recipe"]
+def run_script(main: Callable[[], None]) -> None:
+    """
+    Runs the `main` function of a training script; then the processes that it had part from each other, all at once.
+
+    Gloo's threads otherwise may meet Python objects while the interpreter is torn down. That aborts it, and the
+    launcher says that the training failed, after all was done.
+    """
+    main()
+    gc.collect()  # trainers are circles, and hold on to what the processes have in common
+    state = PartialState()
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
+__all__ = ["DataArguments", "last_checkpoint", "parse_recipe", "run_script"]
