@@ -46,7 +46,8 @@ def main():
         first_modality="image",
         max_images=args.max_images,
         max_new_tokens=args.max_images * (model.config.num_patches + 2) + 120,
-        do_sample=False,  # text; codes are sampled as the model's generation_config says
+        temperature=0.7,  # of text, for instructions of many kinds; codes are sampled as the model's settings say
+        do_sample=True,
     )
     samples = []
     for segments in processor.batch_decode_interleaved(ids):

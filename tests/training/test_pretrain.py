@@ -255,7 +255,7 @@ def test_the_recipe():
     recipe = str(ROOT / "examples" / "recipes" / "shapes" / "pretrain.yaml")
     classes = (LanguageModelArguments, SequenceArguments, DataArguments, TrainingArguments)
     model, sequences, _, arguments = parse_recipe(*classes, args=[recipe, "--learning_rates", "lm_head=1e-4"])
-    assert sequences.weights == {"caption": 1.5, "draw": 1.5, "question": 2.5, "edit": 2, "columns": 1.5, "text": 0.1}
+    assert sequences.weights == {"caption": 1, "draw": 1.5, "question": 2.5, "edit": 4, "columns": 1.5, "text": 0.1}
     assert read_config(model.language_model_config, make_processor().tokenizer).hidden_size == 256
     assert model.part_learning_rates == {"lm_head": 1e-4}
     assert arguments.train_sampling_strategy == "group_by_length"
