@@ -38,6 +38,7 @@ def main():
     args = parse_arguments()
     model, processor = LavitForCausalLM.from_pretrained(args.model), LavitProcessor.from_pretrained(args.model)
     pipeline = LavitImageDecoderPipeline.from_pretrained(args.model, dtype=model.dtype)
+    pipeline.set_progress_bar_config(disable=True)
     captions = [make_row(index, "test")["caption"] for index in range(args.num_sequences)]
     torch.manual_seed(args.seed)
     ids = model.generate(

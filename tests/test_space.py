@@ -150,7 +150,7 @@ def test_edit(page, picture):
     panel = open_tab(page, "Edit")
     upload(panel, picture)
     wait_for_picture(panel, "Picture")
-    panel.get_by_label("What to change").fill("make the square green")
+    panel.get_by_label("What to change").fill("paint the star blue")
     panel.get_by_role("button", name="Edit", exact=True).click()
     wait_for_picture(panel, "Edited")
     page.wait_for_function("!document.querySelector('.generating')")

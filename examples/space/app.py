@@ -223,7 +223,7 @@ def build(page: Page, is_demo: bool) -> gr.Blocks:
         with gr.Tab("Edit"), gr.Row():
             with gr.Column():
                 picture = given()
-                instruction = gr.Textbox(label="What to change", placeholder="make the square green")
+                instruction = gr.Textbox(label="What to change", placeholder="paint the star blue")
                 guidance, seed = knobs()
                 button = gr.Button("Edit", variant="primary")
             with gr.Column():

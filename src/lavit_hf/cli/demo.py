@@ -26,7 +26,7 @@ def demo(
         "a large yellow star at the top left, a small blue circle on the right and a large red ring at the bottom"
     ),
     question: Annotated[str, typer.Option(help="What to ask about the picture.")] = "what color is the star?",
-    instruction: Annotated[str, typer.Option(help="How to edit the picture.")] = "make the square green",
+    instruction: Annotated[str, typer.Option(help="How to edit the picture.")] = "paint the star blue",
     seed: SeedOption = 0,
 ) -> None:
     """Go the whole way with a small trained model: tokens, a caption, an answer, a drawing, an edit."""
