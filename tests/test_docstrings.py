@@ -38,7 +38,8 @@ def documented(module: str):
             if dataclasses.is_dataclass(member):  # those of command lines explain their fields one by one
                 doc += " ".join(field.name for field in dataclasses.fields(member) if "help" in field.metadata)
             # A configuration also takes what all of them take, and a class without a constructor what its base takes.
-            is_ours = member.__init__.__module__.startswith("lavit_hf") and not issubclass(member, PreTrainedConfig)
+            init_module = getattr(member.__init__, "__module__", "")  # `object.__init__` has none
+            is_ours = init_module.startswith("lavit_hf") and not issubclass(member, PreTrainedConfig)
             yield name, member.__init__ if is_ours else object, doc
             yield from methods(member)
         elif inspect.isfunction(member):
