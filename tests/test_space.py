@@ -100,6 +100,7 @@ def wait_for_picture(panel, label: str):
 def keep_screenshot(page, name: str) -> None:
     if folder := os.environ.get("LAVIT_SCREENSHOTS"):
         Path(folder).mkdir(parents=True, exist_ok=True)
+        page.evaluate("scrollTo(0, 0)")
         page.wait_for_timeout(700)  # until it has faded in
         page.screenshot(path=Path(folder) / f"{name}.png")
 
