@@ -122,14 +122,14 @@ def chat(
     dtype: DtypeOption = Dtype.auto,
 ) -> None:
     """Talk to a model in text and pictures. By default, to the small one that ships."""
-    import transformers
-
     path = model or str(lavit_hf.demo_checkpoint())
     loaded, processor = load_model(path, device, dtype)
     pipeline = load_decoder(path, decoder, like=loaded)
     pipeline.set_progress_bar_config(disable=True)
     output.mkdir(parents=True, exist_ok=True)
-    transformers.set_seed(seed)
+    from transformers import set_seed
+
+    set_seed(seed)
     conversation = lavit_hf.Conversation(loaded, processor, pipeline, seed, num_inference_steps=steps)
     terminal = _Terminal(output)
     console.print(HELP + "\n", markup=False, soft_wrap=True)

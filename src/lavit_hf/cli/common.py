@@ -101,11 +101,15 @@ def open_image(path: Path) -> Image.Image:
         raise ValueError(f"{path} cannot be read as a picture: {error.__cause__ or error}") from error
 
 
-def load_model(model: str, device: str | None, dtype: Dtype, model_class=None):
-    """A model, with its head unless `model_class` says otherwise, and its processor."""
-    # What is no folder may be a repository, but a mistyped folder is not worth minutes of asking the Hub.
+def check_model(model: str) -> None:
+    """What is no folder may be a repository, but a mistyped folder is not worth minutes of asking the Hub."""
     if not Path(model).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         raise ValueError(f"--model must be a folder, or a repository of the Hub as owner/name: there is no {model}.")
+
+
+def load_model(model: str, device: str | None, dtype: Dtype, model_class=None):
+    """A model, with its head unless `model_class` says otherwise, and its processor."""
+    check_model(model)
     with progress.status(f"Loading {model}"):
         from transformers import AutoModelForCausalLM, AutoProcessor
 

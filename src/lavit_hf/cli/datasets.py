@@ -1,14 +1,23 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """What one does with whole datasets: tokenize."""
 
-import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .common import DeviceOption, Dtype, DtypeOption, ModelOption, Selection, app, console, quiet_libraries
+from .common import (
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    ModelOption,
+    Selection,
+    app,
+    check_model,
+    console,
+    quiet_libraries,
+)
 
 
 class BrokenPictures(StrEnum):
@@ -48,8 +57,7 @@ def tokenize(
 
     In several processes: `accelerate launch -m lavit_hf.cli tokenize DATASET OUTPUT --model MODEL`.
     """
-    if not Path(model).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
-        raise ValueError(f"--model must be a folder, or a repository of the Hub as owner/name: there is no {model}.")
+    check_model(model)
     from accelerate import PartialState
 
     from ..data.tokenization import tokenize_dataset

@@ -168,14 +168,14 @@ def draw(
     """
     Draw what a prompt says, from pictures too: `lavit-hf draw "in the style of a woodcut" -i cat.png -m lavit-7b`.
     """
-    import transformers
-
     check_output(output)
     size = output_size(aspect_ratio)
     pictures = [open_image(path) for path in image or []]
     loaded, processor = load_model(model, device, dtype)
     pipeline = load_decoder(model, decoder, like=loaded)
-    transformers.set_seed(seed)
+    from transformers import set_seed
+
+    set_seed(seed)
     settings = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
     with progress_bars() as bars:
         settings |= {"num_return_sequences": num_images, "streamer": _TokenBar(bars, loaded.config.num_patches)}
