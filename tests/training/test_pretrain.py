@@ -91,17 +91,17 @@ def test_the_log_has_text_and_codes_apart(tmp_path):
     is_code = targets[targets != -100] >= trainer.model.config.image_start_token_id
     trainer.train()
     assert losses(trainer) == pytest.approx([outputs.loss.item()], abs=2e-3)
-    assert entries(trainer, "text_loss") == pytest.approx([outputs.token_losses[~is_code].mean().item()], abs=2e-3)
-    assert entries(trainer, "code_loss") == pytest.approx([outputs.token_losses[is_code].mean().item()], abs=2e-3)
+    assert entries(trainer, "loss_on_text") == pytest.approx([outputs.token_losses[~is_code].mean().item()], abs=2e-3)
+    assert entries(trainer, "loss_on_codes") == pytest.approx([outputs.token_losses[is_code].mean().item()], abs=2e-3)
 
 
 def test_each_kind_is_evaluated_apart(tmp_path):
     arguments = SequenceArguments(["caption=1", "text=1"])
     evaluated = {kind: MixtureRows(make_dataset(6), arguments.only(kind)) for kind in arguments.weights}
     metrics = make_trainer(tmp_path, eval_dataset=evaluated).evaluate()
-    assert {"eval_caption_loss", "eval_caption_code_loss", "eval_text_text_loss"} <= set(metrics)
-    assert metrics["eval_text_text_loss"] == pytest.approx(metrics["eval_text_loss"], rel=0.1)
-    assert "eval_text_code_loss" not in metrics
+    assert {"eval_caption_loss", "eval_caption_loss_on_codes", "eval_text_loss_on_text"} <= set(metrics)
+    assert metrics["eval_text_loss_on_text"] == pytest.approx(metrics["eval_text_loss"], rel=0.1)
+    assert "eval_text_loss_on_codes" not in metrics
 
 
 def test_frozen_parts_stay_and_others_have_rates_of_their_own(tmp_path):

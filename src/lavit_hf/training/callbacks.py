@@ -41,7 +41,7 @@ def plot_log(log_history: list[dict[str, float]], path: Path) -> None:
         for kind, (steps, values) in kinds.items():
             axes.plot(steps, values, label=kind, marker="o" if kind == "eval" else None, markersize=3)
         seen = [value for _, values in kinds.values() for value in values]
-        if panel.endswith("loss") and 0 < 20 * min(seen) < max(seen):
+        if "loss" in panel and 0 < 20 * min(seen) < max(seen):
             axes.set_yscale("log")
         axes.set_title(panel.replace("_", " "), fontsize=10)
         axes.set_xlabel("step", fontsize=8)

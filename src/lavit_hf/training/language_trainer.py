@@ -15,7 +15,7 @@ class LavitForCausalLMTrainer(LavitTrainer):
 
     The loss of a batch is the mean over its labels on all processes, counted when pictures have become codes: two
     processes do what one does with both their batches. The loss of accumulated batches is the mean of their losses.
-    The log has the mean losses of text, `text_loss`, and of pictures with their marks, `code_loss`.
+    The log has the mean losses of text, `loss_on_text`, and of pictures with their marks, `loss_on_codes`.
 
     Args:
         model ([`LavitForCausalLM`] or a `peft` model of one), args (`TrainingArguments`), kwargs:
@@ -80,7 +80,7 @@ class LavitForCausalLMTrainer(LavitTrainer):
         measured = super()._take_measured(training)
         sums = self.accelerator.reduce(self._sums[training], reduction="sum").tolist()
         self._sums[training].zero_()
-        for name, (total, count) in zip(("text_loss", "code_loss"), sums, strict=True):
+        for name, (total, count) in zip(("loss_on_text", "loss_on_codes"), sums, strict=True):
             if count:
                 measured[name] = round(total / count, 5)
         return measured
