@@ -72,6 +72,19 @@ def test_guidance_with_a_picture_in_the_prompt(model):
     assert drawn[0, : len(codes) + 2].tolist() == [IMAGE_START, *codes, IMAGE_END]
 
 
+@pytest.mark.parametrize("image_inputs", ["features", "codes"])
+def test_the_branches_start_apart_as_they_do_together(model, monkeypatch, image_inputs):
+    """Once with what stands before the pictures read by one branch alone, once by both."""
+    rows = [[*IMAGE, 5, 6], [7], [8, 9, IMAGE_START, CODES[4]]]
+    given = prompt(rows) | {"pixel_values": pictures(1), "image_inputs": image_inputs, "generation_mode": "image"}
+    settings = {"guidance_scale": 3.0, "max_new_tokens": 6, "output_logits": True, "return_dict_in_generate": True}
+    apart = model.generate(**given, **settings)
+    monkeypatch.setattr(model, "_count_unseen", lambda *arguments: 0)
+    together = model.generate(**given, **settings)
+    assert torch.equal(apart.sequences, together.sequences)
+    torch.testing.assert_close(apart.logits, together.logits, rtol=0, atol=1e-5)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_negative_prompts(model, side):
@@ -129,8 +142,13 @@ def test_a_forward_per_token_with_both_branches(model, monkeypatch):
     monkeypatch.setattr(
         model, "forward", lambda **kwargs: batches.append(len(kwargs["input_ids"])) or forward(**kwargs)
     )
-    model.generate(**prompt(), generation_mode="image", guidance_scale=2.0, max_new_tokens=5, min_new_tokens=5)
-    assert batches == [2 * len(PROMPTS)] * 5
+    settings = {"generation_mode": "image", "guidance_scale": 2.0, "max_new_tokens": 5, "min_new_tokens": 5}
+    model.generate(**prompt(), **settings)
+    # What stands before the pictures concerns one branch.
+    assert batches == [len(PROMPTS)] + [2 * len(PROMPTS)] * 5
+    batches.clear()
+    model.generate(**prompt([[IMAGE_START, CODES[4]]]), **settings)
+    assert batches == [2] * 5
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

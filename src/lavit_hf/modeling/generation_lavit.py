@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import GenerationConfig, GenerationMixin, LogitsProcessorList, TopKLogitsWarper
+from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
 
 from .decoding_lavit import LavitDecoding, needs_codes_only, resolve_decoding
 from .logits_process_lavit import (
@@ -228,6 +230,39 @@ class LavitGenerationMixin(GenerationMixin):
             **kwargs,
         )
 
+    def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration: bool = True):
+        """As transformers', but what no unconditional twin sees is read in one branch alone."""
+        length = self._count_unseen(input_ids, generation_config, model_kwargs)
+        if length:
+            begun = {"decoding": replace(model_kwargs["decoding"], guidance_scale=1.0)} | {
+                name: model_kwargs[name][:, :length]
+                for name in ("attention_mask", "position_ids", "inputs_embeds")
+                if model_kwargs.get(name) is not None
+            }
+            inputs = self.prepare_inputs_for_generation(
+                input_ids[:, :length], is_first_iteration=is_first_iteration, **model_kwargs | begun
+            )
+            self(**inputs, return_dict=True)
+            # The twins' keys are masked out there: any will do.
+            model_kwargs["cache"].batch_select_indices(torch.arange(len(input_ids)).repeat(2))
+        return super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)
+
+    def _count_unseen(self, input_ids, generation_config, model_kwargs) -> int:
+        """How many of the prompts' positions no twin sees. 0 also where the branches have to be read together."""
+        decoding, cache = model_kwargs.get("decoding"), model_kwargs.get("cache")
+        if decoding is None or not decoding.guided or model_kwargs.get("unconditional_ids") is not None:
+            return 0
+        if type(cache) is not DynamicCache or cache.offloading or cache.get_seq_length():
+            return 0
+        if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
+            return 0  # Others do not just append: their states hold what no mask takes back.
+        returned = generation_config.output_hidden_states or generation_config.output_attentions
+        # Processes that share weights have to make as many forwards as each other.
+        if returned or generation_config.prefill_chunk_size or _shares_weights(self):
+            return 0
+        start, is_open = open_image_start(input_ids, self.config)
+        return int(torch.where(is_open, start, input_ids.shape[1] - 1).min())
+
     def _twin_mask(self, input_ids, attention_mask, unconditional_mask) -> torch.Tensor:
         """What the unconditional twins see: from their last `[IMG]` on, and a negative prompt, if there is one."""
         length = attention_mask.shape[1]
@@ -293,3 +328,8 @@ class LavitGenerationMixin(GenerationMixin):
         )
         guidance = [LavitGuidanceLogitsProcessor(decoding.guidance_scale, self.config)] if decoding.guided else []
         return LogitsProcessorList([*guidance, modality, *chosen])
+
+
+def _shares_weights(model: nn.Module) -> bool:
+    """Whether no process has all of a model's weights."""
+    return is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
