@@ -133,17 +133,17 @@ def test_guidance_in_the_middle_is_that_of_two_passes(model, scale, cache):
 @torch.no_grad()
 @pytest.mark.parametrize("cache", [None, "static"])
 def test_logits_are_those_of_two_passes_at_every_step(model, cache):
-    """Padded rows that end at different steps, with a picture behind them or open, twice each."""
+    """Padded rows that end at different steps, with a picture behind them or open, four times each."""
     torch.manual_seed(0)
     rows = [*PROMPTS, [5, IMAGE_START, CODES[3], CODES[9], IMAGE_END, 7], [8, IMAGE_START, CODES[2], CODES[2]]]
     given = prompt(rows) | {"generation_mode": "interleaved", "guidance_scale": 2.0, "logits_processor": OFTEN}
     returned = {"output_logits": True, "return_dict_in_generate": True, "return_full_text": False}
     static = {"cache_implementation": cache, "disable_compile": True}
-    settings = {"do_sample": True, "num_return_sequences": 2, "max_new_tokens": 60}
+    settings = {"do_sample": True, "temperature": 4.0, "num_return_sequences": 4, "max_new_tokens": 60}
     outputs = model.generate(**given, **settings, **static, **returned)
     differences, ends = [], set()
     for index, new in enumerate(outputs.sequences.tolist()):
-        row, end = rows[index // 2], new.index(EOS) if EOS in new else len(new) - 1
+        row, end = rows[index // 4], new.index(EOS) if EOS in new else len(new) - 1
         ends.add(end)
         for step, logits in enumerate(outputs.logits[: end + 1]):
             conditional, unconditional = logits.chunk(2)
