@@ -199,7 +199,7 @@ def flags(parts: Path, output: Path) -> list[str]:
         "dataset_name": parts / "data",
         "eval_split": "test",
         "output_dir": output,
-        "max_steps": 12,
+        "max_steps": 24,
         "save_steps": 6,
         "logging_steps": 1,
         "learning_rate": 5e-3,
@@ -226,10 +226,10 @@ def test_killed_and_started_again_is_undisturbed(monkeypatch, parts, tmp_path):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-    assert not (tmp_path / "killed" / "checkpoint-12").exists()
+    assert not (tmp_path / "killed" / "checkpoint-24").exists()
     again = run_script(monkeypatch, parts, tmp_path / "killed")
     assert again == pytest.approx(undisturbed, abs=1e-3)
-    assert len(again) == 12
+    assert len(again) == 24
 
     folder = tmp_path / "killed"
     model, processor = AutoModelForCausalLM.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
@@ -237,7 +237,7 @@ def test_killed_and_started_again_is_undisturbed(monkeypatch, parts, tmp_path):
     assert model.generation_config.eos_token_id == processor.tokenizer.eos_token_id
     drawn = model.generate(**processor(text="red above blue", return_tensors="pt"), generation_mode="image")
     assert processor.decode_interleaved(drawn[0])[0].text == "red above blue"
-    assert "eval draw code loss" in (folder / "README.md").read_text()
+    assert "eval draw loss on codes" in (folder / "README.md").read_text()
     assert (folder / "curves.png").exists()
 
 
