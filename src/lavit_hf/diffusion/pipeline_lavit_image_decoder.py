@@ -141,7 +141,7 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         vocabulary_ids: bool | None = None,
-    ) -> ImagePipelineOutput | tuple:
+    ) -> ImagePipelineOutput:
         r"""
         Args:
             image_tokens (`list[int]`, `list[list[int]]`, `torch.Tensor` or a list of them):

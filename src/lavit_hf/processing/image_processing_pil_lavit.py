@@ -5,6 +5,8 @@ import io
 import itertools
 import os
 import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -23,7 +25,7 @@ URL_PREFIXES = ("http://", "https://", "data:image/")
 URL_TIMEOUT = 60  # seconds
 
 
-def load_pictures(images: ImageInput) -> ImageInput:
+def load_pictures(images: ImageInput | str | Path | Sequence) -> ImageInput:
     """Loads and checks pictures, keeping their nesting, so that every backend sees the same pictures and errors.
 
     Args:

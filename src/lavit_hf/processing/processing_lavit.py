@@ -8,14 +8,14 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import ImageInput
-from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, Unpack
+from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin
 from transformers.utils import is_torchvision_available, logging
 
 from .chat_lavit import CHAT_TEMPLATE, VQA_PROMPT
@@ -111,9 +111,9 @@ class LavitProcessor(ProcessorMixin):
 
     def __call__(
         self,
-        images: ImageInput | None = None,
+        images: ImageInput | str | Path | Sequence | None = None,
         text: str | list[str] | None = None,
-        **kwargs: Unpack[LavitProcessorKwargs],
+        **kwargs,
     ) -> BatchFeature:
         """Turns text and pictures into the inputs of [`LavitForCausalLM`].
 
@@ -314,9 +314,19 @@ class LavitProcessor(ProcessorMixin):
         texts = [[token for token in _to_list(ids) if token not in codes] for ids in generated_outputs]
         return self.tokenizer.batch_decode(texts, skip_special_tokens=skip_special_tokens, **kwargs)
 
+    @overload
     def post_process_multimodal_output(
-        self, generated_outputs, skip_special_tokens=True, generation_mode=None, **kwargs
-    ) -> list[str] | list[Image.Image]:
+        self, generated_outputs, skip_special_tokens: bool = ..., *, generation_mode: Literal["image"], **kwargs
+    ) -> list[Image.Image]: ...
+
+    @overload
+    def post_process_multimodal_output(
+        self, generated_outputs, skip_special_tokens: bool = ..., generation_mode: str | None = ..., **kwargs
+    ) -> list[str]: ...
+
+    def post_process_multimodal_output(
+        self, generated_outputs, skip_special_tokens: bool = True, generation_mode: str | None = None, **kwargs
+    ):
         """
         What transformers' "any-to-any" pipeline returns.
 

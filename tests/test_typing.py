@@ -1,0 +1,43 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""
+Public names type-check in the hands of those who use them: the Python of README and guides passes mypy. The inside of
+the library is not checked, since its own dependencies are typed for reading, not for inference.
+"""
+
+from pathlib import Path
+
+import pytest
+from mypy import api
+
+import lavit_hf
+
+from .test_docs import GUIDES, python_of
+
+
+# What a block takes for given, and what other libraries' annotations do not admit though they document it.
+LET_PASS = ("name-defined", "misc", "list-item", "call-overload", "assignment")
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory) -> list[str]:
+    """What mypy says of the blocks, one module per guide, and of all public names."""
+    folder = tmp_path_factory.mktemp("guides")
+    for name in GUIDES | {"../README"}:
+        (folder / f"{Path(name).name.replace('-', '_')}.py").write_text("\n".join(python_of(name)), encoding="utf-8")
+    names = [f"reveal_type(lavit_hf.{name})" for name in lavit_hf.__all__]
+    (folder / "public_names.py").write_text("\n".join(["import lavit_hf", *names]), encoding="utf-8")
+    settings = ["--follow-imports=silent", "--ignore-missing-imports", "--no-error-summary"]
+    settings += [f"--disable-error-code={code}" for code in LET_PASS]
+    said, complaints, _ = api.run([*settings, *map(str, sorted(folder.glob("*.py")))])
+    assert not complaints
+    return said.splitlines()
+
+
+def test_the_guides_type_check(said):
+    assert [line for line in said if ": error:" in line] == []
+
+
+def test_every_public_name_has_a_type(said):
+    types = [line.split("Revealed type is ")[1].strip('"') for line in said if "Revealed type is" in line]
+    assert len(types) == len(lavit_hf.__all__)
+    assert "Any" not in types
