@@ -90,11 +90,13 @@ def wait_for_text(panel, label: str) -> str:
 
 
 def wait_for_picture(panel, label: str):
-    """The picture in a box, once the browser shows it."""
-    shown = panel.locator(f".block:has(label:has-text('{label}')) img").first
-    shown.wait_for()
-    assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") >= 64
-    return shown
+    """The picture in a box, once the browser shows it. Previews may take each other's place meanwhile."""
+    shown = panel.locator(f".block:has(label:has-text('{label}')) img")
+    deadline = time.monotonic() + SECONDS
+    while not shown.evaluate_all("images => images.some(image => image.complete && image.naturalWidth >= 64)"):
+        assert time.monotonic() < deadline, f"{label} stays empty"
+        time.sleep(0.1)
+    return shown.first
 
 
 def keep_screenshot(page, name: str) -> None:
@@ -113,7 +115,7 @@ def test_describe(page, picture):
     count, codes = re.fullmatch(r"(\d+) tokens for 64 patches: ([\d ]+)", wait_for_text(panel, "Tokens")).groups()
     assert len(codes.split()) == int(count)
     wait_for_picture(panel, "Patches that are kept")
-    wait_for_picture(panel, "Which of them takes in")
+    wait_for_picture(panel, "Which takes in the others")
     keep_screenshot(page, "describe")
 
 
@@ -138,6 +140,7 @@ def test_draw(page):
     while page.locator(".progress-text, .generating").count():
         counts.add(box.input_value())
         assert time.monotonic() < deadline
+    assert len(counts - {""}) > 1
     assert re.fullmatch(r"\d+ tokens", wait_for_text(panel, "Tokens"))
     source = wait_for_picture(panel, "Drawing").get_attribute("src")
     drawn = Image.open(urllib.request.urlopen(source)).convert("RGB")

@@ -196,7 +196,7 @@ def build(page: Page, is_demo: bool) -> gr.Blocks:
                 tokens = gr.Textbox(label="Tokens", lines=2)
                 with gr.Row():
                     kept = gr.Image(label="Patches that are kept", format="png")
-                    merged = gr.Image(label="Which of them takes in each of the others", format="png")
+                    merged = gr.Image(label="Which takes in the others", format="png")
             button.click(page.describe, picture, [caption, tokens, kept, merged])
 
         with gr.Tab("Ask"), gr.Row():
