@@ -4,7 +4,7 @@
     python benchmarks/generation.py --plot docs/generation-cost.png
 
 A Llama with random weights in bfloat16, 0.56 billion of them unless the flags say otherwise, and the release's codes;
-a whole run takes a quarter of an hour on two cores. What is compared takes turns in one process, so that ratios hold
+a whole run takes some twenty minutes on two cores. What is compared takes turns in one process, so that ratios hold
 on a machine whose speed drifts; peak memory is that of a process of its own each.
 """
 
@@ -34,8 +34,9 @@ GROWTH_CODES = 32  # enough for a rate, of fourteen kinds of work
 
 @dataclass(frozen=True)
 class Work:
-    """One way to draw: how many pictures at once, after what, and how."""
+    """One way to draw: how many pictures at once, of how many codes each, after what, and how."""
 
+    num_codes: int
     batch_size: int = 1
     prompt_length: int = 32
     num_pictures: int = 0
@@ -81,8 +82,8 @@ def make_prompt(model: LavitForCausalLM, work: Work) -> torch.LongTensor:
     return torch.cat(parts, dim=1).to(model.device)
 
 
-def draw(model: LavitForCausalLM, work: Work, num_codes: int) -> None:
-    """Exactly `num_codes` codes of each picture."""
+def draw(model: LavitForCausalLM, work: Work) -> None:
+    """Exactly so many codes of each picture."""
     # For one query in bfloat16, PyTorch's own takes several times as long on a CPU.
     faster = "eager" if model.device.type == "cpu" else "sdpa"
     model.set_attn_implementation({"text_config": work.attention or faster})
@@ -92,8 +93,8 @@ def draw(model: LavitForCausalLM, work: Work, num_codes: int) -> None:
         "guidance_scale": GUIDANCE_SCALE,
         "do_sample": True,
         "top_k": 50,
-        "min_new_tokens": num_codes,
-        "max_new_tokens": num_codes,
+        "min_new_tokens": work.num_codes,
+        "max_new_tokens": work.num_codes,
         "pad_token_id": 0,
     }
     if work.way == "two passes":
@@ -124,34 +125,33 @@ def measure_memory(args) -> None:
     if args.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        draw(model, work, args.num_codes)
+        draw(model, work)
         peak = torch.cuda.max_memory_allocated()
     else:
         forget_peak_memory()
         before = read_memory()["VmRSS"]
-        draw(model, work, args.num_codes)
+        draw(model, work)
         peak = read_memory()["VmHWM"]
     print((peak - before) / 1e6)
 
 
-def peak_memory(work: Work, num_codes: int) -> float:
-    of = ["--num-codes", str(num_codes), "--memory-of", json.dumps(vars(work))]
-    command = [sys.executable, __file__, *sys.argv[1:], *of]
+def peak_memory(work: Work) -> float:
+    command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", json.dumps(vars(work))]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def compare(model: LavitForCausalLM, args, console: Console) -> None:
     """The ratios: guidance in one forward and in two passes, a batch and one picture, a token and its weights."""
     works = {
-        "one forward": Work(),
-        "two passes": Work(way="two passes"),
-        "batch of 8": Work(batch_size=8),
+        "one forward": Work(args.num_codes),
+        "two passes": Work(args.num_codes, way="two passes"),
+        "batch of 8": Work(args.num_codes, batch_size=8),
     }
     if args.device == "cpu":
-        works["batch of 8, sdpa"] = Work(batch_size=8, attention="sdpa")
+        works["batch of 8, sdpa"] = Work(args.num_codes, batch_size=8, attention="sdpa")
     if args.device.startswith("cuda"):
-        works["static cache, compiled"] = Work(way="static cache")
-    functions = {name: lambda work=work: draw(model, work, args.num_codes) for name, work in works.items()}
+        works["static cache, compiled"] = Work(args.num_codes, way="static cache")
+    functions = {name: lambda work=work: draw(model, work) for name, work in works.items()}
     seconds = time_in_turns(functions | {"weights": lambda: read_weights(model)}, args.runs, args.device)
     weights = seconds.pop("weights")
 
@@ -167,7 +167,7 @@ def compare(model: LavitForCausalLM, args, console: Console) -> None:
             f"{statistics.median(pictures):.2f}",
             f"{1000 * step:.1f}",
             f"{step / statistics.median(weights):.2f}",
-            f"{peak_memory(work, args.num_codes):.0f}",
+            f"{peak_memory(work):.0f}",
         )
     console.print(table)
     size = read_weights(model)
@@ -180,21 +180,17 @@ def compare(model: LavitForCausalLM, args, console: Console) -> None:
 def measure_growth(model: LavitForCausalLM, args, console: Console) -> dict[str, list[tuple[int, float, float]]]:
     """(value, tokens a second, peak MB) over the prompt's length, its pictures, and the batch."""
     series = {
-        "prompt length": [(value, Work(prompt_length=value)) for value in (16, 64, 256, 1024)],
-        "pictures in the prompt": [(value, Work(num_pictures=value)) for value in (0, 1, 2, 4, 8)],
-        "batch size": [(value, Work(batch_size=value)) for value in (1, 2, 4, 8, 16)],
+        "prompt length": [(value, Work(GROWTH_CODES, prompt_length=value)) for value in (16, 64, 256, 1024)],
+        "pictures in the prompt": [(value, Work(GROWTH_CODES, num_pictures=value)) for value in (0, 1, 2, 4, 8)],
+        "batch size": [(value, Work(GROWTH_CODES, batch_size=value)) for value in (1, 2, 4, 8, 16)],
     }
     grown = {}
     table = Table("over", "value", "tokens/s", "peak MB")
     for name, works in series.items():
-        functions = {str(value): lambda work=work: draw(model, work, GROWTH_CODES) for value, work in works}
+        functions = {str(value): lambda work=work: draw(model, work) for value, work in works}
         seconds = time_in_turns(functions, args.runs, args.device)
         grown[name] = [
-            (
-                value,
-                work.batch_size * GROWTH_CODES / statistics.median(seconds[str(value)]),
-                peak_memory(work, GROWTH_CODES),
-            )
+            (value, work.batch_size * work.num_codes / statistics.median(seconds[str(value)]), peak_memory(work))
             for value, work in works
         ]
         for value, speed, memory in grown[name]:

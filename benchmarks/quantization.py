@@ -67,7 +67,7 @@ def measure(args) -> None:
     with tempfile.TemporaryDirectory() as offload_folder:
         model = load(args.way, args.folder, offload_folder, args)
         started = time.perf_counter()
-        draw(model, Work(), args.num_codes)
+        draw(model, Work(args.num_codes))
         seconds = time.perf_counter() - started
     weights = sum(count_bytes(weight) for weight in model.parameters()) / 1e6
     print(json.dumps([weights, memory() - before, args.num_codes / seconds]))

@@ -79,23 +79,25 @@ def upload(panel, path: Path) -> None:
     panel.locator("input[type=file]").first.set_input_files(path)
 
 
-def wait_for_text(panel, label: str) -> str:
-    """What a box says once it says something."""
-    box = panel.get_by_label(label, exact=True)
+def wait_for(look, label: str):
+    """What `look` finds in a box once it finds something."""
     deadline = time.monotonic() + SECONDS
-    while not (text := box.input_value()):
+    while not (found := look()):
         assert time.monotonic() < deadline, f"{label} stays empty"
         time.sleep(0.1)
-    return text
+    return found
+
+
+def wait_for_text(panel, label: str) -> str:
+    """What a box says once it says something."""
+    return wait_for(panel.get_by_label(label, exact=True).input_value, label)
 
 
 def wait_for_picture(panel, label: str):
     """The picture in a box, once the browser shows it. Previews may take each other's place meanwhile."""
     shown = panel.locator(f".block:has(label:has-text('{label}')) img")
-    deadline = time.monotonic() + SECONDS
-    while not shown.evaluate_all("images => images.some(image => image.complete && image.naturalWidth >= 64)"):
-        assert time.monotonic() < deadline, f"{label} stays empty"
-        time.sleep(0.1)
+    is_there = "images => images.some(image => image.complete && image.naturalWidth >= 64)"
+    wait_for(lambda: shown.evaluate_all(is_there), label)
     return shown.first
 
 

@@ -6,13 +6,13 @@ the library is not checked, since its own dependencies are typed for reading, no
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import lavit_hf
 
 from .test_docs import GUIDES, python_of
+from .test_readme import BLOCKS
 
 
 # What a block takes for given, and what other libraries' annotations do not admit though they document it.
@@ -23,10 +23,11 @@ LET_PASS = ("name-defined", "list-item", "call-overload", "assignment")
 def said(tmp_path_factory) -> list[str]:
     """What mypy says of the blocks, one module per guide, and of all public names."""
     folder = tmp_path_factory.mktemp("guides")
-    for name in GUIDES - {"serve"} | {"../README"}:  # that one is about another client
-        (folder / f"{Path(name).name.replace('-', '_')}.py").write_text("\n".join(python_of(name)), encoding="utf-8")
-    names = [f"reveal_type(lavit_hf.{name})" for name in lavit_hf.__all__]
-    (folder / "public_names.py").write_text("\n".join(["import lavit_hf", *names]), encoding="utf-8")
+    modules = {name: python_of(name) for name in GUIDES - {"serve"}}  # that one is about another client
+    modules["README"] = BLOCKS
+    modules["public_names"] = ["import lavit_hf", *(f"reveal_type(lavit_hf.{name})" for name in lavit_hf.__all__)]
+    for name, blocks in modules.items():
+        (folder / f"{name.replace('-', '_')}.py").write_text("\n".join(blocks), encoding="utf-8")
     settings = ["--follow-imports=silent", "--ignore-missing-imports", "--no-error-summary"]
     settings += [f"--disable-error-code={code}" for code in LET_PASS]
     command = [sys.executable, "-m", "mypy", *settings, *map(str, sorted(folder.glob("*.py")))]

@@ -89,16 +89,22 @@ def test_none_is_cut(model):
         assert all(len(read(row)) >= 1 for row in drawn)
 
 
+def open_start(row: list[int]) -> int | None:
+    """Where the picture that a sequence has not closed begins."""
+    start = len(row) - 1 - row[::-1].index(IMAGE_START) if IMAGE_START in row else None
+    return None if start is None or IMAGE_END in row[start:] else start
+
+
 @torch.no_grad()
 def by_hand(model, ids: list[int], scale: float, length: int, negative=()) -> list[int]:
     """Greedy and guided, with two forwards per token and no cache; text ends in no way but its length."""
     new = []
     while len(new) < length:
         row = [*ids, *new]
-        opened = len(row) - 1 - row[::-1].index(IMAGE_START) if IMAGE_START in row else None
+        opened = open_start(row)
         conditional = model(torch.tensor([row])).logits[0, -1].log_softmax(-1)
         allowed = torch.full_like(conditional, -torch.inf)
-        if opened is not None and IMAGE_END not in row[opened:]:
+        if opened is not None:
             unconditional = model(torch.tensor([[*negative, *row[opened:]]])).logits[0, -1].log_softmax(-1)
             conditional = unconditional + scale * (conditional - unconditional)
             num_codes = len(row) - 1 - opened
@@ -149,8 +155,8 @@ def test_logits_are_those_of_two_passes_at_every_step(model, cache):
             conditional, unconditional = logits.chunk(2)
             seen = [*row, *new[:step]]
             differences.append(model(torch.tensor([seen])).logits[0, -1] - conditional[index])
-            opened = len(seen) - 1 - seen[::-1].index(IMAGE_START) if IMAGE_START in seen else None
-            if opened is not None and IMAGE_END not in seen[opened:]:
+            opened = open_start(seen)
+            if opened is not None:
                 differences.append(model(torch.tensor([seen[opened:]])).logits[0, -1] - unconditional[index])
     assert len(ends) > 2
     assert float(torch.stack(differences).abs().max()) < 1e-4
