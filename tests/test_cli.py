@@ -10,6 +10,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from lavit_hf import cli
+from lavit_hf.data.shapes import read_scene
 
 from .parity import GOLDENS
 
@@ -141,6 +142,12 @@ def test_demo(run, tmp_path):
     assert "“what color is the star?” “orange”" in lines["answer"]
     for name in ("picture", "kept_patches", "reconstruction", "drawing", "edited"):
         Image.open(tmp_path / f"{name}.png").load()
+    drawing, edited = (
+        {(item.color, item.shape) for item in read_scene(Image.open(tmp_path / f"{name}.png"))}
+        for name in ("drawing", "edited")
+    )
+    assert drawing == {("yellow", "star"), ("blue", "circle"), ("red", "ring")}
+    assert edited == {("blue", "star"), ("red", "square"), ("cyan", "triangle")}
     first = (tmp_path / "drawing.png").read_bytes()
     run("demo", "--output", tmp_path)
     assert (tmp_path / "drawing.png").read_bytes() == first

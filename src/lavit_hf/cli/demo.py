@@ -37,7 +37,6 @@ def demo(
     from ..data.shapes import render_scene, sample_scene
     from ..visualization import show_kept_patches
 
-    set_seed(seed)
     # The smallest CPU computes in it.
     model, processor = load_model(str(demo_checkpoint()), "cpu", Dtype.float32)
     pipeline = load_decoder(str(demo_checkpoint()), Decoder.highres, like=model)
@@ -53,11 +52,10 @@ def demo(
 
     image = render_scene(sample_scene(DEMO_SCENE, "test"))
     [(shown, keep_mask)] = tokenize(model.model.visual_tokenizer, processor, [image], None, seed)
-    codes = {
-        "reconstruction": shown,
-        "drawing": draw_codes(model, processor, prompt)[0],
-        "edited": draw_codes(model, processor, instruction, [image])[0],
-    }
+    codes = {"reconstruction": shown}
+    for name, text, pictures in (("drawing", prompt, None), ("edited", instruction, [image])):
+        set_seed(seed)  # so that neither depends on what was drawn before
+        codes[name] = draw_codes(model, processor, text, pictures)[0]
     generators = [torch.Generator().manual_seed(seed + index) for index in range(len(codes))]
     drawn = dict(zip(codes, pipeline(list(codes.values()), generator=generators).images, strict=True))
     files = {"picture": image, "kept_patches": show_kept_patches(image, keep_mask, SHOWN_SIZE)} | drawn
