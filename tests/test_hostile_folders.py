@@ -4,13 +4,14 @@
 import ast
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 
 import jinja2
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 
 import lavit_hf
@@ -77,6 +78,12 @@ def test_an_unknown_kind_of_model(folder):
         AutoModelForCausalLM.from_pretrained(folder)
 
 
+def test_a_generation_loop_of_its_own(folder):
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate" / "generate.py").write_text(EVIL)
+    assert "generate" not in vars(LavitForCausalLM.from_pretrained(folder))
+
+
 @pytest.mark.parametrize("model_class", [LavitForCausalLM, LavitVisualTokenizer])
 def test_pickled_weights(model_class, folder):
     weights = load_file(folder / "model.safetensors")
@@ -109,21 +116,24 @@ def test_components_that_are_none(value, folder, monkeypatch):
 @pytest.mark.parametrize(
     ("load", "part", "name"),
     [
-        (LavitForCausalLM, "", "model"),
-        (LavitVisualTokenizer, "", "model"),
-        (LavitImageDecoderPipeline, "unet", "diffusion_pytorch_model"),
-        (LavitImageDecoderPipeline, "feature_decoder", "model"),
+        (LavitForCausalLM, "", "model.safetensors"),
+        (LavitForCausalLM, "", "pytorch_model.bin"),
+        (LavitVisualTokenizer, "", "model.safetensors"),
+        (LavitImageDecoderPipeline, "unet", "diffusion_pytorch_model.safetensors"),
+        (LavitImageDecoderPipeline, "feature_decoder", "model.safetensors"),
     ],
 )
 def test_weights_outside_of_the_folder(load, part, name, folder):
     """A secret beside the folder does not come in as weights."""
-    weights = folder / part / f"{name}.safetensors"
-    outside = folder.parent / "secret.safetensors"
-    shutil.move(weights, outside)
-    reference = f"{'../' * (2 if part else 1)}secret.safetensors"
-    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(load_file(outside), reference)}
-    (folder / part / f"{name}.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ValueError, match=r"must name files beside it, got '\.\./.*secret\.safetensors'"):
+    [weights] = (folder / part).glob("*.safetensors")
+    outside = folder.parent / f"secret{Path(name).suffix}"
+    tensors = load_file(weights)
+    weights.unlink()
+    torch.save(tensors, outside) if name.endswith(".bin") else save_file(tensors, outside)
+    reference = f"{'../' * (2 if part else 1)}{outside.name}"
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(tensors, reference)}
+    (folder / part / f"{name}.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=rf"must name files beside it, got '{re.escape(reference)}'"):
         load.from_pretrained(folder)
 
 

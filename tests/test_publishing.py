@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from PIL import Image
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 from lavit_hf import (
@@ -51,23 +52,29 @@ CODE = {
     "sequence_lavit.py",
     "tokenization_lavit.py",
 }
-# Draws greedily, in an environment that has this package or not.
+# Writes codes greedily, in an environment that has this package or not, and with it draws them as well.
 DRAW = """
 import sys
-sys.modules |= dict.fromkeys(sys.argv[2:])  # these cannot be imported
+repository, folder, *missing = sys.argv[1:]
+sys.modules |= dict.fromkeys(missing)  # these cannot be imported
 import torch
 from transformers import AutoModelForCausalLM, AutoProcessor
 trust = {"trust_remote_code": True}
-if "lavit_hf" not in sys.argv[2:]:
+if "lavit_hf" not in missing:
     import lavit_hf
     trust = {}
-model = AutoModelForCausalLM.from_pretrained(sys.argv[1], **trust).float()
-processor = AutoProcessor.from_pretrained(sys.argv[1], **trust)
+model = AutoModelForCausalLM.from_pretrained(repository, **trust).float()
+processor = AutoProcessor.from_pretrained(repository, **trust)
 picture = torch.full((3, 8, 8), 200, dtype=torch.uint8)
 inputs = processor(text="<image>a red circle", images=picture, generation_mode="image", return_tensors="pt")
 settings = {"generation_mode": "image", "do_sample": False, "image_generation": {"do_sample": False}}
 ids = model.generate(**inputs, **settings)[0].tolist()
 print(type(model).__module__, type(processor.image_processor).__name__, ids)
+if "lavit_hf" not in missing:
+    pipe = lavit_hf.LavitImageDecoderPipeline.from_pretrained(repository)
+    codes = processor.decode_interleaved(ids)[-1].codes
+    drawn = pipe(codes, num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
+    drawn.save(folder + "/drawn.png")
 """
 
 
@@ -91,7 +98,7 @@ def digest(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("kind", ["shipped", "converted"])
 def test_round_trip(kind, converted, hub, tmp_path):
-    """Pushed in one commit; drawn from the repository by both kinds of installation: the same ids."""
+    """Pushed in one commit; from the repository both kinds of installation write the same ids, the one its picture."""
     path = demo_checkpoint() if kind == "shipped" else converted
     model, processor = AutoModelForCausalLM.from_pretrained(path), AutoProcessor.from_pretrained(path)
     pipe = LavitImageDecoderPipeline.from_pretrained(path)
@@ -106,23 +113,48 @@ def test_round_trip(kind, converted, hub, tmp_path):
     inputs = processor(text=f"<image>{PROMPT}", images=picture, generation_mode="image", return_tensors="pt")
     ids = model.float().generate(**inputs, **GREEDY)[0].tolist()
     environment = hub.environment(tmp_path / "home")
-    here = run(DRAW, REPOSITORY, environment=environment)
-    assert here.stdout == f"lavit_hf.modeling.modeling_lavit LavitImageProcessor {ids}\n", here.stderr
-    assert not [name for name in hub.downloads if name.startswith(("unet/", "vae/", "feature_decoder/", "samples/"))]
-    assert not [name for name in hub.downloads if name.endswith(".py")]  # not even fetched where not needed
-    elsewhere = run(DRAW, REPOSITORY, "lavit_hf", environment=environment)
+    elsewhere = run(DRAW, REPOSITORY, tmp_path, "lavit_hf", environment=environment)
     assert elsewhere.stdout.startswith("transformers_modules.somebody.lavit."), elsewhere.stderr
     assert elsewhere.stdout.split(" ", 1)[1] == f"LavitImageProcessor {ids}\n"
-    without = run(DRAW, REPOSITORY, "lavit_hf", "torchvision", environment=environment)
+    assert not [name for name in hub.downloads if name.startswith(("unet/", "vae/", "feature_decoder/", "samples/"))]
+    without = run(DRAW, REPOSITORY, tmp_path, "lavit_hf", "torchvision", environment=environment)
     assert without.stdout.split(" ", 2)[1] == "LavitImageProcessorPil", without.stderr
 
-    loaded = LavitImageDecoderPipeline.from_pretrained(REPOSITORY, cache_dir=tmp_path / "cache")
+    hub.requests.clear()
+    here = run(DRAW, REPOSITORY, tmp_path, environment=hub.environment(tmp_path / "another home"))
+    assert here.stdout == f"lavit_hf.modeling.modeling_lavit LavitImageProcessor {ids}\n", here.stderr
+    unneeded = (".py", ".png", ".md", "evaluation.json")
+    assert not [name for name in hub.downloads if name.endswith(unneeded)]
+    assert {name.split("/")[0] for name in hub.downloads if "/" in name} == {
+        "feature_decoder",
+        "scheduler",
+        "unet",
+        "vae",
+    }
     codes = processor.decode_interleaved(ids)[-1].codes
-    pictures = [
-        decoder(codes, num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="pt").images
-        for decoder in (pipe, loaded)
-    ]
-    assert torch.equal(*pictures)
+    drawn = pipe(codes, num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
+    assert drawn.tobytes() == Image.open(tmp_path / "drawn.png").tobytes()
+
+
+def test_the_pixel_decoder_of_the_same_commit(hub, demo, tmp_path):
+    """Loaded later, from where the model came from: its revision, its cache, its subfolder."""
+    model, processor, pipe = demo
+    hub.repositories[REPOSITORY] = tmp_path / "hub"
+    model.save_pretrained(tmp_path / "hub" / "small", processor=processor, image_decoder=pipe)
+    commit = hub.commit_of(REPOSITORY)
+    where = {"subfolder": "small", "cache_dir": tmp_path / "cache", "token": "hf_secret"}
+    for auto_class in (AutoModelForCausalLM, LavitForCausalLM):
+        loaded = auto_class.from_pretrained(REPOSITORY, **where)
+        hub.requests.clear()
+        hub.tokens.clear()
+        assert loaded.image_decoder.unet.config.sample_size == pipe.unet.config.sample_size
+        assert hub.tokens <= {"Bearer hf_secret"}
+    assert list(tmp_path.glob(f"cache/*/snapshots/{commit}/small/unet/*.safetensors"))
+    loaded.export_language_model(tmp_path / "exported")
+    assert (tmp_path / "exported" / "tokenizer.json").is_file()
+    hub.commits.append("A later one")
+    assert loaded._load_image_decoder().unet.config.sample_size == pipe.unet.config.sample_size
+    assert hub.commit_of(REPOSITORY) not in str(hub.requests)
 
 
 def test_what_to_do_is_said(hub, converted, tmp_path):

@@ -238,6 +238,16 @@ class TestSources:
         self.write_shards(source / "language_model", "model.safetensors", save_file)
         assert_same_weights(convert(source, tmp_path / "out"), converted)
 
+    @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+    def test_shards_elsewhere(self, source, tmp_path, name):
+        outside = source / f"secret.{name.split('.')[1]}"
+        (source / "language_model/pytorch_model.bin").rename(outside)
+        index = source / f"language_model/{name}.index.json"
+        index.write_text(json.dumps({"weight_map": {"lm_head.weight": f"../{outside.name}"}}))
+        with pytest.raises(ValueError, match=r"must name files beside it, got '\.\./secret"):
+            convert(source, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
     def test_files_of_other_versions(self, source, tmp_path, converted):
         """Whole safetensors; PyTorch's format before 1.6; an autoencoder's attention and a table of former names."""
         edit(

@@ -18,6 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
+from ..modeling.publishing_lavit import check_shards
+
 
 # What safetensors calls them.
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -107,7 +109,7 @@ def find_weights(folder: Path, stems: Iterable[str]) -> list[Path]:
 
     Raises:
         FileNotFoundError: there are none, or the index names one that is not there.
-        ValueError: a broken index.
+        ValueError: a broken index, or one that names a file elsewhere.
     """
     names = [f"{stem}.{suffix}" for suffix in ("safetensors", "bin") for stem in stems]
     for name in names:
@@ -116,6 +118,7 @@ def find_weights(folder: Path, stems: Iterable[str]) -> list[Path]:
         index = folder / f"{name}.index.json"
         if index.is_file():
             paths = [folder / shard for shard in sorted(set(read_json(index).get("weight_map", {}).values()))]
+            check_shards(folder)
             missing = [path.name for path in paths if not path.is_file()]
             if missing or not paths:
                 raise FileNotFoundError(f"{index} names weights that are not beside it: {missing or 'none'}.")

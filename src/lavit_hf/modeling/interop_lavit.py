@@ -10,6 +10,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.generation import GenerationConfig
 from transformers.quantizers import AutoQuantizationConfig
+from transformers.utils.hub import resolve_revision
 
 from .backbones_lavit import causal_model_around
 from .sequence_lavit import open_image_start
@@ -19,6 +20,8 @@ from .sequence_lavit import open_image_start
 UNQUANTIZED = ("model.visual_tokenizer", "model.visual_adapter", "lm_head")
 # What transformers' quantizers call that.
 EXCLUSIONS = ("modules_to_not_convert", "llm_int8_skip_modules", "skip_modules")
+# What tells where a model comes from, beside its name.
+ORIGIN = ("revision", "subfolder", "cache_dir", "token", "local_files_only")
 
 
 def quantize_language_model_alone(quantization_config):
@@ -36,13 +39,22 @@ class LavitInteropMixin:
     """Pixels for transformers' pipelines, a plain language model for serving engines, quantized loading."""
 
     _image_decoder: Any = None
+    _origin: dict[str, Any] | None = None
 
     @classmethod
-    def from_pretrained(cls, *args, quantization_config=None, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, quantization_config=None, **kwargs):
         """As of every model of transformers. A `quantization_config` is for the language model alone."""
         if quantization_config is not None:
             kwargs["quantization_config"] = quantize_language_model_alone(quantization_config)
-        return super().from_pretrained(*args, **kwargs)
+        origin = {name: kwargs[name] for name in ORIGIN if name in kwargs}
+        # One commit for this model and for what is loaded later from beside it.
+        asked = {name: origin[name] for name in ("token", "local_files_only", "cache_dir") if name in origin}
+        revision = resolve_revision(pretrained_model_name_or_path, origin.get("revision"), **asked)
+        kwargs["revision"] = origin["revision"] = revision
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
+        model._origin = origin
+        return loaded
 
     @property
     def image_decoder(self):
@@ -69,8 +81,9 @@ class LavitInteropMixin:
             raise ImportError("Pixels need lavit_hf: install it, or set `model.image_decoder`.") from error
         if not self.name_or_path:
             raise ValueError("This model was not loaded from anywhere that has a pixel decoder: set `image_decoder`.")
-        where = {} if os.path.isdir(self.name_or_path) else {"revision": getattr(self.config, "_commit_hash", None)}
-        pipeline = diffusion.LavitImageDecoderPipeline.from_pretrained(self.name_or_path, dtype=self.dtype, **where)
+        pipeline = diffusion.LavitImageDecoderPipeline.from_pretrained(
+            self.name_or_path, dtype=self.dtype, **(self._origin or {})
+        )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(self.device)
 
@@ -111,7 +124,8 @@ class LavitInteropMixin:
             tokenizer (`PreTrainedTokenizerBase`, *optional*): Default: the one beside this model.
             kwargs: For `save_pretrained`, such as `max_shard_size`.
         """
-        tokenizer = AutoTokenizer.from_pretrained(self.name_or_path) if tokenizer is None else tokenizer
+        if tokenizer is None:
+            tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, **(self._origin or {}))
         language_model = causal_model_around(self.model.language_model, self.lm_head)
         settings = self.generation_config.to_dict()
         settings.pop("image_generation", None)

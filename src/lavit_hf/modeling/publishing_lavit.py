@@ -40,10 +40,11 @@ def check_shards(folder: str | os.PathLike) -> None:
     Raises:
         ValueError: an index of weights in the folder that names a file which does not lie beside it.
     """
-    for index in Path(folder).glob("*.safetensors.index.json"):
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if outside := [name for name in names if Path(name).name != name]:
-            raise ValueError(f"{index} must name files beside it, got {outside[0]!r}.")
+    for kind in ("safetensors", "bin"):
+        for index in Path(folder).glob(f"*.{kind}.index.json"):
+            names = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+            if outside := [name for name in names if Path(name).name != name]:
+                raise ValueError(f"{index} must name files beside it, got {outside[0]!r}.")
 
 
 @contextmanager
