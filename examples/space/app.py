@@ -213,8 +213,8 @@ def build(page: Page, is_demo: bool) -> gr.Blocks:
                 prompt = gr.Textbox(label="What to draw", lines=3)
                 if is_demo:
                     gr.Examples(drawings, prompt)
-                guidance, seed = knobs()
                 button = gr.Button("Draw", variant="primary")
+                guidance, seed = knobs()
             with gr.Column():
                 drawing = gr.Image(label="Drawing", height=SHOWN_SIZE, format="png")
                 count = gr.Textbox(label="Tokens")
@@ -224,8 +224,8 @@ def build(page: Page, is_demo: bool) -> gr.Blocks:
             with gr.Column():
                 picture = given()
                 instruction = gr.Textbox(label="What to change", placeholder="paint the star blue")
-                guidance, seed = knobs()
                 button = gr.Button("Edit", variant="primary")
+                guidance, seed = knobs()
             with gr.Column():
                 edited = gr.Image(label="Edited", height=SHOWN_SIZE, format="png")
                 count = gr.Textbox(label="Tokens")
@@ -235,8 +235,8 @@ def build(page: Page, is_demo: bool) -> gr.Blocks:
         with gr.Tab("Reconstruct"), gr.Row():
             with gr.Column():
                 picture = given()
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0)
                 button = gr.Button("Reconstruct", variant="primary")
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0)
             with gr.Column():
                 rebuilt = gr.Image(label="What its tokens keep of it", height=SHOWN_SIZE, format="png")
                 count = gr.Textbox(label="Tokens")
