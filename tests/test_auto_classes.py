@@ -106,6 +106,13 @@ def test_bfloat16_goes_the_whole_way(converted):
         assert images.isfinite().all()
 
 
+@pytest.mark.parametrize("model_class", [LavitForCausalLM, LavitVisualTokenizer])
+def test_the_dtype_that_is_asked_for_holds_everywhere(model_class):
+    """Also in the vision tower, whose configuration was saved with another."""
+    model = model_class.from_pretrained(lavit_hf.demo_checkpoint(), dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
 @torch.no_grad()
 def test_features_in_bfloat16_are_near(converted):
     pixel_values = Goldens().tensors["pixel_values"]

@@ -1,10 +1,10 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
 The Python of the guides runs, from top to bottom of each, on the model that ships in place of larger ones. That of
-`publish.md` and `serve.md` needs a server: see `test_publishing.py` and `test_serve.py`.
+`publish.md` and `serve.md` needs a server: see `test_publishing.py` and `test_serve.py`. The README's runs in
+`test_readme.py`, and command lines in `test_commands.py`.
 """
 
-import re
 from pathlib import Path
 
 import pytest
@@ -24,19 +24,11 @@ from lavit_hf.data.shapes import load_shapes, render_scene, sample_scene
 from lavit_hf.data.tokenization import tokenize_dataset
 from lavit_hf.training.lora import lora_config
 
+from .guides import blocks_of, pages_with
 from .tiny import TEXT, VISION, text_tokenizer
 
 
-DOCS = Path(__file__).parent.parent / "docs"
-WITH_A_SERVER = {"publish", "serve"}
-
-
-def python_of(name: str) -> list[str]:
-    """The Python blocks of a guide."""
-    return re.findall(r"^```python\n(.*?)^```$", (DOCS / f"{name}.md").read_text(encoding="utf-8"), re.DOTALL | re.M)
-
-
-GUIDES = {path.stem for path in DOCS.glob("*.md") if python_of(path.stem)}
+OF_THEIR_OWN = {"README", "publish", "serve"}
 
 
 # What a guide takes for given: names that its blocks use, and folders.
@@ -78,13 +70,13 @@ def prepare_new_backbones(model, processor, pipeline):
     text_tokenizer().save_pretrained("HuggingFaceTB/SmolLM2-135M")
 
 
-@pytest.mark.parametrize("name", sorted(GUIDES - WITH_A_SERVER))
+@pytest.mark.parametrize("name", sorted(set(pages_with("python")) - OF_THEIR_OWN))
 def test_a_guide_runs(name, demo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("lavit-7b").symlink_to(demo_checkpoint())
     prepare = globals().get(f"prepare_{name.replace('-', '_')}", lambda *parts: None)
     names = prepare(*demo) or {}
-    for block in python_of(name):
+    for block in blocks_of(name):
         exec(block, names)
     check = globals().get(f"check_{name.replace('-', '_')}", lambda names: None)
     check(names)

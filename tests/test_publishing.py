@@ -24,8 +24,8 @@ from lavit_hf import (
     demo_checkpoint,
 )
 
+from .guides import blocks_of
 from .hub_server import HubServer
-from .test_docs import python_of
 
 
 REPOSITORY = "somebody/lavit"
@@ -278,7 +278,7 @@ def test_auto_map_names_what_is_there(demo, tmp_path):
 def test_the_guide_runs(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    for block in python_of("publish"):
+    for block in blocks_of("publish"):
         exec(block, names)
     assert isinstance(names["model"], LavitForCausalLM)
     saved, pushed = digest(tmp_path / "my-lavit"), digest(hub.repositories["me/my-lavit"])

@@ -1,7 +1,6 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The README's Python runs, on the goldens' checkpoint in place of the release."""
 
-import re
 import shutil
 from pathlib import Path
 
@@ -9,12 +8,12 @@ import pytest
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, LlamaConfig, LlamaForCausalLM
 
+from .guides import blocks_of
 from .parity import GOLDENS
 from .tiny import TEXT, TEXT_TOKENS, VISION, text_tokenizer
 
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+BLOCKS = blocks_of("README")
 
 
 @pytest.fixture

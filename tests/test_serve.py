@@ -11,8 +11,8 @@ from openai import OpenAI
 from lavit_hf import demo_checkpoint
 from lavit_hf.data.shapes import render_scene, sample_scene
 
+from .guides import blocks_of
 from .server import running
-from .test_docs import python_of
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_streaming(client, question):
 def test_the_guide_runs(client, question, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     render_scene(sample_scene(6, "test")).save("photo.jpg", "PNG")
-    [block] = python_of("serve")
+    [block] = blocks_of("serve")
     for given, here in (("http://localhost:8000/v1", str(client.base_url)), ("lavit-7b", str(demo_checkpoint()))):
         assert given in block
         block = block.replace(given, here)

@@ -11,8 +11,7 @@ import pytest
 
 import lavit_hf
 
-from .test_docs import GUIDES, python_of
-from .test_readme import BLOCKS
+from .guides import blocks_of, pages_with
 
 
 # What a block takes for given, and what other libraries' annotations do not admit though they document it.
@@ -23,8 +22,7 @@ LET_PASS = ("name-defined", "list-item", "call-overload", "assignment")
 def said(tmp_path_factory) -> list[str]:
     """What mypy says of the blocks, one module per guide, and of all public names."""
     folder = tmp_path_factory.mktemp("guides")
-    modules = {name: python_of(name) for name in GUIDES - {"serve"}}  # that one is about another client
-    modules["README"] = BLOCKS
+    modules = {name: blocks_of(name) for name in pages_with("python") if name != "serve"}  # about another's client
     modules["public_names"] = ["import lavit_hf", *(f"reveal_type(lavit_hf.{name})" for name in lavit_hf.__all__)]
     for name, blocks in modules.items():
         (folder / f"{name.replace('-', '_')}.py").write_text("\n".join(blocks), encoding="utf-8")

@@ -1,9 +1,21 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Tiny models with random weights, large enough in scale that every part of the input shows in the output."""
 
+from pathlib import Path
+
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+from torch import nn
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPVisionConfig,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from lavit_hf import LavitForCausalLM
 
@@ -61,6 +73,30 @@ def text_tokenizer() -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+
+
+class Colors(nn.Module):
+    """The mean of each channel, of pictures as the Inception network takes them."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.float().mean(dim=(2, 3)) / 255
+
+
+def save_clip(folder: Path) -> Path:
+    """A CLIP whose text tower knows some words of the scenes, as `CLIPModel` and `CLIPProcessor` load it."""
+    torch.manual_seed(1)
+    words = "<end> a red blue circle star and large small at the top bottom left right in on center".split()
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<end>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<end>", eos_token="<end>")
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    processor = CLIPProcessor(CLIPImageProcessor(size=size, crop_size=size), tokenizer)
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = shape | {"vocab_size": len(words), "max_position_embeddings": 12, "eos_token_id": 0, "pad_token_id": 0}
+    vision = shape | {"image_size": IMAGE_SIZE, "patch_size": 16}
+    loosen(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
 
 
 def pictures(count: int, seed: int = 1) -> torch.Tensor:

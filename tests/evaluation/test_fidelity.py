@@ -4,45 +4,23 @@
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from torch import nn
 from torchmetrics.functional.multimodal import clip_score
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
+from transformers import CLIPModel, CLIPProcessor
 
 from lavit_hf.evaluation import evaluate
 from lavit_hf.evaluation.fidelity import ClipScorer, FrechetScorer
 
-from ..tiny import loosen
+from ..tiny import Colors, save_clip
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 
 CPU = torch.device("cpu")
-SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-
-
-class Colors(nn.Module):
-    """The mean of each channel, of pictures as the Inception network takes them."""
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return pixels.float().mean(dim=(2, 3)) / 255
 
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
-    torch.manual_seed(1)
-    words = "<end> a red blue circle star and large small at the top bottom left right in on center".split()
-    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<end>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<end>", eos_token="<end>")
-    size = {"height": 32, "width": 32}
-    processor = CLIPProcessor(CLIPImageProcessor(size=size, crop_size=size), tokenizer)
-    text = SHAPE | {"vocab_size": len(words), "max_position_embeddings": 12, "eos_token_id": 0, "pad_token_id": 0}
-    vision = SHAPE | {"image_size": 32, "patch_size": 16}
-    folder = tmp_path_factory.mktemp("clip")
-    loosen(CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return str(folder)
+    return str(save_clip(tmp_path_factory.mktemp("clip")))
 
 
 def test_clip_score_is_that_of_torchmetrics(clip_folder, rows):

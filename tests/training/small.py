@@ -7,21 +7,48 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 from transformers import CLIPVisionConfig, LlamaConfig
 
-from lavit_hf import LavitForCausalLM, LavitImageProcessorPil, LavitProcessor, LavitVisualTokenizer
+from lavit_hf import (
+    LavitForCausalLM,
+    LavitImageProcessorPil,
+    LavitProcessor,
+    LavitVisualTokenizer,
+    LavitVisualTokenizerForPreTraining,
+)
 from lavit_hf.data.loading import read_picture
 from lavit_hf.training.language_model import list_texts, train_text_tokenizer
 from lavit_hf.training.rows import SequenceArguments
 
-from ..tiny import CODEBOOK_SIZE, IMAGE_SIZE, TEXT, VISION, tiny_lavit
+from ..tiny import CODEBOOK_SIZE, IMAGE_SIZE, TEXT, VISION, loosen, tiny_lavit
 
 
 ROOT = Path(__file__).parent.parent.parent
 COLORS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220), "white": (240, 240, 240)}
 EVERY_KIND = ["caption=1", "draw=1", "question=1", "edit=1", "text=0.5"]
+
+SIZE = 16  # of what is drawn, in pixels
+WIDTH = 16
+UNET = {
+    "sample_size": SIZE // 2,
+    "block_out_channels": (8, 16),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "norm_num_groups": 4,
+    "attention_head_dim": 2,
+    "layers_per_block": 1,
+    "cross_attention_dim": WIDTH,
+}
+VAE = {
+    "sample_size": SIZE,
+    "block_out_channels": (8, 8),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "norm_num_groups": 4,
+}
 
 
 def make_picture(top: str, bottom: str, size: tuple[int, int] = (24, 20)) -> PILImage.Image:
@@ -73,6 +100,16 @@ def tokenize(dataset: Dataset, tokenizer: LavitVisualTokenizer, drop: bool = Fal
         codes = tokenizer(image_processor()(pictures, return_tensors="pt")["pixel_values"]).split()
         dataset = dataset.add_column(f"{column}_codes", [row.tolist() for row in codes])
     return dataset.remove_columns(["image", "edited_image"]) if drop else dataset
+
+
+def make_stage_one() -> LavitVisualTokenizerForPreTraining:
+    torch.manual_seed(0)
+    model = LavitVisualTokenizerForPreTraining.from_vision_tower(
+        CLIPVisionConfig(**VISION), codebook_size=CODEBOOK_SIZE, num_merger_layers=1
+    )
+    model = loosen(model).eval()
+    model.feature_decoder.codebook.copy_(model.visual_tokenizer.quantizer.codebook)
+    return model
 
 
 def save_visual_tokenizer(folder: Path) -> Path:

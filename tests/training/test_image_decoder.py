@@ -12,14 +12,13 @@ import torch
 import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 from PIL import Image
-from transformers import CLIPVisionConfig, TrainingArguments
+from transformers import TrainingArguments
 
 from lavit_hf import (
     LavitFeatureDecoder,
     LavitFeatureDecoderConfig,
     LavitImageDecoderPipeline,
     LavitImageProcessorPil,
-    LavitVisualTokenizerForPreTraining,
 )
 from lavit_hf.training.autoencoder import AutoencoderForTraining, new_autoencoder, set_scaling_factor
 from lavit_hf.training.image_decoder import LavitImageDecoderForTraining, load_stage_one, new_image_decoder
@@ -30,45 +29,17 @@ from lavit_hf.training.image_decoder_trainer import (
     show_image_decoder,
 )
 
-from ..tiny import CODEBOOK_SIZE, IMAGE_SIZE, NUM_PATCHES, VISION, loosen
+from ..tiny import CODEBOOK_SIZE, IMAGE_SIZE, NUM_PATCHES
+from .small import SIZE, UNET, VAE, WIDTH, make_stage_one
 
 
 ROOT = Path(__file__).parent.parent.parent
-SIZE = 16  # of what is drawn, in pixels
-WIDTH = 16
-UNET = {
-    "sample_size": SIZE // 2,
-    "block_out_channels": (8, 16),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-    "norm_num_groups": 4,
-    "attention_head_dim": 2,
-    "layers_per_block": 1,
-    "cross_attention_dim": WIDTH,
-}
 SDXL = {
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 4,
     "projection_class_embeddings_input_dim": 8 + 6 * 4,
 }
 MAP = {"in_channels": 4 + WIDTH}
-VAE = {
-    "sample_size": SIZE,
-    "block_out_channels": (8, 8),
-    "down_block_types": ("DownEncoderBlock2D",) * 2,
-    "up_block_types": ("UpDecoderBlock2D",) * 2,
-    "norm_num_groups": 4,
-}
-
-
-def make_stage_one() -> LavitVisualTokenizerForPreTraining:
-    torch.manual_seed(0)
-    model = LavitVisualTokenizerForPreTraining.from_vision_tower(
-        CLIPVisionConfig(**VISION), codebook_size=CODEBOOK_SIZE, num_merger_layers=1
-    )
-    model = loosen(model).eval()
-    model.feature_decoder.codebook.copy_(model.visual_tokenizer.quantizer.codebook)
-    return model
 
 
 def make_decoder(unet=None, scheduler=None, **kwargs) -> LavitImageDecoderForTraining:
@@ -342,6 +313,16 @@ def test_accumulating_and_bfloat16(tmp_path):
     trainer = train(make_decoder(), tmp_path, steps=2, rows=rows, **options)
     assert all(np.isfinite(losses(trainer)))
     assert losses(trainer)[0] == pytest.approx(1.0, abs=0.5)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_activation_checkpointing_is_the_same(tmp_path, bf16):
+    runs = [
+        train(make_decoder(condition_dropout=0.0), tmp_path, bf16=bf16, activation_checkpointing=checkpointing)
+        for checkpointing in (False, True)
+    ]
+    assert runs[1].decoder.unet.is_gradient_checkpointing
+    np.testing.assert_allclose(losses(runs[0]), losses(runs[1]), rtol=2e-2 if bf16 else 1e-4)
 
 
 def test_mistakes_are_named(tmp_path):

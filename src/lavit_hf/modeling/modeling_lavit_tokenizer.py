@@ -176,7 +176,8 @@ def build_vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
     # The release's tower is the one that transformers has but does not list with AutoModel.
     if isinstance(config, Blip2VisionConfig):
         return Blip2VisionModel(config)
-    return AutoModel.from_config(config)
+    # Not in the dtype that its configuration was saved with: a whole LaVIT may be asked for in another.
+    return AutoModel.from_config(config, dtype=torch.get_default_dtype())
 
 
 class LavitTokenizerPreTrainedModel(PreTrainedModel):
@@ -227,7 +228,7 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
     """
 
     config: LavitVisualTokenizerConfig
-    _keys_to_ignore_on_load_unexpected = [r"^model\.", r"^lm_head\.", r"^feature_decoder\."]
+    _keys_to_ignore_on_load_unexpected = [r"^model\.", r"^lm_head\.", r"^feature_decoder\.", r"^codebook_updater\."]
 
     def __init__(self, config: LavitVisualTokenizerConfig, vision_tower: PreTrainedModel | None = None):
         super().__init__(config)

@@ -282,8 +282,10 @@ class LavitImageDecoderForTraining(nn.Module):
             height, width = images.shape[-2:]
             time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=images.device)
             added = {"text_embeds": pooled, "time_ids": time_ids.expand(len(images), -1)}
-        # On a CPU the fused attention's backward takes several times as long as that of plain products.
-        with sdpa_kernel(SDPBackend.MATH) if latents.device.type == "cpu" else nullcontext():
+        # On a CPU the fused attention's backward takes several times as long as that of plain products. What is
+        # computed again for the backward is outside of this, and has to be what it was.
+        is_plain = latents.device.type == "cpu" and not self.unet.is_gradient_checkpointing
+        with sdpa_kernel(SDPBackend.MATH) if is_plain else nullcontext():
             predicted = self.unet(
                 self.pipeline._add_condition_map(noisy_latents.to(self.unet.dtype), conditions),
                 timesteps,

@@ -1,0 +1,133 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""
+The command lines of README and guides run, with small models, few rows and one step in place of many. Those that
+install are run by `.ci/run` and `.ci/release`, and `lavit-hf serve` by `test_serve.py`.
+"""
+
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lavit_hf import cli, demo_checkpoint
+from lavit_hf.data.shapes import load_shapes, render_scene, sample_scene
+from lavit_hf.data.tokenization import tokenize_dataset
+
+from .guides import ROOT, blocks_of, pages_with
+from .parity import GOLDENS
+from .tiny import TEXT, Colors, save_clip, text_tokenizer
+from .training.small import UNET, VAE, image_processor, make_stage_one
+
+
+RUN_ELSEWHERE = ("pip ", "python3 -m venv ", "lavit-hf serve ")
+# What is added to a command, so that it does little.
+TRAINING = "--max_steps 1 --per_device_train_batch_size 2 --per_device_eval_batch_size 2 --num_train_rows 8 "
+TRAINING += "--num_eval_rows 2 --dataloader_num_workers 0 --report_to none --use_cpu True"
+LESS = {
+    "lavit-hf convert": "--num-attention-heads 4",
+    "lavit-hf draw": "--steps 2",
+    "lavit-hf evaluate": "--num-samples 2",
+    "lavit-hf reconstruct": "--steps 2",
+    "lavit-hf show": "--steps 2",
+    "lavit_hf.cli tokenize": "--num-rows 4",
+    "lavit-hf tokenize": "--num-rows 4",
+    "examples/": TRAINING,
+}
+
+
+def commands_of(page: str) -> list[str]:
+    lines = "\n".join(blocks_of(page, "bash")).replace("\\\n", " ").splitlines()
+    commands = (line.partition("#")[0].strip() for line in lines)
+    return [command for command in commands if command and not command.startswith(RUN_ELSEWHERE)]
+
+
+def abridged(command: str) -> list[str]:
+    more = [words for start, words in LESS.items() if start in command]
+    command = re.sub(r"(--num_processes|--nproc-per-node) \d+", r"\1 2", command)
+    return shlex.split(" ".join([command, *more]))
+
+
+@pytest.fixture
+def as_a_user(tmp_path, monkeypatch) -> Path:
+    """A folder with everything that the commands name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    Path("examples").symlink_to(ROOT / "examples")
+    Path("LaVIT-7B-v2").symlink_to(GOLDENS / "checkpoint")
+    for name in ("my-model", "my-lavit"):
+        shutil.copytree(demo_checkpoint(), name)  # some commands write there
+    render_scene(sample_scene(6, "test")).save("photo.jpg")
+    return tmp_path
+
+
+def make_datasets() -> None:
+    scenes = load_shapes("train", num_rows=8)
+    for folder in ("photos", "pictures"):
+        Path(folder).mkdir()
+        names = [f"{index}.png" for index in range(8)]
+        for name, scene in zip(names, scenes, strict=True):
+            scene["image"].save(Path(folder, name))
+        lines = [
+            f'{name},"{scene["caption"]}","{scene["caption"]}"' for name, scene in zip(names, scenes, strict=True)
+        ]
+        Path(folder, "metadata.csv").write_text("\n".join(["file_name,caption,text", *lines]))
+    asked = scenes.map(
+        lambda row: {"text": row["caption"], "question": row["questions"][0], "answer": row["answers"][0]}
+    )
+    asked = asked.select_columns(["image", "text", "question", "answer"])
+    for name, split in (
+        ("my-captions", "train"),
+        ("my-questions", "train"),
+        ("owner/name", "train"),
+        ("my-dataset", "train"),
+        ("my-dataset", "validation"),
+    ):
+        Path(name).mkdir(parents=True, exist_ok=True)
+        asked.to_parquet(Path(name, f"{split}.parquet"))
+
+
+def make_models() -> None:
+    save_clip(Path("openai/clip-vit-base-patch16"))
+    save_clip(Path("clip-vit-base-patch16"))
+    torch.jit.save(torch.jit.script(Colors()), "inception.pt")
+    LlamaForCausalLM(LlamaConfig(**TEXT)).save_pretrained("HuggingFaceTB/SmolLM2-135M")
+    text_tokenizer().save_pretrained("HuggingFaceTB/SmolLM2-135M")
+    for folder in ("my-tokenizer", "runs/shapes/visual_tokenizer"):
+        make_stage_one().save_pretrained(folder)
+        image_processor().save_pretrained(folder)
+    parts = {"unet": UNet2DConditionModel(**UNET), "vae": AutoencoderKL(**VAE), "scheduler": DDIMScheduler()}
+    for name, part in parts.items():
+        part.save_pretrained(Path("stable-diffusion-v1-5/stable-diffusion-v1-5", name))
+    for split in ("train", "validation"):
+        tokenize_dataset("shapes", "runs/shapes/tokenized", "runs/shapes/visual_tokenizer", split=split, num_rows=8)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.parametrize("page", [page for page in pages_with("bash") if commands_of(page)])
+def test_commands(page, as_a_user, monkeypatch):
+    make_datasets()
+    make_models()
+    if page != "README":  # which makes it
+        shutil.copytree(demo_checkpoint(), "lavit-7b")
+    for command in commands_of(page):
+        program, *arguments = abridged(command)
+        monkeypatch.setattr(sys, "argv", [program, *arguments])
+        if program == "lavit-hf":
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+            assert not ended.value.code, command
+        elif program == "python":
+            monkeypatch.setattr(sys, "argv", arguments)
+            runpy.run_path(arguments[0], run_name="__main__")
+        else:
+            program = Path(sys.executable).with_name(program)
+            done = subprocess.run([program, *arguments], capture_output=True, text=True)
+            assert done.returncode == 0, command + done.stderr[-6000:]
