@@ -37,7 +37,9 @@ def picture() -> str:
     return str(GOLDENS / "image_0.png")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["draw", "--help"], ["draw", "a dog"], ["caption"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["draw", "--help"], ["draw", "a dog", "-m", "nothing"], ["caption"]]
+)
 def test_help_and_mistakes_do_not_wait_for_torch(arguments):
     program = f"""
 import atexit, sys
@@ -182,9 +184,16 @@ def test_pictures_that_are_none(run, converted, tmp_path, picture, content, mess
 
 
 def test_mistakes_are_found_before_any_work(run, tmp_path, picture):
-    nowhere = ("-m", tmp_path / "no-model")
-    assert "picture file" in run("draw", "a cat", *nowhere, "-o", tmp_path / "cat.txt", fails=True)
-    assert "does not exist" in run("draw", "a cat", *nowhere, "-o", tmp_path / "no" / "cat.png", fails=True)
-    assert "--aspect-ratio must be one of" in run("draw", "a cat", *nowhere, "--aspect-ratio", "5:1", fails=True)
-    assert "no-model" in run("caption", picture, *nowhere, fails=True)
-    assert "Invalid value" in run("caption", picture, *nowhere, "--num-beams", 0, fails=True)
+    assert "picture file" in run("draw", "a cat", "-o", tmp_path / "cat.txt", fails=True)
+    assert "does not exist" in run("draw", "a cat", "-o", tmp_path / "no" / "cat.png", fails=True)
+    assert "--aspect-ratio must be one of" in run("draw", "a cat", "--aspect-ratio", "5:1", fails=True)
+    assert "Invalid value" in run("caption", picture, "--num-beams", 0, fails=True)
+    for command in (["caption", picture], ["draw", "a cat"], ["tokenize", "shapes", tmp_path / "tokens"], ["chat"]):
+        assert "no-model" in run(*command, "-m", tmp_path / "no-model", fails=True)
+    assert "no-model" in run("evaluate", tmp_path / "no-model", fails=True)
+
+
+def test_without_a_name_it_is_the_small_model(run, tmp_path):
+    target = tmp_path / "drawing.png"
+    run("draw", "a large red circle at the top left", "-o", target)
+    assert "red circle" in run("caption", target)

@@ -14,11 +14,13 @@ from rich.text import Text
 import lavit_hf
 
 from .common import (
+    DEMO,
     Decoder,
     DecoderOption,
     DeviceOption,
     Dtype,
     DtypeOption,
+    ModelOption,
     SeedOption,
     StepsOption,
     app,
@@ -111,9 +113,7 @@ class _Terminal:
 
 @app.command()
 def chat(
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Folder or Hub repository of a LaVIT. Default: the demo's.")
-    ] = None,
+    model: ModelOption = DEMO,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for its pictures.")] = Path("chat_output"),
     decoder: DecoderOption = Decoder.highres,
     steps: StepsOption = None,
@@ -122,9 +122,8 @@ def chat(
     dtype: DtypeOption = Dtype.auto,
 ) -> None:
     """Talk to a model in text and pictures. By default, to the small one that ships."""
-    path = model or str(lavit_hf.demo_checkpoint())
-    loaded, processor = load_model(path, device, dtype)
-    pipeline = load_decoder(path, decoder, like=loaded)
+    loaded, processor = load_model(model, device, dtype)
+    pipeline = load_decoder(model, decoder, like=loaded)
     pipeline.set_progress_bar_config(disable=True)
     output.mkdir(parents=True, exist_ok=True)
     from transformers import set_seed

@@ -17,6 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import lavit_hf
 
+from ..demo import demo_checkpoint
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,7 +29,11 @@ app = typer.Typer(
     help="""
 LaVIT: one model that reads and draws pictures as a varying number of tokens.
 
-New here? `lavit-hf demo` needs no checkpoint. With the authors' checkpoint folder:
+New here? `lavit-hf demo` goes the whole way on a small model that ships, and whatever names no model runs on it:
+
+    lavit-hf draw "a large red circle at the top left"
+
+With the authors' checkpoint folder:
 
     lavit-hf convert LaVIT-7B-v2 lavit-7b --dtype bfloat16
 
@@ -58,7 +64,24 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="Folder or Hub repository of a LaVIT.")]
+def _check_model(model: str) -> str:
+    """What is no folder may be a repository, but a mistyped folder is not worth minutes of asking the Hub."""
+    if model == DEMO:
+        progress.print(
+            "On the small model that ships, for scenes of coloured shapes: name another for other pictures."
+        )
+    elif not Path(model).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        raise ValueError(f"The model must be a folder, or a repository of the Hub as owner/name: there is no {model}.")
+    return model
+
+
+DEMO = str(demo_checkpoint())
+OF_A_MODEL = {
+    "help": "Folder or Hub repository of a LaVIT.",
+    "show_default": "the small one that ships",
+    "callback": _check_model,
+}
+ModelOption = Annotated[str, typer.Option("--model", "-m", **OF_A_MODEL)]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, mps ... Default: the fastest there is.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="Of the weights; auto: as they were saved.")]
 SeedOption = Annotated[int, typer.Option(help="The same seed gives the same result on the same machine.")]
@@ -101,15 +124,8 @@ def open_image(path: Path) -> Image.Image:
         raise ValueError(f"{path} cannot be read as a picture: {error.__cause__ or error}") from error
 
 
-def check_model(model: str) -> None:
-    """What is no folder may be a repository, but a mistyped folder is not worth minutes of asking the Hub."""
-    if not Path(model).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
-        raise ValueError(f"--model must be a folder, or a repository of the Hub as owner/name: there is no {model}.")
-
-
 def load_model(model: str, device: str | None, dtype: Dtype, model_class=None):
     """A model, with its head unless `model_class` says otherwise, and its processor."""
-    check_model(model)
     with progress.status(f"Loading {model}"):
         from transformers import AutoModelForCausalLM, AutoProcessor
 

@@ -14,7 +14,6 @@ from .common import (
     ModelOption,
     Selection,
     app,
-    check_model,
     console,
     quiet_libraries,
 )
@@ -57,7 +56,6 @@ def tokenize(
 
     In several processes: `accelerate launch -m lavit_hf.cli tokenize DATASET OUTPUT --model MODEL`.
     """
-    check_model(model)
     from accelerate import PartialState
 
     from ..data.tokenization import tokenize_dataset

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 from PIL import Image
 
-from ..demo import demo_checkpoint
-from .common import Decoder, Dtype, SeedOption, app, console, load_decoder, load_model
+from .common import DEMO, Decoder, Dtype, SeedOption, app, console, load_decoder, load_model
 from .pictures import draw_codes, tokenize, write_text
 
 
@@ -38,8 +37,8 @@ def demo(
     from ..visualization import show_kept_patches
 
     # The smallest CPU computes in it.
-    model, processor = load_model(str(demo_checkpoint()), "cpu", Dtype.float32)
-    pipeline = load_decoder(str(demo_checkpoint()), Decoder.highres, like=model)
+    model, processor = load_model(DEMO, "cpu", Dtype.float32)
+    pipeline = load_decoder(DEMO, Decoder.highres, like=model)
     pipeline.set_progress_bar_config(disable=True)
     output.mkdir(parents=True, exist_ok=True)
     parts = (model, pipeline.feature_decoder, pipeline.unet, pipeline.vae)
@@ -80,7 +79,6 @@ def demo(
         where = f"  [dim]{output / name}.png[/dim]" if name in files else ""
         console.print(f"  [bold]{name.replace('_', ' '):15}[/bold] {line}{where}", soft_wrap=True)
     console.print(
-        f"\nDone in {time.perf_counter() - started:.1f} s. The model: {demo_checkpoint()}\n"
-        "What else there is: lavit-hf --help",
+        f"\nDone in {time.perf_counter() - started:.1f} s. The model: {DEMO}\nWhat else there is: lavit-hf --help",
         soft_wrap=True,
     )

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
-from ..demo import demo_checkpoint
 from .common import (
+    DEMO,
+    OF_A_MODEL,
     Decoder,
     DecoderOption,
     DeviceOption,
@@ -31,9 +32,7 @@ def _column(what: str):
 
 @app.command()
 def evaluate(
-    model: Annotated[
-        str | None, typer.Argument(help="Folder or Hub repository of a LaVIT. Default: the small trained one.")
-    ] = None,
+    model: Annotated[str, typer.Argument(**OF_A_MODEL)] = DEMO,
     dataset: Annotated[
         str, typer.Option(help="shapes, imagefolder, a folder, or any name that datasets loads.")
     ] = "shapes",
@@ -81,12 +80,11 @@ def evaluate(
     evaluation.check_tasks(names)
     if not output.absolute().parent.is_dir():
         raise ValueError(f"--output is in a folder that does not exist: {output.absolute().parent}.")
-    path = model or str(demo_checkpoint())
-    loaded, processor = load_model(path, device, dtype)
+    loaded, processor = load_model(model, device, dtype)
     # A folder without a decoder is a model that only reads: the tasks that draw are left out, which the table says.
     draws = any(task.needs_pixels for name, task in evaluation.TASKS.items() if names is None or name in names)
-    has_decoder = not Path(path).is_dir() or (Path(path) / "model_index.json").is_file()
-    pipeline = load_decoder(path, decoder, like=loaded) if draws and has_decoder else None
+    has_decoder = not Path(model).is_dir() or (Path(model) / "model_index.json").is_file()
+    pipeline = load_decoder(model, decoder, like=loaded) if draws and has_decoder else None
     report = evaluation.evaluate(
         loaded,
         processor,

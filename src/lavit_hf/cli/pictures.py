@@ -12,6 +12,7 @@ from rich.progress import Progress
 import lavit_hf
 
 from .common import (
+    DEMO,
     AspectOption,
     Decoder,
     DecoderOption,
@@ -91,7 +92,7 @@ def draw_codes(model, processor, prompt: str, pictures: list[Image.Image] | None
 @app.command()
 def caption(
     images: ImagesArgument,
-    model: ModelOption,
+    model: ModelOption = DEMO,
     prompt: Annotated[str, typer.Option(help="What the caption begins with.")] = "",
     num_beams: Annotated[int, typer.Option(min=1, help="Beams of the search.")] = 2,
     min_new_tokens: Annotated[int, typer.Option(min=0, help="Least length.")] = 8,
@@ -121,7 +122,7 @@ def caption(
 def ask(
     image: Annotated[Path, typer.Argument(help="Picture file.", show_default=False)],
     question: Annotated[str, typer.Argument(help='Say "What is on the table?"', show_default=False)],
-    model: ModelOption,
+    model: ModelOption = DEMO,
     num_beams: Annotated[int, typer.Option(min=1, help="Beams of the search.")] = 5,
     min_new_tokens: Annotated[int, typer.Option(min=0, help="Least length; 1 allows a word like 'yes' alone.")] = 2,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most length.")] = 10,
@@ -149,7 +150,7 @@ def ask(
 @app.command()
 def draw(
     prompt: Annotated[str, typer.Argument(help="What to draw.", show_default=False)],
-    model: ModelOption,
+    model: ModelOption = DEMO,
     output: OutputOption = Path("drawing.png"),
     image: Annotated[
         list[Path] | None, typer.Option("--image", "-i", help="Picture to start from; may be given several times.")
@@ -187,7 +188,7 @@ def draw(
 @app.command()
 def reconstruct(
     image: Annotated[Path, typer.Argument(help="Picture file.", show_default=False)],
-    model: ModelOption,
+    model: ModelOption = DEMO,
     output: OutputOption = Path("reconstruction.png"),
     decoder: DecoderOption = Decoder.highres,
     aspect_ratio: AspectOption = None,
@@ -224,7 +225,7 @@ def tokenize(tokenizer, processor, pictures, selection: Selection | None, seed: 
 @app.command()
 def encode(
     images: ImagesArgument,
-    model: ModelOption,
+    model: ModelOption = DEMO,
     selection: Annotated[Selection | None, typer.Option(help="How patches are kept. Default: the model's.")] = None,
     overlay: Annotated[
         Path | None, typer.Option(help="Folder to which each picture is written with its kept patches shown.")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from .common import (
+    DEMO,
     Decoder,
     DecoderOption,
     DeviceOption,
@@ -28,7 +29,7 @@ from .pictures import decode_pixels, write_text
 @app.command()
 def show(
     image: Annotated[Path, typer.Argument(help="Picture file.", show_default=False)],
-    model: ModelOption,
+    model: ModelOption = DEMO,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("shown"),
     text: Annotated[
         str | None, typer.Option(help="What stands after the picture, word by word. Default: the model's caption.")
