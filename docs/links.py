@@ -1,7 +1,8 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
 Docstrings are written as transformers' are. Of objects that they name, [`LavitModel`], the reference makes links where
-it has them; types it shows as code anyway, and defaults after them, so that these lose their marks.
+it has them; types it shows as code anyway, and defaults after them, so that these lose their marks. Several names in
+one entry, each with its type, become one list of names.
 """
 
 import re
@@ -11,6 +12,8 @@ import griffe
 
 
 PAGES = Path(__file__).parent / "api"
+# height, width (`int`, *optional*)
+NAMES = r"[\w*]+(?:(?:, | / | or )[\w*]+)* \((?:[^()]|\([^()]*\))*\)"
 
 
 class Links(griffe.Extension):
@@ -29,10 +32,14 @@ class Links(griffe.Extension):
             return f"[`{found[1]}`][{target}]" if target else f"`{found[1]}`"
 
         def plain(found: re.Match) -> str:
-            return f"{found[1]} ({re.sub(r'[`*]|, defaults to .*', '', found[2])}):"
+            entries = [entry[:-1].split(" (", 1) for entry in re.findall(NAMES, found[2])]
+            types = (re.sub(r"[`*]|\[(?=`\w+`\])|(?<=`)\]|, defaults to .*", "", kind) for _, kind in entries)
+            if len(entries) > 1:
+                types = (kind.removesuffix(", optional") for kind in types)
+            return f"{found[1]}{', '.join(names for names, _ in entries)} ({' and '.join(dict.fromkeys(types))}):"
 
         if part.docstring:
-            value = re.sub(r"^( +[\w, /`()*]+?) \((.+?)\):", plain, part.docstring.value, flags=re.M)
+            value = re.sub(rf"^( +)({NAMES}(?:, {NAMES})*):", plain, part.docstring.value, flags=re.M)
             part.docstring.value = re.sub(r"\[`(\w+)`\](?![\[(])", link, value)
         for member in part.members.values():
             if not member.is_alias:

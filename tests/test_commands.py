@@ -115,7 +115,7 @@ def make_models() -> None:
 def test_commands(page, as_a_user, monkeypatch):
     make_datasets()
     make_models()
-    if page != "README":  # which makes it
+    if not any(command.startswith("lavit-hf convert") for command in commands_of(page)):
         shutil.copytree(demo_checkpoint(), "lavit-7b")
     for command in commands_of(page):
         program, *arguments = abridged(command)

@@ -1,6 +1,6 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-The page in a real browser. With LAVIT_SCREENSHOTS=docs/page it leaves a picture of each tab there.
+The page in a real browser. With LAVIT_PICTURES=docs/page it leaves a picture of each tab there.
 
 Needs what `examples/space/requirements.txt` asks for, playwright, and Chromium.
 """
@@ -102,7 +102,7 @@ def wait_for_picture(panel, label: str):
 
 
 def keep_screenshot(page, name: str) -> None:
-    if folder := os.environ.get("LAVIT_SCREENSHOTS"):
+    if folder := os.environ.get("LAVIT_PICTURES"):
         Path(folder).mkdir(parents=True, exist_ok=True)
         page.evaluate("scrollTo(0, 0)")
         page.wait_for_timeout(700)  # until it has faded in

@@ -194,8 +194,10 @@ class LavitPublishingMixin:
 
         Args:
             repo_id (`str`): The repository, made where there is none.
-            processor, image_decoder, model_card, *optional*:
-                As of `save_pretrained`. Without a card, that of the repository stays, or it gets a short one.
+            processor ([`LavitProcessor`], *optional*), image_decoder ([`LavitImageDecoderPipeline`], *optional*):
+                As of `save_pretrained`.
+            model_card (`ModelCard`, `str` or `os.PathLike`, *optional*):
+                As of `save_pretrained`. Without one, that of the repository stays, or it gets a short one.
             max_shard_size (`int` or `str`, *optional*, defaults to `"50GB"`): Largest file of weights.
             tags (`list[str]`, *optional*): Of the short card.
             kwargs: `private`, `token`, `revision`, `create_pr`, `commit_message`, `commit_description`.

@@ -18,9 +18,10 @@ class LavitForCausalLMTrainer(LavitTrainer):
     The log has the mean losses of text, `loss_on_text`, and of pictures with their marks, `loss_on_codes`.
 
     Args:
-        model ([`LavitForCausalLM`] or a `peft` model of one), args (`TrainingArguments`), kwargs:
-            As of [`LavitTrainer`]. With a dict of evaluation datasets the log has all losses of each. With
-            `train_sampling_strategy="group_by_length"`, [`MixtureRows`] come as [`LengthGroupedSampler`] orders them.
+        model ([`LavitForCausalLM`] or a `peft` model of one), args (`TrainingArguments`):
+            As of [`LavitTrainer`]. With `train_sampling_strategy="group_by_length"`, [`MixtureRows`] come as
+            [`LengthGroupedSampler`] orders them.
+        kwargs: As of [`LavitTrainer`]. With a dict as `eval_dataset` the log has all losses of each dataset in it.
 
     Raises:
         ValueError: label smoothing, which the loss does not know.
