@@ -55,19 +55,6 @@ def abridged(command: str) -> list[str]:
     return shlex.split(" ".join([command, *more]))
 
 
-@pytest.fixture
-def as_a_user(tmp_path, monkeypatch) -> Path:
-    """A folder with everything that the commands name."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    Path("examples").symlink_to(ROOT / "examples")
-    Path("LaVIT-7B-v2").symlink_to(GOLDENS / "checkpoint")
-    for name in ("my-model", "my-lavit"):
-        shutil.copytree(demo_checkpoint(), name)  # some commands write there
-    render_scene(sample_scene(6, "test")).save("photo.jpg")
-    return tmp_path
-
-
 def make_datasets() -> None:
     scenes = load_shapes("train", num_rows=8)
     for folder in ("photos", "pictures"):
@@ -75,26 +62,22 @@ def make_datasets() -> None:
         names = [f"{index}.png" for index in range(8)]
         for name, scene in zip(names, scenes, strict=True):
             scene["image"].save(Path(folder, name))
-        lines = [
-            f'{name},"{scene["caption"]}","{scene["caption"]}"' for name, scene in zip(names, scenes, strict=True)
-        ]
+        lines = [f'{name},"{text}","{text}"' for name, text in zip(names, scenes["caption"], strict=True)]
         Path(folder, "metadata.csv").write_text("\n".join(["file_name,caption,text", *lines]))
     asked = scenes.map(
         lambda row: {"text": row["caption"], "question": row["questions"][0], "answer": row["answers"][0]}
     )
     asked = asked.select_columns(["image", "text", "question", "answer"])
-    for name, split in (
-        ("my-captions", "train"),
-        ("my-questions", "train"),
-        ("owner/name", "train"),
-        ("my-dataset", "train"),
-        ("my-dataset", "validation"),
-    ):
-        Path(name).mkdir(parents=True, exist_ok=True)
-        asked.to_parquet(Path(name, f"{split}.parquet"))
+    for name in ("my-captions", "my-questions", "my-dataset", "owner/name"):
+        Path(name).mkdir(parents=True)
+        for split in ("train", "validation"):
+            asked.to_parquet(Path(name, f"{split}.parquet"))
 
 
 def make_models() -> None:
+    Path("LaVIT-7B-v2").symlink_to(GOLDENS / "checkpoint")
+    for name in ("my-model", "my-lavit"):
+        shutil.copytree(demo_checkpoint(), name)  # some commands write there
     save_clip(Path("openai/clip-vit-base-patch16"))
     save_clip(Path("clip-vit-base-patch16"))
     torch.jit.save(torch.jit.script(Colors()), "inception.pt")
@@ -110,11 +93,20 @@ def make_models() -> None:
         tokenize_dataset("shapes", "runs/shapes/tokenized", "runs/shapes/visual_tokenizer", split=split, num_rows=8)
 
 
+@pytest.fixture
+def as_a_user(tmp_path, monkeypatch) -> None:
+    """In a folder with everything that the commands name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    Path("examples").symlink_to(ROOT / "examples")
+    render_scene(sample_scene(6, "test")).save("photo.jpg")
+    make_datasets()
+    make_models()
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 @pytest.mark.parametrize("page", [page for page in pages_with("bash") if commands_of(page)])
 def test_commands(page, as_a_user, monkeypatch):
-    make_datasets()
-    make_models()
     if not any(command.startswith("lavit-hf convert") for command in commands_of(page)):
         shutil.copytree(demo_checkpoint(), "lavit-7b")
     for command in commands_of(page):

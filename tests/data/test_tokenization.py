@@ -379,7 +379,7 @@ def test_command(model, monkeypatch, capsys, tmp_path, photos, read):
     expected = "must be a folder, or a repository of the Hub as owner/name"
     code, _, error = run(photos, tmp_path / "other", "--model", tmp_path / "nowhere")
     assert code == 1
-    assert error.endswith(f"--model {expected}: there is no {tmp_path}/nowhere.\n")
+    assert error.endswith(f"The model {expected}: there is no {tmp_path}/nowhere.\n")
     code, _, error = run(photos, tmp_path / "raise", *common)
     assert code == 1
     assert "row 2, column 'image'" in error
