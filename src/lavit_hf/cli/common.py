@@ -67,9 +67,7 @@ class Dtype(StrEnum):
 def _check_model(model: str) -> str:
     """What is no folder may be a repository, but a mistyped folder is not worth minutes of asking the Hub."""
     if model == DEMO:
-        progress.print(
-            "On the small model that ships, for scenes of coloured shapes: name another for other pictures."
-        )
+        progress.print("On the small model that ships, for coloured shapes: name another for photos.")
     elif not Path(model).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         raise ValueError(f"The model must be a folder, or a repository of the Hub as owner/name: there is no {model}.")
     return model

@@ -20,8 +20,8 @@ from .sequence_lavit import open_image_start
 UNQUANTIZED = ("model.visual_tokenizer", "model.visual_adapter", "lm_head")
 # What transformers' quantizers call that.
 EXCLUSIONS = ("modules_to_not_convert", "llm_int8_skip_modules", "skip_modules")
-# What tells where a model comes from, beside its name.
-ORIGIN = ("revision", "subfolder", "cache_dir", "token", "local_files_only")
+# What tells where a model comes from, beside its name. No token: a model may be pickled and handed on.
+ORIGIN = ("subfolder", "cache_dir", "local_files_only")
 
 
 def quantize_language_model_alone(quantization_config):
@@ -48,8 +48,8 @@ class LavitInteropMixin:
             kwargs["quantization_config"] = quantize_language_model_alone(quantization_config)
         origin = {name: kwargs[name] for name in ORIGIN if name in kwargs}
         # One commit for this model and for what is loaded later from beside it.
-        asked = {name: origin[name] for name in ("token", "local_files_only", "cache_dir") if name in origin}
-        revision = resolve_revision(pretrained_model_name_or_path, origin.get("revision"), **asked)
+        asked = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only") if name in kwargs}
+        revision = resolve_revision(pretrained_model_name_or_path, kwargs.get("revision"), **asked)
         kwargs["revision"] = origin["revision"] = revision
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
@@ -60,7 +60,8 @@ class LavitInteropMixin:
     def image_decoder(self):
         """
         The pixel decoder, a [`LavitImageDecoderPipeline`]: the one that was set, or the one that lies beside this
-        model, loaded when it is first asked for, in this model's dtype and on its device.
+        model, loaded when it is first asked for, in this model's dtype and on its device. That of a private repository
+        comes with the token of `hf auth login`.
 
         Raises:
             ImportError: where lavit_hf is not installed and none was set.
