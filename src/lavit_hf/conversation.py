@@ -1,7 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """A conversation in which both sides write and show pictures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import torch
 from PIL import Image
@@ -67,7 +67,7 @@ class Conversation:
         ]
         self.messages.append({"role": role, "content": parts})
 
-    def answer(self, *content: str | Image.Image, preview_every: int | None = None) -> Iterator[Piece]:
+    def answer(self, *content: str | Image.Image, preview_every: int | None = None) -> Generator[Piece, None, None]:
         """
         What the model says to `content` and all before it, piece by piece; then both are messages. What goes
         unanswered, because something failed or the iterator was closed, is none. Without content, to the last message.
@@ -103,7 +103,7 @@ class Conversation:
 
     def draw(
         self, prompt: str, pictures: Sequence[Image.Image] = (), preview_every: int | None = None, **settings
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece, None, None]:
         """
         A drawing of `prompt` that starts from `pictures`, code by code; then request and drawing are messages.
 

@@ -126,7 +126,7 @@ def find_merge_targets(
         for hook in hooks:
             hook.remove()
     kept, folded = outputs.partition.kept, outputs.partition.folded
-    weights = 0.0
+    weights = torch.zeros(())
     for module, hidden_states, context in recorded:
         query, key = kept.pad(module.q_proj(hidden_states)), folded.pad(module.k_proj(context))
         query, key = (module.split_heads(states).transpose(1, 2) for states in (query, key))

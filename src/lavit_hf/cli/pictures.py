@@ -3,7 +3,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from PIL import Image
@@ -177,7 +177,7 @@ def draw(
     from transformers import set_seed
 
     set_seed(seed)
-    settings = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+    settings: dict[str, Any] = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
     with progress_bars() as bars:
         settings |= {"num_return_sequences": num_images, "streamer": _TokenBar(bars, loaded.config.num_patches)}
         codes = draw_codes(loaded, processor, prompt, pictures, **settings)

@@ -254,7 +254,8 @@ def plan(
         ValueError: names that are missing, unknown, or of another shape than expected; all of them in one message.
     """
     rules = list(rules)
-    planned, used, missing, misshapen = [], set(), [], []
+    planned, missing, misshapen = [], [], []
+    used: set[str] = set()
     for key, tensor in expected.items():
         matches = [(rule, names) for rule in rules if (names := rule.match(key)) is not None]
         if not matches:
@@ -313,7 +314,8 @@ def write_weights(
             shards.append([])
         shards[-1].append(tensor)
 
-    read, weight_map = WeightReader(), {}
+    read = WeightReader()
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         name = f"{stem}.safetensors" if len(shards) == 1 else f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
         _write_safetensors(folder / name, shard, read, progress)

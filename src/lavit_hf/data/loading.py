@@ -254,7 +254,7 @@ class _Decoder:
             raise ValueError(f"image_columns must be a list of names, got the string {image_columns!r}.")
         check_columns(dataset, image_columns)
         self.image_columns, self.skip = tuple(image_columns), broken_pictures == "skip"
-        self._reported = set()
+        self._reported: set[int | None] = set()
 
     def __call__(self, row: dict, index: int | None = None) -> dict | None:
         """The row with its pictures decoded; None if one is broken and to be skipped, which is logged once."""

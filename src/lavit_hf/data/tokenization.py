@@ -313,7 +313,7 @@ class _Preparation(torch.utils.data.Dataset):
 
 def _prepare(batches: Iterator[_Batch], image_columns, image_processor, num_workers: int) -> Iterator[_Batch]:
     """Has workers prepare batches ahead of their use, in order."""
-    waiting = deque()
+    waiting: deque[_Batch] = deque()
 
     def requests():
         for batch in batches:

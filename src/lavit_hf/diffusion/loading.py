@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Self
 
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 

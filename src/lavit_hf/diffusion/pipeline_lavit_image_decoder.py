@@ -8,14 +8,16 @@ from numbers import Integral, Real
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, SchedulerMixin, UNet2DConditionModel
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.models import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
+from diffusers.schedulers import SchedulerMixin
 from diffusers.utils.torch_utils import get_module_execution_device, randn_tensor
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
+from ..modeling.configuration_lavit import LavitFeatureDecoderConfig
 from ..modeling.modeling_lavit_feature_decoder import LavitFeatureDecoder
 from .image_tokens import ImageTokens, to_codes
 from .loading import OwnFilesPipeline
@@ -63,6 +65,13 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
     ```
     """
 
+    feature_decoder: LavitFeatureDecoder
+    # diffusers' own annotations know neither the fields of configurations nor what schedulers do.
+    unet: Any
+    vae: Any
+    scheduler: Any
+    config: Any
+
     model_cpu_offload_seq = "feature_decoder->unet->vae"
     # Sequential offloading leaves no values in a buffer outside of forward, and the stored unconditional embeddings
     # are read there.
@@ -80,7 +89,7 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
         default_guidance_scale: float | None = None,
     ):
         super().__init__()
-        _check_components(feature_decoder, unet, vae)
+        _check_components(feature_decoder.config, unet.config, vae.config)
         if visual_token_offset is not None and not (_is_int(visual_token_offset) and visual_token_offset >= 0):
             raise ValueError(f"visual_token_offset must be None or an integer from 0, got {visual_token_offset!r}.")
         self.register_modules(feature_decoder=feature_decoder, unet=unet, vae=vae, scheduler=scheduler)
@@ -89,7 +98,7 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
             default_num_inference_steps=default_num_inference_steps,
             default_guidance_scale=default_guidance_scale,
         )
-        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.vae_scale_factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
 
     @property
@@ -410,22 +419,23 @@ def _check_noise(shape: tuple[int, ...], generator, latents) -> None:
         raise ValueError(f"latents must have the shape {shape}, got {tuple(latents.shape)}.")
 
 
-def _check_components(feature_decoder: LavitFeatureDecoder, unet: UNet2DConditionModel, vae: AutoencoderKL) -> None:
-    decoder, kind = feature_decoder.config, unet.config.addition_embed_type
+def _check_components(decoder: LavitFeatureDecoderConfig, unet: Any, vae: Any) -> None:
+    """Of their configurations."""
+    kind = unet.addition_embed_type
     if kind not in (None, "text_time"):
         raise ValueError(f"unet.config.addition_embed_type must be None or 'text_time', got {kind!r}.")
-    width, given = unet.config.cross_attention_dim, sum(decoder.condition_dims or [])
+    width, given = unet.cross_attention_dim, sum(decoder.condition_dims or [])
     if any(dim != given for dim in (width if isinstance(width, (tuple, list)) else [width])):
         raise ValueError(f"unet.config.cross_attention_dim must be sum(condition_dims), {given}, got {width}.")
     if kind == "text_time":
-        width = unet.config.projection_class_embeddings_input_dim
-        expected = (decoder.pooled_condition_dim or 0) + 6 * unet.config.addition_time_embed_dim
+        width = unet.projection_class_embeddings_input_dim
+        expected = (decoder.pooled_condition_dim or 0) + 6 * unet.addition_time_embed_dim
         if not decoder.pooled_condition_dim or width != expected:
             raise ValueError(
                 "unet.config.projection_class_embeddings_input_dim must be the feature decoder's pooled_condition_dim "
                 f"({decoder.pooled_condition_dim}) and 6 times unet.config.addition_time_embed_dim, got {width}."
             )
-    latent_channels, in_channels = vae.config.latent_channels, unet.config.in_channels
+    latent_channels, in_channels = vae.latent_channels, unet.in_channels
     if in_channels not in (latent_channels, latent_channels + given):
         raise ValueError(
             f"unet.config.in_channels must be the VAE's latent_channels, {latent_channels}, or with a map of the "

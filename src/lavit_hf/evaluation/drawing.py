@@ -44,8 +44,9 @@ def evaluate_drawing(subject: Subject, rows: Sequence[dict]) -> TaskResult:
         samples += [Sample((picture,), (text,)) for picture, text in zip(pictures, prompts, strict=True)]
         del samples[NUM_SAMPLES_SHOWN:]
     metrics = score_drawings(captions, drawn) if judged else {}
-    for scorer in filter(None, (clip, frechet)):
-        metrics |= scorer.compute()
+    for scorer in (clip, frechet):
+        if scorer:
+            metrics |= scorer.compute()
     return TaskResult(metrics, samples)
 
 

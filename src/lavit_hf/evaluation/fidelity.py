@@ -92,7 +92,8 @@ class FrechetScorer:
     def update(self, drawings: Sequence[Image.Image], pictures: Sequence[Image.Image]) -> None:
         """Takes in drawings, and pictures as they should be."""
         for images, real in ((drawings, False), (pictures, True)):
-            resized = [np.asarray(image.resize((FEATURE_SIZE, FEATURE_SIZE), Image.BICUBIC)) for image in images]
+            size, method = (FEATURE_SIZE, FEATURE_SIZE), Image.Resampling.BICUBIC
+            resized = [np.asarray(image.resize(size, method)) for image in images]
             pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
             self._metric.update(pixels.to(self._metric.device), real=real)
 

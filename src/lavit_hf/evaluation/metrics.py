@@ -99,10 +99,10 @@ def _ranks(values: Sequence[float]) -> np.ndarray:
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Rank correlation, -1 to 1; None where one side does not vary."""
-    ranks = [_ranks(values) for values in (first, second)]
-    if any(np.ptp(rank) == 0 for rank in ranks):
+    ranks = np.stack([_ranks(values) for values in (first, second)])
+    if (np.ptp(ranks, axis=1) == 0).any():
         return None
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks)[0, 1])
 
 
 def perplexity(codes: Iterable[int]) -> float:

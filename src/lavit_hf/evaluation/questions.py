@@ -50,7 +50,8 @@ def _to_text(answer: str | dict) -> str:
 
 def majority_answers(questions: Sequence[AskedQuestion]) -> list[str | None]:
     """For each question, the commonest answer to those of its kind in all other rows; None where there is none."""
-    everywhere, in_row = defaultdict(Counter), defaultdict(Counter)
+    everywhere: dict[str | None, Counter] = defaultdict(Counter)
+    in_row: dict[tuple, Counter] = defaultdict(Counter)
     for question in questions:
         answer = Counter(map(normalize_answer, question.references)).most_common(1)[0][0]
         everywhere[question.kind][answer] += 1
@@ -75,7 +76,7 @@ def score_answers(questions: Sequence[AskedQuestion], answers: Sequence[str]) ->
         for q, answer in zip(questions, majority_answers(questions), strict=True)
     ]
     metrics = {"accuracy": rate(scores, majority=majority)}
-    for kind in sorted({question.kind for question in questions} - {None}):
+    for kind in sorted({question.kind for question in questions if question.kind is not None}):
         chosen = [index for index, question in enumerate(questions) if question.kind == kind]
         own, common = ([values[index] for index in chosen] for values in (scores, majority))
         metrics[f"accuracy_{kind}"] = rate(own, majority=common)

@@ -23,7 +23,7 @@ def score_reconstructions(scenes: Sequence[Sequence[dict]], drawn: Sequence[Sequ
 
 
 def _to_tensor(picture: Image.Image, size: tuple[int, int] | None = None) -> torch.Tensor:
-    picture = picture if size in (None, picture.size) else picture.resize(size, Image.BICUBIC)
+    picture = picture if size in (None, picture.size) else picture.resize(size, Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
 
 
@@ -34,7 +34,8 @@ def evaluate_reconstruction(subject: Subject, rows: Sequence[dict]) -> TaskResul
     """
     settings, judged = subject.settings, "scene" in rows[0]
     frechet = FrechetScorer(settings.fid_features, subject.model.device) if settings.fid_features else None
-    distances = {"psnr": ([], []), "ssim": ([], [])}  # of its own picture, of another
+    # Of its own picture, of another.
+    distances: dict[str, tuple[list[float], list[float]]] = {"psnr": ([], []), "ssim": ([], [])}
     drawn, samples, previous = [], [], None
     for first, batch in subject.batches(rows, "reconstruction"):
         originals = subject.pictures(batch, first)

@@ -44,7 +44,8 @@ def score_tokens(
 
 def evaluate_tokens(subject: Subject, rows: Sequence[dict]) -> TaskResult:
     """Encodes every picture."""
-    codes, samples = [], []
+    codes: list[list[int]] = []
+    samples: list[Sample] = []
     for first, batch in subject.batches(rows, "tokens"):
         pictures = subject.pictures(batch, first)
         outputs = subject.encode(pictures)

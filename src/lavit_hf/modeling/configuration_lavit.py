@@ -263,7 +263,7 @@ class LavitConfig(PreTrainedConfig):
         "text_config": SubConfigSpec(
             config_class=AutoConfig, model_type="llama", init_kwargs={"vocab_size": 32000 + 2 + 16384}
         ),
-        "visual_tokenizer_config": LavitVisualTokenizerConfig,
+        "visual_tokenizer_config": SubConfigSpec(config_class=LavitVisualTokenizerConfig),
     }
 
     text_config: dict | PreTrainedConfig | None = None

@@ -3,7 +3,7 @@
 batched forward."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 from transformers.generation import GenerationConfig, GenerationMixin, LogitsProcessorList, TopKLogitsWarper
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
 
+from .configuration_lavit import LavitConfig
 from .decoding_lavit import LavitDecoding, needs_codes_only, resolve_decoding
 from .logits_process_lavit import (
     LavitGuidanceLogitsProcessor,
@@ -24,6 +25,11 @@ from .sequence_lavit import append_token, move_padding_left, open_image_start, p
 
 class LavitGenerationMixin(GenerationMixin):
     """`generate` for sequences of text and pictures. Sampling, beams, caches and streamers are transformers'."""
+
+    config: LavitConfig
+    model: nn.Module
+    get_input_embeddings: Callable[[], nn.Module]
+    get_output_embeddings: Callable[[], nn.Module]
 
     @torch.no_grad()
     def generate(

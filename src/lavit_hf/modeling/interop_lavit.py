@@ -7,12 +7,14 @@ from importlib import import_module
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.generation import GenerationConfig
 from transformers.quantizers import AutoQuantizationConfig
 from transformers.utils.hub import resolve_revision
 
 from .backbones_lavit import causal_model_around
+from .configuration_lavit import LavitConfig
 from .sequence_lavit import open_image_start
 
 
@@ -38,6 +40,13 @@ def quantize_language_model_alone(quantization_config):
 class LavitInteropMixin:
     """Pixels for transformers' pipelines, a plain language model for serving engines, quantized loading."""
 
+    config: LavitConfig
+    generation_config: GenerationConfig
+    model: nn.Module
+    lm_head: nn.Module
+    dtype: torch.dtype
+    device: torch.device
+    name_or_path: str
     _image_decoder: Any = None
     _origin: dict[str, Any] | None = None
 

@@ -85,7 +85,7 @@ class LavitModalityLogitsProcessor(LogitsProcessor):
         new_ids = input_ids[:, self.prompt_length :]
         has_room = self.max_length - input_ids.shape[1] >= self.max_codes + 2
         too_early = self.begin_with_text and new_ids.shape[1] == 0
-        num_images = (new_ids == self.config.image_end_token_id).sum(dim=-1, keepdim=True)
+        num_images = new_ids.eq(self.config.image_end_token_id).sum(dim=-1, keepdim=True)
         limit = self.max_length if self.max_images is None else self.max_images
         return (num_images < limit) & (self.generation_mode == "interleaved" and has_room and not too_early)
 

@@ -175,7 +175,7 @@ class LavitModel(LavitPreTrainedModel):
 
     def check_no_placeholder(self, input_ids: torch.LongTensor) -> None:
         """Raises the ValueError of a placeholder in `input_ids` (B, L) for which there is no picture."""
-        num_placeholders = int((input_ids == self.config.image_token_id).sum())
+        num_placeholders = int(input_ids.eq(self.config.image_token_id).sum())
         if num_placeholders:
             raise count_error(num_placeholders, 0)
 
@@ -282,7 +282,7 @@ class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedM
             visual_tokenizer_config=tokenizer_config,
             image_start_token_id=num_text_tokens,
             lm_head_bias=lm_head.bias is not None,
-            attn_implementation={
+            attn_implementation={  # type: ignore[call-arg] # every configuration takes it
                 "": text_attention,
                 "text_config": text_attention,
                 "visual_tokenizer_config": vision_attention,

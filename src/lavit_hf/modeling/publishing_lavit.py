@@ -6,11 +6,12 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, ModelCardData
+from transformers import PreTrainedConfig
 
 
 AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
@@ -131,6 +132,9 @@ def upload(
 
 class LavitPublishingMixin:
     """Saving and publishing of a model with all that belongs to it."""
+
+    config: PreTrainedConfig
+    is_remote_code: Callable[[], bool]
 
     def save_pretrained(
         self,

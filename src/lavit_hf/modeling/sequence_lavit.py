@@ -173,6 +173,6 @@ def open_image_start(input_ids: torch.LongTensor, config: LavitConfig) -> tuple[
         follows it.
     """
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-    last_start = torch.where(input_ids == config.image_start_token_id, positions, -1).amax(dim=-1)
-    last_end = torch.where(input_ids == config.image_end_token_id, positions, -1).amax(dim=-1)
+    last_start = positions.where(input_ids.eq(config.image_start_token_id), -1).amax(dim=-1)
+    last_end = positions.where(input_ids.eq(config.image_end_token_id), -1).amax(dim=-1)
     return last_start, last_start > last_end

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKL
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.models import AutoencoderKL
 from diffusers.utils import make_image_grid
 from PIL import Image
 from torch import nn

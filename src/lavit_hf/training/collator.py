@@ -111,7 +111,8 @@ class LavitCollator:
         """Gives each part the tokens whose last character is its own."""
         if ids and max(ids) >= self.processor.image_start_token_id:
             raise ValueError(f"A text holds the name of a code, which is no text: {''.join(p.text for p in run)!r}.")
-        dealt, part, end = [[] for _ in run], 0, len(run[0].text)
+        dealt: list[list[int]] = [[] for _ in run]
+        part, end = 0, len(run[0].text)
         for token, (_, stop) in zip(ids, offsets, strict=True):
             while stop > end:
                 part += 1

@@ -4,16 +4,11 @@
 import os
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    AutoencoderTiny,
-    DDIMScheduler,
-    DDPMScheduler,
-    SchedulerMixin,
-    UNet2DConditionModel,
-)
+from diffusers.models import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers.schedulers import DDIMScheduler, DDPMScheduler, SchedulerMixin
 from diffusers.training_utils import compute_snr
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -74,10 +69,10 @@ def new_image_decoder(
     Raises:
         ValueError: components that do not fit each other.
     """
-    kind, width = unet.config.addition_embed_type, unet.config.cross_attention_dim
-    pooled = None
-    if kind == "text_time":
-        pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+    unet_config: Any = unet.config
+    width, pooled = unet_config.cross_attention_dim, None
+    if unet_config.addition_embed_type == "text_time":
+        pooled = unet_config.projection_class_embeddings_input_dim - 6 * unet_config.addition_time_embed_dim
     config = LavitFeatureDecoderConfig.from_visual_tokenizer_config(
         stage_one.config,
         condition_dims=[width if isinstance(width, int) else width[0]],

@@ -36,7 +36,7 @@ class _Mixture:
         self.skip, self.seed = broken_pictures == "skip", seed
         # Shared, so that workers of a DataLoader that outlive an epoch learn of the next.
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
-        self._reported = set()
+        self._reported: set[int | None] = set()
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch.fill_(epoch)

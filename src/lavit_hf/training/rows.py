@@ -238,7 +238,7 @@ class RowReader:
         if isinstance(questions, str):
             questions, answers = [questions], [answers]
         most = min(self.arguments.questions_per_sequence, len(questions))
-        parts = [self._read(row, self.image_column)]
+        parts: list[Part] = [self._read(row, self.image_column)]
         for turn, index in enumerate(rng.sample(range(len(questions)), most)):
             # That a question begins is never predicted: it would follow a bare picture, the prompt of a caption, and
             # an answer, where the sequence is to end.
@@ -254,7 +254,7 @@ class RowReader:
         return [before, instruction, _picture(row, self.arguments.edited_image_column)]
 
     def _columns(self, row: dict, rng: Random) -> list[Part]:
-        parts = []
+        parts: list[Part] = []
         for column in self.arguments.sequence_columns:
             if not self._is_picture(column):
                 turn_end = TURN_END if parts and isinstance(parts[-1], TextPart) else ""

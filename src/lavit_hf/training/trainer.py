@@ -64,7 +64,7 @@ class LavitTrainer(Trainer):
         for prefix in self.learning_rates:
             if not any(_in_part(name, prefix) for name in names):
                 raise _unknown_part(self.model, prefix)
-        self._measured = {True: defaultdict(list), False: defaultdict(list)}
+        self._measured: dict[bool, dict[str, list]] = {True: defaultdict(list), False: defaultdict(list)}
         self._waited, self._logged = 0.0, None
 
     def measure(self, outputs) -> dict[str, torch.Tensor]:

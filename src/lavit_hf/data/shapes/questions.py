@@ -27,7 +27,7 @@ def ask_questions(scene: Scene, rng: Random, num_questions: int = 6) -> list[Que
     kinds = list(QUESTION_KINDS)
     rng.shuffle(kinds)
     questions = (QUESTION_KINDS[kind](scene, rng) for kind in kinds)
-    asked = [Question(*question, kind) for kind, question in zip(kinds, questions, strict=True) if question]
+    asked = [Question(*question, kind=kind) for kind, question in zip(kinds, questions, strict=True) if question]
     return asked[:num_questions]
 
 
