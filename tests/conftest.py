@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoProcessor
 
-from lavit_hf import LavitImageDecoderPipeline, demo_checkpoint
+from lavit_hf import LavitImageDecoderPipeline, cli, demo_checkpoint
 from lavit_hf.conversion import convert_official_checkpoint
 
 
@@ -49,3 +49,16 @@ def demo():
     path = demo_checkpoint()
     parts = (AutoModelForCausalLM, AutoProcessor, LavitImageDecoderPipeline)
     return tuple(part.from_pretrained(path) for part in parts)
+
+
+@pytest.fixture
+def command_line(monkeypatch, capsys):
+    """Runs `lavit-hf` with arguments in this process; its exit code, and what it wrote to stdout and stderr."""
+
+    def run(*args) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["lavit-hf", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return run

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from lavit_hf import Conversation, cli
+from lavit_hf import Conversation
 from lavit_hf.cli.chat import picture_as_text, split_pictures
 from lavit_hf.data.shapes import render_scene, sample_scene
 
@@ -20,7 +20,7 @@ def picture(tmp_path):
     return path
 
 
-def test_a_conversation(monkeypatch, capsys, tmp_path, picture):
+def test_a_conversation(monkeypatch, command_line, tmp_path, picture):
     lines = iter(
         [
             f'"{picture}" what color is the star?',
@@ -37,11 +37,8 @@ def test_a_conversation(monkeypatch, capsys, tmp_path, picture):
         ]
     )
     monkeypatch.setattr("lavit_hf.cli.common.console.input", lambda prompt: next(lines))
-    monkeypatch.setattr("sys.argv", ["lavit-hf", "chat", "--output", str(tmp_path / "out"), "--steps", "4"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    output = capsys.readouterr().out
-    assert not ended.value.code
+    code, output, _ = command_line("chat", "--output", tmp_path / "out", "--steps", 4)
+    assert code == 0
     answer, description = (line for line in output.splitlines() if "orange" in line)
     assert answer.strip() == "orange"
     assert "orange star" in description

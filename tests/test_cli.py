@@ -9,25 +9,21 @@ import sys
 import pytest
 from PIL import ExifTags, Image
 
-from lavit_hf import cli
 from lavit_hf.data.shapes import read_scene
 
 from .parity import GOLDENS
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(command_line):
     """Runs a command; returns its output. With `fails` it must end with one line on stderr, which is returned."""
 
     def run(*args, fails: bool = False) -> str:
-        monkeypatch.setattr("sys.argv", ["lavit-hf", *map(str, args)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        output = capsys.readouterr()
-        assert (ended.value.code in (0, None)) != fails, output.err
+        code, output, error = command_line(*args)
+        assert (code == 0) != fails, error
         if fails:
-            assert "Traceback" not in output.err
-        return output.err if fails else output.out
+            assert "Traceback" not in error
+        return error if fails else output
 
     return run
 
@@ -184,10 +180,11 @@ def test_pictures_that_are_none(run, converted, tmp_path, picture, content, mess
 
 
 def test_mistakes_are_found_before_any_work(run, tmp_path, picture):
-    assert "picture file" in run("draw", "a cat", "-o", tmp_path / "cat.txt", fails=True)
-    assert "does not exist" in run("draw", "a cat", "-o", tmp_path / "no" / "cat.png", fails=True)
-    assert "--aspect-ratio must be one of" in run("draw", "a cat", "--aspect-ratio", "5:1", fails=True)
-    assert "Invalid value" in run("caption", picture, "--num-beams", 0, fails=True)
+    nowhere = ("-m", "somebody/no-model")
+    assert "picture file" in run("draw", "a cat", *nowhere, "-o", tmp_path / "cat.txt", fails=True)
+    assert "does not exist" in run("draw", "a cat", *nowhere, "-o", tmp_path / "no" / "cat.png", fails=True)
+    assert "--aspect-ratio must be one of" in run("draw", "a cat", *nowhere, "--aspect-ratio", "5:1", fails=True)
+    assert "Invalid value" in run("caption", picture, *nowhere, "--num-beams", 0, fails=True)
     for command in (["caption", picture], ["draw", "a cat"], ["tokenize", "shapes", tmp_path / "tokens"], ["chat"]):
         assert "no-model" in run(*command, "-m", tmp_path / "no-model", fails=True)
     assert "no-model" in run("evaluate", tmp_path / "no-model", fails=True)

@@ -15,16 +15,15 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from lavit_hf import cli, demo_checkpoint
+from lavit_hf import demo_checkpoint
 from lavit_hf.data.shapes import load_shapes, render_scene, sample_scene
 from lavit_hf.data.tokenization import tokenize_dataset
 
 from .guides import ROOT, blocks_of, pages_with
 from .parity import GOLDENS
-from .tiny import TEXT, Colors, save_clip, text_tokenizer
-from .training.small import UNET, VAE, image_processor, make_stage_one
+from .tiny import Colors, save_clip, save_text_model
+from .training.small import UNET, VAE, save_visual_tokenizer
 
 
 RUN_ELSEWHERE = ("pip ", "python3 -m venv ", "lavit-hf serve ")
@@ -81,11 +80,9 @@ def make_models() -> None:
     save_clip(Path("openai/clip-vit-base-patch16"))
     save_clip(Path("clip-vit-base-patch16"))
     torch.jit.save(torch.jit.script(Colors()), "inception.pt")
-    LlamaForCausalLM(LlamaConfig(**TEXT)).save_pretrained("HuggingFaceTB/SmolLM2-135M")
-    text_tokenizer().save_pretrained("HuggingFaceTB/SmolLM2-135M")
+    save_text_model(Path("HuggingFaceTB/SmolLM2-135M"))
     for folder in ("my-tokenizer", "runs/shapes/visual_tokenizer"):
-        make_stage_one().save_pretrained(folder)
-        image_processor().save_pretrained(folder)
+        save_visual_tokenizer(Path(folder))
     parts = {"unet": UNet2DConditionModel(**UNET), "vae": AutoencoderKL(**VAE), "scheduler": DDIMScheduler()}
     for name, part in parts.items():
         part.save_pretrained(Path("stable-diffusion-v1-5/stable-diffusion-v1-5", name))
@@ -106,16 +103,14 @@ def as_a_user(tmp_path, monkeypatch) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 @pytest.mark.parametrize("page", [page for page in pages_with("bash") if commands_of(page)])
-def test_commands(page, as_a_user, monkeypatch):
+def test_commands(page, as_a_user, command_line, monkeypatch):
     if not any(command.startswith("lavit-hf convert") for command in commands_of(page)):
         shutil.copytree(demo_checkpoint(), "lavit-7b")
     for command in commands_of(page):
         program, *arguments = abridged(command)
-        monkeypatch.setattr(sys, "argv", [program, *arguments])
         if program == "lavit-hf":
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-            assert not ended.value.code, command
+            code, _, error = command_line(*arguments)
+            assert code == 0, command + error
         elif program == "python":
             monkeypatch.setattr(sys, "argv", arguments)
             runpy.run_path(arguments[0], run_name="__main__")

@@ -13,8 +13,6 @@ import pytest
 from peft import get_peft_model
 from PIL import Image
 from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
     SiglipImageProcessor,
     SiglipVisionConfig,
     SiglipVisionModel,
@@ -27,7 +25,7 @@ from lavit_hf.data.tokenization import tokenize_dataset
 from lavit_hf.training.lora import lora_config
 
 from .guides import ROOT, blocks_of, pages_with
-from .tiny import TEXT, VISION, text_tokenizer
+from .tiny import VISION, save_text_model
 
 
 OF_THEIR_OWN = {"README", "publish", "serve"}
@@ -72,8 +70,7 @@ def prepare_new_backbones(model, processor, pipeline):
     LavitVisualTokenizerForPreTraining.from_vision_tower(vision, codebook_size=8192).save_pretrained("my-tokenizer")
     for folder in (vision, "my-tokenizer"):
         SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    LlamaForCausalLM(LlamaConfig(**TEXT)).save_pretrained("HuggingFaceTB/SmolLM2-135M")
-    text_tokenizer().save_pretrained("HuggingFaceTB/SmolLM2-135M")
+    save_text_model(Path("HuggingFaceTB/SmolLM2-135M"))
 
 
 @pytest.mark.parametrize("name", sorted(set(pages_with("python")) - OF_THEIR_OWN))

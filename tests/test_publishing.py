@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from PIL import Image
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 from lavit_hf import (
@@ -52,10 +51,10 @@ CODE = {
     "sequence_lavit.py",
     "tokenization_lavit.py",
 }
-# Writes codes greedily, in an environment that has this package or not, and with it draws them as well.
+# Draws greedily, in an environment that has this package or not.
 DRAW = """
 import sys
-repository, folder, *missing = sys.argv[1:]
+repository, *missing = sys.argv[1:]
 sys.modules |= dict.fromkeys(missing)  # these cannot be imported
 import torch
 from transformers import AutoModelForCausalLM, AutoProcessor
@@ -70,11 +69,14 @@ inputs = processor(text="<image>a red circle", images=picture, generation_mode="
 settings = {"generation_mode": "image", "do_sample": False, "image_generation": {"do_sample": False}}
 ids = model.generate(**inputs, **settings)[0].tolist()
 print(type(model).__module__, type(processor.image_processor).__name__, ids)
-if "lavit_hf" not in missing:
-    pipe = lavit_hf.LavitImageDecoderPipeline.from_pretrained(repository)
-    codes = processor.decode_interleaved(ids)[-1].codes
-    drawn = pipe(codes, num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
-    drawn.save(folder + "/drawn.png")
+"""
+DECODE = """
+import json, sys, torch
+from lavit_hf import LavitImageDecoderPipeline
+repository, codes, path = sys.argv[1:]
+pipe = LavitImageDecoderPipeline.from_pretrained(repository)
+settings = {"num_inference_steps": 2, "generator": torch.Generator().manual_seed(0), "output_type": "pt"}
+torch.save(pipe(json.loads(codes), **settings).images, path)
 """
 
 
@@ -113,27 +115,27 @@ def test_round_trip(kind, converted, hub, tmp_path):
     inputs = processor(text=f"<image>{PROMPT}", images=picture, generation_mode="image", return_tensors="pt")
     ids = model.float().generate(**inputs, **GREEDY)[0].tolist()
     environment = hub.environment(tmp_path / "home")
-    elsewhere = run(DRAW, REPOSITORY, tmp_path, "lavit_hf", environment=environment)
+    here = run(DRAW, REPOSITORY, environment=environment)
+    assert here.stdout == f"lavit_hf.modeling.modeling_lavit LavitImageProcessor {ids}\n", here.stderr
+    assert not [name for name in hub.downloads if name.startswith(("unet/", "vae/", "feature_decoder/", "samples/"))]
+    assert not [name for name in hub.downloads if name.endswith(".py")]  # not even fetched where not needed
+    elsewhere = run(DRAW, REPOSITORY, "lavit_hf", environment=environment)
     assert elsewhere.stdout.startswith("transformers_modules.somebody.lavit."), elsewhere.stderr
     assert elsewhere.stdout.split(" ", 1)[1] == f"LavitImageProcessor {ids}\n"
-    assert not [name for name in hub.downloads if name.startswith(("unet/", "vae/", "feature_decoder/", "samples/"))]
-    without = run(DRAW, REPOSITORY, tmp_path, "lavit_hf", "torchvision", environment=environment)
+    without = run(DRAW, REPOSITORY, "lavit_hf", "torchvision", environment=environment)
     assert without.stdout.split(" ", 2)[1] == "LavitImageProcessorPil", without.stderr
 
     hub.requests.clear()
-    here = run(DRAW, REPOSITORY, tmp_path, environment=hub.environment(tmp_path / "another home"))
-    assert here.stdout == f"lavit_hf.modeling.modeling_lavit LavitImageProcessor {ids}\n", here.stderr
-    unneeded = (".py", ".png", ".md", "evaluation.json")
-    assert not [name for name in hub.downloads if name.endswith(unneeded)]
-    assert {name.split("/")[0] for name in hub.downloads if "/" in name} == {
-        "feature_decoder",
-        "scheduler",
-        "unet",
-        "vae",
-    }
     codes = processor.decode_interleaved(ids)[-1].codes
-    drawn = pipe(codes, num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
-    assert drawn.tobytes() == Image.open(tmp_path / "drawn.png").tobytes()
+    decoded = run(
+        DECODE, REPOSITORY, codes, tmp_path / "drawn.pt", environment=hub.environment(tmp_path / "other home")
+    )
+    assert decoded.returncode == 0, decoded.stderr
+    parts = {"feature_decoder", "model_index.json", "scheduler", "unet", "vae"}
+    assert {name.split("/")[0] for name in hub.downloads} == parts
+    noise = torch.Generator().manual_seed(0)
+    drawn = pipe(codes, num_inference_steps=2, generator=noise, output_type="pt").images
+    assert torch.equal(drawn, torch.load(tmp_path / "drawn.pt"))
 
 
 def test_the_pixel_decoder_of_the_same_commit(hub, demo, tmp_path):

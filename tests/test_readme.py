@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, LlamaConfig, LlamaForCausalLM
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from .guides import blocks_of
 from .parity import GOLDENS
-from .tiny import TEXT, TEXT_TOKENS, VISION, text_tokenizer
+from .tiny import TEXT, TEXT_TOKENS, VISION, save_text_model
 
 
 BLOCKS = blocks_of("README")
@@ -38,8 +38,7 @@ def test_building_a_new_one(as_a_user):
     clip = CLIPConfig(vision_config=VISION, text_config=TEXT)
     CLIPModel(clip).save_pretrained("openai/clip-vit-base-patch16")
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained("openai/clip-vit-base-patch16")
-    LlamaForCausalLM(LlamaConfig(**TEXT)).save_pretrained("HuggingFaceTB/SmolLM2-135M")
-    text_tokenizer().save_pretrained("HuggingFaceTB/SmolLM2-135M")
+    save_text_model(Path("HuggingFaceTB/SmolLM2-135M"))
     names: dict = {}
     exec(BLOCKS[2], names)
     model, processor = names["model"].eval(), names["processor"]

@@ -13,6 +13,7 @@ from transformers import (
     CLIPProcessor,
     CLIPVisionConfig,
     LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -73,6 +74,13 @@ def text_tokenizer() -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+
+
+def save_text_model(folder: Path) -> Path:
+    """A language model and its tokenizer."""
+    LlamaForCausalLM(LlamaConfig(**TEXT)).save_pretrained(folder)
+    text_tokenizer().save_pretrained(folder)
+    return folder
 
 
 class Colors(nn.Module):

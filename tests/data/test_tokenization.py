@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -20,7 +21,6 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from lavit_hf import LavitProcessor, LavitVisualTokenizer
-from lavit_hf.cli import main
 from lavit_hf.data import tokenization, tokenized_dataset
 from lavit_hf.data.loading import BrokenPictureError, load_rows, read_picture
 from lavit_hf.data.tokenization import tokenize_dataset
@@ -362,13 +362,8 @@ def test_other_folders_and_columns_are_left_alone(tokenize, shapes, tmp_path):
         tokenize(shapes.add_column("image_codes", [[0]] * NUM_ROWS), tmp_path / "out")
 
 
-def test_command(model, monkeypatch, capsys, tmp_path, photos, read):
-    def run(*args) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["lavit-hf", "tokenize", *map(str, args)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code or 0, *capsys.readouterr()
-
+def test_command(model, command_line, tmp_path, photos, read):
+    run = partial(command_line, "tokenize")
     common = ("--model", model, "--device", "cpu", "--num-workers", 0)
     code, out, _ = run(photos, tmp_path / "out", *common, "--broken-pictures", "skip", "--drop-images")
     assert code == 0

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from lavit_hf import cli
 from lavit_hf.evaluation import TASKS, evaluate
 
 
@@ -160,17 +159,6 @@ def test_refusals(demo, rows):
         evaluate(*demo, [rows[0], rows[1] | {"image": "nowhere.png"}], tasks=["tokens"])
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def run(*args) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["lavit-hf", "evaluate", *map(str, args)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return ended.value.code or 0, *capsys.readouterr()
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def folder(demo, tmp_path_factory):
     path = tmp_path_factory.mktemp("demo") / "model"
@@ -179,11 +167,13 @@ def folder(demo, tmp_path_factory):
     return path
 
 
-def test_command(run, folder, tmp_path, monkeypatch):
+def test_command(command_line, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     output = tmp_path / "report.json"
     options = ("--num-samples", 3, "--steps", 1, "--device", "cpu", "--output", output, "--batch-size", 2)
-    code, out, err = run(folder, *options, "--tasks", "drawing, tokens", "--samples-dir", tmp_path / "samples")
+    code, out, err = command_line(
+        "evaluate", folder, *options, "--tasks", "drawing, tokens", "--samples-dir", tmp_path / "samples"
+    )
     assert code == 0, err
     assert "drawing" in out
     assert "kept_fraction" in out
@@ -195,7 +185,7 @@ def test_command(run, folder, tmp_path, monkeypatch):
     assert (tmp_path / "samples" / "drawing.png").is_file()
 
 
-def test_command_refuses_in_one_line(run, folder, tmp_path):
+def test_command_refuses_in_one_line(command_line, folder, tmp_path):
     cases = {
         "tasks must be of": (folder, "--tasks", "captions,singing"),
         "folder that does not exist": (folder, "--output", tmp_path / "no" / "report.json"),
@@ -203,7 +193,7 @@ def test_command_refuses_in_one_line(run, folder, tmp_path):
         "expected one of train, validation, test": (folder, "--split", "dev", "--device", "cpu"),
     }
     for message, args in cases.items():
-        code, _, err = run(*args)
+        code, _, err = command_line("evaluate", *args)
         assert code == 1
         assert message in err
         assert len(err.strip().splitlines()) == 1

@@ -23,10 +23,10 @@ from lavit_hf.data.loading import read_picture
 from lavit_hf.training.language_model import list_texts, train_text_tokenizer
 from lavit_hf.training.rows import SequenceArguments
 
+from ..guides import ROOT
 from ..tiny import CODEBOOK_SIZE, IMAGE_SIZE, TEXT, VISION, loosen, tiny_lavit
 
 
-ROOT = Path(__file__).parent.parent.parent
 COLORS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220), "white": (240, 240, 240)}
 EVERY_KIND = ["caption=1", "draw=1", "question=1", "edit=1", "text=0.5"]
 
@@ -114,8 +114,7 @@ def make_stage_one() -> LavitVisualTokenizerForPreTraining:
 
 def save_visual_tokenizer(folder: Path) -> Path:
     """A folder as stage 1 leaves it."""
-    tokenizer = tiny_lavit(vision=CLIPVisionConfig(**VISION)).model.visual_tokenizer
-    tokenizer.save_pretrained(folder)
+    make_stage_one().save_pretrained(folder)
     image_processor().save_pretrained(folder)
     return folder
 

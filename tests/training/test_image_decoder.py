@@ -18,7 +18,6 @@ from lavit_hf import (
     LavitFeatureDecoder,
     LavitFeatureDecoderConfig,
     LavitImageDecoderPipeline,
-    LavitImageProcessorPil,
 )
 from lavit_hf.training.autoencoder import AutoencoderForTraining, new_autoencoder, set_scaling_factor
 from lavit_hf.training.image_decoder import LavitImageDecoderForTraining, load_stage_one, new_image_decoder
@@ -29,11 +28,11 @@ from lavit_hf.training.image_decoder_trainer import (
     show_image_decoder,
 )
 
-from ..tiny import CODEBOOK_SIZE, IMAGE_SIZE, NUM_PATCHES
-from .small import SIZE, UNET, VAE, WIDTH, make_stage_one
+from ..guides import ROOT
+from ..tiny import CODEBOOK_SIZE, NUM_PATCHES
+from .small import SIZE, UNET, VAE, WIDTH, image_processor, make_stage_one, save_visual_tokenizer
 
 
-ROOT = Path(__file__).parent.parent.parent
 SDXL = {
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 4,
@@ -62,8 +61,7 @@ def make_pictures(count: int) -> list[Image.Image]:
 
 
 def make_collator(**kwargs) -> ImageDecoderCollator:
-    processor = LavitImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
-    return ImageDecoderCollator(SIZE, SIZE, processor, **kwargs)
+    return ImageDecoderCollator(SIZE, SIZE, image_processor(), **kwargs)
 
 
 def make_rows(count: int = 8) -> list[dict]:
@@ -371,8 +369,7 @@ def write_photographs(folder: Path) -> None:
 def test_the_scripts_run_on_a_folder_of_pictures(tmp_path, monkeypatch):
     pictures, tokenizer, vae, out = (tmp_path / name for name in ("pictures", "tokenizer", "vae", "out"))
     write_photographs(pictures)
-    make_stage_one().save_pretrained(tokenizer)
-    LavitImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}).save_pretrained(tokenizer)
+    save_visual_tokenizer(tokenizer)
     shared = {
         "dataset_name": "imagefolder",
         "data_dir": str(pictures),

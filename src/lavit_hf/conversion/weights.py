@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
-from ..modeling.publishing_lavit import check_shards
+from ..modeling.publishing_lavit import list_shards
 
 
 # What safetensors calls them.
@@ -117,8 +117,7 @@ def find_weights(folder: Path, stems: Iterable[str]) -> list[Path]:
             return [folder / name]
         index = folder / f"{name}.index.json"
         if index.is_file():
-            paths = [folder / shard for shard in sorted(set(read_json(index).get("weight_map", {}).values()))]
-            check_shards(folder)
+            paths = [folder / shard for shard in list_shards(index, read_json(index))]
             missing = [path.name for path in paths if not path.is_file()]
             if missing or not paths:
                 raise FileNotFoundError(f"{index} names weights that are not beside it: {missing or 'none'}.")

@@ -36,16 +36,24 @@ def list_files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def check_shards(folder: str | os.PathLike) -> None:
+def list_shards(index: Path, content: dict) -> list[str]:
     """
+    The files that an index of weights, with its content, names.
+
     Raises:
-        ValueError: an index of weights in the folder that names a file which does not lie beside it.
+        ValueError: one that does not lie beside the index.
     """
+    names = sorted(set(content.get("weight_map", {}).values()))
+    if outside := [name for name in names if Path(name).name != name]:
+        raise ValueError(f"{index} must name files beside it, got {outside[0]!r}.")
+    return names
+
+
+def check_shards(folder: str | os.PathLike) -> None:
+    """Raises the ValueError of [`list_shards`] for the indices of weights in a folder."""
     for kind in ("safetensors", "bin"):
         for index in Path(folder).glob(f"*.{kind}.index.json"):
-            names = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
-            if outside := [name for name in names if Path(name).name != name]:
-                raise ValueError(f"{index} must name files beside it, got {outside[0]!r}.")
+            list_shards(index, json.loads(index.read_text(encoding="utf-8")))
 
 
 @contextmanager
