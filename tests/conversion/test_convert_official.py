@@ -152,6 +152,7 @@ class TestResult:
         assert [vision[name] for name in ("image_size", "patch_size", "num_hidden_layers")] == [112, 14, 3]
         assert [tokenizer[name] for name in ("num_merger_layers", "codebook_size", "code_dim")] == [2, 16384, 32]
         assert tokenizer["selection"] == "topk"
+        assert tokenizer["attention_smoothing"] == 1e-6  # the authors' value, which no weight tells
 
 
 class TestArguments:

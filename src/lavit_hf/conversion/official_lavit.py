@@ -33,6 +33,9 @@ PIXEL_DECODERS = {
 # No model has them: the tower's classifier, and a table that old Llama checkpoints hold and the configuration implies.
 UNUSED = rf"{VISION_TOWER}head\.|{LANGUAGE_MODEL}model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$"
 
+# The authors' code adds it to the merger's masked softmax; no file tells it.
+ATTENTION_SMOOTHING = 1e-6
+
 # Not weights to be rounded: codes are told apart by small distances.
 FLOAT32 = r"codebook"
 
@@ -233,6 +236,7 @@ def read_model_config(
         vision_config=vision_config,
         num_merger_layers=_count_blocks(weights, TOKENIZER + "causal_encoder."),
         intermediate_size=_size(weights, TOKENIZER + "causal_encoder.blocks.0.mlp.fc1.weight", 0),
+        attention_smoothing=ATTENTION_SMOOTHING,
         codebook_size=_size(weights, TOKENIZER + "quantize.embedding.weight", 0),
         code_dim=_size(weights, TOKENIZER + "quantize.embedding.weight", 1),
     )

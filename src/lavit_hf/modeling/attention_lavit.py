@@ -1,9 +1,10 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The transformer block that merger and feature decoder share, and the ways its attentions see their keys.
+"""The transformer block that merger and feature decoder share, and the ways its attentions meet their keys.
 
 A block computes projections and MLPs on whatever layout its input has. How queries meet keys is passed in as an
-[`Attend`]: over a padded batch ([`MaskedAttend`]), over packed tokens of variable number ([`PackedAttend`]), or over
-every position under a differentiable policy ([`PolicyAttend`]).
+[`Attend`]: over a padded batch ([`masked_attend`]), over packed tokens of variable number ([`PackedAttend`]), or over
+every position under a differentiable policy ([`PolicyAttend`]). Which keys a query sees is a tensor beside it, the
+mask: a gradient reaches a tensor argument through either kind of gradient checkpointing.
 """
 
 from collections.abc import Callable
@@ -15,8 +16,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
-# (module, query, key, value), all of shape (..., hidden_size) -> the queries' outputs in the same shape
-Attend = Callable[["LavitAttention", torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+# (module, query, key, value, mask), where query, key and value have shape (..., hidden_size) and mask (B, Lq, Lk)
+# -> the queries' outputs in the shape of query, and the weights (B, num_heads, Lq, Lk) or None
+Attend = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
 
 class PackedLayout:
@@ -65,8 +67,7 @@ class PatchPartition:
         num_patches = keep_mask.shape[-1]
         counts = keep_mask.sum(dim=-1)
         kept = counts.tolist()
-        # Where nothing is dropped, all patches are there to be folded in, all with the same weight: so the policy's
-        # softmax, with which the merger was trained, has it.
+        # Where nothing is dropped, all patches are folded in with the same weight, as in PolicyAttend.
         self.all_kept = counts == num_patches
         folded = [num_patches if count == num_patches else num_patches - count for count in kept]
         folded_mask = ~keep_mask | self.all_kept[:, None]
@@ -75,13 +76,19 @@ class PatchPartition:
         self.kept_index = keep_mask.flatten().logical_not().argsort(stable=True)[: sum(kept)]
         self.folded_index = folded_mask.flatten().logical_not().argsort(stable=True)[: sum(folded)]
 
-    def attends(self) -> tuple["PackedAttend", "PackedAttend"]:
-        """How kept patches see kept ones (causally, in raster order), and how they see the folded ones."""
+    def attends(self) -> tuple["PackedAttend", "PackedAttend", torch.Tensor, torch.Tensor]:
+        """
+        How kept patches meet kept ones and how they meet the folded ones, followed by the masks of both: kept patches
+        see kept ones at or before them in raster order, and all folded ones.
+        """
         length, device = self.kept.length, self.all_kept.device
         causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-        self_attend = PackedAttend(self.kept, self.kept, causal & self.kept.mask[:, None])
-        folded_mask = self.folded.mask[:, None].expand(-1, length, -1)
-        return self_attend, PackedAttend(self.kept, self.folded, folded_mask, uniform_rows=self.all_kept)
+        return (
+            PackedAttend(self.kept, self.kept),
+            PackedAttend(self.kept, self.folded, uniform_rows=self.all_kept),
+            causal & self.kept.mask[:, None],
+            self.folded.mask[:, None].expand(-1, length, -1),
+        )
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
@@ -93,91 +100,94 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
-class MaskedAttend:
+def masked_attend(module, query, key, value, mask: torch.Tensor | None = None):
     """
     Attention over a padded batch, through transformers' attention interface: `eager` or else `sdpa`.
 
     Args:
-        mask (`torch.BoolTensor` of shape `(B, Lq, Lk)` or `None`): True where a query sees a key.
+        module ([`LavitAttention`]): The attention, for its heads and its implementation.
+        query (`torch.Tensor` of shape `(B, Lq, hidden_size)`): Queries.
+        key, value (`torch.Tensor` of shape `(B, Lk, hidden_size)`): Keys and values.
+        mask (`torch.BoolTensor` of shape `(B, Lq, Lk)`, *optional*): True where a query sees a key.
+
+    Returns:
+        The outputs `(B, Lq, hidden_size)`, and the weights `(B, num_heads, Lq, Lk)` or, with `sdpa`, None.
     """
-
-    def __init__(self, mask: torch.Tensor | None = None):
-        self.mask = None if mask is None else mask[:, None]
-
-    def __call__(self, module, query, key, value):
-        # FlashAttention takes no mask of this form, and FlexAttention has nothing to gain on at most a few hundred
-        # keys: backbones use them where asked to, these attentions are left to PyTorch's kernels.
-        implementation = "eager" if module.config._attn_implementation == "eager" else "sdpa"
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        query, key, value = (module.split_heads(states).transpose(1, 2) for states in (query, key, value))
-        outputs, _ = attention(module, query, key, value, self.mask, scaling=module.scaling, is_causal=False)
-        return outputs.flatten(2)
+    # FlashAttention takes no mask of this form, and FlexAttention has nothing to gain on at most a few hundred
+    # keys: backbones use them where asked to, these attentions are left to PyTorch's kernels.
+    implementation = "eager" if module.config._attn_implementation == "eager" else "sdpa"
+    attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+    query, key, value = (module.split_heads(states).transpose(1, 2) for states in (query, key, value))
+    mask = None if mask is None else mask[:, None]
+    outputs, weights = attention(module, query, key, value, mask, scaling=module.scaling, is_causal=False)
+    return outputs.flatten(2), weights
 
 
 class PackedAttend:
     """
     Attention of packed queries (Tq, d) over packed keys (Tk, d): padded just for the product itself, so that
-    projections and MLPs are computed for real tokens only.
+    projections and MLPs are computed for real tokens only. Its weights are those of the padded batch.
 
     Args:
         queries, keys (`PackedLayout`): Where the tokens belong.
-        mask (`torch.BoolTensor` of shape `(B, Lq, Lk)`): True where a query sees a key.
         uniform_rows (`torch.BoolTensor` of shape `(B,)`, *optional*):
             Rows whose queries weigh all of their keys alike: zero queries do just that.
     """
 
-    def __init__(self, queries: PackedLayout, keys: PackedLayout, mask: torch.Tensor, uniform_rows=None):
+    def __init__(self, queries: PackedLayout, keys: PackedLayout, uniform_rows: torch.Tensor | None = None):
         self.queries, self.keys = queries, keys
-        self.masked = MaskedAttend(mask)
         self.uniform_rows = uniform_rows
 
-    def __call__(self, module, query, key, value):
+    def __call__(self, module, query, key, value, mask: torch.Tensor):
         query, key, value = self.queries.pad(query), self.keys.pad(key), self.keys.pad(value)
         if self.uniform_rows is not None:
             query = query.masked_fill(self.uniform_rows[:, None, None], 0)
-        return self.queries.pack(self.masked(module, query, key, value))
+        outputs, weights = masked_attend(module, query, key, value, mask)
+        return self.queries.pack(outputs), weights
 
 
 class PolicyAttend:
     """
-    Attention in which a policy multiplies the softmax's numerators, as LaVIT's merger was trained (DynamicViT's
-    masking): `(exp(a - max a) * policy + eps / N) / (sum(exp(a - max a) * policy) + eps)`, in float32. It carries the
-    gradient of the policy, and is uniform where the policy allows no key at all.
+    Attention whose mask is a policy, 1.0 where a query sees a key and 0.0 elsewhere, with a gradient (DynamicViT's
+    masking). The weights, in float32, are `(n + eps / N) / (sum(n) + eps)`, where N is the number of keys and
+    `n = exp(score - largest score)` of a key that is seen, 0 of the others. A query that sees no key weighs all of
+    them alike.
 
     Args:
-        policy (`torch.FloatTensor` of shape `(B, Lq or 1, N)`): 1 where a query sees a key, else 0.
-        eps (`float`): As the authors have it by default. The smaller, the less shows through of keys that are not
-            seen where these lead by far.
+        smoothing (`float`, *optional*, defaults to 0.0):
+            The `eps`. With 0.0 this is an exact masked softmax. The authors have 1e-6 and measure scores from the
+            largest of all keys: where a key that is not seen leads by far, the weights tend to the uniform ones.
     """
 
-    def __init__(self, policy: torch.Tensor, eps: float = 1e-6):
-        self.policy = policy[:, None].float()
-        self.eps = eps
+    def __init__(self, smoothing: float = 0.0):
+        self.smoothing = smoothing
 
-    def _bounded(self, numerators: torch.Tensor) -> torch.Tensor:
-        """
-        The policy, with the gradient of a key that is not seen bounded by what seeing it would change: to first order
-        its weight grows as `numerator / sum`, without end where it is the key that a query looks for, while in truth
-        it arrives at `numerator / (sum + numerator)`.
-        """
-        if not self.policy.requires_grad:
-            return self.policy
-        policy = self.policy.detach()
-        seen = (numerators * policy).sum(dim=-1, keepdim=True) + self.eps
-        share = seen / (seen + numerators * (1 - policy))
-        return policy + (self.policy - policy) * share
+    def _weigh(self, scores: torch.Tensor, policy: torch.Tensor) -> torch.Tensor:
+        """Scores (B, num_heads, Lq, N) and a policy (B, 1, Lq or 1, N), both float32 -> weights."""
+        seen = policy > 0.5
+        lowest = torch.finfo(scores.dtype).min
+        largest = (scores if self.smoothing else scores.masked_fill(~seen, lowest)).amax(dim=-1, keepdim=True)
+        scores = scores - largest
+        numerators = scores.masked_fill(~seen, -torch.inf).exp()
+        eps = self.smoothing or 1.0 - seen.any(dim=-1, keepdim=True).float()
+        if policy.requires_grad:
+            # To first order a key's weight grows with its policy as `n / sum(n)`, without end where a key that is not
+            # seen leads by far. Its gradient is that of what seeing it would change: the weight `n / (sum(n) + n)`.
+            total = (numerators + eps / scores.shape[-1]).sum(dim=-1, keepdim=True).detach()
+            bounded = total * (scores - total.log()).sigmoid()
+            slope = torch.where(seen, numerators, bounded).detach()
+            numerators = numerators + (policy - policy.detach()) * slope
+        return (numerators + eps / scores.shape[-1]) / (numerators.sum(dim=-1, keepdim=True) + eps)
 
-    def __call__(self, module, query, key, value):
+    def __call__(self, module, query, key, value, policy: torch.Tensor):
         query, key, value = (module.split_heads(states).transpose(1, 2) for states in (query, key, value))
         scores = torch.matmul(query.float() * module.scaling, key.float().transpose(-1, -2))
-        numerators = (scores - scores.amax(dim=-1, keepdim=True)).exp()
-        weights = numerators * self._bounded(numerators.detach())
-        weights = (weights + self.eps / key.shape[-2]) / (weights.sum(dim=-1, keepdim=True) + self.eps)
-        return torch.matmul(weights.to(value.dtype), value).transpose(1, 2).flatten(2)
+        weights = self._weigh(scores, policy[:, None].float())
+        return torch.matmul(weights.to(value.dtype), value).transpose(1, 2).flatten(2), weights
 
 
 class LavitAttention(nn.Module):
-    """Multi-head attention whose keys come from `context`, and whose queries see them as `attend` says."""
+    """Multi-head attention whose keys come from `context`; `attend` computes it, where `mask` says what is seen."""
 
     def __init__(self, config, hidden_size: int):
         super().__init__()
@@ -192,9 +202,12 @@ class LavitAttention(nn.Module):
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
         return states.unflatten(-1, (self.num_heads, -1))
 
-    def forward(self, hidden_states: torch.Tensor, context: torch.Tensor, attend: Attend) -> torch.Tensor:
+    def forward(
+        self, hidden_states: torch.Tensor, context: torch.Tensor, attend: Attend, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query, key, value = self.q_proj(hidden_states), self.k_proj(context), self.v_proj(context)
-        return self.out_proj(attend(self, query, key, value))
+        outputs, weights = attend(self, query, key, value, mask)
+        return self.out_proj(outputs), weights
 
 
 class LavitMLP(nn.Module):
@@ -221,9 +234,16 @@ class LavitBlock(GradientCheckpointingLayer):
         self.mlp = LavitMLP(config, hidden_size)
 
     def forward(
-        self, hidden_states: torch.Tensor, context: torch.Tensor, self_attend: Attend, cross_attend: Attend
+        self,
+        hidden_states: torch.Tensor,
+        context: torch.Tensor,
+        self_attend: Attend,
+        cross_attend: Attend,
+        self_mask: torch.Tensor | None = None,
+        cross_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         normed = self.self_attn_norm(hidden_states)
-        hidden_states = hidden_states + self.self_attn(normed, normed, self_attend)
-        hidden_states = hidden_states + self.cross_attn(self.cross_attn_norm(hidden_states), context, cross_attend)
+        hidden_states = hidden_states + self.self_attn(normed, normed, self_attend, self_mask)[0]
+        normed = self.cross_attn_norm(hidden_states)
+        hidden_states = hidden_states + self.cross_attn(normed, context, cross_attend, cross_mask)[0]
         return hidden_states + self.mlp(self.mlp_norm(hidden_states))

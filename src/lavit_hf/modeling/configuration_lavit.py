@@ -48,6 +48,12 @@ class LavitVisualTokenizerConfig(PreTrainedConfig):
             Width of the merger's MLP. Default: `int(4.3637 * hidden_size)`, as in the release.
         hidden_act (`str`, *optional*, defaults to `"gelu"`): Activation of selector and merger.
         layer_norm_eps (`float`, *optional*, defaults to 1e-5): Of every LayerNorm outside of the vision tower.
+        attention_smoothing (`float`, *optional*, defaults to 0.0):
+            Smooths the merger's masked softmax while the selector trains: `(exp(a - m) * mask + eps / N) /
+            (sum(exp(a - m) * mask) + eps)`, where `m` is the largest score of all N keys. The released model was
+            trained with 1e-6. With 0.0 the softmax is exact, and training computes what inference computes. Inference
+            is always exact, since it does not compute the keys that are not seen: with 1e-6 it differs from the
+            smoothed softmax where such a key leads by far.
         codebook_size (`int`, *optional*, defaults to 16384): Number of codes.
         code_dim (`int`, *optional*, defaults to 32): Width of a code.
         keep_ratio (`float`, *optional*, defaults to 1/3): Fraction of patches that training aims to keep.
@@ -91,6 +97,7 @@ class LavitVisualTokenizerConfig(PreTrainedConfig):
     intermediate_size: int | None = None
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-5
+    attention_smoothing: float | int = 0.0
     codebook_size: int = 16384
     code_dim: int = 32
     keep_ratio: float = 1 / 3
@@ -142,7 +149,7 @@ class LavitVisualTokenizerConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.feature_whitening is not None and not 0 < self.feature_whitening < 1:
             raise ValueError(f"feature_whitening must be in (0, 1), got {self.feature_whitening}.")
-        for name in ("codebook_decay", "dead_code_threshold"):
+        for name in ("attention_smoothing", "codebook_decay", "dead_code_threshold"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}.")
 

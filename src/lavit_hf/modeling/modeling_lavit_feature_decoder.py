@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .attention_lavit import LavitBlock, MaskedAttend, PolicyAttend
+from .attention_lavit import LavitBlock, PolicyAttend, masked_attend
 from .backbones_lavit import Backbone, load_vision_backbone
 from .configuration_lavit import LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
 from .modeling_lavit_tokenizer import (
@@ -140,18 +140,18 @@ class LavitFeatureDecoder(PreTrainedModel):
         if not 1 <= length <= self.config.num_patches:
             raise ValueError(f"A picture has 1 to {self.config.num_patches} codes, got {length}.")
 
-        self_attend = cross_attend = MaskedAttend()
+        cross_attend, cross_mask = masked_attend, None
         positions = self.position_embeddings[:, :length]
         if attention_mask is not None and attention_mask.requires_grad:
-            cross_attend = PolicyAttend(attention_mask[:, None], eps=1e-30)  # there is always a code to see
+            cross_attend, cross_mask = PolicyAttend(), attention_mask[:, None]
             known = (attention_mask > 0.5).long()
             positions = self.position_embeddings[0][known.cumsum(dim=-1) - known]
         elif attention_mask is not None:
-            cross_attend = MaskedAttend(attention_mask.bool()[:, None].expand(-1, self.config.num_patches, -1))
+            cross_mask = attention_mask.bool()[:, None].expand(-1, self.config.num_patches, -1)
         context = self.in_proj(code_embeds.to(self.in_proj.weight.dtype)) + positions
         hidden_states = self.queries.expand(context.shape[0], -1, -1)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, context, self_attend, cross_attend)
+            hidden_states = layer(hidden_states, context, masked_attend, cross_attend, None, cross_mask)
         features = self.decode_head(self.norm(hidden_states))
 
         conditions = [projection(features) for projection in self.condition_projections]

@@ -72,6 +72,7 @@ class LavitMerger(nn.Module):
     def __init__(self, config: LavitVisualTokenizerConfig):
         super().__init__()
         size = config.hidden_size
+        self.attention_smoothing = config.attention_smoothing
         self.context_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.layers = nn.ModuleList([LavitBlock(config, size) for _ in range(config.num_merger_layers)])
         self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
@@ -83,35 +84,36 @@ class LavitMerger(nn.Module):
         policy: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
-        Takes one of two paths, which agree at the kept positions: packed, which computes just what these need, and
-        dense, which computes every position and carries the policy's gradient to the selector.
+        Takes one of two paths. The packed path computes the kept positions only. The dense path computes every
+        position and carries the policy's gradient to the selector. Both agree at the kept positions, except for the
+        configuration's `attention_smoothing`, which the dense path alone applies.
 
         Args:
             vision_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`): All patches.
-            partition ([`PatchPartition`], *optional*): Of kept and dropped patches, for the packed path.
+            partition ([`PatchPartition`], *optional*): The kept and the dropped patches, for the packed path.
             policy (`torch.FloatTensor` of shape `(B, N)`, *optional*):
                 The decision as 0.0 and 1.0, for the dense path.
 
         Returns:
-            `torch.FloatTensor`: packed, the kept patches of all pictures one after the other, `(T, hidden_size)`;
-            dense, `(B, N, hidden_size)`, where the dropped positions mean nothing.
+            `torch.FloatTensor`: on the packed path, the kept patches of all images one after the other,
+            `(T, hidden_size)`; on the dense path, `(B, N, hidden_size)`, where the dropped positions mean nothing.
         """
         if policy is None:
             hidden_states, context = (
                 vision_features.flatten(0, 1).index_select(0, index)
                 for index in (partition.kept_index, partition.folded_index)
             )
-            self_attend, cross_attend = partition.attends()
+            self_attend, cross_attend, self_mask, cross_mask = partition.attends()
         else:
             hidden_states = context = vision_features
             itself = torch.eye(policy.shape[-1], device=policy.device, dtype=policy.dtype)
             before = torch.ones_like(itself).tril(-1)
             # A query also sees itself; at dropped positions, whose outputs are thrown away, too.
-            self_attend = PolicyAttend(before * policy[:, None] + itself)
-            cross_attend = PolicyAttend(1 - policy[:, None])
+            self_mask, cross_mask = before * policy[:, None] + itself, 1 - policy[:, None]
+            self_attend = cross_attend = PolicyAttend(self.attention_smoothing)
         context = self.context_norm(context)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, context, self_attend, cross_attend)
+            hidden_states = layer(hidden_states, context, self_attend, cross_attend, self_mask, cross_mask)
         return self.norm(hidden_states)
 
 
