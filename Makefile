@@ -36,3 +36,8 @@ $(RUNS)/lavit/README.md: $(RECIPES)/pretrain.yaml $(RUNS)/tokenized/complete
 $(RUNS)/model/README.md: $(RUNS)/lavit/README.md $(RUNS)/image_decoder/README.md model_cards/shapes.md
 	$(PYTHON) examples/assemble.py $(RUNS)/lavit $(RUNS)/image_decoder $(RUNS)/model --dtype float16 \
 		--without_code --dataset shapes --title "LaVIT of shapes" --license apache-2.0 --description model_cards/shapes.md
+
+# transformers' own common tests on LaVIT's classes: `pip install -e ".[dev,conformance]"` first.
+.PHONY: conformance
+conformance:
+	HF_HUB_OFFLINE=1 $(PYTHON) -m pytest tests/conformance

@@ -1,0 +1,33 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Runs a function in several processes that talk to each other over gloo."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch.distributed as dist
+from torch import multiprocessing
+
+
+def run_distributed(world_size: int) -> Callable[[Callable], Callable]:
+    """Decorates `function(rank, *args)`: a call of it, without the rank, runs it in `world_size` processes."""
+
+    def decorate(function: Callable) -> Callable:
+        def run(*args) -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                store = Path(folder) / "store"
+                multiprocessing.spawn(_run_rank, (world_size, store, function, args), nprocs=world_size)
+
+        return run
+
+    return decorate
+
+
+def _run_rank(rank: int, world_size: int, store: Path, function: Callable, args: tuple) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    dist.init_process_group("gloo", init_method=store.as_uri(), rank=rank, world_size=world_size)
+    try:
+        function(rank, *args)
+    finally:
+        dist.destroy_process_group()
