@@ -2,7 +2,6 @@
 import unittest
 
 from lavit_hf import LavitConfig, LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
-from tests.tiny import VISION
 
 from .testers import FeatureDecoderTester, TextTester, VisualTokenizerTester
 from .upstream.test_configuration_common import ConfigTester

@@ -138,6 +138,8 @@ class LavitProcessor(ProcessorMixin):
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
         """Saves image processor, tokenizer, chat template and settings; arguments as of `ProcessorMixin`."""
         files = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        # Saving notes the place of the code in the processor itself, where a loaded processor has no such note.
+        self.__dict__.pop("auto_map", None)
         # tokenizer.json holds all added tokens. Without this entry transformers copies every code out of there once
         # more when it loads the tokenizer, which then takes more than twice the time.
         path = Path(save_directory) / "tokenizer_config.json"
