@@ -11,7 +11,7 @@ from .common import app, quiet_libraries
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def serve(context: typer.Context) -> None:
     """
-    Run `transformers serve`, a server for OpenAI's clients: pictures and text in, text out. `lavit-hf serve MODEL`;
+    Run `transformers serve`, a server for OpenAI's clients: images and text in, text out. `lavit-hf serve MODEL`;
     all arguments are its own, `lavit-hf serve --help` lists them.
     """
     from transformers.utils.import_utils import is_serve_available
@@ -20,9 +20,8 @@ def serve(context: typer.Context) -> None:
         raise ImportError("Serving needs more packages: pip install 'lavit-hf[serve]'.")
     from transformers.cli.transformers import main
 
-    from ..serving import register_served_lavit
+    from .. import modeling  # noqa: F401 # registers LaVIT with the Auto classes
 
     quiet_libraries()
-    register_served_lavit()
     sys.argv = ["transformers", "serve", *context.args]
     main()

@@ -205,7 +205,7 @@ def _plan_model(
     with torch.device("meta"):
         model = LavitForCausalLM(config)
     expected = _untied_weights(model)
-    planned = plan(expected, weights, MODEL_RULES, dtype, UNUSED, FLOAT32)
+    planned = plan(expected, weights, vocabulary_rules(config) + MODEL_RULES, dtype, UNUSED, FLOAT32)
     # The parts as well, since each can be loaded alone.
     tokenizer_config = config.visual_tokenizer_config
     for part in (config, config.text_config, tokenizer_config, tokenizer_config.vision_config):

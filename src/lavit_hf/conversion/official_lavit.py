@@ -82,7 +82,6 @@ _QUANTIZER = r"model\.visual_tokenizer\.quantizer\."
 
 MODEL_RULES = [
     Rule(r"model\.language_model\.", LANGUAGE_MODEL + "model."),
-    Rule(r"lm_head\.", LANGUAGE_MODEL + "lm_head."),
     Rule(_TOWER + r"embeddings\.class_embedding", VISION_TOWER + "cls_token"),
     Rule(_TOWER + r"embeddings\.position_embedding", VISION_TOWER + "pos_embed"),
     Rule(_TOWER + r"embeddings\.patch_embedding\.", VISION_TOWER + "patch_embed.proj."),
@@ -107,6 +106,19 @@ MODEL_RULES = [
     *_merger_rules(r"model\.visual_adapter\.merger\.", ADAPTER),
     Rule(r"model\.visual_adapter\.projection\.", ADAPTER + "vit_proj."),
 ]
+
+
+def vocabulary_rules(config: LavitConfig) -> list[Rule]:
+    """Rules for the rows of the vocabulary, behind which the image placeholder gets one: the mean of the text's rows."""
+
+    def add_placeholder(rows: torch.Tensor) -> torch.Tensor:
+        mean = rows[: config.image_start_token_id].float().mean(dim=0, keepdim=True)
+        return torch.cat([rows, mean.to(rows.dtype)])
+
+    return [
+        Rule(r"model\.language_model\.embed_tokens\.", LANGUAGE_MODEL + "model.embed_tokens.", add_placeholder),
+        Rule(r"lm_head\.", LANGUAGE_MODEL + "lm_head.", add_placeholder),
+    ]
 
 
 def feature_decoder_rules(file: str) -> list[Rule]:
@@ -243,6 +255,7 @@ def read_model_config(
     # What describes the file rather than the model.
     dropped = ("architectures", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "auto_map")
     text_config = {name: value for name, value in text_config.items() if name not in dropped}
+    text_config["vocab_size"] = _size(weights, LANGUAGE_MODEL + "model.embed_tokens.weight", 0) + 1  # the placeholder
     return _build(LavitConfig, text_config=text_config, visual_tokenizer_config=tokenizer_config)
 
 

@@ -103,9 +103,10 @@ def count_text_tokens(text: Backbone, vocab_size: int) -> int:
 @torch.no_grad()
 def make_room(text_model: PreTrainedModel, num_text_tokens: int, codebook: torch.Tensor) -> None:
     """
-    Gives the vocabulary of `text_model` new rows behind its text, for `[IMG]`, `[/IMG]` and the codes. They start
-    around the mean of the text's rows, so that what the model predicts on text stays what it was; embeddings of codes
-    spread about it as the text's do, in a random projection of the codebook: codes that are alike start alike.
+    Gives the vocabulary of `text_model` new rows behind its text, for `[IMG]`, `[/IMG]`, the codes and the image
+    placeholder. They start around the mean of the text's rows, so that what the model predicts on text stays what it
+    was; embeddings of codes spread about it as the text's do, in a random projection of the codebook: codes that are
+    alike start alike. The placeholder is the mean itself.
 
     Args:
         text_model (`PreTrainedModel`): A causal language model.
@@ -114,9 +115,10 @@ def make_room(text_model: PreTrainedModel, num_text_tokens: int, codebook: torch
     """
     if num_text_tokens < text_model.config.vocab_size:
         text_model.resize_token_embeddings(num_text_tokens)
-    text_model.resize_token_embeddings(num_text_tokens + 2 + len(codebook))
+    text_model.resize_token_embeddings(num_text_tokens + 2 + len(codebook) + 1)
     embeddings = text_model.get_input_embeddings().weight
     std, mean = torch.std_mean(embeddings[:num_text_tokens].float(), dim=0)
     centred = (codebook - codebook.mean(dim=0)).to(std)
     spread = centred @ torch.randn(codebook.shape[1], len(std), device=std.device)
-    embeddings[num_text_tokens + 2 :] = (mean + std * spread / spread.std()).to(embeddings.dtype)
+    embeddings[num_text_tokens + 2 : -1] = (mean + std * spread / spread.std()).to(embeddings.dtype)
+    embeddings[-1] = mean.to(embeddings.dtype)

@@ -238,37 +238,34 @@ class LavitFeatureDecoderConfig(PreTrainedConfig):
 @strict
 class LavitConfig(PreTrainedConfig):
     r"""
-    Configuration of a [`LavitForCausalLM`]: one language model over text and picture codes.
+    Configuration of a [`LavitForCausalLM`]: one language model over text and the codes of images.
 
-    The vocabulary is text, `[IMG]`, `[/IMG]`, then the codes: code k is token `visual_token_offset + k`. The id after
-    the last code is `image_token_id`, the placeholder of one picture in the input. It has no embedding, is never
-    generated and never a label.
+    The vocabulary is text, then `[IMG]`, `[/IMG]`, the codes, and the image placeholder, which is never generated and
+    never a label. One number, `image_start_token_id`, says where they lie; the other ids are properties. Rows behind
+    the placeholder are padding.
 
     Args:
         text_config (`dict` or `PreTrainedConfig`, *optional*):
-            Any causal language model of transformers, its `vocab_size` with all picture ids. Default: Llama.
+            Any causal language model of transformers, its `vocab_size` with all image ids. Default: Llama.
         visual_tokenizer_config (`dict` or `LavitVisualTokenizerConfig`, *optional*): The visual tokenizer.
-        image_start_token_id (`int`, *optional*): Id of `[IMG]`. Default: `vocab_size - codebook_size - 2`.
-        image_end_token_id (`int`, *optional*): Id of `[/IMG]`. Default: the id after `[IMG]`.
-        visual_token_offset (`int`, *optional*): Id of code 0. Default: the id after `[/IMG]`.
-        image_token_id (`int`, *optional*): Id of the placeholder. Default: the id after the last code.
+        image_start_token_id (`int`, *optional*): Id of `[IMG]`. Default: `vocab_size - codebook_size - 3`.
         image_inputs (`"features"` or `"codes"`, *optional*, defaults to `"features"`):
-            How pictures given as pixels enter the language model where the call does not say: as continuous features
-            (to be read) or as their codes (in a drawing prompt).
-        supervise_images (`bool`, *optional*, defaults to `True`): Whether the codes of given pictures are labels.
+            How images enter the language model where the call does not say it: as continuous features (to be read) or
+            as their codes (in a drawing prompt).
+        supervise_images (`bool`, *optional*, defaults to `True`): Whether the codes of given images are labels.
         tie_word_embeddings (`bool`, *optional*): Default: as in `text_config`.
         lm_head_bias (`bool`, *optional*, defaults to `False`): Whether the language model's head has a bias.
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of new weights.
 
     Raises:
-        StrictDataclassError, ValueError: ids that overlap or do not fit the vocabulary, by name.
+        StrictDataclassError, ValueError: image ids that do not fit the vocabulary, by name.
     """
 
     model_type = "lavit"
     keys_to_ignore_at_inference = ["cache", "sequences"]
     sub_configs_defaults = {
         "text_config": SubConfigSpec(
-            config_class=AutoConfig, model_type="llama", init_kwargs={"vocab_size": 32000 + 2 + 16384}
+            config_class=AutoConfig, model_type="llama", init_kwargs={"vocab_size": 32000 + 2 + 16384 + 1}
         ),
         "visual_tokenizer_config": SubConfigSpec(config_class=LavitVisualTokenizerConfig),
     }
@@ -276,9 +273,6 @@ class LavitConfig(PreTrainedConfig):
     text_config: dict | PreTrainedConfig | None = None
     visual_tokenizer_config: dict | PreTrainedConfig | None = None
     image_start_token_id: int | None = None
-    image_end_token_id: int | None = None
-    visual_token_offset: int | None = None
-    image_token_id: int | None = None
     image_inputs: ImageInputs = "features"
     supervise_images: bool = True
     tie_word_embeddings: bool | None = None
@@ -287,15 +281,8 @@ class LavitConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        codebook_size = self.visual_tokenizer_config.codebook_size
         if self.image_start_token_id is None:
-            self.image_start_token_id = self.text_config.vocab_size - codebook_size - 2
-        if self.image_end_token_id is None:
-            self.image_end_token_id = self.image_start_token_id + 1
-        if self.visual_token_offset is None:
-            self.visual_token_offset = self.image_end_token_id + 1
-        if self.image_token_id is None:
-            self.image_token_id = self.visual_token_offset + codebook_size
+            self.image_start_token_id = self.text_config.vocab_size - self.codebook_size - 3
         if self.tie_word_embeddings is None:
             self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
 
@@ -306,28 +293,30 @@ class LavitConfig(PreTrainedConfig):
 
     @property
     def num_patches(self) -> int:
-        """Patches per picture, the most codes a picture can have."""
+        """Patches per image, the most codes an image can have."""
         return self.visual_tokenizer_config.num_patches
+
+    @property
+    def image_end_token_id(self) -> int:
+        """Id of `[/IMG]`."""
+        return self.image_start_token_id + 1
+
+    @property
+    def visual_token_offset(self) -> int:
+        """Id of code 0; code k is token `visual_token_offset + k`."""
+        return self.image_start_token_id + 2
+
+    @property
+    def image_token_id(self) -> int:
+        """Id of the image placeholder."""
+        return self.visual_token_offset + self.codebook_size
 
     def validate_values(self):
         """Raises `ValueError` for values that fit no model; transformers calls it on every configuration."""
-        start, end, offset = self.image_start_token_id, self.image_end_token_id, self.visual_token_offset
-        codes = range(offset, offset + self.codebook_size)
-        if start < 0 or offset < 0 or codes.stop > self.text_config.vocab_size:
+        if self.image_start_token_id < 0 or self.image_token_id >= self.text_config.vocab_size:
             raise ValueError(
-                f"text_config.vocab_size must hold [IMG] (id {start}) and the codes (ids {codes.start} to "
-                f"{codes.stop - 1}), got {self.text_config.vocab_size}."
-            )
-        for name in ("image_start_token_id", "image_end_token_id", "image_token_id"):
-            if getattr(self, name) in codes:
-                raise ValueError(
-                    f"{name} must not be one of the codes' ids, {codes.start} to {codes.stop - 1}, "
-                    f"got {getattr(self, name)}."
-                )
-        if len({start, end, self.image_token_id}) < 3:
-            raise ValueError(
-                "image_start_token_id, image_end_token_id and image_token_id must differ, "
-                f"got {start}, {end} and {self.image_token_id}."
+                f"text_config.vocab_size must hold [IMG], [/IMG], {self.codebook_size} codes and the image placeholder "
+                f"from image_start_token_id={self.image_start_token_id} on, got {self.text_config.vocab_size}."
             )
 
 

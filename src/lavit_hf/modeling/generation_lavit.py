@@ -1,34 +1,86 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Generation of text and pictures with transformers' own `generate`, and guidance whose two branches share one
-batched forward."""
+"""Generation of text and images by transformers' own `generate`."""
 
-import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
-from transformers.generation import GenerationConfig, GenerationMixin, LogitsProcessorList, TopKLogitsWarper
-from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_managed_module
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
 
 from .configuration_lavit import LavitConfig
-from .decoding_lavit import LavitDecoding, needs_codes_only, resolve_decoding
-from .logits_process_lavit import (
-    LavitGuidanceLogitsProcessor,
-    LavitModalityLogitsProcessor,
-    LavitModalitySettingsLogitsProcessor,
-)
-from .sequence_lavit import append_token, move_padding_left, open_image_start, pad_id
+from .decoding_lavit import LavitDecoding, resolve_decoding
+from .expansion_lavit import check_attention_mask, check_placeholders, move_padding_left, open_image_start
+from .grammar_lavit import LavitGrammarLogitsProcessor, LavitModalityLogitsProcessor, warpers
+from .guidance_lavit import add_negative_prompts, branch_inputs, start_branches
+
+
+@dataclass
+class _Prompts:
+    """
+    Prompts as they were given, and as the model reads them: images expanded, padded on the left.
+
+    Args:
+        given (`torch.LongTensor` of shape `(B, L)`): The ids that the result begins with.
+        input_ids, attention_mask (`torch.Tensor` of shape `(B, L')`): What the model reads.
+        length (`int`): L', or 0 where the prompts are empty and `input_ids` is the `[IMG]` of the drawings.
+        coded (`torch.LongTensor` of shape `(B, L')`): The same with the codes of all images.
+        features (`dict`, *optional*): The features of images, in the form in which transformers hands them on.
+    """
+
+    given: torch.LongTensor
+    input_ids: torch.LongTensor
+    attention_mask: torch.Tensor
+    length: int
+    coded: torch.LongTensor
+    features: dict[str, Any] | None = None
+
+    @property
+    def is_as_given(self) -> bool:
+        return self.input_ids.shape == self.given.shape and torch.equal(self.input_ids, self.given)
+
+    def put_back(self, input_ids: torch.LongTensor, prompt: torch.LongTensor) -> torch.LongTensor:
+        """Replaces what the model read at the beginning of `input_ids` (N * B, ...) by `prompt` (B, ...)."""
+        prompt = prompt.repeat_interleave(len(input_ids) // len(prompt), dim=0).to(input_ids.device)
+        return torch.cat([prompt, input_ids[:, self.length :]], dim=1)
+
+
+class _CalledAsGiven:
+    """A user's logits processor or stopping criterion, which is shown the prompts as they were given."""
+
+    def __init__(self, function: Callable, prompts: _Prompts):
+        self._function, self._prompts = function, prompts
+
+    def __call__(self, input_ids, scores):
+        return self._function(self._prompts.put_back(input_ids, self._prompts.given), scores)
+
+    def __getattr__(self, name: str):
+        return getattr(self._function, name)
+
+
+class _StreamedAsGiven(BaseStreamer):
+    """A user's streamer, which is shown the prompts as they were given."""
+
+    def __init__(self, streamer: BaseStreamer, prompts: _Prompts):
+        self._streamer, self._prompts, self._is_prompt = streamer, prompts, True
+
+    def put(self, value):
+        if self._is_prompt:
+            value, self._is_prompt = self._prompts.put_back(value, self._prompts.given), False
+        self._streamer.put(value)
+
+    def end(self):
+        self._streamer.end()
 
 
 class LavitGenerationMixin(GenerationMixin):
-    """`generate` for sequences of text and pictures. Sampling, beams, caches and streamers are transformers'."""
+    """`generate` for sequences of text and images. Sampling, beams, caches and streamers are transformers'."""
 
     config: LavitConfig
     model: nn.Module
-    get_input_embeddings: Callable[[], nn.Module]
     get_output_embeddings: Callable[[], nn.Module]
 
     @torch.no_grad()
@@ -37,305 +89,336 @@ class LavitGenerationMixin(GenerationMixin):
         inputs: torch.LongTensor | None = None,
         generation_config: GenerationConfig | None = None,
         logits_processor: LogitsProcessorList | None = None,
+        stopping_criteria: StoppingCriteriaList | None = None,
+        prefix_allowed_tokens_fn: Callable[[int, torch.Tensor], list[int]] | None = None,
         *,
+        streamer: BaseStreamer | None = None,
         generation_mode: str = "text",
         guidance_scale: float | None = None,
-        image_generation: dict[str, Any] | None = None,
+        image_generation: dict[str, Any] | GenerationConfig | None = None,
         max_images: int | None = None,
         first_modality: str | None = None,
         negative_prompt_ids: torch.LongTensor | None = None,
         negative_prompt_attention_mask: torch.Tensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
+        vision_features: torch.FloatTensor | None = None,
+        keep_mask: torch.BoolTensor | None = None,
         image_inputs: str | Sequence[str] | None = None,
         return_full_text: bool = True,
+        return_prompt_codes: bool = False,
         **kwargs,
     ):
         """
-        Continues sequences with text, draws one picture per sequence, or writes text with pictures in it.
+        Continues sequences with text, draws one image per sequence, or writes text with images in it.
 
         Args:
             inputs or input_ids (`torch.LongTensor` of shape `(B, L)`):
-                Prompts, with one placeholder for each picture of `pixel_values`; padded on either side.
+                Prompts, padded on either side, with placeholders for the images: one for each image, or one for each
+                of its codes.
             generation_config (`GenerationConfig`, *optional*):
-                Instead of the model's own, whose custom entry `image_generation` holds the defaults of drawing.
+                Overrides the model's own, whose custom entry `image_generation` holds the defaults of drawing.
             logits_processor (`LogitsProcessorList`, *optional*):
-                Further processors. What may not follow is -inf in the scores that they get.
+                Further processors. The scores that they get are -inf for tokens that may not follow.
+            stopping_criteria, prefix_allowed_tokens_fn, streamer: Same as in `GenerationMixin.generate`.
             generation_mode (`"text"`, `"image"` or `"interleaved"`, *optional*, defaults to `"text"`):
-                `"text"`: no picture ids. `"image"`: codes until `[/IMG]`; `[IMG]` is put where a prompt has not opened
-                its picture. `"interleaved"`: text, and pictures in it wherever the model opens one, until text ends. A
-                picture is opened only where the largest one would find room, so that none is cut.
+                `"text"`: text alone. `"image"`: `[IMG]`, unless the prompt has opened its image, then codes and
+                `[/IMG]`. `"interleaved"`: text, and images wherever the model opens one, until text ends. An image is
+                opened only where the most codes have room, so that no image is cut.
             guidance_scale (`float`, *optional*):
-                Strength of classifier-free guidance while a picture is drawn; 1 is none. Both branches run in one
+                Strength of classifier-free guidance while an image is drawn; 1 is none. Both branches run in one
                 forward: the unconditional one sees only from the open `[IMG]` on. Not with beams.
+            image_generation (`dict` or `GenerationConfig`, *optional*):
+                Settings of sampling inside images, over those that the model was saved with. `min_new_tokens` and
+                `max_new_tokens` are the least and the most codes of an image.
+            max_images (`int`, *optional*): Most images of `"interleaved"`. Default: any number.
+            first_modality (`"text"` or `"image"`, *optional*): What `"interleaved"` begins with. Default: either.
             negative_prompt_ids (`torch.LongTensor` of shape `(B, N)`, `(1, N)` or `(N,)`, *optional*):
                 What the unconditional branch sees before `[IMG]`, padded on either side; with
                 `negative_prompt_attention_mask` of the same shape.
-            image_generation (`dict`, *optional*):
-                Settings of a `GenerationConfig` within pictures, over those that the model was saved with. In
-                `"interleaved"` they go before this call's others, which hold in text and where they say nothing;
-                `min_new_tokens` and `max_new_tokens` are then the least and the most codes of a picture.
-            max_images (`int`, *optional*): Most pictures that `"interleaved"` draws. Default: any number.
-            first_modality (`"text"` or `"image"`, *optional*): What `"interleaved"` begins with. Default: either.
             pixel_values (`torch.FloatTensor` of shape `(num_images, 3, image_size, image_size)`, *optional*):
-                The prompts' pictures in reading order.
-            image_inputs (`"features"` or `"codes"`, or a list of these words, one per picture, *optional*):
-                How they enter. Default: the configuration's for text, `"codes"` for drawing.
-            return_full_text (`bool`, *optional*, defaults to `True`):
-                Whether the prompt is returned too. It is longer than `input_ids`, by its pictures' codes.
-            **kwargs: Everything that `GenerationMixin.generate` takes.
+                Images of the prompts in reading order.
+            vision_features, keep_mask: Same as in [`LavitForCausalLM.forward`].
+            image_inputs (`"features"` or `"codes"`, or a list of these words, one per image, *optional*):
+                How images enter. Default: the configuration's for text, `"codes"` for drawing.
+            return_full_text (`bool`, *optional*, defaults to `True`): Whether the result begins with the prompts.
+            return_prompt_codes (`bool`, *optional*, defaults to `False`):
+                Whether the prompts in the result have the codes of their images in place of placeholders. They are
+                then padded on the left, and as long as their images need it.
+            **kwargs: Same as in `GenerationMixin.generate`.
 
         Returns:
-            `torch.LongTensor` of shape `(B * num_return_sequences, L')` or a `ModelOutput`: real ids, the prompt with
-            its pictures' codes and then what was generated, or just this.
+            `torch.LongTensor` of shape `(B * num_return_sequences, L + new tokens)` or a `ModelOutput`: exactly the ids
+            that were given, and then new tokens. `max_length` counts the ids as given. Under guidance, the cache has
+            twice the rows, and `logits` are the combined log-probabilities of both branches.
 
         Raises:
-            ValueError: an unknown mode; guidance below 1, in text or with beams; bounds that no picture can meet; no
-                room for a picture; prompts or pictures that the context does not hold; as many placeholders as
-                pictures were expected.
+            ValueError: a value out of its range; settings that exclude each other; no room for an image; prompts or
+                images that the context does not hold; an empty prompt for text; placeholders that fit no images.
         """
-        asked = {
-            "generation_mode": generation_mode,
-            "guidance_scale": guidance_scale,
-            "max_images": max_images,
-            "first_modality": first_modality,
-        }
-        decoding, generation_config, kwargs = resolve_decoding(
-            self.config, self.generation_config, asked, image_generation, generation_config, kwargs
-        )
         if (input_ids := kwargs.pop("input_ids", None)) is not None and inputs is not None:
             raise ValueError("Give either inputs or input_ids.")
         inputs = inputs if input_ids is None else input_ids
-        if inputs is not None:
-            self._check_context(inputs, decoding)  # before pictures are looked at, and again with their codes
-            inputs, kwargs = self._prepare_prompts(inputs, pixel_values, image_inputs, decoding, kwargs)
-            self._check_context(inputs, decoding)
-            if negative_prompt_ids is not None:
-                if not decoding.guided:
-                    scale = decoding.guidance_scale
-                    raise ValueError(f"negative_prompt_ids need a guidance_scale above 1, got {scale}.")
-                inputs, kwargs = self._add_negative_prompts(
-                    inputs, negative_prompt_ids, negative_prompt_attention_mask, kwargs
-                )
-        elif pixel_values is not None or generation_mode != "text":
-            raise ValueError(f"pixel_values and generation_mode={generation_mode!r} need input_ids.")
-        outputs = super().generate(
-            inputs, generation_config, logits_processor=logits_processor, decoding=decoding, **kwargs
+        images = {"pixel_values": pixel_values, "vision_features": vision_features, "keep_mask": keep_mask}
+        has_images = pixel_values is not None or vision_features is not None
+        decoding, kwargs = resolve_decoding(
+            self.config,
+            self.generation_config,
+            generation_config,
+            kwargs,
+            0 if inputs is None else inputs.shape[-1],
+            generation_mode=generation_mode,
+            guidance_scale=guidance_scale,
+            image_generation=image_generation,
+            max_images=max_images,
+            first_modality=first_modality,
         )
-        if return_full_text or inputs is None:
-            return outputs
+        if negative_prompt_ids is not None and not decoding.guided:
+            raise ValueError(f"negative_prompt_ids need a guidance_scale above 1, got {decoding.guidance_scale}.")
+        further = {"stopping_criteria": stopping_criteria, "prefix_allowed_tokens_fn": prefix_allowed_tokens_fn}
+        if streamer is not None:
+            further["streamer"] = streamer
+        if inputs is None:
+            if has_images or generation_mode != "text":
+                raise ValueError(f"Images and generation_mode={generation_mode!r} need input_ids.")
+            return super().generate(logits_processor=logits_processor, **further, **kwargs)
+
+        self._check_prompts(inputs, decoding)
+        cache = kwargs.get("cache")
+        if cache is not None and cache.get_seq_length() > 0:
+            prompts = self._continue_prompts(inputs, cache, has_images, decoding, kwargs)
+        else:
+            if has_images and kwargs.get("inputs_embeds") is not None:
+                raise ValueError("Images go with input_ids, and not with inputs_embeds.")
+            prompts = self._read_prompts(inputs, images if has_images else None, image_inputs, decoding, kwargs)
+        self._check_context(prompts.input_ids.shape[1], decoding)
+        if decoding.guided:
+            kwargs |= self._add_branches(prompts, decoding, negative_prompt_ids, negative_prompt_attention_mask)
+        if prompts.features is not None:
+            kwargs["mm_encoder_outputs"] = prompts.features
+        if prompts.length < prompts.input_ids.shape[1]:
+            kwargs["max_new_tokens"] -= 1  # the [IMG] that stands for empty prompts
+        if not prompts.is_as_given:
+            logits_processor, further = self._show_as_given(prompts, logits_processor, further)
+        outputs = super().generate(
+            prompts.input_ids,
+            logits_processor=self._processors(prompts, decoding, logits_processor),
+            attention_mask=prompts.attention_mask,
+            **further,
+            **kwargs,
+        )
+        beginning = prompts.coded if return_prompt_codes else prompts.given
+        beginning = beginning if return_full_text else beginning[:, :0]
         if isinstance(outputs, torch.Tensor):
-            return outputs[:, inputs.shape[1] :]
-        outputs.sequences = outputs.sequences[:, inputs.shape[1] :]
+            return prompts.put_back(outputs, beginning)
+        outputs.sequences = prompts.put_back(outputs.sequences, beginning)
         return outputs
 
-    def _check_context(self, input_ids: torch.LongTensor, decoding: LavitDecoding) -> None:
-        """Raises a ValueError where prompts, or prompts and the pictures asked for, do not fit into the context."""
+    def _check_prompts(self, input_ids: torch.LongTensor, decoding: LavitDecoding) -> None:
+        """Raises a `ValueError` for prompts that are no ids of this model, or too long before images are expanded."""
+        vocab_size = self.config.text_config.vocab_size
+        if input_ids.ndim != 2 or input_ids.is_floating_point() or len(input_ids) == 0:
+            raise ValueError(
+                f"input_ids must be integers of shape (B, L), got {input_ids.dtype} of {tuple(input_ids.shape)}."
+            )
+        if input_ids.numel() and not 0 <= int(input_ids.min()) <= int(input_ids.max()) < vocab_size:
+            raise ValueError(
+                f"input_ids must be from 0 to {vocab_size - 1}, got {int(input_ids.min())} to {int(input_ids.max())}."
+            )
+        self._check_context(input_ids.shape[1], decoding)
+
+    def _check_context(self, length: int, decoding: LavitDecoding) -> None:
+        """Raises a `ValueError` where prompts, or prompts and the images asked for, do not fit into the context."""
         longest = getattr(self.config.text_config, "max_position_embeddings", None)
-        length, num_images = input_ids.shape[1], decoding.max_images or int(decoding.begins_with_image)
+        num_images = decoding.max_images or int(decoding.first_modality == "image")
         needed = num_images * (decoding.num_codes[0] + 2) or 1
         if longest is not None and length + needed > longest:
             raise ValueError(
                 f"The context holds {longest} positions: prompts of {length} leave no room for "
-                f"{f'{num_images} pictures' if num_images else 'anything else'}."
+                f"{f'{num_images} images' if num_images else 'anything else'}."
             )
 
-    def _prepare_prompts(self, input_ids, pixel_values, image_inputs, decoding: LavitDecoding, kwargs):
-        """Real ids, padded on the left, opened by `[IMG]` where a picture is to be drawn; and what pictures add."""
-        attention_mask = kwargs.get("attention_mask")
-        if attention_mask is not None and not attention_mask[:, -1].all():
-            input_ids, attention_mask = move_padding_left(input_ids, attention_mask)
-        if decoding.begins_with_image:
-            attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            start_id, fill = self.config.image_start_token_id, pad_id(self.config)
-            _, is_open = open_image_start(input_ids, self.config)
-            input_ids, attention_mask = append_token(input_ids, attention_mask, start_id, ~is_open, fill)
-        kwargs = kwargs | {"attention_mask": attention_mask}
-        if pixel_values is None:
-            self.model.check_no_placeholder(input_ids)
-            return input_ids, kwargs
-        if image_inputs is None and decoding.generation_mode == "image":
-            image_inputs = "codes"
-        sequences = self.model.expand_images(input_ids, pixel_values, attention_mask, image_inputs=image_inputs)
-        return sequences.input_ids, kwargs | {
-            "attention_mask": sequences.attention_mask,
-            "inputs_embeds": sequences.inputs_embeds,
-        }
+    def _attention_mask(self, input_ids: torch.LongTensor, kwargs: dict[str, Any]) -> torch.Tensor:
+        """The mask that was given, or else the one that transformers infers from padding."""
+        attention_mask = kwargs.pop("attention_mask", None)
+        if attention_mask is not None:
+            return attention_mask.to(input_ids.device)
+        own = self.generation_config
+        pad, eos = (kwargs.get(name, getattr(own, name)) for name in ("pad_token_id", "eos_token_id"))
+        if pad is None or pad == eos or (isinstance(eos, list) and pad in eos):
+            return torch.ones_like(input_ids)
+        return input_ids.ne(pad).long()
 
-    def _add_negative_prompts(self, input_ids, negative_ids, negative_mask, kwargs):
-        """Puts negative prompts where the twins' pictures begin, and prompts further right where those are longer."""
-        batch_size = len(input_ids)
-        negative_ids = torch.atleast_2d(negative_ids).to(input_ids.device)
+    def _read_prompts(self, given, images, image_inputs, decoding: LavitDecoding, kwargs) -> _Prompts:
+        """Prompts with their images expanded. Images that enter as codes are codes, others stay placeholders."""
+        attention_mask = self._attention_mask(given, kwargs)
+        check_attention_mask(attention_mask, given.shape)
+        self._check_not_empty(attention_mask, decoding)
+        input_ids = given
+        if given.shape[1] == 0:
+            input_ids = given.new_full((len(given), 1), self.config.image_start_token_id)
+            attention_mask = torch.ones_like(input_ids)
+        elif not attention_mask[:, -1].all():
+            input_ids, attention_mask = move_padding_left(given, attention_mask)
+        if images is None:
+            check_placeholders(int(input_ids.eq(self.config.image_token_id).sum()))
+            coded, features = input_ids, None
+        else:
+            if image_inputs is None and decoding.generation_mode == "image":
+                image_inputs = "codes"
+            sequences, input_ids, features = self.model.encode_prompts(
+                input_ids, attention_mask, image_inputs=image_inputs, **images
+            )
+            coded, attention_mask = sequences.input_ids, sequences.attention_mask
+        start, is_open = open_image_start(input_ids, self.config)
+        columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+        goes_on = (columns > start[:, None]) & is_open[:, None]
+        if (goes_on & (input_ids == self.config.image_token_id)).any():
+            raise ValueError(
+                "An image that is to go on, behind an [IMG] without [/IMG], enters as codes: pass image_inputs='codes'."
+            )
+        length = input_ids.shape[1] if given.shape[1] else 0
+        return _Prompts(given, input_ids, attention_mask, length, coded[:, :length] if not length else coded, features)
+
+    def _check_not_empty(self, attention_mask: torch.Tensor, decoding: LavitDecoding) -> None:
+        """Raises a `ValueError` for prompts without a token, from which only drawings can start."""
+        if decoding.first_modality == "image":
+            return
+        is_empty = ~attention_mask.bool().any(dim=-1)
+        if is_empty.any():
+            raise ValueError(
+                f"Prompt {int(is_empty.long().argmax())} is empty: text needs at least one token to start from."
+            )
+
+    def _continue_prompts(
+        self, input_ids, cache: Cache, has_images: bool, decoding: LavitDecoding, kwargs: dict[str, Any]
+    ) -> _Prompts:
+        """Prompts whose beginning the model has read already, into `cache`."""
+        past, length = cache.get_seq_length(), input_ids.shape[1]
+        attention_mask = kwargs.pop("attention_mask", None)
+        is_whole = attention_mask is None or attention_mask.shape[1] == length
+        new_ids = input_ids[:, past:] if is_whole else input_ids
+        if has_images or (is_whole and length <= past) or new_ids.eq(self.config.image_token_id).any():
+            raise ValueError(
+                f"cache holds {past} positions, and input_ids must be those and further ones without images, got "
+                f"{length} ids: sequences with images go on from the result of `return_prompt_codes=True`."
+            )
+        keys = getattr(cache.layers[0], "keys", None)
+        num_rows = len(input_ids) * (2 if decoding.guided else 1)
+        if keys is not None and len(keys) != num_rows or decoding.guided and not is_whole:
+            raise ValueError(
+                f"cache must hold {num_rows} rows of {len(input_ids)} whole prompts with guidance_scale="
+                f"{decoding.guidance_scale}, got {'' if keys is None else len(keys)} rows."
+            )
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        check_attention_mask(attention_mask, input_ids.shape, past)
+        return _Prompts(input_ids, input_ids, attention_mask, length, input_ids)
+
+    def _add_branches(self, prompts: _Prompts, decoding: LavitDecoding, negative_ids, negative_mask) -> dict[str, Any]:
+        """The arguments of guidance. Longer negative prompts move the prompts to the right."""
+        if negative_ids is None:
+            branches = start_branches(prompts.input_ids, self.config)
+            return branches | {"image_guidance_scale": decoding.guidance_scale}
+        batch_size, device = len(prompts.input_ids), prompts.input_ids.device
+        negative_ids = torch.atleast_2d(negative_ids).to(device)
         negative_mask = torch.ones_like(negative_ids) if negative_mask is None else torch.atleast_2d(negative_mask)
-        negative_mask = negative_mask.to(input_ids.device)
         if len(negative_ids) not in (1, batch_size) or negative_mask.shape != negative_ids.shape:
             raise ValueError(
                 f"negative_prompt_ids and their mask must be one row or {batch_size}, one per prompt, "
                 f"got {tuple(negative_ids.shape)} and {tuple(negative_mask.shape)}."
             )
-        self.model.check_no_placeholder(negative_ids)
-        negative_ids, negative_mask = move_padding_left(negative_ids, negative_mask)
+        check_placeholders(int(negative_ids.eq(self.config.image_token_id).sum()))
+        negative_ids, negative_mask = move_padding_left(negative_ids, negative_mask.to(device))
         shape = (batch_size, negative_ids.shape[1])
-        negative_ids, negative_mask = negative_ids.expand(shape), negative_mask.expand(shape)
-
-        start, is_open = open_image_start(input_ids, self.config)
-        behind = torch.where(is_open, start, input_ids.shape[1])
-        missing = max(0, shape[1] - int(behind.min()))
-        fill = pad_id(self.config)
-        attention_mask = kwargs["attention_mask"]
-        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        input_ids = nn.functional.pad(input_ids, (missing, 0), value=fill)
-        attention_mask = nn.functional.pad(attention_mask, (missing, 0))
-        columns = (behind + missing)[:, None] + torch.arange(-shape[1], 0, device=input_ids.device)
-        twins = {
-            "unconditional_ids": input_ids.scatter(1, columns, negative_ids),
-            "unconditional_mask": torch.zeros_like(attention_mask).scatter(1, columns, negative_mask),
-        }
-        if (inputs_embeds := kwargs.get("inputs_embeds")) is not None:
-            twins["inputs_embeds"] = nn.functional.pad(inputs_embeds, (0, 0, missing, 0))
-        return input_ids, kwargs | {"attention_mask": attention_mask} | twins
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: torch.LongTensor,
-        attention_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        decoding: LavitDecoding | None = None,
-        unconditional_ids: torch.LongTensor | None = None,
-        unconditional_mask: torch.Tensor | None = None,
-        **kwargs,
-    ) -> dict:
-        """As transformers', but with an unconditional twin behind each row where guidance is asked for."""
-        if decoding is not None and decoding.codes_only:
-            kwargs["codes_only"] = True
-        if decoding is not None and decoding.guided:
-            if attention_mask is None:
-                attention_mask = torch.ones_like(input_ids)
-            twin_mask = self._twin_mask(input_ids, attention_mask, unconditional_mask)
-            attention_mask = torch.cat([attention_mask, twin_mask])
-            if position_ids is not None:
-                # The twin counts what it sees, as if nothing else stood before.
-                own = (twin_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -position_ids.shape[1] :]
-                position_ids = torch.cat([position_ids.expand(len(own), -1), own])
-            twin_ids = input_ids
-            if unconditional_ids is not None:
-                prompt_length = unconditional_ids.shape[1]
-                twin_ids = torch.cat([unconditional_ids, input_ids[:, prompt_length:]], dim=1)
-            if inputs_embeds is not None:
-                twin_embeds = inputs_embeds
-                if unconditional_ids is not None:
-                    negative = self.get_input_embeddings()(unconditional_ids).to(inputs_embeds)
-                    twin_embeds = torch.where(unconditional_mask[..., None].bool(), negative, inputs_embeds)
-                inputs_embeds = torch.cat([inputs_embeds, twin_embeds])
-            input_ids = torch.cat([input_ids, twin_ids])
-        return super().prepare_inputs_for_generation(
-            input_ids,
-            attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            position_ids=position_ids,
-            **kwargs,
+        width = prompts.input_ids.shape[1]
+        prompts.input_ids, prompts.attention_mask, branches = add_negative_prompts(
+            prompts.input_ids,
+            prompts.attention_mask,
+            negative_ids.expand(shape),
+            negative_mask.expand(shape),
+            self.config,
         )
+        prompts.length += prompts.input_ids.shape[1] - width
+        return branches | {"image_guidance_scale": decoding.guidance_scale}
 
-    def _prefill(self, input_ids, generation_config, model_kwargs, is_first_iteration: bool = True):
-        """As transformers', but what no unconditional twin sees is read in one branch alone."""
-        length = self._count_unseen(input_ids, generation_config, model_kwargs)
-        if length:
-            begun = {"decoding": replace(model_kwargs["decoding"], guidance_scale=1.0)} | {
-                name: model_kwargs[name][:, :length]
-                for name in ("attention_mask", "position_ids", "inputs_embeds")
-                if model_kwargs.get(name) is not None
-            }
-            inputs = self.prepare_inputs_for_generation(
-                input_ids[:, :length], is_first_iteration=is_first_iteration, **model_kwargs | begun
-            )
-            self(**inputs, return_dict=True)
-            # The twins' keys are masked out there: any will do.
-            model_kwargs["cache"].batch_select_indices(torch.arange(len(input_ids)).repeat(2))
-        return super()._prefill(input_ids, generation_config, model_kwargs, is_first_iteration)
+    def _show_as_given(self, prompts: _Prompts, logits_processor, further: dict[str, Any]):
+        """Wraps what users pass to `generate` so that it sees the prompts as they were given."""
+        logits_processor = LogitsProcessorList(_CalledAsGiven(each, prompts) for each in logits_processor or [])
+        criteria = [_CalledAsGiven(each, prompts) for each in further["stopping_criteria"] or []]
+        further = further | {"stopping_criteria": StoppingCriteriaList(criteria)}
+        if (allowed := further["prefix_allowed_tokens_fn"]) is not None:
 
-    def _count_unseen(self, input_ids, generation_config, model_kwargs) -> int:
-        """How many of the prompts' positions no twin sees. 0 also where the branches have to be read together."""
-        decoding, cache = model_kwargs.get("decoding"), model_kwargs.get("cache")
-        if decoding is None or not decoding.guided or model_kwargs.get("unconditional_ids") is not None:
-            return 0
-        if type(cache) is not DynamicCache or cache.offloading or cache.get_seq_length():
-            return 0
-        if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
-            return 0  # Others do not just append: their states hold what no mask takes back.
-        returned = generation_config.output_hidden_states or generation_config.output_attentions
-        # Processes that share weights have to make as many forwards as each other.
-        if returned or generation_config.prefill_chunk_size or _shares_weights(self):
-            return 0
-        start, is_open = open_image_start(input_ids, self.config)
-        return int(torch.where(is_open, start, input_ids.shape[1] - 1).min())
+            def allowed_as_given(batch_id: int, row: torch.Tensor) -> list[int]:
+                given = prompts.given[batch_id : batch_id + 1]
+                return allowed(batch_id, prompts.put_back(row[None], given)[0])
 
-    def _twin_mask(self, input_ids, attention_mask, unconditional_mask) -> torch.Tensor:
-        """What the unconditional twins see: from their last `[IMG]` on, and a negative prompt, if there is one."""
-        length = attention_mask.shape[1]
-        start, is_open = open_image_start(input_ids, self.config)
-        columns = torch.arange(length, device=input_ids.device)
-        if unconditional_mask is None:
-            # Rows without any picture have nothing to hide, and their twins are not looked at.
-            return attention_mask * (columns >= start.clamp(min=0)[:, None])
-        # A picture that the prompt has closed must not be seen by the negative prompt behind it.
-        prompt_length = unconditional_mask.shape[1]
-        start = torch.where(is_open | (start >= prompt_length), start, prompt_length)
-        negative = nn.functional.pad(unconditional_mask, (0, length - prompt_length))
-        return torch.where(columns >= start[:, None], attention_mask, negative.to(attention_mask))
+            further["prefix_allowed_tokens_fn"] = allowed_as_given
+        if "streamer" in further:
+            further["streamer"] = _StreamedAsGiven(further["streamer"], prompts)
+        return logits_processor, further
 
-    def _get_logits_processor(
-        self,
-        generation_config,
-        input_ids_seq_length: int | None = None,
-        logits_processor: LogitsProcessorList | None = None,
-        device=None,
-        model_kwargs=None,
-        **kwargs,
-    ) -> LogitsProcessorList:
-        decoding: LavitDecoding | None = (model_kwargs or {}).get("decoding")
-
-        def processors(settings: dict, further: LogitsProcessorList | None) -> LogitsProcessorList:
-            config = copy.deepcopy(generation_config)
-            for name, value in settings.items():
-                setattr(config, name, value)
-            found = super(LavitGenerationMixin, self)._get_logits_processor(
-                config,
-                input_ids_seq_length=input_ids_seq_length,
-                logits_processor=further,
-                device=device,
-                model_kwargs=model_kwargs,
-                **kwargs,
-            )
-            # Where the other modality is sampled, the likeliest token alone is what greedy choice leaves.
-            is_greedy = generation_config.do_sample and not config.do_sample
-            return LogitsProcessorList([*found, TopKLogitsWarper(1)] if is_greedy else found)
-
-        if decoding is None:
-            return processors({}, logits_processor)
-        if decoding.generation_mode == "interleaved":
-            text, image = processors(decoding.text_settings, None), processors(decoding.image_settings, None)
-            # One's own come before the temperature, as transformers has it.
-            chosen = [*(logits_processor or []), LavitModalitySettingsLogitsProcessor(text, image, self.config)]
-        else:
-            chosen = processors({}, logits_processor)
-        model_kwargs["decoding"] = replace(
-            decoding, codes_only=needs_codes_only(decoding, generation_config, chosen, logits_processor)
-        )
-        modality = LavitModalityLogitsProcessor(
+    def _processors(self, prompts: _Prompts, decoding: LavitDecoding, logits_processor) -> LogitsProcessorList:
+        """The grammar, what the user passes, and the sampling of text and images where it differs."""
+        grammar = LavitGrammarLogitsProcessor(
             decoding.generation_mode,
             self.config,
             vocab_size=self.get_output_embeddings().weight.shape[0],
             num_codes=decoding.num_codes,
-            prompt_length=input_ids_seq_length,
-            max_length=generation_config.max_length,
+            prompt_length=prompts.length,
+            max_length=prompts.length + decoding.max_new_tokens,
             max_images=decoding.max_images,
-            begin_with_text=decoding.first_modality == "text",
-            device=device,
+            first_modality=decoding.first_modality,
+            min_new_tokens=decoding.min_new_tokens if decoding.generation_mode == "image" else 0,
+            device=prompts.input_ids.device,
         )
-        guidance = [LavitGuidanceLogitsProcessor(decoding.guidance_scale, self.config)] if decoding.guided else []
-        return LogitsProcessorList([*guidance, modality, *chosen])
+        sampling = []
+        if decoding.sampling is not None:
+            text, image = warpers(decoding.sampling["text"]), warpers(decoding.sampling["image"])
+            sampling.append(LavitModalityLogitsProcessor(text, image, self.config))
+        return LogitsProcessorList([grammar, *(logits_processor or []), *sampling])
 
-
-def _shares_weights(model: nn.Module) -> bool:
-    """Whether no process has all of a model's weights."""
-    return is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.LongTensor,
+        next_sequence_length: int | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        unconditional_ids: torch.LongTensor | None = None,
+        unconditional_mask: torch.Tensor | None = None,
+        unconditional_start: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> dict:
+        """Same as in `GenerationMixin`, with the unconditional branches of guidance appended to the rows."""
+        guided_positions = None
+        if unconditional_ids is not None:
+            if attention_mask is None:
+                # transformers drops a mask of ones. A chunk of the prompts continues what the cache holds.
+                past = cache.get_seq_length() if cache is not None and next_sequence_length is None else 0
+                attention_mask = torch.ones_like(input_ids[:, :1]).expand(-1, past + input_ids.shape[1])
+            branches = branch_inputs(
+                input_ids,
+                attention_mask,
+                position_ids,
+                unconditional_ids,
+                unconditional_mask,
+                unconditional_start,
+                self.config,
+            )
+            input_ids, attention_mask = branches["input_ids"], branches["attention_mask"]
+            position_ids, guided_positions = branches["position_ids"], branches["guided_positions"]
+            if next_sequence_length is not None:
+                guided_positions = guided_positions[:, -next_sequence_length:]
+        model_inputs = super().prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        if guided_positions is not None:
+            model_inputs["guided_positions"] = guided_positions.to(self.device)
+        return model_inputs

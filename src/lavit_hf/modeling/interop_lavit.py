@@ -15,7 +15,7 @@ from transformers.utils.hub import resolve_revision
 
 from .backbones_lavit import causal_model_around
 from .configuration_lavit import LavitConfig
-from .sequence_lavit import open_image_start
+from .expansion_lavit import open_image_start
 
 
 # Of a quantized model, what stays as it is: little in size, and codes would come out as others.

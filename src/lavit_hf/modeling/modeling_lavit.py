@@ -1,20 +1,34 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""LaVIT (arXiv 2309.04669): one language model that reads and writes text and picture codes alike."""
+"""LaVIT (arXiv 2309.04669): one language model that reads and writes text and the codes of images alike."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.deprecation import deprecate_kwarg
 
 from .backbones_lavit import Backbone, count_text_tokens, load_text_backbone, load_visual_tokenizer, make_room
 from .configuration_lavit import LavitConfig
+from .expansion_lavit import (
+    IGNORE_INDEX,
+    LavitSequences,
+    check_attention_mask,
+    check_placeholders,
+    choose_features,
+    expand_placeholders,
+    mask_labels,
+    pad_id,
+)
 from .generation_lavit import LavitGenerationMixin
-from .head_lavit import all_logits, code_logits, is_plain
+from .guidance_lavit import combine_branches
+from .head_lavit import all_logits
 from .interop_lavit import LavitInteropMixin
 from .modeling_lavit_tokenizer import (
     LavitTokenizerPreTrainedModel,
@@ -24,26 +38,51 @@ from .modeling_lavit_tokenizer import (
     PatchPartition,
 )
 from .publishing_lavit import LavitPublishingMixin
-from .sequence_lavit import IGNORE_INDEX, LavitSequences, choose_features, count_error, expand_placeholders
 
 
 @dataclass
 class LavitCausalLMOutputWithPast(CausalLMOutputWithPast):
     """
-    A causal language model's output over the sequences as they are once pictures have been put in, of length L.
+    Output of a causal language model. With images that had one placeholder each, L is the length of the sequences once
+    these have been expanded; otherwise L is the length of the input.
 
     Args:
-        loss (`torch.FloatTensor`, *optional*): Cross-entropy over text and codes, where labels are given.
-        logits (`torch.FloatTensor` of shape `(B, L, vocab_size)`): Of the next token, text or code; None if skipped.
-        cache, hidden_states, attentions: As of every causal language model.
-        sequences ([`LavitSequences`], *optional*): Ids, masks and labels of length L, where pictures were given.
+        loss (`torch.FloatTensor`, *optional*): Mean cross-entropy over the labels of text and codes.
+        logits (`torch.FloatTensor` of shape `(B, L, vocab_size)`, *optional*): Scores of the next token.
+        cache, hidden_states, attentions: Same as in `CausalLMOutputWithPast`.
+        sequences ([`LavitSequences`], *optional*): Ids, masks and labels of length L, where images were given.
         token_losses (`torch.FloatTensor` of shape `(num_labels,)`, *optional*):
-            Cross-entropy of each label, row by row, where logits are skipped. A row's first position is predicted by
-            nothing, and its label is not among them.
+            Cross-entropy of each label, row by row, where `skip_logits` is set.
     """
 
     sequences: LavitSequences | None = None
     token_losses: torch.FloatTensor | None = None
+
+
+def check_keyword_arguments(model: nn.Module, kwargs: dict, *modules: nn.Module) -> None:
+    """Raises a `TypeError` for an argument that neither transformers nor the forward of one of `modules` knows."""
+    if not kwargs:
+        return
+    known = {*TransformersKwargs.__annotations__, "return_dict"}
+    for module in modules:
+        known |= inspect.signature(module.forward).parameters.keys()
+    if unknown := [name for name in kwargs if name not in known]:
+        raise TypeError(f"{type(model).__name__} got an unexpected argument {unknown[0]!r}.")
+
+
+def is_linear(cache: Cache | None) -> bool:
+    """Whether a cache holds states of linear attention alone, which do not tell how many positions they have seen."""
+    return cache is not None and all(cache.is_linear)
+
+
+def check_image_arguments(input_ids, inputs_embeds, cache: Cache | None, encoded) -> None:
+    """Raises a `ValueError` for arguments that do not go with images."""
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("Images go with either input_ids or inputs_embeds.")
+    if encoded:
+        raise ValueError("Give either images or mm_encoder_outputs.")
+    if cache is not None and cache.get_seq_length() > 0:
+        raise ValueError("Images belong to the first forward of a sequence, got a filled cache.")
 
 
 class LavitPreTrainedModel(LavitTokenizerPreTrainedModel):
@@ -94,52 +133,83 @@ class LavitModel(LavitPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module):
         self.language_model.set_input_embeddings(value)
 
-    def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs) -> BaseModelOutputWithPooling:
+    @can_return_tuple
+    def get_image_features(
+        self, pixel_values: torch.FloatTensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPooling:
         """
-        Pictures as the language model reads them.
+        Computes the features of images as the language model reads them.
 
         Args:
-            pixel_values (`torch.FloatTensor` of shape `(num_images, 3, image_size, image_size)`): Pictures.
-            kwargs: What transformers passes to every model, and has no meaning here.
+            pixel_values (`torch.FloatTensor` of shape `(num_images, 3, image_size, image_size)`): Images.
 
         Returns:
             `BaseModelOutputWithPooling`: `last_hidden_state`, the vision features (num_images, N, d), and
-            `pooler_output`, a tuple with the features (num_codes, text_hidden_size) of each picture.
+            `pooler_output`, a tuple with the features (num_codes, text_hidden_size) of each image.
         """
-        outputs = self._tokenize(pixel_values)
+        check_keyword_arguments(self, kwargs)
+        outputs = self.tokenize_images(pixel_values)
         features = self.visual_adapter(outputs.vision_features, outputs.partition)
         return BaseModelOutputWithPooling(
             last_hidden_state=outputs.vision_features, pooler_output=features.split(outputs.num_codes.tolist())
         )
 
     @torch.no_grad()
-    def _tokenize(self, pixel_values: torch.Tensor):
-        # Under autocast a picture would get other codes than at inference and in a tokenized dataset.
-        with torch.autocast(pixel_values.device.type, enabled=False):
-            return self.visual_tokenizer(pixel_values)
+    def tokenize_images(
+        self,
+        pixel_values: torch.FloatTensor | None = None,
+        vision_features: torch.FloatTensor | None = None,
+        keep_mask: torch.BoolTensor | None = None,
+    ) -> LavitVisualTokenizerOutput:
+        """
+        Runs the visual tokenizer in full precision, so that an image has the same codes in training, at inference and
+        in a tokenized dataset. Where `vision_features` are given, the vision tower does not run.
+        """
+        images = pixel_values if vision_features is None else vision_features
+        with torch.autocast(images.device.type, enabled=False):
+            if vision_features is not None:
+                return self.visual_tokenizer(vision_features=vision_features, keep_mask=keep_mask)
+            return self.visual_tokenizer(pixel_values, keep_mask=keep_mask)
 
     def expand_images(
         self,
-        input_ids: torch.LongTensor,
-        pixel_values: torch.FloatTensor,
+        input_ids: torch.LongTensor | None,
+        pixel_values: torch.FloatTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         image_inputs: str | Sequence[str] | None = None,
         supervise_images: bool | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        vision_features: torch.FloatTensor | None = None,
+        keep_mask: torch.BoolTensor | None = None,
     ) -> LavitSequences:
         """
-        Puts pictures into the sequences: in place of each placeholder its codes as ids and, as what is read there,
-        either the embeddings of these codes or the adapter's features.
+        Puts images into sequences: codes as ids in place of placeholders, and as inputs of the language model either
+        the embeddings of these codes or the features of the adapter.
 
-        Arguments and errors as of [`LavitForCausalLM.forward`]. Returns the sequences with `inputs_embeds`.
+        Same arguments and errors as [`LavitForCausalLM.forward`]. Returns the sequences with `inputs_embeds`.
         """
-        image_inputs = self.config.image_inputs if image_inputs is None else image_inputs
-        chosen = choose_features(image_inputs, len(pixel_values))
+        images = pixel_values if vision_features is None else vision_features
+        if pixel_values is not None and len(images) != len(pixel_values):
+            raise ValueError(
+                f"vision_features must be those of the {len(pixel_values)} images of pixel_values, got {len(images)}."
+            )
+        num_images = len(images)
+        chosen = choose_features(self.config.image_inputs if image_inputs is None else image_inputs, num_images)
         if supervise_images is None:
             supervise_images = self.config.supervise_images
-        # A blank picture where there is none: in training all processes have to call the same modules.
-        num_images, blank = len(pixel_values), pixel_values.new_zeros(1, *pixel_values.shape[1:])
-        tokenized = self._tokenize(pixel_values if num_images else blank)
+        if input_ids is None:
+            is_placeholder = self._find_placeholders(None, inputs_embeds)
+            input_ids = torch.where(is_placeholder, self.config.image_token_id, pad_id(self.config))
+        # A blank image where there is none: in training all processes have to call the same modules.
+        given = {"pixel_values": pixel_values, "vision_features": vision_features, "keep_mask": keep_mask}
+        if num_images == 0:
+            given = {
+                name: None if value is None or name == "keep_mask" else value.new_zeros(1, *value.shape[1:])
+                for name, value in given.items()
+            }
+        tokenized = self.tokenize_images(**given)
         sequences = expand_placeholders(
             self.config,
             input_ids,
@@ -148,22 +218,60 @@ class LavitModel(LavitPreTrainedModel):
             tokenized.codes.to(input_ids.device)[: None if num_images else 0],
             tokenized.num_codes.to(input_ids.device)[:num_images],
             supervise_images,
+            position_ids,
+            inputs_embeds,
         )
-        inputs_embeds = self.get_input_embeddings()(sequences.input_ids)
+        code_embeds = self.get_input_embeddings()(sequences.input_ids)
+        image_mask = sequences.image_mask[..., None].to(code_embeds.device)
+        if sequences.inputs_embeds is None:
+            embeds = code_embeds
+        else:
+            embeds = torch.where(image_mask, code_embeds.to(sequences.inputs_embeds), sequences.inputs_embeds)
         if chosen:
-            features, image_mask = self._read(tokenized, chosen, sequences.image_mask)
-            image_mask = image_mask[..., None].to(inputs_embeds.device)
-            inputs_embeds = inputs_embeds.masked_scatter(image_mask, features.to(inputs_embeds))
+            features, feature_mask = self._read(tokenized, chosen, sequences.image_mask)
+            embeds = embeds.masked_scatter(feature_mask[..., None].to(embeds.device), features.to(embeds))
         elif self.training:
             features, _ = self._read(tokenized, [0], sequences.image_mask)
-            inputs_embeds = inputs_embeds + 0.0 * features.sum().to(inputs_embeds)
-        sequences.inputs_embeds = inputs_embeds
+            embeds = embeds + 0.0 * features.sum().to(embeds)
+        sequences.inputs_embeds = embeds
         return sequences
+
+    def encode_prompts(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.Tensor,
+        image_inputs: str | Sequence[str] | None = None,
+        **images,
+    ) -> tuple[LavitSequences, torch.LongTensor, dict[str, BaseModelOutputWithPooling] | None]:
+        """
+        Expands the images of prompts for generation.
+
+        Args:
+            input_ids, attention_mask, image_inputs, images: Same as in [`LavitForCausalLM.forward`].
+
+        Returns:
+            The sequences; their ids (B, L), in which images that enter as features are placeholders, one for each
+            code; and the features of those images as `mm_encoder_outputs`, or None.
+        """
+        given = images["pixel_values"] if images["vision_features"] is None else images["vision_features"]
+        chosen = choose_features(self.config.image_inputs if image_inputs is None else image_inputs, len(given))
+        if len(given) == 0:
+            check_placeholders(int(input_ids.eq(self.config.image_token_id).sum()))
+            return LavitSequences(input_ids, attention_mask), input_ids, None
+        tokenized = self.tokenize_images(**images)
+        codes, num_codes = tokenized.codes.to(input_ids.device), tokenized.num_codes.to(input_ids.device)
+        sequences = expand_placeholders(self.config, input_ids, attention_mask, None, codes, num_codes)
+        if not chosen:
+            return sequences, sequences.input_ids, None
+        features, feature_mask = self._read(tokenized, chosen, sequences.image_mask)
+        counts = tokenized.num_codes[chosen].tolist()
+        encoded = BaseModelOutputWithPooling(pooler_output=list(features.split(counts)))
+        return sequences, sequences.input_ids.masked_fill(feature_mask, self.config.image_token_id), {"image": encoded}
 
     def _read(
         self, tokenized: LavitVisualTokenizerOutput, chosen: list[int], image_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The adapter's features of the pictures `chosen`, packed, and the positions (B, L) that they take."""
+        """The adapter's features of the images `chosen`, packed, and the positions (B, L) that they take."""
         vision_features, partition = tokenized.vision_features, tokenized.partition
         if len(chosen) < len(vision_features):
             indices = torch.tensor(chosen, device=vision_features.device)
@@ -173,12 +281,33 @@ class LavitModel(LavitPreTrainedModel):
             vision_features, partition = vision_features[indices], PatchPartition(tokenized.keep_mask[indices])
         return self.visual_adapter(vision_features, partition), image_mask
 
-    def check_no_placeholder(self, input_ids: torch.LongTensor) -> None:
-        """Raises the ValueError of a placeholder in `input_ids` (B, L) for which there is no picture."""
-        num_placeholders = int(input_ids.eq(self.config.image_token_id).sum())
-        if num_placeholders:
-            raise count_error(num_placeholders, 0)
+    def _find_placeholders(
+        self, input_ids: torch.LongTensor | None, inputs_embeds: torch.FloatTensor | None
+    ) -> torch.BoolTensor:
+        """(B, L) bool, True at placeholders; with embeddings alone, where these are the placeholder's."""
+        if input_ids is not None:
+            return input_ids == self.config.image_token_id
+        placeholder = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
+        return (inputs_embeds == self.get_input_embeddings()(placeholder)).all(dim=-1)
 
+    def _put_features(
+        self,
+        input_ids: torch.LongTensor | None,
+        inputs_embeds: torch.FloatTensor | None,
+        encoded: BaseModelOutputWithPooling,
+    ) -> torch.FloatTensor:
+        """Embeddings (B, L, hidden_size) with features that were computed before in place of placeholders."""
+        is_placeholder = self._find_placeholders(input_ids, inputs_embeds)
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        features = torch.cat([part.flatten(0, -2) for part in encoded.pooler_output]).to(inputs_embeds)
+        if not torch.compiler.is_compiling():
+            num_placeholders = int(is_placeholder.sum())
+            if num_placeholders != len(features):
+                raise ValueError(f"mm_encoder_outputs hold {len(features)} features for {num_placeholders} placeholders.")
+        return inputs_embeds.masked_scatter(is_placeholder[..., None].to(inputs_embeds.device), features)
+
+    @can_return_tuple
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(
         self,
@@ -189,16 +318,39 @@ class LavitModel(LavitPreTrainedModel):
         cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         image_inputs: str | Sequence[str] | None = None,
+        vision_features: torch.FloatTensor | None = None,
+        keep_mask: torch.BoolTensor | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
-        """Arguments and errors as of [`LavitForCausalLM.forward`]. Returns the language model's output."""
-        if pixel_values is not None:
-            sequences = self.expand_images(input_ids, pixel_values, attention_mask, image_inputs=image_inputs)
+        """Same arguments and errors as [`LavitForCausalLM.forward`]. Returns the output of the language model."""
+        check_keyword_arguments(self, kwargs, self.language_model)
+        encoded = (mm_encoder_outputs or {}).get("image")
+        if pixel_values is not None or vision_features is not None:
+            check_image_arguments(input_ids, inputs_embeds, cache, encoded)
+            sequences = self.expand_images(
+                input_ids,
+                pixel_values,
+                attention_mask,
+                image_inputs=image_inputs,
+                position_ids=position_ids,
+                inputs_embeds=inputs_embeds,
+                vision_features=vision_features,
+                keep_mask=keep_mask,
+            )
             attention_mask, position_ids = sequences.attention_mask, sequences.position_ids
             input_ids, inputs_embeds = None, sequences.inputs_embeds
+        elif encoded is not None:
+            input_ids, inputs_embeds = None, self._put_features(input_ids, inputs_embeds, encoded)
         elif cache is None and input_ids is not None and not torch.compiler.is_compiling():
-            self.check_no_placeholder(input_ids)
+            check_placeholders(int(input_ids.eq(self.config.image_token_id).sum()))
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2 and not is_linear(cache):
+            check_attention_mask(attention_mask, given.shape, cache.get_seq_length() if cache is not None else 0)
+            if position_ids is None:
+                # Padding on the left does not count, whatever kind of positions the language model has.
+                position_ids = (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -given.shape[1] :]
         return self.language_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -212,7 +364,7 @@ class LavitModel(LavitPreTrainedModel):
 
 class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedModel, LavitGenerationMixin):
     """
-    LaVIT: captions, answers and draws as one causal language model over text and picture codes.
+    LaVIT: captions, answers and draws as one causal language model over text and the codes of images.
 
     Args:
         config ([`LavitConfig`]): Its shape.
@@ -295,10 +447,13 @@ class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedM
         model.generation_config.update(**settings)
         return model if dtype is None else model.to(dtype)
 
-    def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs) -> BaseModelOutputWithPooling:
-        """Arguments and outputs as of [`LavitModel.get_image_features`]."""
+    def get_image_features(
+        self, pixel_values: torch.FloatTensor, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutputWithPooling:
+        """Same arguments and outputs as [`LavitModel.get_image_features`]."""
         return self.model.get_image_features(pixel_values, **kwargs)
 
+    @can_return_tuple
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(
         self,
@@ -311,60 +466,82 @@ class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedM
         labels: torch.LongTensor | None = None,
         image_inputs: str | Sequence[str] | None = None,
         supervise_images: bool | None = None,
+        vision_features: torch.FloatTensor | None = None,
+        keep_mask: torch.BoolTensor | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         skip_logits: bool = False,
-        codes_only: bool = False,
-        **kwargs,
+        image_guidance_scale: float | None = None,
+        guided_positions: torch.BoolTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> LavitCausalLMOutputWithPast:
         """
         Args:
             input_ids (`torch.LongTensor` of shape `(B, L)`):
-                Text, codes, and one placeholder for each picture of `pixel_values`. The placeholder becomes as many
-                positions as its picture has codes; everything else is an ordinary causal language model.
+                Text, codes, and placeholders for the images: either one for each code of an image, in which case
+                nothing changes its length, or one for each image, which becomes as many positions as its image has
+                codes. Without images the model is an ordinary causal language model.
             pixel_values (`torch.FloatTensor` of shape `(num_images, 3, image_size, image_size)`, *optional*):
-                All pictures of the batch in reading order. There may be none: in training all parts then run none the
+                All images of the batch in reading order. There may be none: in training all parts then run none the
                 less, so that processes with other batches can wait for each other's gradients.
             attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): 0 at padding, on either side.
-            position_ids (`torch.LongTensor` of shape `(B, L)`, *optional*): Only without pictures.
+            position_ids (`torch.LongTensor` of shape `(B, L)`, *optional*):
+                Not with one placeholder for each image. Default: positions that do not count padding.
             cache (`Cache`, *optional*): Keys and values of the positions before.
-            inputs_embeds (`torch.FloatTensor` of shape `(B, L, hidden_size)`, *optional*): Instead of ids.
+            inputs_embeds (`torch.FloatTensor` of shape `(B, L, hidden_size)`, *optional*):
+                Replace `input_ids`. Placeholders are found by their embedding.
             labels (`torch.LongTensor` of shape `(B, L)`, *optional*):
-                Ids to predict, -100 for none. They are moved along with the placeholders, and a picture's codes are
-                its labels also where its input is features, unless its placeholder's label is -100.
-            image_inputs (`"features"` or `"codes"`, or a list of these words, one per picture, *optional*):
+                Ids to predict, -100 for none. The codes of an image are its labels also where its input is features,
+                unless the label of its placeholder is -100. Labels at padding and the label of the first token of a
+                row are ignored.
+            image_inputs (`"features"` or `"codes"`, or a list of these words, one per image, *optional*):
                 Overrides the configuration's.
             supervise_images (`bool`, *optional*): Overrides the configuration's; False masks the codes out.
+            vision_features (`torch.FloatTensor` of shape `(num_images, N, vision_hidden_size)`, *optional*):
+                Output of [`LavitVisualTokenizer.encode_vision`] for the images. The vision tower then does not run.
+            keep_mask (`torch.BoolTensor` of shape `(num_images, N)`, *optional*):
+                The patches to keep, in place of the selector's decision.
+            mm_encoder_outputs (`dict`, *optional*):
+                `{"image": output}` with an output of `get_image_features`, in place of images, and with one
+                placeholder for each code.
             use_cache (`bool`, *optional*): Whether to return keys and values.
             logits_to_keep (`int` or `torch.Tensor`, *optional*): Only the last positions' logits; 0 for all.
             skip_logits (`bool`, *optional*, defaults to `False`):
-                With labels: run the head just where there is something to predict, and return losses alone.
-            codes_only (`bool`, *optional*, defaults to `False`):
-                Whether only the head's rows of `[/IMG]` and the codes are computed, where it is a plain linear layer;
-                other logits are then -10,000.
+                With labels, computes logits only where there is something to predict, and returns losses alone.
+            image_guidance_scale (`float`, *optional*), guided_positions (`torch.BoolTensor`, *optional*):
+                Set by `generate` under guidance, see [`combine_branches`].
 
         Returns:
             [`LavitCausalLMOutputWithPast`]
 
         Raises:
-            ValueError: as many placeholders as pictures were expected; pictures together with `inputs_embeds`,
-                `position_ids` or a filled cache; an unknown `image_inputs`.
+            ValueError: as many placeholders as images, or as codes, were expected; images together with a filled
+                cache; a mask of another shape; an unknown `image_inputs`.
+            TypeError: an unknown argument.
         """
         sequences = None
-        if pixel_values is not None:
-            if input_ids is None or inputs_embeds is not None or position_ids is not None:
-                raise ValueError("pixel_values go with input_ids, and with neither inputs_embeds nor position_ids.")
-            if cache is not None and cache.get_seq_length() > 0:
-                raise ValueError("pixel_values belong to the first forward of a sequence, got a filled cache.")
+        if pixel_values is not None or vision_features is not None:
+            check_image_arguments(input_ids, inputs_embeds, cache, mm_encoder_outputs)
+            check_attention_mask(attention_mask, (input_ids if inputs_embeds is None else inputs_embeds).shape)
             sequences = self.model.expand_images(
-                input_ids, pixel_values, attention_mask, labels, image_inputs, supervise_images
+                input_ids,
+                pixel_values,
+                attention_mask,
+                labels,
+                image_inputs,
+                supervise_images,
+                position_ids,
+                inputs_embeds,
+                vision_features,
+                keep_mask,
             )
             attention_mask, position_ids, labels = (
                 sequences.attention_mask,
                 sequences.position_ids,
                 sequences.labels,
             )
-            input_ids, inputs_embeds = None, sequences.inputs_embeds
+            input_ids, inputs_embeds, mm_encoder_outputs = None, sequences.inputs_embeds, None
 
         outputs = self.model(
             input_ids=input_ids,
@@ -372,20 +549,26 @@ class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedM
             position_ids=position_ids,
             cache=cache,
             inputs_embeds=inputs_embeds,
+            mm_encoder_outputs=mm_encoder_outputs,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
+        if labels is not None:
+            labels = mask_labels(labels, attention_mask)
+        if sequences is not None:
+            sequences.labels = labels
         loss, logits, token_losses = None, None, None
         if skip_logits and labels is not None:
             token_losses = self._token_losses(outputs.last_hidden_state, labels)
             loss = token_losses.sum() / max(1, len(token_losses))
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            hidden_states = outputs.last_hidden_state[:, kept]
-            compute = code_logits if codes_only and is_plain(self.lm_head) else all_logits
-            logits = compute(self.lm_head, hidden_states, self.config)
+            logits = all_logits(self.lm_head, outputs.last_hidden_state[:, kept], self.config)
             if labels is not None:
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1])
+            if image_guidance_scale is not None:
+                logits = combine_branches(logits, image_guidance_scale, guided_positions)
         return LavitCausalLMOutputWithPast(
             loss=loss,
             logits=logits,

@@ -5,15 +5,21 @@ VQA_PROMPT = "Question: {question} Answer:"
 QUESTION_START, QUESTION_END = VQA_PROMPT.split("{question}")
 TURN_END = "\n"  # after an answer, where the chat goes on
 
-# Pictures before the question stay in front of it, as in the release; a turn of pictures alone asks for a caption.
+# Images before the question stay in front of it, as in the release; a turn of images alone asks for a caption. The
+# text of system messages precedes the first question.
 CHAT_TEMPLATE = (
     """\
+{%- set chat = namespace(system='') -%}
 {%- for message in messages -%}
     {%- set content = message['content'] -%}
     {%- if content is string -%}
         {%- set content = [{'type': 'text', 'text': content}] -%}
     {%- endif -%}
-    {%- if message['role'] == 'user' -%}
+    {%- if message['role'] in ('system', 'developer') -%}
+        {%- for part in content if part['type'] == 'text' -%}
+            {%- set chat.system = chat.system + part['text'] + ' ' -%}
+        {%- endfor -%}
+    {%- elif message['role'] == 'user' -%}
         {%- set turn = namespace(in_question=false) -%}
         {%- for part in content -%}
             {%- if part['type'] == 'image' -%}
@@ -22,7 +28,8 @@ CHAT_TEMPLATE = (
                 {{- ' ' + part['text'] -}}
             {%- else -%}
                 {%- set turn.in_question = true -%}
-                {{- '<before>' + part['text'] -}}
+                {{- '<before>' + chat.system + part['text'] -}}
+                {%- set chat.system = '' -%}
             {%- endif -%}
         {%- endfor -%}
         {%- if turn.in_question -%}
@@ -36,7 +43,7 @@ CHAT_TEMPLATE = (
             {{- <end> -}}
         {%- endgeneration -%}
     {%- else -%}
-        {{- raise_exception('LaVIT knows the roles user and assistant, not ' + message['role']) -}}
+        {{- raise_exception('LaVIT knows the roles system, developer, user and assistant, not ' + message['role']) -}}
     {%- endif -%}
 {%- endfor -%}
 """.replace("<before>", QUESTION_START)

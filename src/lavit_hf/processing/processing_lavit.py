@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The processor of LaVIT: text and pictures to one token sequence and pixels, and token sequences back to segments."""
+"""The processor of LaVIT: text and images to token sequences and pixels, and token sequences back to segments."""
 
 import itertools
 import json
@@ -12,34 +12,44 @@ from typing import Literal, overload
 
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoTokenizer,
+    BatchFeature,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import ImageInput
-from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin
+from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, TextKwargs
 from transformers.utils import is_torchvision_available, logging
+from transformers.utils.chat_template_utils import mark_control_tokens
 
 from .chat_lavit import CHAT_TEMPLATE, VQA_PROMPT
 from .image_processing_lavit import LavitImageProcessor
 from .image_processing_pil_lavit import LavitImageProcessorPil
-from .tokenization_lavit import ImageSegment, TextSegment, check_tokenizer, extend_tokenizer
+from .tokenization_lavit import CODE_TOKEN, ImageSegment, TextSegment, check_tokenizer, extend_tokenizer
 
 
 logger = logging.get_logger(__name__)
 
-# transformers puts this character before control tokens that a chat's user typed, which are plain text then.
-TYPED_BY_USER = "\U000f0000"
+# The characters that transformers' `mark_control_tokens` puts around a token that a user typed.
+MARKED = re.compile("\U000f0000.*?\U000f0001", re.DOTALL)
+UNMARKED = "(?<!\U000f0000)"
 
 
 class LavitImagesKwargs(ImagesKwargs, total=False):
     """
-    generation_mode (`"text"` or `"image"`, *optional*, defaults to `"text"`):
-        What the prompt is for, as told to `generate`.
+    generation_mode (`"text"`, `"image"` or `"interleaved"`, *optional*, defaults to `"text"`):
+        The `generation_mode` of `generate` that the prompt is for.
     image_markers (`bool`, *optional*):
-        Whether pictures stand between `[IMG]` and `[/IMG]`. Defaults to the processor's `drawing_image_markers` in
+        Whether images stand between `[IMG]` and `[/IMG]`. Defaults to the processor's `drawing_image_markers` in
         prompts of drawings, and to True in others.
     """
 
-    generation_mode: Literal["text", "image"]
+    generation_mode: Literal["text", "image", "interleaved"]
     image_markers: bool
 
 
@@ -48,23 +58,34 @@ class LavitProcessorKwargs(ProcessingKwargs, total=False):
 
 
 class LavitProcessor(ProcessorMixin):
-    """Processor of LaVIT (arXiv 2309.04669).
+    """
+    Processor of LaVIT (arXiv 2309.04669).
 
     Args:
-        image_processor: A [`LavitImageProcessor`], or another that gives `pixel_values` of the vision tower's size.
-        tokenizer: A tokenizer with LaVIT's vocabulary, see [`extend_tokenizer`].
-        chat_template: Jinja template; by default users' texts become questions and pictures alone ask for a caption.
-        drawing_image_markers: Whether pictures stand between `[IMG]` and `[/IMG]` also in prompts of drawings. The
-            released model was trained to see them bare there.
+        image_processor (`BaseImageProcessor`):
+            A [`LavitImageProcessor`], or another that gives `pixel_values` of the vision tower's size.
+        tokenizer (`PreTrainedTokenizerBase`): A tokenizer with LaVIT's vocabulary, see [`extend_tokenizer`].
+        chat_template (`str`, *optional*):
+            Jinja template. By default, users' texts become questions, and images alone ask for a caption.
+        drawing_image_markers (`bool`, *optional*, defaults to `True`):
+            Whether images stand between `[IMG]` and `[/IMG]` also in prompts of drawings. The released model was
+            trained to see them without these marks there.
+
+    Attributes:
+        visual_tokenizer ([`LavitVisualTokenizer`], *optional*):
+            With a visual tokenizer, the processor gives each image one placeholder for each of its codes, so that the
+            lengths of sequences are known before the model runs. It is not saved. Default: none, and one placeholder
+            for each image, which the model expands.
 
     Raises:
-        ValueError: If the tokenizer lacks LaVIT's vocabulary.
+        ValueError: the tokenizer lacks LaVIT's vocabulary.
     """
 
     valid_processor_kwargs = LavitProcessorKwargs
     text_kwargs = {"add_special_tokens": False, "padding": True}
 
     vqa_prompt = VQA_PROMPT
+    visual_tokenizer: PreTrainedModel | None = None
 
     def __init__(
         self,
@@ -76,6 +97,35 @@ class LavitProcessor(ProcessorMixin):
         check_tokenizer(tokenizer)
         self.drawing_image_markers = drawing_image_markers
         super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *args,
+        visual_tokenizer: bool | PreTrainedModel = False,
+        **kwargs,
+    ) -> "LavitProcessor":
+        """
+        Loads a processor.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or repository of a LaVIT.
+            visual_tokenizer (`bool` or [`LavitVisualTokenizer`], *optional*, defaults to `False`):
+                True loads the visual tokenizer of the same folder or repository. `model.model.visual_tokenizer` is the
+                one of a loaded model, on its device. With either, lengths are known before the model runs.
+            args, kwargs: Same as in `ProcessorMixin.from_pretrained`.
+        """
+        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if visual_tokenizer is True:
+            names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+            hub = {name: kwargs[name] for name in names if name in kwargs}
+            config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub)
+            config = getattr(config, "visual_tokenizer_config", config)
+            visual_tokenizer = AutoModel.from_pretrained(pretrained_model_name_or_path, config=config, **hub)
+        if visual_tokenizer is not False:
+            processor.visual_tokenizer = visual_tokenizer
+        return processor
 
     @classmethod
     def from_backbones(
@@ -115,25 +165,95 @@ class LavitProcessor(ProcessorMixin):
         text: str | list[str] | None = None,
         **kwargs,
     ) -> BatchFeature:
-        """Turns text and pictures into the inputs of [`LavitForCausalLM`].
+        """
+        Turns text and images into the inputs of [`LavitForCausalLM`].
 
         Args:
-            images: One picture, a list of pictures, or one list per text. A flat list as long as the batch gives each
-                text one picture; another is dealt out in order. Without text, a flat list stands for as many captions.
-                See [`load_pictures`] for what a picture may be.
-            text: One text or a list of them, with one `<image>` per picture.
+            images (an image, a list of images, or a list of lists of images, *optional*):
+                A flat list is dealt out to the placeholders in order; a list of lists has one list for each text.
+                Without text, a flat list stands for as many captions. See [`load_pictures`] for what an image may be.
+            text (`str` or `list[str]`, *optional*):
+                Texts with one `<image>` for each image. `[IMG]`, `[/IMG]` and the tokens of codes are what they name,
+                unless `split_special_tokens=True`: pass what a person typed through [`~LavitProcessor.escape`].
             kwargs: `generation_mode`, `image_markers`, `return_tensors`, and all arguments of the tokenizer and the
                 image processor.
 
         Returns:
-            `input_ids` and `attention_mask` (batch_size, sequence_length) int64, padded on the left, without tokens of
-            begin and end; `pixel_values` (num_images, 3, height, width) float32 over the whole batch in reading order,
-            if there are pictures. Each picture has one position, which the model expands.
+            `BatchFeature` with `input_ids` and `attention_mask` (batch_size, sequence_length) int64, padded on the
+            left, without tokens of begin and end. With images, `pixel_values` (num_images, 3, height, width) float32
+            over the whole batch in reading order, and one placeholder for each image. With a `visual_tokenizer`, one
+            placeholder for each code, and `vision_features` (num_images, num_patches, hidden_size) and `keep_mask`
+            (num_images, num_patches) bool, with which the model does not run its vision tower again.
 
         Raises:
-            ValueError: If the pictures do not match the placeholders text by text, or a picture cannot be used.
+            ValueError: images and placeholders that do not match; an image or a text that cannot be used.
+            TypeError: an unknown argument.
         """
-        return super().__call__(images=images, text=text, **kwargs)
+        self._check_arguments(kwargs)
+        if isinstance(text, str | list | tuple):
+            text = self._mark_text([text] if isinstance(text, str) else list(text), images is not None, kwargs)
+            if any(isinstance(sample, str) and MARKED.search(sample) for sample in text):
+                kwargs["sanitize_control_tokens"] = True
+        inputs = super().__call__(images=images, text=text, **kwargs)
+        for name in ("input_ids", "attention_mask"):
+            if torch.is_tensor(inputs.get(name)):
+                inputs[name] = inputs[name].long()  # a batch of empty texts comes as float
+        return inputs
+
+    def escape(self, text: str) -> str:
+        """
+        Marks the special tokens in a text that a person typed, so that the processor takes them as plain text:
+        `processor(text=f"<image>{processor.escape(typed)}", images=image)`. Chat templates do this by themselves.
+        """
+        return mark_control_tokens(text, self._special_tokens())
+
+    def _special_tokens(self, image_token: bool = True) -> re.Pattern:
+        """Matches the names of all special tokens, of the placeholder only on request."""
+        names = {*self.tokenizer.all_special_tokens, self.image_start_token, self.image_end_token} - {self.image_token}
+        names = [re.escape(name) for name in sorted(names, key=len, reverse=True)]
+        if image_token:
+            names.append(re.escape(self.image_token))
+        return re.compile("|".join([*names, CODE_TOKEN]))
+
+    def _mark_text(self, text: list, has_images: bool, kwargs: dict) -> list:
+        """Checks texts, and marks special tokens in them where these are to be split."""
+        for index, sample in enumerate(text):
+            if isinstance(sample, str) and (surrogate := re.search("[\ud800-\udfff]", sample)):
+                raise ValueError(
+                    f"Text {index} has a lone surrogate, {surrogate[0]!r}, at position {surrogate.start()}: it is no "
+                    "valid Unicode."
+                )
+        split = kwargs.pop("split_special_tokens", None)
+        split = self.tokenizer.split_special_tokens if split is None else split
+        if not split:
+            return text
+        pattern = self._special_tokens(image_token=not has_images)
+        return [mark_control_tokens(sample, pattern) for sample in text]
+
+    def _check_arguments(self, kwargs: dict) -> None:
+        """Raises a `TypeError` for an argument that neither processor, tokenizer nor image processor has."""
+        known = {*TextKwargs.__annotations__, *LavitImagesKwargs.__annotations__, *ProcessingKwargs.__annotations__}
+        known |= {*getattr(self.image_processor, "valid_kwargs", ImagesKwargs).__annotations__}
+        known |= {"common_kwargs", "videos", "audio", "split_special_tokens"}
+        if unknown := [name for name in kwargs if name not in known]:
+            raise TypeError(f"{type(self).__name__} got an unexpected argument {unknown[0]!r}.")
+
+    def apply_chat_template(self, conversation, chat_template: str | None = None, **kwargs):
+        """
+        Same as in `ProcessorMixin`. Special tokens that a message holds as text are plain text: images come in parts
+        of type `"image"`.
+        """
+        pattern = self._special_tokens()
+        return super().apply_chat_template(_escape_messages(conversation, pattern), chat_template, **kwargs)
+
+    def to_dict(self, *args, **kwargs) -> dict:
+        """Same as in `ProcessorMixin`, without the visual tokenizer, which is a model and is saved with it."""
+        visual_tokenizer = self.__dict__.pop("visual_tokenizer", None)
+        try:
+            return super().to_dict(*args, **kwargs)
+        finally:
+            if visual_tokenizer is not None:
+                self.visual_tokenizer = visual_tokenizer
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
         """Saves image processor, tokenizer, chat template and settings; arguments as of `ProcessorMixin`."""
@@ -169,38 +289,55 @@ class LavitProcessor(ProcessorMixin):
     def _one_list_per_text(self, images: list, text: list[str]) -> list[list]:
         if any(isinstance(part, list) for part in images):
             if len(images) != len(text):
-                raise ValueError(f"Got {len(images)} lists of pictures for {len(text)} texts.")
+                raise ValueError(f"Got {len(images)} lists of images for {len(text)} texts.")
             return [part if isinstance(part, list) else [part] for part in images]
-        if len(images) == len(text):
-            return [[picture] for picture in images]
-        pictures = iter(images)
-        dealt = [list(itertools.islice(pictures, sample.count(self.image_token))) for sample in text]
-        dealt[-1].extend(pictures)  # for `validate_inputs` to find
-        return dealt
+        counts = [self._count_placeholders(sample) for sample in text]
+        if sum(counts) != len(images):
+            raise ValueError(
+                f"The texts have {sum(counts)} {self.image_token} placeholders, but {len(images)} images were given."
+            )
+        dealt = iter(images)
+        return [list(itertools.islice(dealt, count)) for count in counts]
+
+    def _count_placeholders(self, text: str) -> int:
+        return len(re.findall(UNMARKED + re.escape(self.image_token), text))
 
     def validate_inputs(self, images=None, text=None, **kwargs):
         if text is not None:
             for index, sample in enumerate(text):
                 num_images = 0 if images is None else len(images[index])
-                if sample.count(self.image_token) != num_images:
+                num_placeholders = self._count_placeholders(sample)
+                if num_placeholders != num_images:
                     raise ValueError(
-                        f"Text {index} has {sample.count(self.image_token)} {self.image_token} placeholders, "
-                        f"but {num_images} pictures were given for it."
+                        f"Text {index} has {num_placeholders} {self.image_token} placeholders, but {num_images} "
+                        "images were given for it."
                     )
         super().validate_inputs(images=images, text=text, **kwargs)
 
     def _process_images(self, images, generation_mode="text", image_markers: bool | None = None, **kwargs):
-        # One position per picture: how many it takes is known in the model only.
         if image_markers is None:
-            image_markers = self.drawing_image_markers or generation_mode == "text"
+            image_markers = self.drawing_image_markers or generation_mode != "image"
         marks = (self.image_start_token, self.image_end_token) if image_markers else ("", "")
-        replacement = self.image_token.join(marks)
-        return self.image_processor(images, **kwargs), [replacement] * sum(len(part) for part in images)
+        processed = self.image_processor(images, **kwargs)
+        counts = [1] * sum(len(part) for part in images)
+        if self.visual_tokenizer is not None:
+            counts = self._tokenize_images(processed)
+        return processed, [(self.image_token * count).join(marks) for count in counts]
+
+    @torch.no_grad()
+    def _tokenize_images(self, processed: BatchFeature) -> list[int]:
+        """Adds the vision features and kept patches of images to `processed`, and returns their numbers of codes."""
+        pixel_values = processed["pixel_values"]
+        if not torch.is_tensor(pixel_values):
+            pixel_values = torch.stack([torch.as_tensor(image) for image in pixel_values])
+        outputs = self.visual_tokenizer(pixel_values.to(self.visual_tokenizer.device))
+        processed["vision_features"], processed["keep_mask"] = outputs.vision_features, outputs.keep_mask
+        return outputs.num_codes.tolist()
 
     def get_text_with_replacements(self, text, images_replacements=(), *others):
         # Marks that the text has already are not written twice.
         start, image, end = (re.escape(t) for t in (self.image_start_token, self.image_token, self.image_end_token))
-        placeholder = re.compile(f"(?<!{TYPED_BY_USER})(?P<start>{start})?{image}(?P<end>{end})?")
+        placeholder = re.compile(f"(?P<start>{start})?{UNMARKED}{image}(?P<end>{end})?")
         found = [match for sample in text for match in placeholder.finditer(sample)]
         images_replacements = [
             replacement.removeprefix(match["start"] or "").removesuffix(match["end"] or "")
@@ -255,36 +392,45 @@ class LavitProcessor(ProcessorMixin):
     def decode_interleaved(
         self, ids: Sequence[int] | torch.Tensor, skip_special_tokens: bool = True
     ) -> list[TextSegment | ImageSegment]:
-        """Splits one sequence of ids into its texts and images.
+        """
+        Splits one sequence of ids into its texts and images.
 
-        Codes without marks around them, as in drawing prompts, are an image too; neighbours among those cannot be told
+        Codes without marks around them, as in drawing prompts, are an image too. Neighbours among those cannot be told
         apart and make one. A lone `[/IMG]` means nothing.
 
         Args:
-            ids: (sequence_length,) int, as `generate` returns them or as a list.
-            skip_special_tokens: Whether to leave out pads, begin and end of sequence and other special tokens.
+            ids (`list[int]` or `torch.LongTensor` of shape `(L,)`): A sequence, as `generate` returns it.
+            skip_special_tokens (`bool`, *optional*, defaults to `True`):
+                Whether to leave out pads, begin and end of sequence and other special tokens.
+
+        Returns:
+            `list[TextSegment | ImageSegment]`. The codes of an image that was given to `generate` as pixels are not in
+            the ids, but placeholders: they are None.
 
         Raises:
-            ValueError: If an id is outside the vocabulary, or is the placeholder, whose codes the sequence lacks.
+            ValueError: an id that is outside the vocabulary.
         """
         ids = _to_list(ids)
         first_code, image_token_id, vocab_size = self.visual_token_offset, self.image_token_id, len(self.tokenizer)
         start, end = self.image_start_token_id, self.image_end_token_id
-        skipped = set(self.tokenizer.all_special_ids) - {start, end} if skip_special_tokens else set()
-        runs: list[tuple[str, list[int]]] = []  # ("text", ids) | ("open" or "closed", codes)
+        skipped = set(self.tokenizer.all_special_ids) - {start, end, image_token_id} if skip_special_tokens else set()
+        runs: list[tuple[str, list[int] | None]] = []  # ("text", ids) | ("open" or "closed", codes or None)
         for token in ids:
             if not 0 <= token < vocab_size:
                 raise ValueError(f"Id {token} is outside the vocabulary of {vocab_size} tokens.")
-            if token == image_token_id:
-                raise ValueError(f"Id {token} is the placeholder {self.image_token}, whose codes are not in the ids.")
-            kind = runs[-1][0] if runs else None
+            kind, content = runs[-1] if runs else (None, None)
             if token == start:
                 runs.append(("open", []))
             elif token == end:
                 if kind == "open":
-                    runs[-1] = ("closed", runs[-1][1])
+                    runs[-1] = ("closed", content)
+            elif token == image_token_id:
+                if kind == "open" and not content:
+                    runs[-1] = ("open", None)
+                else:
+                    runs.append(("open", None))
             elif first_code <= token < image_token_id:
-                if kind != "open":
+                if kind != "open" or content is None:
                     runs.append(("open", []))
                 runs[-1][1].append(token - first_code)
             elif token not in skipped:
@@ -312,7 +458,7 @@ class LavitProcessor(ProcessorMixin):
             generated_outputs: (batch_size, sequence_length) ids.
             skip_special_tokens, kwargs: As of the tokenizer's `batch_decode`.
         """
-        codes = range(self.visual_token_offset, self.image_token_id)
+        codes = range(self.visual_token_offset, self.image_token_id + 1)  # and the placeholder
         texts = [[token for token in _to_list(ids) if token not in codes] for ids in generated_outputs]
         return self.tokenizer.batch_decode(texts, skip_special_tokens=skip_special_tokens, **kwargs)
 
@@ -352,6 +498,25 @@ class LavitProcessor(ProcessorMixin):
             )
         pixels = (generated_outputs.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(picture) for picture in pixels]
+
+
+def _escape_messages(messages, pattern: re.Pattern):
+    """Messages of a chat, or a batch of chats, with the special tokens that `pattern` matches in their texts marked."""
+    if isinstance(messages, list | tuple):
+        return [_escape_messages(message, pattern) for message in messages]
+    if not isinstance(messages, dict):
+        return messages
+    content = messages.get("content")
+    if isinstance(content, str):
+        content = mark_control_tokens(content, pattern)
+    elif isinstance(content, list | tuple):
+        content = [
+            {**part, "text": mark_control_tokens(part["text"], pattern)}
+            if isinstance(part, dict) and isinstance(part.get("text"), str)
+            else part
+            for part in content
+        ]
+    return {**messages, "content": content} if "content" in messages else messages
 
 
 def _to_list(ids: Sequence[int] | torch.Tensor) -> list[int]:

@@ -117,7 +117,7 @@ class LavitIteratorStreamer(BaseStreamer):
             self._codes = [*self._codes, token - first_code]
             if not skipped:
                 self._queue.put(ImageSegment(self._codes, complete=False))
-        elif not skipped:
+        elif not skipped and token != processor.image_token_id:
             self._text.put(torch.tensor([token]))
 
     # As one iterates

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase, TokenizersBackend
 IMAGE_START_TOKEN = "[IMG]"
 IMAGE_END_TOKEN = "[/IMG]"
 IMAGE_TOKEN = "<image>"
+CODE_TOKEN = r"<code_\d+>"  # a regular expression of the names of codes
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,12 @@ class TextSegment:
 class ImageSegment:
     """An image in a decoded sequence.
 
-    `codes` are numbers 0..codebook_size-1 in raster order of the kept patches; `complete` tells whether the sequence
-    closed the image with `[/IMG]`.
+    `codes` are numbers 0..codebook_size-1 in raster order of the kept patches, or None where the sequence holds
+    placeholders of an image that was given as pixels. `complete` tells whether the sequence closed the image with
+    `[/IMG]`.
     """
 
-    codes: list[int]
+    codes: list[int] | None
     complete: bool
 
 
@@ -43,9 +45,9 @@ def extend_tokenizer(
     """Makes a LaVIT tokenizer out of a text tokenizer, which stays as it is (arXiv 2309.04669, section 3.2).
 
     The new tokens come after all others, in this order: `[IMG]`, `[/IMG]`, `<code_0>` to `<code_{codebook_size-1}>`,
-    `<image>`. In the release (Llama-2, 16384 codes) they are 32000, 32001, 32002..48385 and 48386. The marks and the
-    placeholder are special tokens: `image_start_token`, `image_end_token`, `image_token`. Codes are not, so decoding
-    shows them.
+    `<image>`. In the release (Llama-2, 16384 codes) they are 32000, 32001, 32002..48385 and 48386. All are special
+    tokens: `split_special_tokens=True` takes their names as text, and `skip_special_tokens=True` leaves them out. The
+    marks and the placeholder are `image_start_token`, `image_end_token` and `image_token`.
 
     Text after a mark or a code gets the ids it has when it is tokenized alone, as the authors tokenized every piece of
     a prompt on its own. A missing pad token becomes the unknown token, else the end of sequence.
@@ -77,7 +79,7 @@ def extend_tokenizer(
         )
     new_tokens = [_special(f"<reserved_{k}>") for k in range(image_start_token_id - text_size)]
     new_tokens += [_special(IMAGE_START_TOKEN), _special(IMAGE_END_TOKEN)]
-    new_tokens += [AddedToken(code_token(code), special=False, normalized=False) for code in range(codebook_size)]
+    new_tokens += [_special(code_token(code)) for code in range(codebook_size)]
     new_tokens += [_special(IMAGE_TOKEN)]
     taken = [token.content for token in new_tokens if token.content in vocabulary]
     if taken:
@@ -142,6 +144,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase):
 
 
 __all__ = [
+    "CODE_TOKEN",
     "IMAGE_END_TOKEN",
     "IMAGE_START_TOKEN",
     "IMAGE_TOKEN",

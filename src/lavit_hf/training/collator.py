@@ -6,7 +6,7 @@ from itertools import groupby
 
 import torch
 
-from ..modeling.sequence_lavit import IGNORE_INDEX
+from ..modeling.expansion_lavit import IGNORE_INDEX
 from ..processing import LavitProcessor
 from .rows import Part, PicturePart, TextPart
 

@@ -4,7 +4,7 @@
 import torch
 from transformers import TrainingArguments
 
-from ..modeling.sequence_lavit import IGNORE_INDEX
+from ..modeling.expansion_lavit import IGNORE_INDEX
 from .mixture import LengthGroupedSampler, MixtureRows
 from .trainer import LavitTrainer
 

@@ -1,0 +1,249 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Image expansion: how image placeholders in a batch of sequences become the codes of their images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+from .configuration_lavit import LavitConfig
+
+
+IGNORE_INDEX = -100
+IMAGE_INPUTS = ("features", "codes")
+
+
+@dataclass
+class LavitSequences(ModelOutput):
+    """
+    A batch of sequences in which every image placeholder has been replaced by the codes of its image.
+
+    The length L is the length of the input where the input had one placeholder per code. Where it had one placeholder
+    per image, the batch has been padded again.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(B, L)`):
+            Token ids, with codes in place of placeholders. Where the input was embeddings, the ids of text are unknown
+            and the padding id stands for them.
+        attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): 0 at padding.
+        position_ids (`torch.LongTensor` of shape `(B, L)`, *optional*): Positions that do not count padding.
+        labels (`torch.LongTensor` of shape `(B, L)`, *optional*): -100 where nothing is predicted.
+        image_mask (`torch.BoolTensor` of shape `(B, L)`): True at the positions of images.
+        inputs_embeds (`torch.FloatTensor` of shape `(B, L, hidden_size)`, *optional*): Inputs of the language model.
+    """
+
+    input_ids: torch.LongTensor | None = None
+    attention_mask: torch.Tensor | None = None
+    position_ids: torch.LongTensor | None = None
+    labels: torch.LongTensor | None = None
+    image_mask: torch.BoolTensor | None = None
+    inputs_embeds: torch.FloatTensor | None = None
+
+
+def choose_features(image_inputs: str | Sequence[str], num_images: int) -> list[int]:
+    """
+    Returns the indices of the images that enter as features.
+
+    Args:
+        image_inputs (`str` or `Sequence[str]`): `"features"` or `"codes"`, for all images or for each.
+        num_images (`int`): Number of images.
+
+    Raises:
+        ValueError: `image_inputs` holds another word, or not one word for each image.
+    """
+    for_all = isinstance(image_inputs, str)
+    ways = [image_inputs] * num_images if for_all else image_inputs
+    for way in [image_inputs] if for_all else image_inputs:
+        if way not in IMAGE_INPUTS:
+            raise ValueError(f"image_inputs must be 'features' or 'codes', got {way!r}.")
+    if len(ways) != num_images:
+        raise ValueError(f"image_inputs must have one word for each of {num_images} images, got {len(ways)} words.")
+    return [index for index, way in enumerate(ways) if way == "features"]
+
+
+def check_placeholders(num_placeholders: int, num_images: int = 0, num_codes: int = 0) -> None:
+    """Raises a `ValueError` unless there is one placeholder for each image or one for each code."""
+    if num_placeholders not in (num_images, num_codes):
+        raise ValueError(
+            f"The sequences hold {num_placeholders} image placeholders, but {num_images} images with {num_codes} codes "
+            "in total were given: expected one placeholder for each image, or one for each code."
+        )
+
+
+def check_attention_mask(attention_mask: torch.Tensor | None, shape: torch.Size, past_length: int = 0) -> None:
+    """Raises a `ValueError` for a 2D `attention_mask` that does not cover the cache and the input."""
+    if attention_mask is None or not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2:
+        return
+    expected = (shape[0], past_length + shape[1])
+    if attention_mask.shape != expected:
+        raise ValueError(f"attention_mask must be of shape {expected}, got {tuple(attention_mask.shape)}.")
+
+
+def expand_placeholders(
+    config: LavitConfig,
+    input_ids: torch.LongTensor,
+    attention_mask: torch.Tensor | None,
+    labels: torch.LongTensor | None,
+    codes: torch.LongTensor,
+    num_codes: torch.LongTensor,
+    supervise_images: bool = True,
+    position_ids: torch.LongTensor | None = None,
+    inputs_embeds: torch.FloatTensor | None = None,
+) -> LavitSequences:
+    """
+    Replaces image placeholders by the codes of their images, in reading order.
+
+    With one placeholder for each code, nothing changes its length. With one placeholder for each image, each
+    placeholder becomes as many positions as its image has codes, and the batch is padded again on the side on which it
+    was padded (on the left if it was not padded, as generation needs it).
+
+    Args:
+        config ([`LavitConfig`]): Names the ids of the placeholder and the codes.
+        input_ids (`torch.LongTensor` of shape `(B, L)`): Token ids with placeholders.
+        attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): 0 at padding.
+        labels (`torch.LongTensor` of shape `(B, L)`, *optional*):
+            Moved along with the ids. The codes of an image are its labels, unless its placeholder's label is -100.
+        codes (`torch.LongTensor` of shape `(T,)`), num_codes (`torch.LongTensor` of shape `(num_images,)`):
+            The codes of all images, one image after the other, and the number of codes of each image.
+        supervise_images (`bool`, *optional*, defaults to `True`): Whether the codes of images are labels.
+        position_ids (`torch.LongTensor` of shape `(B, L)`, *optional*): Only with one placeholder for each code.
+        inputs_embeds (`torch.FloatTensor` of shape `(B, L, hidden_size)`, *optional*): Moved along with the ids.
+
+    Raises:
+        ValueError: the number of placeholders is neither that of the images nor that of their codes; the placeholders
+            of an image are not as many as its codes; `position_ids` with one placeholder for each image.
+    """
+    is_padded = attention_mask is not None and attention_mask.ndim == 2
+    real = attention_mask.bool() if is_padded else torch.ones_like(input_ids, dtype=torch.bool)
+    is_image = (input_ids == config.image_token_id) & real
+
+    # With one placeholder per image: the number of positions that each old position becomes.
+    image_index = is_image.flatten().cumsum(0).sub(1).clamp(min=0, max=len(num_codes)).view_as(is_image)
+    repeats = torch.where(is_image, nn.functional.pad(num_codes, (0, 1))[image_index], real.long())
+    lengths = repeats.sum(dim=-1)
+    # With one placeholder per code: the position of each code.
+    places = is_image.flatten().logical_not().argsort(stable=True)[: len(codes)]
+    image_of_code = torch.repeat_interleave(num_codes, output_size=len(codes))
+    torn = _is_torn(places, image_of_code, input_ids.shape[1])
+    # Everything that decides about shapes is read from the device at once.
+    facts = [is_image.sum(), lengths.max(), lengths.sum(), torn.any(), (~real[:, 0]).any(), (~real[:, -1]).any()]
+    num_placeholders, new_length, total, is_torn, left, right = torch.stack([fact.long() for fact in facts]).tolist()
+    check_placeholders(num_placeholders, len(num_codes), len(codes))
+
+    if num_placeholders == len(codes):
+        if is_torn:
+            raise _count_error(is_image, image_of_code[torn.long().argmax()], num_codes)
+        ids = input_ids.masked_scatter(is_image, codes + config.visual_token_offset)
+        labels = _label_images(labels, ids, is_image, supervise_images)
+        return LavitSequences(ids, attention_mask, position_ids, labels, is_image, inputs_embeds)
+    if position_ids is not None or (attention_mask is not None and not is_padded):
+        raise ValueError(
+            "position_ids and 4D attention masks need one placeholder for each code of an image, got "
+            f"{num_placeholders} placeholders for {len(num_codes)} images with {len(codes)} codes."
+        )
+
+    # The old position of each new token, one row after the other, and its place in the new batch.
+    batch_size, length = input_ids.shape
+    source = torch.repeat_interleave(repeats.flatten(), output_size=total)
+    row = source.div(length, rounding_mode="floor")
+    position = torch.arange(total, device=source.device) - (lengths.cumsum(0) - lengths)[row]
+    padding = torch.zeros_like(lengths) if right and not left else new_length - lengths
+    target = row * new_length + padding[row] + position
+
+    def place(values: torch.Tensor, fill: int) -> torch.Tensor:
+        placed = values.new_full((batch_size * new_length, *values.shape[1:]), fill)
+        return placed.index_copy(0, target, values).unflatten(0, (batch_size, new_length))
+
+    from_image = is_image.flatten()[source]
+    tokens = input_ids.flatten()[source].masked_scatter(from_image, codes + config.visual_token_offset)
+    if labels is not None:
+        labels = _label_images(labels.flatten()[source], tokens, from_image, supervise_images)
+        labels = place(labels, IGNORE_INDEX)
+    return LavitSequences(
+        input_ids=place(tokens, pad_id(config)),
+        attention_mask=place(torch.ones_like(tokens), 0),
+        position_ids=place(position, 0),
+        labels=labels,
+        image_mask=place(from_image, False),
+        inputs_embeds=None if inputs_embeds is None else place(inputs_embeds.flatten(0, 1)[source], 0),
+    )
+
+
+def _label_images(labels, ids, is_image, supervise_images: bool):
+    """Labels in which the codes of `ids` stand at the positions of images, or -100 where these are not supervised."""
+    if labels is None:
+        return None
+    image_labels = ids if supervise_images else torch.full_like(ids, IGNORE_INDEX)
+    return torch.where(is_image & (labels != IGNORE_INDEX), image_labels, labels)
+
+
+def _is_torn(places: torch.Tensor, image_of_code: torch.Tensor, length: int) -> torch.Tensor:
+    """(T - 1,) bool, True where two neighbouring codes of one image do not stand side by side in one row."""
+    side_by_side = (places.diff() == 1) & (places[1:] % length != 0)
+    same_image = image_of_code.diff() == 0
+    return same_image & ~side_by_side
+
+
+def _count_error(is_image: torch.Tensor, image: torch.Tensor, num_codes: torch.Tensor) -> ValueError:
+    """The error for the first image whose placeholders are fewer than its codes."""
+    index = int(image)
+    before, own = int(num_codes[:index].sum()), int(num_codes[index])
+    columns = is_image.flatten().nonzero().flatten()[before : before + own]
+    breaks = ((columns.diff() != 1) | (columns[1:] % is_image.shape[1] == 0)).nonzero()
+    return ValueError(
+        f"Image {index} has {own} codes, but {int(breaks[0]) + 1} placeholders stand for it: expected one placeholder "
+        "for each code."
+    )
+
+
+def mask_labels(labels: torch.LongTensor, attention_mask: torch.Tensor | None) -> torch.LongTensor:
+    """
+    Removes the labels that padding would decide about, so that a row has the same labels alone and in a batch: labels
+    at padding, and the label of the first token of a row, which nothing but padding precedes.
+
+    Args:
+        labels (`torch.LongTensor` of shape `(B, L)`): -100 where nothing is predicted.
+        attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): 0 at padding.
+    """
+    if attention_mask is None or attention_mask.shape != labels.shape:
+        return labels
+    real = attention_mask.bool().to(labels.device)
+    has_context = nn.functional.pad(real[:, :-1], (1, 0))
+    return labels.masked_fill(~(real & has_context), IGNORE_INDEX)
+
+
+def pad_id(config: LavitConfig) -> int:
+    """The id that stands at padding: the one of the text model, or 0."""
+    pad_token_id = getattr(config.text_config, "pad_token_id", None)
+    return 0 if pad_token_id is None or pad_token_id < 0 else pad_token_id
+
+
+def move_padding_left(
+    input_ids: torch.LongTensor, attention_mask: torch.Tensor
+) -> tuple[torch.LongTensor, torch.Tensor]:
+    """Moves the padding of each row of ids and mask (B, L) before its tokens, whose order stays."""
+    order = attention_mask.bool().long().argsort(dim=-1, stable=True)
+    return input_ids.gather(1, order), attention_mask.gather(1, order)
+
+
+def open_image_start(input_ids: torch.LongTensor, config: LavitConfig) -> tuple[torch.LongTensor, torch.BoolTensor]:
+    """
+    Finds where the last image of each sequence begins, and whether it is still open.
+
+    Args:
+        input_ids (`torch.LongTensor` of shape `(B, L)`): Sequences.
+        config ([`LavitConfig`]): Names the ids of `[IMG]` and `[/IMG]`.
+
+    Returns:
+        Positions (B,) int64 of each row's last `[IMG]`, -1 where there is none; (B,) bool, True where no `[/IMG]`
+        follows it.
+    """
+    if input_ids.shape[1] == 0:
+        start = input_ids.new_full((len(input_ids),), -1)
+        return start, torch.zeros_like(start, dtype=torch.bool)
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+    last_start = positions.where(input_ids.eq(config.image_start_token_id), -1).amax(dim=-1)
+    last_end = positions.where(input_ids.eq(config.image_end_token_id), -1).amax(dim=-1)
+    return last_start, last_start > last_end
