@@ -84,7 +84,7 @@ class Candidate:
 
     def draw(self, prompts, guidance_scale: float) -> list[list[int]]:
         inputs = self.processor(text=prompts, generation_mode="image", return_tensors="pt")
-        return self.draw_from(guidance_scale, max_new_tokens=24, **inputs)
+        return self.draw_from(guidance_scale, max_new_tokens=25, **inputs)
 
     def draw_from(self, guidance_scale: float, max_new_tokens: int, **inputs) -> list[list[int]]:
         """`[IMG]` and the codes, greedily."""
@@ -93,10 +93,11 @@ class Candidate:
             generation_mode="image",
             guidance_scale=guidance_scale,
             do_sample=False,
-            min_new_tokens=8,
+            min_new_tokens=9,
             max_new_tokens=max_new_tokens,
+            return_full_text=False,
         )
-        return ids[:, -max_new_tokens - 1 :].tolist()
+        return ids.tolist()
 
 
 def distance(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -302,7 +303,7 @@ def _(guidance_scale, candidate, goldens):
 def _(candidate, goldens):
     expected = goldens.facts["multimodal_ids_cfg3.0"]
     prompt = torch.tensor([goldens.facts["multimodal_prompt_ids"]])
-    ids = candidate.draw_from(3.0, max_new_tokens=len(expected[0]) - 1, input_ids=prompt)
+    ids = candidate.draw_from(3.0, max_new_tokens=len(expected[0]), input_ids=prompt)
     return mismatches(ids, expected)
 
 
@@ -315,7 +316,7 @@ def _(candidate, goldens):
         text=f"<image>{text}", images=goldens.images[0], generation_mode="image", return_tensors="pt"
     )
     inputs["pixel_values"] = goldens.tensors["pixel_values"][:1]
-    return mismatches(candidate.draw_from(3.0, max_new_tokens=len(expected[0]) - 1, **inputs), expected)
+    return mismatches(candidate.draw_from(3.0, max_new_tokens=len(expected[0]), **inputs), expected)
 
 
 @check("pixel decoder,", 1e-4, "lowres_prompt_embeds", "highres_prompt_embeds", "highres_pooled_prompt_embeds")

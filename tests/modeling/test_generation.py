@@ -6,8 +6,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StaticCache, TextStreamer
 
 from lavit_hf import LavitForCausalLM
-from lavit_hf.modeling.head_lavit import UNCOMPUTED_LOGIT
-from lavit_hf.modeling.logits_process_lavit import LavitModalityLogitsProcessor
+from lavit_hf.modeling.grammar_lavit import LavitGrammarLogitsProcessor
 
 from ..tiny import (
     CODEBOOK_SIZE,
@@ -55,7 +54,7 @@ def guided_by_hand(model, prompt_ids: list[int], scale: float, length: int, nega
 @pytest.mark.parametrize("cache", [None, "static"])
 def test_guidance_in_one_forward_is_guidance_in_two(model, cache):
     expected = [guided_by_hand(model, ids, 3.0, 6) for ids in PROMPTS]
-    settings = {"guidance_scale": 3.0, "max_new_tokens": 6, "min_new_tokens": 6, "cache_implementation": cache}
+    settings = {"guidance_scale": 3.0, "max_new_tokens": 7, "min_new_tokens": 7, "cache_implementation": cache}
     together = model.generate(**prompt(), generation_mode="image", disable_compile=True, **settings)
     assert together[:, -6:].tolist() == expected
     assert (together[:, -7] == IMAGE_START).all()
@@ -64,25 +63,16 @@ def test_guidance_in_one_forward_is_guidance_in_two(model, cache):
 @torch.no_grad()
 def test_guidance_with_a_picture_in_the_prompt(model):
     rows = [[*IMAGE, 5, 6], [7]]
-    settings = {"generation_mode": "image", "guidance_scale": 3.0, "max_new_tokens": 6, "min_new_tokens": 6}
-    drawn = model.generate(**prompt(rows), pixel_values=pictures(1), **settings)
+    settings = {"generation_mode": "image", "guidance_scale": 3.0, "max_new_tokens": 7, "min_new_tokens": 7}
+    given = prompt(rows) | {"pixel_values": pictures(1)}
+    drawn = model.generate(**given, **settings)
     codes = (model.model.visual_tokenizer(pictures(1)).codes + VISUAL_OFFSET).tolist()
     expected = [guided_by_hand(model, ids, 3.0, 6) for ids in ([IMAGE_START, *codes, IMAGE_END, 5, 6], [7])]
     assert drawn[:, -6:].tolist() == expected
-    assert drawn[0, : len(codes) + 2].tolist() == [IMAGE_START, *codes, IMAGE_END]
-
-
-@pytest.mark.parametrize("image_inputs", ["features", "codes"])
-def test_the_branches_start_apart_as_they_do_together(model, monkeypatch, image_inputs):
-    """Once with what stands before the pictures read by one branch alone, once by both."""
-    rows = [[*IMAGE, 5, 6], [7], [8, 9, IMAGE_START, CODES[4]]]
-    given = prompt(rows) | {"pixel_values": pictures(1), "image_inputs": image_inputs, "generation_mode": "image"}
-    settings = {"guidance_scale": 3.0, "max_new_tokens": 6, "output_logits": True, "return_dict_in_generate": True}
-    apart = model.generate(**given, **settings)
-    monkeypatch.setattr(model, "_count_unseen", lambda *arguments: 0)
-    together = model.generate(**given, **settings)
-    assert torch.equal(apart.sequences, together.sequences)
-    torch.testing.assert_close(apart.logits, together.logits, rtol=0, atol=1e-5)
+    assert torch.equal(drawn[:, :-7], given["input_ids"])
+    coded = model.generate(**given, **settings, return_prompt_codes=True)
+    assert coded[0, : len(codes) + 2].tolist() == [IMAGE_START, *codes, IMAGE_END]
+    assert torch.equal(coded[:, -7:], drawn[:, -7:])
 
 
 @torch.no_grad()
@@ -94,14 +84,15 @@ def test_negative_prompts(model, side):
     ids, mask = pad_rows(negatives, side)
     codes = (model.model.visual_tokenizer(pictures(1)).codes + VISUAL_OFFSET).tolist()
     given = prompt(rows) | {"pixel_values": pictures(1), "generation_mode": "image", "guidance_scale": 3.0}
-    settings = {"max_new_tokens": 6, "min_new_tokens": 6, "return_full_text": False}
+    settings = {"max_new_tokens": 7, "min_new_tokens": 7, "return_full_text": False}
     together = model.generate(**given, negative_prompt_ids=ids, negative_prompt_attention_mask=mask, **settings)
     prompts = [([IMAGE_START, *codes, IMAGE_END, 5, 6], ()), ([7], ()), ([8, 9], [CODES[4]])]
     expected = [
-        guided_by_hand(model, row, 3.0, 6, negative, begun)
+        guided_by_hand(model, row, 3.0, 6 + len(begun), negative, begun)
         for (row, begun), negative in zip(prompts, negatives, strict=True)
     ]
-    assert together.tolist() == expected
+    assert together[:2].tolist() == [[IMAGE_START, *codes] for codes in expected[:2]]
+    assert together[2].tolist() == expected[2]
     text_only = prompt(rows[1:2]) | {"generation_mode": "image", "guidance_scale": 3.0}
     for count in (1, 3):
         sampled = model.generate(
@@ -112,7 +103,7 @@ def test_negative_prompts(model, side):
             num_return_sequences=count,
             **settings,
         )
-        assert sampled.tolist() == [guided_by_hand(model, [7], 3.0, 6, negatives[1])] * count
+        assert sampled.tolist() == [[IMAGE_START, *guided_by_hand(model, [7], 3.0, 6, negatives[1])]] * count
 
 
 def test_guided_rows_end_on_their_own(model):
@@ -138,17 +129,13 @@ def test_guidance_for_every_returned_sequence(model):
 
 def test_a_forward_per_token_with_both_branches(model, monkeypatch):
     batches = []
-    forward = model.forward
+    forward = model.model.forward
     monkeypatch.setattr(
-        model, "forward", lambda **kwargs: batches.append(len(kwargs["input_ids"])) or forward(**kwargs)
+        model.model, "forward", lambda **kwargs: batches.append(len(kwargs["input_ids"])) or forward(**kwargs)
     )
     settings = {"generation_mode": "image", "guidance_scale": 2.0, "max_new_tokens": 5, "min_new_tokens": 5}
     model.generate(**prompt(), **settings)
-    # What stands before the pictures concerns one branch.
-    assert batches == [len(PROMPTS)] + [2 * len(PROMPTS)] * 5
-    batches.clear()
-    model.generate(**prompt([[IMAGE_START, CODES[4]]]), **settings)
-    assert batches == [2] * 5
+    assert batches == [2 * len(PROMPTS)] * 5
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -197,10 +184,8 @@ def test_open_prompts_are_not_opened_again(model):
     settings = {"generation_mode": "image", "max_new_tokens": 4, "min_new_tokens": 4}
     ids = model.generate(**prompt(rows), **settings)
     assert (ids == IMAGE_START).sum(-1).tolist() == [1, 1, 1]
-    assert (ids[:, -5] == IMAGE_START).all()
-    alone = [
-        model.generate(**prompt([row]), generation_mode="image", max_new_tokens=4, min_new_tokens=4) for row in rows
-    ]
+    assert ids[0, 3] == IMAGE_START
+    alone = [model.generate(**prompt([row]), **settings) for row in rows]
     assert ids[:, -4:].tolist() == [row[0, -4:].tolist() for row in alone]
 
 
@@ -213,8 +198,7 @@ def test_text_after_pictures_is_what_repeated_forwards_say(model):
         outputs = model(ids_, images, mask)
         following = outputs.logits[:, -1, :TEXT_TOKENS].argmax(-1, keepdim=True)
         ids_, mask = torch.cat([ids_, following], 1), torch.cat([mask, torch.ones_like(following)], 1)
-    assert ids[:, -4:].tolist() == ids_[:, -4:].tolist()
-    assert torch.equal(ids[:, :-4], outputs.sequences.input_ids[:, : ids.shape[1] - 4])
+    assert torch.equal(ids, ids_)
 
 
 def test_beams_and_returned_sequences(model):
@@ -223,48 +207,6 @@ def test_beams_and_returned_sequences(model):
     assert ids.shape[0] == 4
     alone = model.generate(**prompt([[*IMAGE, 5]]), pixel_values=pictures(2)[:1], num_beams=3, max_new_tokens=5)
     assert ids[0, -5:].tolist() == alone[0, -5:].tolist()
-
-
-@pytest.mark.parametrize(
-    ("settings", "only"),
-    [
-        ({}, True),
-        ({"guidance_scale": 3.0}, True),
-        (
-            {"guidance_scale": 3.0, "do_sample": True, "temperature": 2.0, "top_k": 20, "top_p": 0.9, "min_p": 0.01},
-            True,
-        ),
-        # Rows that end early have no probable token left; a low temperature must not make that none at all.
-        ({"do_sample": True, "temperature": 0.1, "num_return_sequences": 12}, True),
-        ({"repetition_penalty": 1.3}, True),
-        ({"guidance_scale": 3.0, "repetition_penalty": 1.3}, False),
-        ({"num_beams": 2}, False),
-        ({"output_logits": True, "return_dict_in_generate": True}, False),
-        ({"generation_mode": "text"}, False),
-    ],
-)
-def test_only_the_codes_rows_of_the_head_where_that_changes_nothing(model, monkeypatch, settings, only):
-    settings = {"generation_mode": "image"} | settings
-    seen, forward = set(), model.forward
-    monkeypatch.setattr(model, "forward", lambda **kwargs: seen.add(kwargs.get("codes_only")) or forward(**kwargs))
-    torch.manual_seed(0)
-    drawn = model.generate(**prompt(), **settings)
-    assert seen == {True if only else None}
-    if only:
-        torch.manual_seed(0)
-        do_nothing = LogitsProcessorList([lambda input_ids, scores: scores])
-        assert torch.equal(drawn, model.generate(**prompt(), **settings, logits_processor=do_nothing))
-        assert seen == {True, None}
-
-
-@torch.no_grad()
-def test_logits_of_codes_alone(model):
-    everything = model(**prompt()).logits
-    codes = model(**prompt(), codes_only=True).logits
-    rows = slice(IMAGE_END, VISUAL_OFFSET + CODEBOOK_SIZE)
-    torch.testing.assert_close(codes[..., rows], everything[..., rows])
-    assert codes.shape == everything.shape
-    assert (codes[..., : rows.start] == UNCOMPUTED_LOGIT).all()
 
 
 def test_a_static_cache_of_ones_own(model):
@@ -327,11 +269,12 @@ def test_saved_defaults_of_drawing(tmp_path):
     model.save_pretrained(tmp_path)
     loaded = LavitForCausalLM.from_pretrained(tmp_path)
     ids = loaded.generate(**prompt(), generation_mode="image")
-    expected = loaded.generate(
-        **prompt(), generation_mode="image", guidance_scale=2.0, min_new_tokens=3, max_new_tokens=3
-    )
-    assert torch.equal(ids, expected)
-    assert loaded.generate(**prompt(), generation_mode="image", max_new_tokens=5).shape[1] > ids.shape[1]
+    # Of an image, these settings count the codes. The call counts the marks as well.
+    assert all(row[5] == IMAGE_START and row[9] == IMAGE_END for row in ids.tolist())
+    assert torch.equal(ids[:, :-1], loaded.generate(**prompt(), generation_mode="image", max_new_tokens=4))
+    loaded.generation_config.image_generation = {"guidance_scale": 2.0}
+    longer = loaded.generate(**prompt(), generation_mode="image", min_new_tokens=9)
+    assert torch.equal(ids[:, :-1], longer[:, :9])
     assert loaded.generate(**prompt(), max_new_tokens=7, eos_token_id=None).shape[1] == 5 + 7
 
 
@@ -346,7 +289,7 @@ def test_a_generation_config_of_the_call(model):
 
 
 def test_lengths_of_the_call_count(model):
-    for config in ({"max_length": 8, "min_length": 8}, {"max_new_tokens": 3, "min_new_tokens": 3}):
+    for config in ({"max_length": 8, "min_length": 8}, {"max_new_tokens": 4, "min_new_tokens": 4}):
         by_name = model.generate(**prompt([[5, 6, 7, 8]]), generation_mode="image", **config)
         config = GenerationConfig(**config, pad_token_id=0)
         by_config = model.generate(**prompt([[5, 6, 7, 8]]), generation_mode="image", generation_config=config)
@@ -358,7 +301,7 @@ def test_lengths_of_the_call_count(model):
 def test_the_states_of_a_sequence(model, mode):
     config, vocab_size = model.config, VISUAL_OFFSET + CODEBOOK_SIZE + 3
     settings = {"vocab_size": vocab_size, "num_codes": (1, 2), "prompt_length": 0, "max_length": 8}
-    processor = LavitModalityLogitsProcessor(mode, config, **settings)
+    processor = LavitGrammarLogitsProcessor(mode, config, **settings)
     text, codes = {*range(TEXT_TOKENS), PLACEHOLDER + 1, PLACEHOLDER + 2}, set(CODES)
     outside = text | {IMAGE_START} if mode == "interleaved" else text
     states = {
@@ -378,11 +321,11 @@ def test_the_states_of_a_sequence(model, mode):
     ("settings", "message"),
     [
         ({"generation_mode": "video"}, "generation_mode must be one of .* got 'video'"),
-        ({"generation_mode": "image", "guidance_scale": 0.5}, "guidance_scale must be at least 1, got 0.5"),
-        ({"generation_mode": "image", "guidance_scale": float("nan")}, "guidance_scale must be at least 1, got nan"),
+        ({"generation_mode": "image", "guidance_scale": 0.5}, "guidance_scale must be a finite number of at least 1, got 0"),
+        ({"generation_mode": "image", "guidance_scale": float("nan")}, "guidance_scale must be a finite number .* got nan"),
         ({"guidance_scale": 2.0}, "got 2.0 with generation_mode='text'"),
         ({"generation_mode": "image", "guidance_scale": 2.0, "num_beams": 2}, "does not work with num_beams=2"),
-        ({"generation_mode": "image", "min_new_tokens": 17}, "min_new_tokens must be at most 16"),
+        ({"generation_mode": "image", "min_new_tokens": 19}, "min_new_tokens must be at most 18"),
         ({"generation_mode": "image", "negative_prompt_ids": torch.tensor([[1]])}, "guidance_scale above 1, got 1.0"),
         (
             {"generation_mode": "image", "guidance_scale": 2.0, "negative_prompt_ids": torch.ones(2, 4).long()},

@@ -71,7 +71,8 @@ def test_the_grammar(model, temperature, guidance_scale):
     given = prompt(rows) | {"pixel_values": pictures(3)}
     settings = {"do_sample": True, "temperature": temperature, "guidance_scale": guidance_scale}
     bounds = {"temperature": temperature, "min_new_tokens": 2, "max_new_tokens": 6}
-    drawn = interleaved(model, given, **settings, image_generation=bounds, max_images=2, num_return_sequences=12)
+    settings |= {"image_generation": bounds, "max_images": 2, "logits_processor": LogitsProcessorList([OpenOften(2.0)])}
+    drawn = interleaved(model, given, **settings, num_return_sequences=12)
     images = [read(row) for row in drawn]
     num_images, num_codes = {len(row) for row in images}, {len(codes) for row in images for codes in row}
     assert {1, 2} <= num_images <= {0, 1, 2}
@@ -152,12 +153,14 @@ def test_logits_are_those_of_two_passes_at_every_step(model, cache):
         row, end = rows[index // 4], new.index(EOS) if EOS in new else len(new) - 1
         ends.add(end)
         for step, logits in enumerate(outputs.logits[: end + 1]):
-            conditional, unconditional = logits.chunk(2)
+            assert len(logits) == len(outputs.sequences)
             seen = [*row, *new[:step]]
-            differences.append(model(torch.tensor([seen])).logits[0, -1] - conditional[index])
+            expected = model(torch.tensor([seen])).logits[0, -1].log_softmax(-1)
             opened = open_start(seen)
             if opened is not None:
-                differences.append(model(torch.tensor([seen[opened:]])).logits[0, -1] - unconditional[index])
+                unconditional = model(torch.tensor([seen[opened:]])).logits[0, -1].log_softmax(-1)
+                expected = unconditional + 2.0 * (expected - unconditional)
+            differences.append(expected - logits[index])
     assert len(ends) > 2
     assert float(torch.stack(differences).abs().max()) < 1e-4
 
@@ -169,9 +172,9 @@ def test_what_it_begins_with(model):
         for first in ("text", "image")
     }
     assert all(row[0] < TEXT_TOKENS and row[1] == IMAGE_START for row in begun["text"])
-    assert all(read(row, is_open=True) for row in begun["image"])
+    assert all(row[0] == IMAGE_START and read(row) for row in begun["image"])
     once = interleaved(model, prompt(), logits_processor=often, first_modality="image", max_images=1)
-    assert [len(read(row, is_open=True)) for row in once] == [1, 1, 1]
+    assert [len(read(row)) for row in once] == [1, 1, 1]
 
 
 def test_pictures_are_sampled_and_text_is_not(model):
@@ -229,12 +232,13 @@ def test_saved_settings_of_pictures(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_images": 0}, "max_images must be at least 1, got 0"),
+        ({"max_images": 0}, "max_images must be an integer of at least 1, got 0"),
+        ({"max_images": "2"}, "max_images must be an integer of at least 1, got '2'"),
         ({"first_modality": "sound"}, "first_modality must be 'text' or 'image', got 'sound'"),
         ({"generation_mode": "text", "max_images": 2}, "max_images and first_modality go with .* got 'text'"),
         ({"guidance_scale": 2.0, "num_beams": 2}, "does not work with num_beams=2"),
-        ({"max_new_tokens": MOST + 1}, "max_new_tokens=17 has no room for a picture of up to 16 codes"),
-        ({"max_images": 171}, "holds 512 positions: prompts of [0-9]+ leave no room for 171 pictures"),
+        ({"max_new_tokens": MOST + 1}, "max_new_tokens=17 has no room for an image of up to 16 codes"),
+        ({"max_images": 171}, "holds 512 positions: prompts of [0-9]+ leave no room for 171 images"),
         ({"image_generation": {"min_new_tokens": 17}}, "at least 17 codes .* at most 16"),
         ({"image_generation": {"min_new_tokens": 5, "max_new_tokens": 4}}, "at least 5 codes .* at most 4"),
     ],

@@ -112,6 +112,8 @@ def test_labels_move_along(model):
     expected = moved.input_ids.masked_fill(moved.attention_mask == 0, -100)
     inside = moved.image_mask[1].nonzero().flatten()
     expected[1, inside.min() - 1 : inside.max() + 2] = -100
+    # Nothing precedes the first token of a row.
+    expected.scatter_(1, moved.attention_mask.argmax(dim=1, keepdim=True), -100)
     assert torch.equal(moved.labels, expected)
     assert (moved.labels < PLACEHOLDER).all()
 
@@ -235,10 +237,10 @@ def test_gradient_checkpointing_changes_nothing_but_memory():
 @pytest.mark.parametrize(
     ("rows", "num_images", "message"),
     [
-        ([[*IMAGE, *IMAGE]], 1, "2 picture placeholders, but 1 pictures"),
-        ([IMAGE], 2, "1 picture placeholders, but 2 pictures"),
-        ([IMAGE], 0, "1 picture placeholders, but 0 pictures"),
-        ([[5, 6]], 1, "0 picture placeholders, but 1 pictures"),
+        ([[*IMAGE, *IMAGE]], 1, "2 image placeholders, but 1 images"),
+        ([IMAGE], 2, "1 image placeholders, but 2 images"),
+        ([IMAGE], 0, "1 image placeholders, but 0 images"),
+        ([[5, 6]], 1, "0 image placeholders, but 1 images"),
     ],
 )
 def test_as_many_placeholders_as_pictures(model, rows, num_images, message):
@@ -247,9 +249,9 @@ def test_as_many_placeholders_as_pictures(model, rows, num_images, message):
 
 
 def test_placeholder_without_any_picture(model):
-    with pytest.raises(ValueError, match="1 picture placeholders, but 0 pictures"):
+    with pytest.raises(ValueError, match="1 image placeholders, but 0 images"):
         model(torch.tensor([IMAGE]))
-    with pytest.raises(ValueError, match="1 picture placeholders, but 0 pictures"):
+    with pytest.raises(ValueError, match="1 image placeholders, but 0 images"):
         model.generate(torch.tensor([IMAGE]))
 
 
@@ -258,7 +260,7 @@ def test_wrong_image_inputs(model):
         run(model, [IMAGE], pictures(1), image_inputs="pixels")
     with pytest.raises(ValueError, match="'features' or 'codes', got 'pixels'"):
         run(model, [IMAGE], pictures(1), image_inputs=["pixels"])
-    with pytest.raises(ValueError, match="each of 1 pictures, got 2 words"):
+    with pytest.raises(ValueError, match="each of 1 images, got 2 words"):
         run(model, [IMAGE], pictures(1), image_inputs=["codes", "features"])
 
 

@@ -180,9 +180,12 @@ def _label_images(labels, ids, is_image, supervise_images: bool):
 
 
 def _is_torn(places: torch.Tensor, image_of_code: torch.Tensor, length: int) -> torch.Tensor:
-    """(T - 1,) bool, True where two neighbouring codes of one image do not stand side by side in one row."""
+    """
+    (T - 1,) bool, True where two neighbouring codes of one image do not stand side by side in one row. Shorter where
+    the batch has less than T positions.
+    """
     side_by_side = (places.diff() == 1) & (places[1:] % length != 0)
-    same_image = image_of_code.diff() == 0
+    same_image = image_of_code[: len(places)].diff() == 0
     return same_image & ~side_by_side
 
 

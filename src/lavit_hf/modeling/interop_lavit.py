@@ -2,13 +2,15 @@
 """What other libraries ask of the model: pixels of what it drew, its language model alone, and quantized weights."""
 
 import copy
+import json
 import os
 from importlib import import_module
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, TokenizersBackend
 from transformers.generation import GenerationConfig
 from transformers.quantizers import AutoQuantizationConfig
 from transformers.utils.hub import resolve_revision
@@ -126,13 +128,14 @@ class LavitInteropMixin:
         self, save_directory: str | os.PathLike, tokenizer: PreTrainedTokenizerBase | None = None, **kwargs
     ) -> None:
         """
-        Saves the language model alone as a checkpoint of its own architecture, a Llama for the release, which every
-        engine loads as an ordinary text model. It draws by writing codes: ids `visual_token_offset` and up.
+        Saves the language model alone as a checkpoint of its own architecture, a Llama for the release, which other
+        engines load as an ordinary text model. It draws by writing codes: ids `visual_token_offset` and up. The image
+        placeholder, for which only this model has images, is left out of vocabulary and tokenizer.
 
         Args:
             save_directory (`str` or `os.PathLike`): The folder to write.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): Default: the one beside this model.
-            kwargs: For `save_pretrained`, such as `max_shard_size`.
+            kwargs: Same as in `PreTrainedModel.save_pretrained`, such as `max_shard_size`.
         """
         if tokenizer is None:
             tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, **(self._origin or {}))
@@ -140,5 +143,29 @@ class LavitInteropMixin:
         settings = self.generation_config.to_dict()
         settings.pop("image_generation", None)
         language_model.generation_config = GenerationConfig.from_dict(settings)
-        language_model.save_pretrained(save_directory, **kwargs)
-        tokenizer.save_pretrained(save_directory)
+        vocab_size = self.config.image_token_id
+        rows = {module.weight.data_ptr() for module in (language_model.get_input_embeddings(), self.lm_head)}
+        weights = {
+            name: weight[:vocab_size] if weight.data_ptr() in rows else weight
+            for name, weight in language_model.state_dict().items()
+        }
+        # The parts are this model's own: their configuration is changed in a copy.
+        language_model.config = copy.deepcopy(language_model.config)
+        language_model.config.vocab_size = vocab_size
+        language_model.save_pretrained(save_directory, state_dict=weights, **kwargs)
+        without_placeholder(tokenizer, vocab_size).save_pretrained(save_directory)
+
+
+def without_placeholder(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> PreTrainedTokenizerBase:
+    """A copy of a tokenizer with the tokens below `vocab_size` alone, which names no class of this library."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend["added_tokens"] = [token for token in backend["added_tokens"] if token["id"] < vocab_size]
+    named = tokenizer.special_tokens_map
+    return TokenizersBackend(
+        tokenizer_object=Tokenizer.from_str(json.dumps(backend)),
+        padding_side=tokenizer.padding_side,
+        model_max_length=tokenizer.model_max_length,
+        model_input_names=tokenizer.model_input_names,
+        clean_up_tokenization_spaces=tokenizer.clean_up_tokenization_spaces,
+        **{name: named[name] for name in ("bos_token", "eos_token", "unk_token", "pad_token") if name in named},
+    )
