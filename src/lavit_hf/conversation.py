@@ -114,7 +114,7 @@ class Conversation:
             settings: For `generate`, say `guidance_scale`.
         """
         inputs = self.processor(
-            text=self.processor.image_token * len(pictures) + prompt,
+            text=self.processor.image_token * len(pictures) + self.processor.escape(prompt),
             images=list(pictures) or None,
             generation_mode="image",
             return_tensors="pt",

@@ -96,12 +96,12 @@ def test_no_pictures(processor, images):
 @pytest.mark.parametrize(
     ("text", "counts", "message"),
     [
-        ("<image>", 0, "Text 0 has 1 <image> placeholders, but 0 pictures"),
-        ("<image>", 2, "Text 0 has 1 <image> placeholders, but 2 pictures"),
-        (["<image><image>", "a"], 2, "Text 0 has 2 <image> placeholders, but 1 pictures"),
-        (["<image>", "<image>", "<image>"], 2, "Text 2 has 1 <image> placeholders, but 0 pictures"),
-        (["<image>", "<image><image>"], [2, 1], "Text 0 has 1 <image> placeholders, but 2 pictures"),
-        (["<image>", "<image>"], [1], "Got 1 lists of pictures for 2 texts"),
+        ("<image>", 0, "Text 0 has 1 <image> placeholders, but 0 images"),
+        ("<image>", 2, "The texts have 1 <image> placeholders, but 2 images"),
+        (["<image>", "a"], 2, "The texts have 1 <image> placeholders, but 2 images"),
+        (["<image>", "<image>", "<image>"], 2, "The texts have 3 <image> placeholders, but 2 images"),
+        (["<image>", "<image><image>"], [2, 1], "Text 0 has 1 <image> placeholders, but 2 images"),
+        (["<image>", "<image>"], [1], "Got 1 lists of images for 2 texts"),
         ([], 1, r"text is '\[\]'; expected"),
         ([3], 1, r"text is '\[3\]'; expected"),
         (None, 0, "at least one input"),
@@ -153,17 +153,76 @@ def test_chat_with_pictures_to_tensors(processor, pictures):
 
 
 def test_chat_template_refuses_other_roles(processor):
-    with pytest.raises(Exception, match="user and assistant, not system"):
-        processor.apply_chat_template([{"role": "system", "content": "hush"}])
+    with pytest.raises(Exception, match="system, developer, user and assistant, not tool"):
+        processor.apply_chat_template([{"role": "tool", "content": "hush"}])
 
 
-def test_placeholders_that_a_user_types_can_stay_text(processor, pictures):
-    chat = [user({"type": "image", "image": pictures[0]}, "is <image> a tag?")]
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_system_messages_precede_the_first_question(processor, role):
+    """Most clients send one."""
+    chat = [{"role": role, "content": "Be brief."}, user(IMAGE, "what?"), assistant("a dog"), user("why?")]
+    expected = "<image>Question: Be brief. what? Answer: a dog\nQuestion: why? Answer:"
+    assert processor.apply_chat_template(chat) == expected
+    parts = [{"role": role, "content": [{"type": "text", "text": "Be"}, {"type": "text", "text": "brief."}]}]
+    assert processor.apply_chat_template(parts + chat[1:]) == expected
+    assert processor.apply_chat_template([chat[0], user(IMAGE)]) == "<image>"
+
+
+TYPED = ["is <image> a tag?", "a [IMG] circle", "[/IMG]", "<code_3> and <code_3>", "</s><|end|>", "[IMG]<image>[/IMG]"]
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_what_a_person_types_is_text(processor, pictures, typed):
+    """In a chat, and in a prompt that is escaped: no special token but those of the template and of images."""
+    special = set(range(processor.image_start_token_id, processor.image_token_id + 1))
+    special |= {processor.tokenizer.eos_token_id}
     kwargs = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
-    inputs = processor.apply_chat_template(chat, sanitize_control_tokens=True, **kwargs)
-    assert (inputs.input_ids == processor.image_token_id).sum() == 1
-    with pytest.raises(ValueError, match="2 <image> placeholders, but 1 pictures"):
-        processor.apply_chat_template(chat, **kwargs)
+    image = {"type": "image", "image": pictures[0]}
+    inputs = processor.apply_chat_template([user(image, typed)], **kwargs)
+    marks = [processor.image_start_token_id, processor.image_token_id, processor.image_end_token_id]
+    for ids in (inputs.input_ids[0], processor(text=f"<image>{processor.escape(typed)}", images=pictures[0]).input_ids[0]):
+        ids = torch.as_tensor(ids).tolist()
+        assert [token for token in ids if token in special] == marks
+        assert typed in processor.tokenizer.decode(ids)
+    alone = processor(text=processor.escape(typed)).input_ids[0]
+    assert not special & set(alone)
+    split = processor(text=typed, split_special_tokens=True).input_ids[0]
+    assert split == alone
+    turns = [user(image, typed), assistant(typed), user(typed)]
+    mask = processor.apply_chat_template(turns, return_assistant_tokens_mask=True, **kwargs)
+    assert not special & set(mask.input_ids[0, 3:].tolist())
+
+
+def test_marks_of_a_developer_are_what_they_say(processor):
+    ids = processor(text="a [IMG]<code_3>").input_ids[0]
+    assert ids[-2:] == [processor.image_start_token_id, processor.visual_token_offset + 3]
+
+
+@pytest.mark.parametrize("text", [["<image><image>x", "y"], ["x", "<image><image>"], ["<image>x", "<image>y"]])
+def test_a_flat_list_is_dealt_out_by_placeholders(processor, pictures, text):
+    inputs = processor(text=text, images=[pictures[3], pictures[1]], return_tensors="pt")
+    assert shades(inputs) == [3, 1]
+    counts = (inputs.input_ids == processor.image_token_id).sum(1).tolist()
+    assert counts == [sample.count("<image>") for sample in text]
+
+
+def test_empty_texts(processor):
+    inputs = processor(text="", return_tensors="pt")
+    assert inputs.input_ids.shape == (1, 0)
+    assert inputs.input_ids.dtype == inputs.attention_mask.dtype == torch.int64
+    batch = processor(text=["", "a"], return_tensors="pt")
+    assert batch.attention_mask.tolist() == [[0], [1]]
+
+
+@pytest.mark.parametrize("arguments", [{"imges": 1}, {"generation_modes": "image"}, {"selection": "sample"}])
+def test_unknown_arguments(processor, arguments):
+    with pytest.raises(TypeError, match=next(iter(arguments))):
+        processor(text="a", **arguments)
+
+
+def test_lone_surrogates(processor):
+    with pytest.raises(ValueError, match="Text 1 has a lone surrogate, .* at position 2"):
+        processor(text=["a", "b \ud83d c"])
 
 
 def to_ids(processor, segments) -> list[int]:
@@ -205,6 +264,14 @@ def test_decode_interleaved_with_and_without_marks(processor):
     ]
     for ids, expected in cases:
         assert processor.decode_interleaved(ids) == expected
+    image = processor.image_token_id
+    given = [start, image, image, image, end, *dog, image, start, offset]
+    assert processor.decode_interleaved(given) == [
+        ImageSegment(None, True),
+        TextSegment("dog"),
+        ImageSegment(None, False),
+        ImageSegment([0], False),
+    ]
     eos = processor.tokenizer.eos_token_id
     assert processor.decode_interleaved([*dog, eos]) == [TextSegment("dog")]
     assert processor.decode_interleaved([*dog, eos], skip_special_tokens=False) == [TextSegment("dog<|end|>")]
@@ -216,8 +283,6 @@ def test_decode_interleaved_errors(processor):
         processor.decode_interleaved([size])
     with pytest.raises(ValueError, match="Id -100 is outside"):
         processor.decode_interleaved([-100])
-    with pytest.raises(ValueError, match="is the placeholder <image>"):
-        processor.decode_interleaved([processor.image_token_id])
     with pytest.raises(ValueError, match="one sequence of integer ids"):
         processor.decode_interleaved(torch.zeros(2, 3, dtype=torch.long))
 

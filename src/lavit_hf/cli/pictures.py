@@ -75,15 +75,15 @@ def _save(images: list[Image.Image], codes: list[list[int]], output: Path) -> No
 
 
 def write_text(model, processor, image: Image.Image, text: str, **settings) -> str:
-    """What the model says after a picture and `text`."""
-    inputs = processor(text=processor.image_token + text, images=image, return_tensors="pt").to(model.device)
+    """What the model says after a picture and a `text` that a person typed."""
+    inputs = processor(text=processor.image_token + processor.escape(text), images=image, return_tensors="pt").to(model.device)
     ids = model.generate(**inputs, return_full_text=False, **settings)
     return processor.decode(ids[0], skip_special_tokens=True).strip()
 
 
 def draw_codes(model, processor, prompt: str, pictures: list[Image.Image] | None = None, **settings):
     """The codes of each picture drawn after `pictures` and a prompt."""
-    text = processor.image_token * len(pictures or []) + prompt
+    text = processor.image_token * len(pictures or []) + processor.escape(prompt)
     inputs = processor(text=text, images=pictures or None, generation_mode="image", return_tensors="pt")
     ids = model.generate(**inputs.to(model.device), generation_mode="image", **settings)
     return [processor.decode_interleaved(row)[-1].codes for row in ids]

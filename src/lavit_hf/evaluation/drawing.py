@@ -33,7 +33,7 @@ def evaluate_drawing(subject: Subject, rows: Sequence[dict]) -> TaskResult:
     judged = "scene" in rows[0]
     for first, batch in subject.batches(rows, "drawing"):
         prompts = [subject.captions(row)[0] for row in batch]
-        pictures = subject.draw(prompts, first)
+        pictures = subject.draw([subject.processor.escape(prompt) for prompt in prompts], first)
         captions += prompts
         if judged:
             drawn += [read_scene(picture) for picture in pictures]

@@ -40,7 +40,7 @@ def evaluate_edits(subject: Subject, rows: Sequence[dict]) -> TaskResult:
     drawn, unedited, samples = [], [], []
     for first, batch in subject.batches(rows, "edits"):
         before, wanted = (subject.pictures(batch, first, column) for column in (None, "edited_image"))
-        prompts = [subject.processor.image_token + row["instruction"] for row in batch]
+        prompts = [subject.processor.image_token + subject.processor.escape(row["instruction"]) for row in batch]
         pictures = subject.draw(prompts, first, before)
         drawn += [read_scene(picture) for picture in pictures]
         unedited += [read_scene(picture) for picture in before]

@@ -89,7 +89,7 @@ def evaluate_questions(subject: Subject, rows: Sequence[dict]) -> TaskResult:
     prompt = subject.processor.image_token + subject.processor.vqa_prompt
     for _, batch in subject.batches(questions, "questions"):
         pictures = [subject.picture(rows[question.row], question.row) for question in batch]
-        prompts = [prompt.format(question=question.text) for question in batch]
+        prompts = [prompt.format(question=subject.processor.escape(question.text)) for question in batch]
         written = subject.write(prompts, pictures, subject.settings.max_answer_tokens)
         answers += [text.partition("\n")[0].strip() for text in written]
         for question, picture, answer in zip(batch, pictures, answers[-len(batch) :], strict=True):

@@ -262,7 +262,7 @@ class LavitConfig(PreTrainedConfig):
     """
 
     model_type = "lavit"
-    keys_to_ignore_at_inference = ["cache", "sequences"]
+    keys_to_ignore_at_inference = ["cache", "sequences", "labels"]
     sub_configs_defaults = {
         "text_config": SubConfigSpec(
             config_class=AutoConfig, model_type="llama", init_kwargs={"vocab_size": 32000 + 2 + 16384 + 1}
@@ -285,6 +285,11 @@ class LavitConfig(PreTrainedConfig):
             self.image_start_token_id = self.text_config.vocab_size - self.codebook_size - 3
         if self.tie_word_embeddings is None:
             self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the vocabulary: text, `[IMG]`, `[/IMG]`, codes, placeholder, and padding if any."""
+        return self.text_config.vocab_size
 
     @property
     def codebook_size(self) -> int:

@@ -51,11 +51,14 @@ class LavitCausalLMOutputWithPast(CausalLMOutputWithPast):
         logits (`torch.FloatTensor` of shape `(B, L, vocab_size)`, *optional*): Scores of the next token.
         cache, hidden_states, attentions: Same as in `CausalLMOutputWithPast`.
         sequences ([`LavitSequences`], *optional*): Ids, masks and labels of length L, where images were given.
+        labels (`torch.LongTensor` of shape `(B, L)`, *optional*):
+            The labels that the loss counts, moved along with images, -100 for none.
         token_losses (`torch.FloatTensor` of shape `(num_labels,)`, *optional*):
             Cross-entropy of each label, row by row, where `skip_logits` is set.
     """
 
     sequences: LavitSequences | None = None
+    labels: torch.LongTensor | None = None
     token_losses: torch.FloatTensor | None = None
 
 
@@ -464,6 +467,7 @@ class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedM
         cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
+        shift_labels: torch.LongTensor | None = None,
         image_inputs: str | Sequence[str] | None = None,
         supervise_images: bool | None = None,
         vision_features: torch.FloatTensor | None = None,
@@ -495,6 +499,9 @@ class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedM
                 Ids to predict, -100 for none. The codes of an image are its labels also where its input is features,
                 unless the label of its placeholder is -100. Labels at padding and the label of the first token of a
                 row are ignored.
+            shift_labels (`torch.LongTensor` of shape `(B, L)`, *optional*):
+                The id that follows each position, as sequence parallel training gives it in addition to `labels`. Not
+                with images.
             image_inputs (`"features"` or `"codes"`, or a list of these words, one per image, *optional*):
                 Overrides the configuration's.
             supervise_images (`bool`, *optional*): Overrides the configuration's; False masks the codes out.
@@ -522,6 +529,8 @@ class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedM
         """
         sequences = None
         if pixel_values is not None or vision_features is not None:
+            if shift_labels is not None:
+                raise ValueError("shift_labels do not go with images, whose codes are labels as well.")
             check_image_arguments(input_ids, inputs_embeds, cache, mm_encoder_outputs)
             check_attention_mask(attention_mask, (input_ids if inputs_embeds is None else inputs_embeds).shape)
             sequences = self.model.expand_images(
@@ -560,13 +569,16 @@ class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedM
             sequences.labels = labels
         loss, logits, token_losses = None, None, None
         if skip_logits and labels is not None:
-            token_losses = self._token_losses(outputs.last_hidden_state, labels)
+            token_losses = self._token_losses(outputs.last_hidden_state, labels, shift_labels)
             loss = token_losses.sum() / max(1, len(token_losses))
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = all_logits(self.lm_head, outputs.last_hidden_state[:, kept], self.config)
             if labels is not None:
-                loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1])
+                counted = {name: kwargs[name] for name in ("num_items_in_batch",) if name in kwargs}
+                loss = self.loss_function(
+                    logits=logits, labels=labels, vocab_size=logits.shape[-1], shift_labels=shift_labels, **counted
+                )
             if image_guidance_scale is not None:
                 logits = combine_branches(logits, image_guidance_scale, guided_positions)
         return LavitCausalLMOutputWithPast(
@@ -576,14 +588,18 @@ class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedM
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             sequences=sequences,
+            labels=labels,
             token_losses=token_losses,
         )
 
-    def _token_losses(self, hidden_states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _token_losses(
+        self, hidden_states: torch.Tensor, labels: torch.Tensor, shift_labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Hidden states (B, L, d), labels (B, L) -> float32 cross-entropies of all labels but the first column's."""
-        labels = labels[:, 1:].to(hidden_states.device)
+        labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX) if shift_labels is None else shift_labels
+        labels = labels.to(hidden_states.device)
         supervised = labels != IGNORE_INDEX
-        logits = all_logits(self.lm_head, hidden_states[:, :-1][supervised], self.config)
+        logits = all_logits(self.lm_head, hidden_states[supervised], self.config)
         return nn.functional.cross_entropy(logits.float(), labels[supervised], reduction="none")
 
 

@@ -27,7 +27,8 @@ class LavitCollator:
     between `[IMG]` and `[/IMG]`, in prompts of drawings as the processor's `drawing_image_markers` says. Text at the
     end of a sequence is followed by the end-of-sequence token; a drawing ends by its `[/IMG]`.
 
-    A picture without codes is one placeholder, which the model expands; codes go in as ids.
+    An image that enters as codes and has codes goes in as ids. Any other image is one placeholder, which the model
+    expands, or with `expand_images`, where its codes are known, one placeholder for each code.
 
     Args:
         processor ([`LavitProcessor`]): Of the model. Its tokenizer needs an end of sequence.
@@ -36,12 +37,21 @@ class LavitCollator:
             Longest sequence, in positions. A picture counts as many as it has codes, and `num_patches` where these are
             not known yet. Longer ones are cut at the end of their text; a picture stays or goes as a whole, and one
             that ends a sequence, a drawing, stays.
+        expand_images (`bool`, *optional*, defaults to `False`):
+            Whether lengths are known before the model runs, as trainers of other libraries need it. Images that enter
+            as features then need their codes in the dataset, made by this model's visual tokenizer.
 
     Raises:
         ValueError: a tokenizer without end of sequence; a `max_length` too short for a picture.
     """
 
-    def __init__(self, processor: LavitProcessor, num_patches: int, max_length: int | None = None):
+    def __init__(
+        self,
+        processor: LavitProcessor,
+        num_patches: int,
+        max_length: int | None = None,
+        expand_images: bool = False,
+    ):
         if processor.tokenizer.eos_token_id is None:
             raise ValueError("The tokenizer has no end of sequence: set `tokenizer.eos_token` first.")
         if max_length is not None and max_length < num_patches + 2:
@@ -49,6 +59,7 @@ class LavitCollator:
                 f"max_length must have room for a picture, {num_patches} codes and 2 marks; got {max_length}."
             )
         self.processor, self.num_patches, self.max_length = processor, num_patches, max_length
+        self.expand_images = expand_images
 
     def __call__(self, rows: list[list[Part]]) -> dict[str, torch.Tensor | list[str]]:
         """
@@ -61,14 +72,14 @@ class LavitCollator:
             which may be none; `image_inputs`, how each of them goes in, a list of strings.
 
         Raises:
-            ValueError: an empty sequence; a code beyond the codebook; a text with the name of a code in it.
+            ValueError: an empty sequence; a code beyond the codebook; with `expand_images`, an image without codes.
         """
         texts = iter(self._tokenize(rows))
         sequences = [self._truncate(self._pieces(row, texts)) for row in rows]
         ids = [[token for piece in sequence for token in piece.ids] for sequence in sequences]
         labels = [[token for piece in sequence for token in self._labels(piece)] for sequence in sequences]
         pictures = [piece.picture for sequence in sequences for piece in sequence if piece.picture is not None]
-        pictures = [picture for picture in pictures if picture.codes is None]
+        pictures = [picture for picture in pictures if not _is_coded(picture)]
         lengths = torch.tensor([len(row) for row in ids])
         return {
             "input_ids": _pad(ids, self.processor.tokenizer.pad_token_id),
@@ -98,7 +109,7 @@ class LavitCollator:
         encoded = self.processor.tokenizer(
             ["".join(part.text for part in run) for run in runs],
             add_special_tokens=False,
-            split_special_tokens=True,  # what a text says of `[IMG]` is text
+            split_special_tokens=True,  # the name of a special token in a text is text
             return_offsets_mapping=True,
             verbose=False,
         )
@@ -109,8 +120,6 @@ class LavitCollator:
 
     def _deal_out(self, run: list[TextPart], ids: list[int], offsets: list[tuple[int, int]]) -> list[list[int]]:
         """Gives each part the tokens whose last character is its own."""
-        if ids and max(ids) >= self.processor.image_start_token_id:
-            raise ValueError(f"A text holds the name of a code, which is no text: {''.join(p.text for p in run)!r}.")
         dealt: list[list[int]] = [[] for _ in run]
         part, end = 0, len(run[0].text)
         for token, (_, stop) in zip(ids, offsets, strict=True):
@@ -137,7 +146,12 @@ class LavitCollator:
     def _picture_piece(self, part: PicturePart) -> _Piece:
         processor = self.processor
         if part.codes is None:
+            if self.expand_images:
+                raise ValueError("expand_images needs the codes of all images in the dataset, got an image without.")
             inside, length = [processor.image_token_id], self.num_patches
+        elif not _is_coded(part):
+            length = len(part.codes) if self.expand_images else self.num_patches
+            inside = [processor.image_token_id] * (length if self.expand_images else 1)
         else:
             if not 0 <= min(part.codes) <= max(part.codes) < processor.codebook_size:
                 raise ValueError(
@@ -173,6 +187,11 @@ class LavitCollator:
             return self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
         size = self.processor.image_processor.size
         return torch.zeros(0, 3, size["height"], size["width"])
+
+
+def _is_coded(picture: PicturePart) -> bool:
+    """Whether an image goes in as the ids of its codes."""
+    return picture.codes is not None and picture.image_input == "codes"
 
 
 def _pad(rows: list[list[int]], fill: int) -> torch.Tensor:

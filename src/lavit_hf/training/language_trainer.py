@@ -56,8 +56,8 @@ class LavitForCausalLMTrainer(LavitTrainer):
         # The labels alone say what is supervised, whatever the configuration.
         given = {**inputs, "supervise_images": True, "skip_logits": model.training or self.compute_metrics is None}
         loss, outputs = super().compute_loss(model, given, return_outputs=True)
-        sequences = outputs.get("sequences")
-        labels = (inputs["labels"] if sequences is None else sequences["labels"])[:, 1:]
+        self._counted_labels = outputs["labels"]
+        labels = outputs["labels"][:, 1:]
         labels = labels[labels != IGNORE_INDEX]
         if "token_losses" in outputs:
             is_picture = (labels >= self.model.config.image_start_token_id).long()
@@ -69,6 +69,11 @@ class LavitForCausalLMTrainer(LavitTrainer):
             # Gradients are averaged over processes, as is the loss in the log.
             loss = loss * (len(labels) * self.accelerator.num_processes / total.clamp(min=1))
         return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        # `compute_metrics` is given labels of the logits' length, in which images are their codes.
+        return loss, logits, None if labels is None else self._counted_labels
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         for key in [key for key in logs if key.startswith("eval_") and key.endswith("_loss")]:

@@ -26,7 +26,7 @@ class PicturePart:
 
     Args:
         image: A `PIL.Image.Image`, or what `read_picture` makes one of. None where there are codes.
-        codes (`list[int]`, *optional*): Its codes, 0..codebook_size-1, where they are known and are what goes in.
+        codes (`list[int]`, *optional*): Its codes, 0..codebook_size-1, where they are known.
         image_input (`str`): `"features"` or `"codes"`, as of [`LavitForCausalLM.forward`].
         supervised (`bool`): Whether its codes are to be predicted.
         in_drawing_prompt (`bool`): Whether it helps to say what is to be drawn: there its marks may be left out.
@@ -217,7 +217,7 @@ class RowReader:
 
     @staticmethod
     def _decode(part: Part, name: str) -> Part:
-        if isinstance(part, TextPart) or part.codes is not None:
+        if isinstance(part, TextPart) or (part.codes is not None and part.image_input == "codes"):
             return part
         return replace(part, image=read_picture(part.image, name))
 
@@ -298,8 +298,9 @@ class RowReader:
 
 
 def _picture(row: dict, column: str, image_input: str = "codes", **kwargs) -> PicturePart:
-    codes = row.get(f"{column}_codes") if image_input == "codes" else None
-    return PicturePart(None if codes else row[column], codes or None, image_input, **kwargs)
+    codes = row.get(f"{column}_codes") or None
+    is_coded = codes is not None and image_input == "codes"
+    return PicturePart(None if is_coded else row[column], codes, image_input, **kwargs)
 
 
 def _one_of(texts: str | dict | Sequence, rng: Random) -> str:
