@@ -60,7 +60,7 @@ def paint(codes: list[int]) -> Image.Image:
 
 @pytest.mark.parametrize("mode", ["text", "image", "interleaved"])
 def test_pieces_are_what_is_generated(model, processor, mode):
-    torch.manual_seed(0)
+    torch.manual_seed(3)
     settings = {"generation_mode": mode, "do_sample": True, "max_new_tokens": 60, "guidance_scale": 1.0}
     prompt = processor(text="red above blue", return_tensors="pt")
     often = LogitsProcessorList([OpenOften(3.0, processor.image_start_token_id)])
@@ -68,7 +68,6 @@ def test_pieces_are_what_is_generated(model, processor, mode):
         streamer = LavitIteratorStreamer(processor, skip_prompt=not whole)
         pieces, ids = stream(model, streamer, prompt, **settings, logits_processor=often)
         written = ids if whole else ids[prompt["input_ids"].shape[1] :]
-        # The mark that `generate` put behind the prompt belongs to the picture.
         expected = processor.decode_interleaved(written)
         assert join(pieces) == expected
         assert len(pieces) > len(expected)
@@ -78,7 +77,7 @@ def test_pictures_and_previews(model, processor):
     streamer = LavitIteratorStreamer(processor, decode_image=paint, preview_every=3)
     prompt = processor(text="red above blue", return_tensors="pt")
     for _ in range(2):  # it can be used again
-        settings = {"generation_mode": "image", "min_new_tokens": 8, "max_new_tokens": 17}
+        settings = {"generation_mode": "image", "min_new_tokens": 8, "max_new_tokens": 18}
         pieces, ids = stream(model, streamer, prompt, **settings)
         codes = processor.decode_interleaved(ids)[-1].codes
         pictures = [piece for piece in pieces if isinstance(piece, StreamedPicture)]

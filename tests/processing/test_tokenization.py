@@ -44,7 +44,9 @@ def test_release_layout(tokenizer):
 
 
 def test_codes_are_visible_text_without_spaces(tokenizer):
-    assert tokenizer.decode([32007], skip_special_tokens=True) == "<code_5>"
+    assert tokenizer.decode([32007]) == "<code_5>"
+    assert tokenizer.decode([32000, 32007, 32001], skip_special_tokens=True) == ""
+    assert 32007 not in tokenizer("<code_5>", split_special_tokens=True).input_ids
     assert ids_of(tokenizer, "<code_5>") == [32007]
     assert tokenizer.decode([32000, 32002, 48385, 32001]) == "[IMG]<code_0><code_16383>[/IMG]"
     assert ids_of(tokenizer, "[IMG]<code_0><code_16383>[/IMG]") == [32000, 32002, 48385, 32001]

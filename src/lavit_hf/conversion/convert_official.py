@@ -31,6 +31,7 @@ from .official_lavit import (
     feature_decoder_rules,
     read_feature_decoder_config,
     read_model_config,
+    vocabulary_rules,
 )
 from .weights import PlannedTensor, StoredTensor, describe, find_weights, plan, read_json, write_weights
 
