@@ -85,7 +85,9 @@ class Page:
             return tokenizer(pixel_values)
 
     def _write(self, picture: Image.Image, text: str) -> str:
-        inputs = self.processor(text=self.processor.image_token + self.processor.escape(text), images=picture, return_tensors="pt")
+        inputs = self.processor(
+            text=self.processor.image_token + self.processor.escape(text), images=picture, return_tensors="pt"
+        )
         ids = self.model.generate(**inputs.to(self.model.device), max_new_tokens=64, return_full_text=False)
         return self.processor.decode(ids[0], skip_special_tokens=True).strip()
 

@@ -248,7 +248,9 @@ def attend_to_patches(
         `tuple[list[str], torch.FloatTensor]`: Words, and their weights `(num_words, num_patches)`, 0 for patches that
         are not kept. A word of several tokens has the mean of theirs.
     """
-    inputs = processor(text=processor.image_token + processor.escape(text), images=image, return_tensors="pt").to(model.device)
+    inputs = processor(text=processor.image_token + processor.escape(text), images=image, return_tensors="pt").to(
+        model.device
+    )
     keep_mask = model.model.visual_tokenizer(inputs["pixel_values"]).keep_mask[0]
     with _weights_are_returned(model):
         outputs = model(**inputs, output_attentions=True, use_cache=False)

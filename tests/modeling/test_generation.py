@@ -321,8 +321,14 @@ def test_the_states_of_a_sequence(model, mode):
     ("settings", "message"),
     [
         ({"generation_mode": "video"}, "generation_mode must be one of .* got 'video'"),
-        ({"generation_mode": "image", "guidance_scale": 0.5}, "guidance_scale must be a finite number of at least 1, got 0"),
-        ({"generation_mode": "image", "guidance_scale": float("nan")}, "guidance_scale must be a finite number .* got nan"),
+        (
+            {"generation_mode": "image", "guidance_scale": 0.5},
+            "guidance_scale must be a finite number of at least 1, got 0",
+        ),
+        (
+            {"generation_mode": "image", "guidance_scale": float("nan")},
+            "guidance_scale must be a finite number .* got nan",
+        ),
         ({"guidance_scale": 2.0}, "got 2.0 with generation_mode='text'"),
         ({"generation_mode": "image", "guidance_scale": 2.0, "num_beams": 2}, "does not work with num_beams=2"),
         ({"generation_mode": "image", "min_new_tokens": 19}, "min_new_tokens must be at most 18"),

@@ -71,7 +71,11 @@ def test_the_grammar(model, temperature, guidance_scale):
     given = prompt(rows) | {"pixel_values": pictures(3)}
     settings = {"do_sample": True, "temperature": temperature, "guidance_scale": guidance_scale}
     bounds = {"temperature": temperature, "min_new_tokens": 2, "max_new_tokens": 6}
-    settings |= {"image_generation": bounds, "max_images": 2, "logits_processor": LogitsProcessorList([OpenOften(2.0)])}
+    settings |= {
+        "image_generation": bounds,
+        "max_images": 2,
+        "logits_processor": LogitsProcessorList([OpenOften(2.0)]),
+    }
     drawn = interleaved(model, given, **settings, num_return_sequences=12)
     images = [read(row) for row in drawn]
     num_images, num_codes = {len(row) for row in images}, {len(codes) for row in images for codes in row}

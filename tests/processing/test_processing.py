@@ -180,7 +180,10 @@ def test_what_a_person_types_is_text(processor, pictures, typed):
     image = {"type": "image", "image": pictures[0]}
     inputs = processor.apply_chat_template([user(image, typed)], **kwargs)
     marks = [processor.image_start_token_id, processor.image_token_id, processor.image_end_token_id]
-    for ids in (inputs.input_ids[0], processor(text=f"<image>{processor.escape(typed)}", images=pictures[0]).input_ids[0]):
+    for ids in (
+        inputs.input_ids[0],
+        processor(text=f"<image>{processor.escape(typed)}", images=pictures[0]).input_ids[0],
+    ):
         ids = torch.as_tensor(ids).tolist()
         assert [token for token in ids if token in special] == marks
         assert typed in processor.tokenizer.decode(ids)

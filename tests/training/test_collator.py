@@ -155,7 +155,8 @@ def test_interleaved_segments(processor):
     assert first.supervised
     assert second.supervised
     first, asked, said = inputs({"codes": [3, 4], "supervised": False}, text | {"supervised": False}, text)
-    assert (first.codes, first.image_input, first.supervised) == (None, "features", False)
+    assert (first.codes, first.image_input, first.supervised) == ([3, 4], "features", False)
+    assert first.image is not None
     assert not asked.supervised
     assert said.supervised
     ids = real_ids(LavitCollator(processor, NUM_PATCHES)([inputs(text, {"codes": [3, 4]}, text)]))
@@ -172,8 +173,22 @@ def test_texts_cannot_name_what_is_no_text(processor):
     assert max(ids) < processor.image_start_token_id
     assert ids.count(processor.tokenizer.eos_token_id) == 1
     assert processor.tokenizer.decode(ids[:-1]) == "say [IMG] and <image> and <|end|>"
-    with pytest.raises(ValueError, match="name of a code.*<code_3>"):
-        collator([[TextPart("say <code_3>")]])
+    assert max(real_ids(collator([[TextPart("say <code_3>")]]))) < processor.image_start_token_id
+
+
+def test_images_expanded_by_their_codes(processor):
+    """What trainers of other libraries need: one placeholder for each code, known from a tokenized dataset."""
+    image, model = make_picture("red", "blue"), make_model(processor)
+    pixel_values = processor.image_processor(image, return_tensors="pt")["pixel_values"]
+    codes = model.model.visual_tokenizer(pixel_values).codes.tolist()
+    row = [PicturePart(image, codes, image_input="features"), TextPart("red above blue")]
+    short, long = (LavitCollator(processor, NUM_PATCHES, expand_images=expand)([row]) for expand in (False, True))
+    assert (long["input_ids"] == processor.image_token_id).sum() == len(codes)
+    outputs = model(**long)
+    assert outputs.logits.shape[:2] == long["labels"].shape
+    torch.testing.assert_close(outputs.loss, model(**short).loss)
+    with pytest.raises(ValueError, match="expand_images needs the codes"):
+        LavitCollator(processor, NUM_PATCHES, expand_images=True)([[PicturePart(image, image_input="features")]])
 
 
 def test_codes_and_pictures_in_one_batch(processor):

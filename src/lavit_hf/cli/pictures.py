@@ -76,7 +76,9 @@ def _save(images: list[Image.Image], codes: list[list[int]], output: Path) -> No
 
 def write_text(model, processor, image: Image.Image, text: str, **settings) -> str:
     """What the model says after a picture and a `text` that a person typed."""
-    inputs = processor(text=processor.image_token + processor.escape(text), images=image, return_tensors="pt").to(model.device)
+    inputs = processor(text=processor.image_token + processor.escape(text), images=image, return_tensors="pt").to(
+        model.device
+    )
     ids = model.generate(**inputs, return_full_text=False, **settings)
     return processor.decode(ids[0], skip_special_tokens=True).strip()
 

@@ -307,7 +307,9 @@ class LavitModel(LavitPreTrainedModel):
         if not torch.compiler.is_compiling():
             num_placeholders = int(is_placeholder.sum())
             if num_placeholders != len(features):
-                raise ValueError(f"mm_encoder_outputs hold {len(features)} features for {num_placeholders} placeholders.")
+                raise ValueError(
+                    f"mm_encoder_outputs hold {len(features)} features for {num_placeholders} placeholders."
+                )
         return inputs_embeds.masked_scatter(is_placeholder[..., None].to(inputs_embeds.device), features)
 
     @can_return_tuple
@@ -467,7 +469,6 @@ class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedM
         cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
-        shift_labels: torch.LongTensor | None = None,
         image_inputs: str | Sequence[str] | None = None,
         supervise_images: bool | None = None,
         vision_features: torch.FloatTensor | None = None,
@@ -499,9 +500,6 @@ class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedM
                 Ids to predict, -100 for none. The codes of an image are its labels also where its input is features,
                 unless the label of its placeholder is -100. Labels at padding and the label of the first token of a
                 row are ignored.
-            shift_labels (`torch.LongTensor` of shape `(B, L)`, *optional*):
-                The id that follows each position, as sequence parallel training gives it in addition to `labels`. Not
-                with images.
             image_inputs (`"features"` or `"codes"`, or a list of these words, one per image, *optional*):
                 Overrides the configuration's.
             supervise_images (`bool`, *optional*): Overrides the configuration's; False masks the codes out.
@@ -518,6 +516,9 @@ class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedM
                 With labels, computes logits only where there is something to predict, and returns losses alone.
             image_guidance_scale (`float`, *optional*), guided_positions (`torch.BoolTensor`, *optional*):
                 Set by `generate` under guidance, see [`combine_branches`].
+            kwargs: Arguments that transformers has for every model, and those of the language model. `shift_labels`
+                (B, L), the id that follows each position, comes with `labels` in sequence parallel training. Not with
+                images.
 
         Returns:
             [`LavitCausalLMOutputWithPast`]
@@ -528,6 +529,8 @@ class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedM
             TypeError: an unknown argument.
         """
         sequences = None
+        # Named in the signature, Trainer would expect it in every batch.
+        shift_labels = kwargs.pop("shift_labels", None)
         if pixel_values is not None or vision_features is not None:
             if shift_labels is not None:
                 raise ValueError("shift_labels do not go with images, whose codes are labels as well.")
