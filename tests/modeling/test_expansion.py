@@ -3,9 +3,9 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from huggingface_hub.errors import StrictDataclassError
 from transformers import GPT2Config
 
 from lavit_hf import LavitConfig, LavitForCausalLM

@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from transformers import GenerationConfig, LogitsProcessorList, StaticCache, TextStreamer
+from transformers import GenerationConfig, StaticCache, TextStreamer
 
 from lavit_hf import LavitForCausalLM
 from lavit_hf.modeling.grammar_lavit import LavitGrammarLogitsProcessor
