@@ -82,10 +82,10 @@ def test_positions_and_whole_masks_are_kept(model):
     length = ids.shape[1]
     expected = model(ids, pictures(1)).logits
     causal = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
-    for given in ({"attention_mask": causal}, {"position_ids": torch.arange(length)[None]}):
-        torch.testing.assert_close(model(ids, pictures(1), **given).logits, expected)
+    for mask_or_positions in ({"attention_mask": causal}, {"position_ids": torch.arange(length)[None]}):
+        torch.testing.assert_close(model(ids, pictures(1), **mask_or_positions).logits, expected)
         with pytest.raises(ValueError, match="need one placeholder for each code of an image"):
-            model(torch.tensor(ROWS[:1]), pictures(1), **given)
+            model(torch.tensor(ROWS[:1]), pictures(1), **mask_or_positions)
 
 
 @torch.no_grad()
@@ -122,18 +122,18 @@ def test_the_tower_runs_once(model, training):
     expected = model(ids, images, mask).logits
     hook = tokenizer.vision_tower.register_forward_hook(lambda *args: runs.append(1))
     try:
-        given = {"vision_features": tokens.vision_features, "keep_mask": tokens.keep_mask, "attention_mask": mask}
+        known = {"vision_features": tokens.vision_features, "keep_mask": tokens.keep_mask, "attention_mask": mask}
         for pixel_values in (None, images):
             model.train(training)
-            outputs = model(ids, pixel_values, **given)
+            outputs = model(ids, pixel_values, **known)
             torch.testing.assert_close(outputs.logits, expected)
-        model.generate(ids, **given, max_new_tokens=2)
+        model.generate(ids, **known, max_new_tokens=2)
     finally:
         hook.remove()
         model.eval()
     assert not runs
     with pytest.raises(ValueError, match="those of the 2 images of pixel_values, got 3"):
-        model(ids, images[:2], **given)
+        model(ids, images[:2], **known)
 
 
 @torch.no_grad()
@@ -202,8 +202,8 @@ def test_a_row_counts_the_same_alone_and_in_a_batch(model, data):
     else:
         counts = [1] * num_images
     ids, mask = pad_rows(rows, side)
-    given = {"attention_mask": mask, "labels": ids, "image_inputs": image_inputs}
-    batch = model(ids, images, **given, skip_logits=True)
+    arguments = {"attention_mask": mask, "labels": ids, "image_inputs": image_inputs}
+    batch = model(ids, images, **arguments, skip_logits=True)
     losses, done = [], 0
     for row in rows:
         own, taken = 0, row.count(PLACEHOLDER)
@@ -220,7 +220,7 @@ def test_a_row_counts_the_same_alone_and_in_a_batch(model, data):
     assert len(batch.token_losses) == len(losses)
     torch.testing.assert_close(batch.token_losses, losses, atol=1e-5, rtol=1e-4)
     if len(losses):
-        whole = model(ids, images, **given)
+        whole = model(ids, images, **arguments)
         torch.testing.assert_close(whole.loss, losses.mean(), atol=1e-5, rtol=1e-4)
         assert int((whole.labels[:, 1:] != -100).sum()) == len(losses)
 
@@ -267,12 +267,12 @@ def test_unknown_arguments_are_refused(model):
 def test_outputs_as_tuples():
     model, ids = tiny_lavit(), torch.tensor([IMAGE])
     model.set_attn_implementation("eager")
-    given = {"pixel_values": pictures(1), "output_hidden_states": True, "output_attentions": True}
-    whole = model(ids, **given)
+    asked = {"pixel_values": pictures(1), "output_hidden_states": True, "output_attentions": True}
+    whole = model(ids, **asked)
     assert len(whole.hidden_states) == TEXT["num_hidden_layers"] + 1
     assert len(whole.attentions) == TEXT["num_hidden_layers"]
-    as_tuple = model(ids, **given, return_dict=False)
+    as_tuple = model(ids, **asked, return_dict=False)
     torch.testing.assert_close(as_tuple[0], whole.logits)
-    torch.testing.assert_close(model.model(ids, **given, return_dict=False)[0], whole.hidden_states[-1])
+    torch.testing.assert_close(model.model(ids, **asked, return_dict=False)[0], whole.hidden_states[-1])
     features = model.get_image_features(pictures(1), return_dict=False)
     torch.testing.assert_close(features[1][0], model.get_image_features(pictures(1)).pooler_output[0])

@@ -109,7 +109,7 @@ MODEL_RULES = [
 
 
 def vocabulary_rules(config: LavitConfig) -> list[Rule]:
-    """Rules for the rows of the vocabulary, behind which the image placeholder gets one: the mean of the text's rows."""
+    """Rules for the vocabulary, in which the image placeholder gets the last row: the mean of the text's rows."""
 
     def add_placeholder(rows: torch.Tensor) -> torch.Tensor:
         mean = rows[: config.image_start_token_id].float().mean(dim=0, keepdim=True)

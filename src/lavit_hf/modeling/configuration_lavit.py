@@ -320,8 +320,8 @@ class LavitConfig(PreTrainedConfig):
         """Raises `ValueError` for values that fit no model; transformers calls it on every configuration."""
         if self.image_start_token_id < 0 or self.image_token_id >= self.text_config.vocab_size:
             raise ValueError(
-                f"text_config.vocab_size must hold [IMG], [/IMG], {self.codebook_size} codes and the image placeholder "
-                f"from image_start_token_id={self.image_start_token_id} on, got {self.text_config.vocab_size}."
+                f"text_config.vocab_size must hold [IMG], [/IMG], {self.codebook_size} codes and the image placeholder"
+                f" from image_start_token_id={self.image_start_token_id} on, got {self.text_config.vocab_size}."
             )
 
 

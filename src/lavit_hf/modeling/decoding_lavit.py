@@ -192,8 +192,8 @@ def resolve_decoding(
         sampling, asked = _split_sampling(asked, image, setting)
         if most < num_codes[1] + 2:
             raise ValueError(
-                f"max_new_tokens={most} has no room for an image of up to {num_codes[1]} codes and its two marks: give "
-                f"at least {num_codes[1] + 2}, or image_generation with smaller max_new_tokens."
+                f"max_new_tokens={most} has no room for an image of up to {num_codes[1]} codes and its two marks: "
+                f"give at least {num_codes[1] + 2}, or image_generation with smaller max_new_tokens."
             )
     if mode == "image" and least > num_codes[1] + 2:
         raise ValueError(

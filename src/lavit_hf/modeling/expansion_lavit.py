@@ -67,8 +67,8 @@ def check_placeholders(num_placeholders: int, num_images: int = 0, num_codes: in
     """Raises a `ValueError` unless there is one placeholder for each image or one for each code."""
     if num_placeholders not in (num_images, num_codes):
         raise ValueError(
-            f"The sequences hold {num_placeholders} image placeholders, but {num_images} images with {num_codes} codes "
-            "in total were given: expected one placeholder for each image, or one for each code."
+            f"The sequences hold {num_placeholders} image placeholders, but {num_images} images with {num_codes} codes"
+            " in total were given: expected one placeholder for each image, or one for each code."
         )
 
 

@@ -147,9 +147,9 @@ class LavitGenerationMixin(GenerationMixin):
             **kwargs: Same as in `GenerationMixin.generate`.
 
         Returns:
-            `torch.LongTensor` of shape `(B * num_return_sequences, L + new tokens)` or a `ModelOutput`: exactly the ids
-            that were given, and then new tokens. `max_length` counts the ids as given. Under guidance, the cache has
-            twice the rows, and `logits` are the combined log-probabilities of both branches.
+            `torch.LongTensor` of shape `(B * num_return_sequences, L + new tokens)` or a `ModelOutput`: exactly the
+            ids that were given, and then new tokens. `max_length` counts the ids as given. Under guidance, the cache
+            has twice the rows, and `logits` are the combined log-probabilities of both branches.
 
         Raises:
             ValueError: a value out of its range; settings that exclude each other; no room for an image; prompts or
@@ -274,7 +274,8 @@ class LavitGenerationMixin(GenerationMixin):
         goes_on = (columns > start[:, None]) & is_open[:, None]
         if (goes_on & (input_ids == self.config.image_token_id)).any():
             raise ValueError(
-                "An image that is to go on, behind an [IMG] without [/IMG], enters as codes: pass image_inputs='codes'."
+                "An image that is to go on, behind an [IMG] without [/IMG], must enter as codes: pass "
+                "image_inputs='codes'."
             )
         length = input_ids.shape[1] if given.shape[1] else 0
         return _Prompts(given, input_ids, attention_mask, length, coded[:, :length] if not length else coded, features)

@@ -35,7 +35,8 @@ class LavitGrammarLogitsProcessor(LogitsProcessor):
         max_images (`int`, *optional*): Most images of interleaved generation. Default: any number.
         first_modality (`"text"` or `"image"`, *optional*):
             What is generated first. `"image"` opens an image in each row that has no open image yet.
-        min_new_tokens (`int`, *optional*, defaults to 0): New tokens before which no image is closed, unless it is full.
+        min_new_tokens (`int`, *optional*, defaults to 0):
+            New tokens before which no image is closed, unless it is full.
         device (`torch.device`, *optional*): Device of the scores.
     """
 

@@ -19,8 +19,8 @@ def start_branches(input_ids: torch.LongTensor, config: LavitConfig) -> dict[str
 
     Returns:
         `dict` of what `branch_inputs` needs of the prompts: `unconditional_ids` (B, L), `unconditional_mask` (B, L),
-        which is 1 at a negative prompt, and `unconditional_start` (B,), the position of the open `[IMG]`, or -1 in rows
-        without an open image. Their unconditional branch sees everything, and its logits are not used.
+        which is 1 at a negative prompt, and `unconditional_start` (B,), the position of the open `[IMG]`, or -1 in
+        rows without an open image. Their unconditional branch sees everything, and its logits are not used.
     """
     start, is_open = open_image_start(input_ids, config)
     return {

@@ -507,7 +507,7 @@ class LavitProcessor(ProcessorMixin):
 
 
 def _escape_messages(messages, pattern: re.Pattern):
-    """Messages of a chat, or a batch of chats, with the special tokens that `pattern` matches in their texts marked."""
+    """Messages of a chat, or a batch of chats, in whose texts the special tokens that `pattern` matches are marked."""
     if isinstance(messages, list | tuple):
         return [_escape_messages(message, pattern) for message in messages]
     if not isinstance(messages, dict):
