@@ -16,7 +16,7 @@ MODULES = [
     *("lavit_hf.modeling", "lavit_hf.processing", "lavit_hf.training", "lavit_hf.visualization"),
 ]
 # Where another docstring is pointed to that does.
-ELSEWHERE = re.compile(r"[Aa]rguments( and \w+)? as (of|there)")
+ELSEWHERE = re.compile(r"[Aa]rguments( and \w+)? as (of|there|in)|Same (arguments|as in)")
 
 
 def methods(cls: type):

@@ -47,5 +47,5 @@ def test_building_a_new_one(as_a_user):
         text=["word5 word6", "<image>word7"], images=[[], Image.new("RGB", (9, 5))], return_tensors="pt"
     )
     assert inputs["pixel_values"].shape == (1, 3, 32, 32)
-    ids = model.generate(**inputs, generation_mode="image", max_new_tokens=4)
+    ids = model.generate(**inputs, generation_mode="image", max_new_tokens=5)
     assert [len(processor.decode_interleaved(row)[-1].codes) for row in ids] == [4, 4]

@@ -115,6 +115,21 @@ def find_merge_targets(
     Returns:
         `torch.LongTensor` of shape `(B, N)`: For each patch the number of a kept one; of a kept one its own.
     """
+    weights = _merge_weights(visual_tokenizer, outputs)
+    kept, folded = outputs.partition.kept, outputs.partition.folded
+    taker = weights.masked_fill(~kept.mask[:, :, None], -1.0).argmax(1)  # (B, folded patches) -> which kept one
+
+    num_patches = outputs.keep_mask.shape[1]
+    kept_patches = kept.pad(outputs.partition.kept_index % num_patches)
+    itself = torch.arange(num_patches, device=taker.device).expand_as(outputs.keep_mask)
+    targets = itself.flatten().index_copy(
+        0, outputs.partition.folded_index, folded.pack(kept_patches.gather(1, taker))
+    )
+    return torch.where(outputs.keep_mask, itself, targets.view_as(itself))
+
+
+def _merge_weights(visual_tokenizer: LavitVisualTokenizer, outputs: LavitVisualTokenizerOutput) -> torch.Tensor:
+    """(B, kept patches, folded patches), the weights of the cross-attention, summed over blocks."""
     recorded = []
     hooks = [
         layer.cross_attn.register_forward_pre_hook(lambda module, args: recorded.append((module, *args[:2])))
@@ -132,15 +147,7 @@ def find_merge_targets(
         query, key = (module.split_heads(states).transpose(1, 2) for states in (query, key))
         scores = (query @ key.transpose(-1, -2)).float() * module.scaling
         weights = weights + scores.masked_fill(~folded.mask[:, None, None], -torch.inf).softmax(-1).mean(1)
-    taker = weights.masked_fill(~kept.mask[:, :, None], -1.0).argmax(1)  # (B, folded patches) -> which kept one
-
-    num_patches = outputs.keep_mask.shape[1]
-    kept_patches = kept.pad(outputs.partition.kept_index % num_patches)
-    itself = torch.arange(num_patches, device=taker.device).expand_as(outputs.keep_mask)
-    targets = itself.flatten().index_copy(
-        0, outputs.partition.folded_index, folded.pack(kept_patches.gather(1, taker))
-    )
-    return torch.where(outputs.keep_mask, itself, targets.view_as(itself))
+    return weights
 
 
 def show_merging(image: Image.Image, targets: torch.Tensor, size: int = 448) -> Image.Image:

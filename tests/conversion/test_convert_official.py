@@ -113,7 +113,9 @@ class TestResult:
         ids = torch.tensor([[32000, 48386, 32001]] * 4)
         logits = model(input_ids=ids, pixel_values=goldens["pixel_values"], logits_to_keep=1).logits[:, -1]
         # The packed merger leaves out the authors' smoothing of the softmax.
-        torch.testing.assert_close(logits, goldens["caption_first_logits"], atol=1e-3, rtol=0)
+        torch.testing.assert_close(logits[:, :-1], goldens["caption_first_logits"], atol=1e-3, rtol=0)
+        # The placeholder, which the authors' vocabulary does not have, has no more than the mean of the text's scores.
+        torch.testing.assert_close(logits[:, -1], logits[:, :32000].mean(dim=-1), atol=1e-4, rtol=0)
 
     def test_pixel_decoders_equal_the_authors(self, converted, goldens, golden_json):
         for subfolder, kind, guidance_scale in ((None, "highres", 7.0), ("lowres_decoder", "lowres", 5.0)):

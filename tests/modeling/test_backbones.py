@@ -144,8 +144,9 @@ def test_new_rows_are_like_the_old_ones():
     llama.model.embed_tokens.weight += 3.0
     model = LavitForCausalLM.from_backbones(CLIPVisionConfig(**VISION), llama, codebook_size=CODEBOOK_SIZE)
     rows = model.get_input_embeddings().weight
-    assert rows.shape[0] == model.lm_head.weight.shape[0] == model.config.text_config.vocab_size == PLACEHOLDER
-    text, codes = rows[:TEXT_TOKENS], rows[TEXT_TOKENS + 2 :]
+    assert rows.shape[0] == model.lm_head.weight.shape[0] == model.config.text_config.vocab_size == PLACEHOLDER + 1
+    text, codes = rows[:TEXT_TOKENS], rows[TEXT_TOKENS + 2 : PLACEHOLDER]
+    torch.testing.assert_close(rows[PLACEHOLDER], text.mean(dim=0))
     assert abs(rows[TEXT_TOKENS:].mean() - text.mean()) < 0.1
     torch.testing.assert_close(codes.std(), text.std(), rtol=0.1, atol=0)
 
@@ -157,7 +158,7 @@ def test_codes_that_are_alike_start_alike():
     codebook = tokenizer.quantizer.codebook
     llama = LlamaConfig(**TEXT | {"hidden_size": 512})
     model = LavitForCausalLM.from_backbones(tokenizer, llama)
-    rows = model.get_input_embeddings().weight[TEXT_TOKENS + 2 :]
+    rows = model.get_input_embeddings().weight[TEXT_TOKENS + 2 : PLACEHOLDER]
     distances, expected = (torch.cdist(points, points).flatten() for points in (rows, codebook))
     assert torch.corrcoef(torch.stack([distances, expected]))[0, 1] > 0.9
 
@@ -166,7 +167,7 @@ def test_padding_of_the_vocabulary_is_taken_over():
     model = tiny_lavit(num_text_tokens=90)
     config = model.config
     assert (config.image_start_token_id, config.visual_token_offset) == (90, 92)
-    assert config.text_config.vocab_size == 92 + CODEBOOK_SIZE
+    assert config.text_config.vocab_size == 92 + CODEBOOK_SIZE + 1
 
 
 @torch.no_grad()

@@ -392,6 +392,8 @@ class LavitGenerationMixin(GenerationMixin):
         **kwargs,
     ) -> dict:
         """Same as in `GenerationMixin`, with the unconditional branches of guidance appended to the rows."""
+        for name in ("tokenizer", "assistant_tokenizer"):
+            kwargs.pop(name, None)  # transformers hands them on from the arguments of `generate` to every forward
         guided_positions = None
         if unconditional_ids is not None:
             if attention_mask is None:

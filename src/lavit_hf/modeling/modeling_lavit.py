@@ -167,6 +167,8 @@ class LavitModel(LavitPreTrainedModel):
         """
         Runs the visual tokenizer in full precision, so that an image has the same codes in training, at inference and
         in a tokenized dataset. Where `vision_features` are given, the vision tower does not run.
+
+        Same arguments as [`LavitForCausalLM.forward`].
         """
         images = pixel_values if vision_features is None else vision_features
         with torch.autocast(images.device.type, enabled=False):
