@@ -174,6 +174,9 @@ class LavitGenerationMixin(GenerationMixin):
         )
         if negative_prompt_ids is not None and not decoding.guided:
             raise ValueError(f"negative_prompt_ids need a guidance_scale above 1, got {decoding.guidance_scale}.")
+        implementation = kwargs.get("cache_implementation") or self.generation_config.cache_implementation or ""
+        if implementation.startswith("offloaded") and self.device.type == "cpu":
+            raise ValueError(f"cache_implementation={implementation!r} needs a GPU to offload from, got a CPU.")
         further = {"stopping_criteria": stopping_criteria, "prefix_allowed_tokens_fn": prefix_allowed_tokens_fn}
         if streamer is not None:
             further["streamer"] = streamer
@@ -312,7 +315,7 @@ class LavitGenerationMixin(GenerationMixin):
             )
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        check_attention_mask(attention_mask, input_ids.shape, past)
+        check_attention_mask(attention_mask, input_ids.shape, 0 if is_whole else past)
         return _Prompts(input_ids, input_ids, attention_mask, length, input_ids)
 
     def _add_branches(self, prompts: _Prompts, decoding: LavitDecoding, negative_ids, negative_mask) -> dict[str, Any]:

@@ -1,0 +1,352 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""`generate` with every option that touches prefill or cache, and whatever state the prompts are in."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList, TextStreamer
+from transformers.generation import LogitsProcessor
+
+from lavit_hf import LavitForCausalLM
+from lavit_hf.modeling.decoding_lavit import DEFAULT_MAX_LENGTH, DEFAULT_TOP_K
+
+from ..tiny import (
+    CODEBOOK_SIZE,
+    IMAGE_END,
+    IMAGE_START,
+    NUM_PATCHES,
+    PLACEHOLDER,
+    TEXT_TOKENS,
+    VISUAL_OFFSET,
+    pad_rows,
+    pictures,
+    tiny_lavit,
+)
+
+
+IMAGE = [IMAGE_START, PLACEHOLDER, IMAGE_END]
+CODES = range(VISUAL_OFFSET, VISUAL_OFFSET + CODEBOOK_SIZE)
+
+
+@pytest.fixture(scope="module")
+def model() -> LavitForCausalLM:
+    return tiny_lavit()
+
+
+def prompts(*rows: list[int], side: str = "left") -> dict[str, torch.Tensor]:
+    ids, mask = pad_rows(list(rows), side)
+    num_images = int((ids == PLACEHOLDER).sum())
+    images = {"pixel_values": pictures(num_images)} if num_images else {}
+    return {"input_ids": ids, "attention_mask": mask, **images}
+
+
+MODES = {
+    "text": {"max_new_tokens": 6, "eos_token_id": None},
+    "image": {"generation_mode": "image"},
+    "guided image": {"generation_mode": "image", "guidance_scale": 3.0},
+    "interleaved": {"generation_mode": "interleaved", "max_new_tokens": 40, "first_modality": "image"},
+    "guided interleaved": {
+        "generation_mode": "interleaved",
+        "max_new_tokens": 40,
+        "first_modality": "image",
+        "guidance_scale": 3.0,
+    },
+}
+PROMPTS = {
+    "text": [5, 6, 7, 8, 9, 10, 11],
+    "image": [5, *IMAGE, 6, 7],
+    "open": [5, *IMAGE, 6, IMAGE_START, CODES[3], CODES[5]],
+}
+OPTIONS = {
+    "prefill_chunk_size": {"prefill_chunk_size": 3},
+    "one chunk": {"prefill_chunk_size": 100},
+    "prompt_lookup_num_tokens": {"prompt_lookup_num_tokens": 2},
+    "static": {"cache_implementation": "static", "disable_compile": True},
+    "offloaded": {"cache_implementation": "offloaded"},
+    "offloaded_static": {"cache_implementation": "offloaded_static", "disable_compile": True},
+    "quantized": {"cache_implementation": "quantized"},
+    "use_cache": {"use_cache": False},
+    "output_logits": {"output_logits": True, "output_hidden_states": True, "return_dict_in_generate": True},
+    "num_return_sequences": {"do_sample": True, "top_k": 1, "num_return_sequences": 2},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("start", PROMPTS)
+@pytest.mark.parametrize("mode", MODES)
+def test_options_of_prefill_and_cache(model, mode, start, option):
+    """The same ids as without the option, or an error that names it."""
+    if mode != "text" and start == "open" and "interleaved" in mode:
+        start = "text"
+    rows = [PROMPTS[start]] if option == "prompt_lookup_num_tokens" else [PROMPTS[start], [5, 6], [7]]
+    arguments = prompts(*rows) | MODES[mode]
+    expected = model.generate(**arguments)
+    refusal = ""
+    try:
+        found = model.generate(**arguments, **OPTIONS[option])
+    except (ValueError, ImportError) as error:
+        refusal = str(error)
+    if refusal:
+        named = {"quantized": "quanto", "offloaded": "offload", "offloaded_static": "offload"}.get(option, option)
+        assert named in refusal
+        return
+    found = getattr(found, "sequences", found)
+    if option == "num_return_sequences":
+        expected = expected.repeat_interleave(2, dim=0)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("mode", ["image", "guided image"])
+def test_going_on_from_a_returned_cache(model, mode):
+    arguments = prompts([5, *IMAGE, 6], [7, 8]) | MODES[mode]
+    whole = model.generate(**arguments, return_prompt_codes=True)
+    begun = model.generate(**arguments | {"max_new_tokens": 4}, return_prompt_codes=True, return_dict_in_generate=True)
+    length = begun.sequences.shape[1]
+    padding = length - torch.tensor(
+        [row.index(5 if index == 0 else 7) for index, row in enumerate(begun.sequences.tolist())]
+    )
+    mask = (torch.arange(length) >= length - padding[:, None]).long()
+    settings_ = MODES[mode] | {"max_new_tokens": whole.shape[1] - length}
+    rest = model.generate(begun.sequences, attention_mask=mask, cache=begun.cache, **settings_)
+    assert torch.equal(rest, whole)
+
+
+def test_caches_that_do_not_fit(model):
+    arguments = prompts([5, *IMAGE, 6])
+    guided = model.generate(
+        **arguments | MODES["guided image"], max_new_tokens=3, return_prompt_codes=True, return_dict_in_generate=True
+    )
+    with pytest.raises(ValueError, match="cache must hold 1 rows"):
+        model.generate(guided.sequences, cache=guided.cache, generation_mode="image")
+    plain = model.generate(**arguments, max_new_tokens=3, return_dict_in_generate=True)
+    with pytest.raises(ValueError, match="cache holds .* `return_prompt_codes=True`"):
+        model.generate(plain.sequences, cache=plain.cache)
+    with pytest.raises(ValueError, match="cache holds"):
+        model.generate(plain.sequences, cache=plain.cache, pixel_values=pictures(1))
+
+
+# What is returned
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("mode", MODES)
+def test_results_begin_with_the_ids_that_were_given(model, mode, side):
+    for form in ("one per image", "one per code"):
+        rows = [[5, *IMAGE, 6], [7, 8], [*IMAGE, *IMAGE]]
+        if form == "one per code":
+            counts = iter(model.model.visual_tokenizer(pictures(3)).num_codes.tolist())
+            rows = [
+                [t for token in row for t in ([PLACEHOLDER] * next(counts) if token == PLACEHOLDER else [token])]
+                for row in rows
+            ]
+        ids, mask = pad_rows(rows, side)
+        arguments = {"input_ids": ids, "attention_mask": mask, "pixel_values": pictures(3)}
+        given_ids = ids.clone()
+        output = model.generate(**arguments, **MODES[mode])
+        assert torch.equal(output[:, : ids.shape[1]], given_ids)
+        assert not (output[:, ids.shape[1] :] == PLACEHOLDER).any()
+        new = model.generate(**arguments, **MODES[mode], return_full_text=False)
+        assert torch.equal(new, output[:, ids.shape[1] :])
+        coded = model.generate(**arguments, **MODES[mode], return_prompt_codes=True)
+        assert PLACEHOLDER not in coded
+        assert torch.equal(coded[:, -new.shape[1] :], new)
+
+
+@pytest.mark.parametrize("mode", ["text", "image"])
+def test_max_length_counts_the_ids_as_given(model, mode):
+    arguments = prompts([5, *IMAGE, 6, *IMAGE]) | {"generation_mode": mode, "eos_token_id": None}
+    length = arguments["input_ids"].shape[1]
+    output = model.generate(**arguments, max_length=length + 4, min_length=length + 4)
+    assert output.shape[1] == length + 4
+    assert torch.equal(output, model.generate(**arguments, max_new_tokens=4, min_new_tokens=4))
+    config = GenerationConfig(max_length=length + 4, pad_token_id=0)
+    assert model.generate(**arguments, generation_config=config).shape[1] == length + 4
+    with pytest.raises(
+        ValueError, match=f"max_length={length} leaves no room behind the input, whose length is {length}"
+    ):
+        model.generate(**arguments, max_length=length)
+
+
+class Recorder(LogitsProcessor, StoppingCriteria):
+    """A user's logits processor and stopping criterion at once."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, input_ids, scores, **kwargs):
+        self.seen.append(input_ids.clone())
+        return scores if isinstance(scores, torch.Tensor) else torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+class Collector(TextStreamer):
+    def __init__(self):
+        self.values = []
+
+    def put(self, value):
+        self.values.append(value.reshape(-1).tolist())
+
+    def end(self):
+        pass
+
+
+def test_users_see_the_prompts_as_they_gave_them(model):
+    """Other libraries' criteria cut off as many ids as they sent."""
+    arguments = prompts([5, *IMAGE, 6]) | {"max_new_tokens": 4, "eos_token_id": None}
+    processor, criterion, streamer, prefixes = Recorder(), Recorder(), Collector(), []
+
+    def allowed(batch_id, ids):
+        prefixes.append(ids.tolist())
+        return list(range(TEXT_TOKENS))
+
+    output = model.generate(
+        **arguments,
+        logits_processor=LogitsProcessorList([processor]),
+        stopping_criteria=StoppingCriteriaList([criterion]),
+        prefix_allowed_tokens_fn=allowed,
+        streamer=streamer,
+    )
+    given_ids = arguments["input_ids"]
+    assert torch.equal(output, model.generate(**arguments))
+    for step in range(4):
+        expected = output[:, : given_ids.shape[1] + step]
+        assert torch.equal(processor.seen[step], expected)
+        assert prefixes[step] == expected[0].tolist()
+        assert torch.equal(criterion.seen[step], output[:, : given_ids.shape[1] + step + 1])
+    assert streamer.values == [given_ids[0].tolist(), *[[token] for token in output[0, given_ids.shape[1] :].tolist()]]
+
+
+def test_repeated_and_beamed_rows_keep_their_own_prompts(model):
+    arguments = prompts([5, *IMAGE, 6], [7, 8]) | {"max_new_tokens": 4}
+    output = model.generate(**arguments, num_beams=3, num_return_sequences=2)
+    length = arguments["input_ids"].shape[1]
+    assert torch.equal(output[:, :length], arguments["input_ids"].repeat_interleave(2, dim=0))
+
+
+# Empty prompts
+
+
+def test_empty_prompts(model):
+    empty = torch.zeros(2, 0, dtype=torch.long)
+    drawn = model.generate(empty, generation_mode="image", guidance_scale=2.0)
+    assert (drawn[:, 0] == IMAGE_START).all()
+    begun = model.generate(torch.full((1, 1), IMAGE_START), generation_mode="image", guidance_scale=2.0)
+    assert torch.equal(drawn[:1], begun)
+    batch = model.generate(**prompts([], [5, 6]), generation_mode="image")
+    alone = [model.generate(**prompts(row), generation_mode="image") for row in ([5, 6],)]
+    assert batch[1].tolist()[: alone[0].shape[1]] == alone[0][0].tolist()
+    unconditional = model.generate(empty[:1], generation_mode="image")[0].tolist()
+    assert batch[0].tolist()[2 : 2 + len(unconditional)] == unconditional
+    for settings_ in ({}, {"generation_mode": "interleaved", "max_new_tokens": 40}):
+        with pytest.raises(ValueError, match="Prompt 0 is empty"):
+            model.generate(empty, **settings_)
+    with pytest.raises(ValueError, match="Prompt 1 is empty"):
+        model.generate(**prompts([5, 6], []))
+
+
+# The grammar
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_the_grammar_holds_for_every_state_and_bound(model, data):
+    """Prompts with and without open images of any number of codes, any mode, any bounds."""
+    codes = st.lists(st.sampled_from(CODES), max_size=NUM_PATCHES + 2)
+    text = st.lists(st.integers(3, TEXT_TOKENS - 1), min_size=1, max_size=3)
+    closed = codes.filter(bool).map(lambda row: [IMAGE_START, *row, IMAGE_END])
+    row = st.tuples(
+        text, st.one_of(st.just([]), closed), st.one_of(st.just([]), codes.map(lambda row: [IMAGE_START, *row]))
+    )
+    rows = data.draw(st.lists(row.map(lambda parts: sum(map(list, parts), [])), min_size=1, max_size=3))
+    mode = data.draw(st.sampled_from(["text", "image", "interleaved"]))
+    least = data.draw(st.integers(1, NUM_PATCHES))
+    most = data.draw(st.integers(least, NUM_PATCHES))
+    arguments = {"generation_mode": mode, "image_generation": {"min_new_tokens": least, "max_new_tokens": most}}
+    if mode == "image":
+        arguments["min_new_tokens"] = data.draw(st.integers(0, most + 2))
+        arguments["max_new_tokens"] = data.draw(st.integers(max(1, arguments["min_new_tokens"]), NUM_PATCHES + 4))
+    else:
+        arguments["max_new_tokens"] = data.draw(st.integers(most + 2, most + 12))
+        arguments["min_new_tokens"] = data.draw(st.integers(0, arguments["max_new_tokens"]))
+    if mode != "text":
+        arguments["guidance_scale"] = data.draw(st.sampled_from([1.0, 3.0]))
+    sampled = data.draw(st.booleans())
+    arguments |= {"do_sample": sampled}
+    arguments["image_generation"]["do_sample"] = sampled
+    given_prompts = prompts(*rows)
+    torch.manual_seed(0)
+    output = model.generate(**given_prompts, **arguments)
+    length = given_prompts["input_ids"].shape[1]
+    for prompt, new in zip(rows, output[:, length:].tolist(), strict=True):
+        ended = IMAGE_END if mode == "image" else 2
+        new = new[: new.index(ended) + 1] if ended in new else new
+        is_open, count, first = False, 0, True
+        for token in prompt:
+            is_open, count = (token == IMAGE_START) or (is_open and token != IMAGE_END), count + 1
+            count = 0 if token == IMAGE_START else count
+        for position, token in enumerate(new):
+            if mode == "text":
+                assert token < TEXT_TOKENS
+            elif is_open:
+                assert token in CODES or token == IMAGE_END
+                if token == IMAGE_END:
+                    assert count >= 1
+                    is_full = count >= most
+                    enough = position >= arguments["min_new_tokens"] if mode == "image" else True
+                    assert is_full or (count >= least and enough)
+                    is_open = False
+                else:
+                    count += 1
+                    assert count <= most
+            elif token == IMAGE_START:
+                assert mode == "interleaved" or first
+                is_open, count = True, 0
+            else:
+                assert mode == "interleaved"
+                assert token < TEXT_TOKENS
+            first = False
+
+
+def test_defaults_are_those_of_transformers():
+    # A private method: this test tells when transformers' defaults move.
+    defaults = GenerationConfig()._get_default_generation_params()
+    assert (defaults["max_length"], defaults["top_k"]) == (DEFAULT_MAX_LENGTH, DEFAULT_TOP_K)
+
+
+# Wrong values
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"generation_mode": "image", "guidance_scale": float("inf")}, "guidance_scale must be a finite number"),
+        ({"generation_mode": "image", "guidance_scale": "3"}, "guidance_scale must be a finite number .* got '3'"),
+        ({"generation_mode": "image", "image_generation": {"guidance_scale": float("nan")}}, "guidance_scale must be"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens must be an integer of at least 1, got 2.5"),
+        ({"max_new_tokens": True}, "max_new_tokens must be an integer of at least 1, got True"),
+        ({"min_new_tokens": -1}, "min_new_tokens must be an integer of at least 0, got -1"),
+        ({"num_return_sequences": 0}, "num_return_sequences must be an integer of at least 1, got 0"),
+        ({"generation_mode": "interleaved", "image_generation": {"bogus": 1}}, "GenerationConfig, got 'bogus'"),
+        ({"generation_mode": "image", "image_generation": {"bogus": 1}}, "GenerationConfig, got 'bogus'"),
+        ({"image_generation": {"bogus": 1}}, "GenerationConfig, got 'bogus'"),
+        (
+            {"generation_mode": "interleaved", "image_generation": {"repetition_penalty": 1.2}},
+            "in interleaved generation, got 'repetition_penalty'",
+        ),
+        (
+            {"generation_mode": "image", "image_generation": {"max_new_tokens": 2.5}},
+            "max_new_tokens of image_generation",
+        ),
+        ({"generation_mode": "image", "image_generation": "x"}, "image_generation must be a dict .* got 'x'"),
+        ({"attention_mask": torch.ones(1, 4).long()}, r"attention_mask must be of shape \(3, 4\), got \(1, 4\)"),
+        ({"attention_mask": torch.ones(3, 5).long()}, r"attention_mask must be of shape \(3, 4\), got \(3, 5\)"),
+        ({"input_ids": torch.tensor([[5, -1]])}, "input_ids must be from 0 to 142, got -1 to 5"),
+        ({"input_ids": torch.tensor([[5, 143]])}, "input_ids must be from 0 to 142, got 5 to 143"),
+        ({"input_ids": torch.tensor([[5.0, 6.0]])}, "input_ids must be integers"),
+        ({"bogus": 1}, "'bogus'"),
+    ],
+)
+def test_wrong_values_are_named(model, arguments, message):
+    rows = {"input_ids": torch.tensor([[5, 6, 7, 8]] * 3)}
+    with pytest.raises(ValueError, match=message):
+        model.generate(**rows | arguments)
