@@ -88,6 +88,8 @@ def draw(model: LavitForCausalLM, work: Work) -> None:
     faster = "eager" if model.device.type == "cpu" else "sdpa"
     model.set_attn_implementation({"text_config": work.attention or faster})
     prompt = make_prompt(model, work)
+    start = torch.full_like(prompt[:, :1], model.config.image_start_token_id)
+    prompt = torch.cat([prompt, start], dim=1)
     settings = {
         "attention_mask": torch.ones_like(prompt),
         "guidance_scale": GUIDANCE_SCALE,
@@ -98,11 +100,9 @@ def draw(model: LavitForCausalLM, work: Work) -> None:
         "pad_token_id": 0,
     }
     if work.way == "two passes":
-        start = torch.full_like(prompt[:, :1], model.config.image_start_token_id)
-        settings["attention_mask"] = torch.ones(len(prompt), prompt.shape[1] + 1, device=prompt.device)
         settings["negative_prompt_ids"] = start
         settings["eos_token_id"] = model.config.image_end_token_id
-        plain_model(model).generate(torch.cat([prompt, start], dim=1), **settings)
+        plain_model(model).generate(prompt, **settings)
         return
     if work.way == "static cache":
         settings["cache_implementation"] = "static"  # compiled, where there is a GPU

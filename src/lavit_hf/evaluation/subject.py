@@ -163,7 +163,10 @@ class Subject:
         inputs = self.processor(text=prompts, images=pictures, generation_mode="image", return_tensors="pt")
         torch.manual_seed(self.settings.seed + first)
         ids = self.model.generate(
-            **inputs.to(self.model.device), generation_mode="image", return_full_text=False, **self.drawing_settings()
+            **inputs.to(self.model.device),
+            generation_mode="image",
+            image_generation=self.drawing_settings(),
+            return_full_text=False,
         )
         return self.decode([self.processor.decode_interleaved(row)[0].codes for row in ids], first)
 
