@@ -37,6 +37,7 @@ from .modeling_lavit_tokenizer import (
     LavitVisualTokenizerOutput,
     PatchPartition,
 )
+from .precision_lavit import read_dtype
 from .publishing_lavit import LavitPublishingMixin
 
 
@@ -120,7 +121,10 @@ class LavitModel(LavitPreTrainedModel):
         super().__init__(config)
         self.visual_tokenizer = visual_tokenizer or LavitVisualTokenizer(config.visual_tokenizer_config)
         self.visual_adapter = LavitVisualAdapter(config.visual_tokenizer_config, config.text_config.hidden_size)
-        self.language_model = language_model or AutoModel.from_config(config.text_config)
+        # Not in the dtype that its configuration was saved with: a whole LaVIT may be asked for in another.
+        self.language_model = language_model or AutoModel.from_config(
+            config.text_config, dtype=torch.get_default_dtype()
+        )
         self.post_init()
         self.train(self.training)
 
@@ -400,7 +404,7 @@ class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedM
         vision: Backbone,
         text: Backbone,
         num_text_tokens: int | None = None,
-        dtype=None,
+        dtype: torch.dtype | str | None = None,
         copy_merger: bool = True,
         **kwargs,
     ) -> "LavitForCausalLM":
@@ -417,17 +421,25 @@ class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedM
             num_text_tokens (`int`, *optional*):
                 Ids that text takes; `[IMG]` is the next. Default: the length of the tokenizer beside a named model,
                 else the vocabulary of the text model.
-            dtype (`torch.dtype`, *optional*): Of all weights. Default: the backbones' own.
+            dtype (`torch.dtype` or `str`, *optional*):
+                The dtype of all weights. Default: the wider of the two backbones' own, which rounds neither. What must
+                not be rounded stays float32, see [`LavitFloat32Mixin`].
             copy_merger (`bool`, *optional*, defaults to `True`):
                 Whether the adapter's merger (and positions, if any) start as copies of the visual tokenizer's.
             kwargs: For [`LavitVisualTokenizerConfig`], say `codebook_size` or `num_merger_layers`.
 
         Raises:
-            ValueError: something that is no backbone; settings for a visual tokenizer that has its own.
+            ValueError: something that is no backbone; settings for a visual tokenizer that has its own; a `dtype`
+                that is none of floating-point numbers.
         """
+        if "torch_dtype" in kwargs:
+            raise ValueError(f"from_backbones takes dtype, not torch_dtype, got torch_dtype={kwargs['torch_dtype']}.")
+        dtype = read_dtype(dtype)
         loading = {} if dtype is None else {"dtype": dtype}
         visual_tokenizer, vision_attention = load_visual_tokenizer(vision, loading, kwargs)
         text_model = load_text_backbone(text, **loading)
+        if dtype is None:
+            dtype = torch.promote_types(visual_tokenizer.dtype, text_model.dtype)
         # Read first: a configuration forgets its parts' choice of attention when it is put together.
         text_attention = text_model.config._attn_implementation
         tokenizer_config = visual_tokenizer.config
@@ -452,7 +464,7 @@ class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedM
             model.model.visual_adapter.start_from(visual_tokenizer)
         settings = text_model.generation_config.to_dict() | {"_from_model_config": False}
         model.generation_config.update(**settings)
-        return model if dtype is None else model.to(dtype)
+        return model.to(dtype)
 
     def get_image_features(
         self, pixel_values: torch.FloatTensor, **kwargs: Unpack[TransformersKwargs]

@@ -17,6 +17,7 @@ from .modeling_lavit_tokenizer import (
     LavitVisualTokenizer,
     LavitVisualTokenizerOutput,
 )
+from .precision_lavit import LavitFloat32Mixin
 from .quantization_lavit import LavitCodebookUpdater
 
 
@@ -58,7 +59,7 @@ class LavitAttentionPool(nn.Module):
         return self.out_proj(pooled.transpose(1, 2).flatten(1))
 
 
-class LavitFeatureDecoder(PreTrainedModel):
+class LavitFeatureDecoder(LavitFloat32Mixin, PreTrainedModel):
     """
     Rebuilds the vision features of a picture's patches from its codes, whose number varies, and projects them to
     what conditions a diffusion U-Net. It travels with the pixel decoder and holds its own copy of the codebook.
@@ -76,12 +77,12 @@ class LavitFeatureDecoder(PreTrainedModel):
     _supports_flash_attn = True
     _supports_attention_backend = True
     _no_split_modules = ["LavitBlock"]
-    _keep_in_fp32_modules_strict = ["codebook"]
+    _keep_in_fp32_modules_strict = ["codebook$"]
 
     def __init__(self, config: LavitFeatureDecoderConfig):
         super().__init__(config)
         size = config.hidden_size
-        self.register_buffer("codebook", torch.empty(config.codebook_size, config.code_dim))
+        self.register_buffer("codebook", torch.empty(config.codebook_size, config.code_dim, dtype=torch.float32))
         self.in_proj = nn.Linear(config.code_dim, size)
         self.position_embeddings = nn.Parameter(torch.empty(1, config.num_patches, size))
         self.queries = nn.Parameter(torch.empty(1, config.num_patches, size))
@@ -209,7 +210,7 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
     @classmethod
     def from_vision_tower(cls, vision: Backbone, **kwargs) -> "LavitVisualTokenizerForPreTraining":
         """
-        A new tokenizer to train around a vision model.
+        A new tokenizer to train around a vision model, in float32.
 
         Args:
             vision (`str`, `PreTrainedConfig` or `PreTrainedModel`):
@@ -221,7 +222,7 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
         attention = vision_tower.config._attn_implementation
         kwargs = {"attn_implementation": {"": attention, "vision_config": attention}} | kwargs
         config = LavitVisualTokenizerConfig(vision_config=vision_tower.config, **kwargs)
-        return cls(config, LavitVisualTokenizer(config, vision_tower=vision_tower))
+        return cls(config, LavitVisualTokenizer(config, vision_tower=vision_tower)).float()
 
     @torch.no_grad()
     def _init_weights(self, module):

@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 
 from .attention_lavit import LavitBlock, PatchPartition, PolicyAttend
 from .configuration_lavit import LavitVisualTokenizerConfig
+from .precision_lavit import LavitFloat32Mixin, require_float32
 from .publishing_lavit import check_shards
 from .quantization_lavit import POSITIONS_STD, LavitQuantizer, mean_over_processes
 from .selection_lavit import LavitSelector, sample_policy, select_patches
@@ -154,8 +155,8 @@ class LavitFeatureWhitening(nn.Module):
     def __init__(self, config: LavitVisualTokenizerConfig):
         super().__init__()
         self.added_share = config.feature_whitening
-        self.register_buffer("feature_mean", torch.zeros(config.hidden_size))
-        self.register_buffer("feature_transform", torch.eye(config.hidden_size))
+        self.register_buffer("feature_mean", torch.zeros(config.hidden_size, dtype=torch.float32))
+        self.register_buffer("feature_transform", torch.eye(config.hidden_size, dtype=torch.float32))
 
     @torch.no_grad()
     def fit(self, features: torch.Tensor) -> None:
@@ -169,6 +170,8 @@ class LavitFeatureWhitening(nn.Module):
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """(..., hidden_size) -> the same shape and dtype, computed in float32."""
+        for name, buffer in self.named_buffers():
+            require_float32(name, buffer)
         with torch.autocast(device_type=features.device.type, enabled=False):
             return ((features.float() - self.feature_mean) @ self.feature_transform).to(features.dtype)
 
@@ -182,7 +185,7 @@ def build_vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
     return AutoModel.from_config(config, dtype=torch.get_default_dtype())
 
 
-class LavitTokenizerPreTrainedModel(PreTrainedModel):
+class LavitTokenizerPreTrainedModel(LavitFloat32Mixin, PreTrainedModel):
     """Weight initialisation and loading shared by the models of LaVIT's tokenizer."""
 
     base_model_prefix = "visual_tokenizer"
@@ -194,7 +197,13 @@ class LavitTokenizerPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_attention_backend = True
     _no_split_modules = ["LavitBlock"]
-    _keep_in_fp32_modules_strict = ["codebook", "feature_mean", "feature_transform"]
+    _keep_in_fp32_modules_strict = [
+        "codebook$",
+        "feature_mean$",
+        "feature_transform$",
+        "updater.counts$",
+        "updater.sums$",
+    ]
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
@@ -226,7 +235,8 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
 
     Args:
         config ([`LavitVisualTokenizerConfig`]): Its shape and the default way of selection.
-        vision_tower (`PreTrainedModel`, *optional*): A tower that exists already, instead of a new one.
+        vision_tower (`PreTrainedModel`, *optional*):
+            A tower that exists already, instead of a new one. The other parts take its dtype.
     """
 
     config: LavitVisualTokenizerConfig
@@ -240,6 +250,8 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         self.merger = LavitMerger(config)
         self.quantizer = LavitQuantizer(config)
         self.post_init()
+        if vision_tower is not None:
+            self.to(vision_tower.dtype)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, key_mapping=None, **kwargs):
@@ -308,6 +320,8 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
             raise ValueError("Give either pixel_values or vision_features.")
         if vision_features is None:
             vision_features = self.encode_vision(pixel_values)
+        # A processor's own visual tokenizer may compute them in another dtype.
+        vision_features = vision_features.to(self.dtype)
         log_probs = self.selector(vision_features)
 
         policy = None

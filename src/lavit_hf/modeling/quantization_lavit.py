@@ -4,6 +4,8 @@
 import torch
 from torch import distributed, nn
 
+from .precision_lavit import require_float32
+
 
 # Deviation of new positions: beside normalised features the usual 0.02 would long go unnoticed.
 POSITIONS_STD = 0.3
@@ -33,7 +35,7 @@ class LavitQuantizer(nn.Module):
             self.position_embeddings = nn.Parameter(torch.empty(config.num_patches, config.hidden_size))
         else:
             self.position_embeddings = None
-        self.register_buffer("codebook", torch.empty(config.codebook_size, config.code_dim))
+        self.register_buffer("codebook", torch.empty(config.codebook_size, config.code_dim, dtype=torch.float32))
 
     def encode(self, features: torch.Tensor, positions: torch.LongTensor | None = None) -> torch.Tensor:
         """Features (T, hidden_size) of patches (T,) in 0..num_patches-1 -> unit vectors (T, code_dim), float32."""
@@ -47,6 +49,7 @@ class LavitQuantizer(nn.Module):
     @torch.no_grad()
     def nearest(self, vectors: torch.Tensor) -> torch.Tensor:
         """Codes (T,) int64 of least squared distance to `vectors` (T, code_dim); the rows are taken as stored."""
+        require_float32("codebook", self.codebook)
         with torch.autocast(device_type=vectors.device.type, enabled=False):
             codebook = self.codebook.float()
             # |v - c|^2 = |v|^2 - 2 v.c + |c|^2, where |v|^2 is the same for every code
@@ -151,8 +154,8 @@ class LavitCodebookUpdater(nn.Module):
         super().__init__()
         self.decay = config.codebook_decay
         self.dead_code_threshold = config.dead_code_threshold
-        self.register_buffer("counts", torch.zeros(config.codebook_size))
-        self.register_buffer("sums", torch.zeros(config.codebook_size, config.code_dim))
+        self.register_buffer("counts", torch.zeros(config.codebook_size, dtype=torch.float32))
+        self.register_buffer("sums", torch.zeros(config.codebook_size, config.code_dim, dtype=torch.float32))
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
