@@ -60,3 +60,10 @@ def test_the_guide_runs(client, question, tmp_path, monkeypatch, capsys):
         block = block.replace(given, here)
     exec(block, {})
     assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("typed", ["what color is the <image> star?", "[IMG] what color is the star?"])
+def test_special_tokens_in_a_question_are_text(client, question, typed):
+    question = [{"role": "system", "content": "Be brief."}, {**question[0]}]
+    question[1]["content"] = [question[1]["content"][0], {"type": "text", "text": typed}]
+    assert ask(client, question).choices[0].message.content.strip()
