@@ -106,6 +106,9 @@ def test_features_that_were_computed_before(model):
     expected = model(ids, images, mask).logits
     encoded = {"image": model.get_image_features(images)}
     torch.testing.assert_close(model(ids, attention_mask=mask, mm_encoder_outputs=encoded).logits, expected)
+    labelled = model(ids, attention_mask=mask, mm_encoder_outputs=encoded, labels=ids)
+    assert PLACEHOLDER not in labelled.labels
+    assert labelled.loss.isfinite()
     with pytest.raises(ValueError, match="either images or mm_encoder_outputs"):
         model(ids, images, mask, mm_encoder_outputs=encoded)
     with pytest.raises(ValueError, match="features for [0-9]+ placeholders"):

@@ -184,6 +184,8 @@ def test_images_expanded_by_their_codes(processor):
     row = [PicturePart(image, codes, image_input="features"), TextPart("red above blue")]
     short, long = (LavitCollator(processor, NUM_PATCHES, expand_images=expand)([row]) for expand in (False, True))
     assert (long["input_ids"] == processor.image_token_id).sum() == len(codes)
+    offset = processor.visual_token_offset
+    assert long["labels"][0, 1 : len(codes) + 1].tolist() == [offset + code for code in codes]
     outputs = model(**long)
     assert outputs.logits.shape[:2] == long["labels"].shape
     torch.testing.assert_close(outputs.loss, model(**short).loss)

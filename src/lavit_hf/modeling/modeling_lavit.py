@@ -523,7 +523,7 @@ class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedM
                 The patches to keep, in place of the selector's decision.
             mm_encoder_outputs (`dict`, *optional*):
                 `{"image": output}` with an output of `get_image_features`, in place of images, and with one
-                placeholder for each code.
+                placeholder for each code. The codes are not known then, and are no labels.
             use_cache (`bool`, *optional*): Whether to return keys and values.
             logits_to_keep (`int` or `torch.Tensor`, *optional*): Only the last positions' logits; 0 for all.
             skip_logits (`bool`, *optional*, defaults to `False`):
@@ -582,6 +582,7 @@ class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedM
         )
         if labels is not None:
             labels = mask_labels(labels, attention_mask)
+            labels = labels.masked_fill(labels == self.config.image_token_id, IGNORE_INDEX)
         if sequences is not None:
             sequences.labels = labels
         loss, logits, token_losses = None, None, None

@@ -180,7 +180,14 @@ class LavitCollator:
         return kept + drawing
 
     def _labels(self, piece: _Piece) -> list[int]:
-        return piece.ids if piece.supervised else [IGNORE_INDEX] * len(piece.ids)
+        if not piece.supervised:
+            return [IGNORE_INDEX] * len(piece.ids)
+        if piece.picture is None or not self.expand_images:
+            return piece.ids
+        # Whoever computes a loss without the model, as Trainer's label smoothing does, finds the codes here.
+        codes = iter(piece.picture.codes)
+        placeholder, offset = self.processor.image_token_id, self.processor.visual_token_offset
+        return [offset + next(codes) if token == placeholder else token for token in piece.ids]
 
     def _pixel_values(self, images: list) -> torch.Tensor:
         if images:
