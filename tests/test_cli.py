@@ -161,9 +161,9 @@ def test_help_teaches(run):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no picture at all", "cannot be read as a picture"),
+        (b"no picture at all", "cannot be read"),
         (None, "No such file"),
-        ("truncated", "cannot be read as a picture"),
+        ("truncated", "cannot be read"),
     ],
 )
 def test_pictures_that_are_none(run, converted, tmp_path, picture, content, message):

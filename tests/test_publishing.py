@@ -39,7 +39,7 @@ CODE = {
     "generation_lavit.py",
     "head_lavit.py",
     "image_processing_lavit.py",
-    "image_processing_pil_lavit.py",
+    "image_reading_lavit.py",
     "interop_lavit.py",
     "logits_process_lavit.py",
     "modeling_lavit.py",

@@ -189,7 +189,7 @@ def test_a_broken_file_is_refused_in_words(page, tmp_path):
     panel = open_tab(page, "Describe")
     upload(panel, broken)
     panel.get_by_role("button", name="Describe").click()
-    page.get_by_text("broken.png cannot be read as a picture").first.wait_for()
+    page.get_by_text("broken.png cannot be read").first.wait_for()
 
 
 def test_nothing_given_is_said(page):

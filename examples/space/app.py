@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import gradio as gr
 import torch
@@ -28,7 +29,7 @@ from lavit_hf import (
     demo_checkpoint,
 )
 from lavit_hf.data.shapes import render_scene, sample_scene
-from lavit_hf.processing import load_pictures
+from lavit_hf.processing import read_image
 from lavit_hf.visualization import find_merge_targets, show_kept_patches, show_merging
 
 
@@ -43,10 +44,9 @@ def read_upload(payload) -> Image.Image | None:
     if payload is None:
         return None
     try:
-        return load_pictures(payload.path).convert("RGB")
+        return read_image(Path(payload.path).read_bytes(), payload.orig_name or "The file")
     except ValueError as error:
-        name = payload.orig_name or "The file"
-        raise gr.Error(f"{name} cannot be read as a picture: {error.__cause__ or error}", duration=None) from error
+        raise gr.Error(str(error), duration=None) from error
 
 
 def needs(value, what: str):
@@ -145,9 +145,9 @@ class Page:
         if not history:
             conversation.messages.clear()
         try:
-            content = [load_pictures(path).convert("RGB") for path in message["files"]]
+            content = [read_image(Path(path).read_bytes(), "That file") for path in message["files"]]
         except ValueError as error:
-            raise gr.Error(f"That file cannot be read as a picture: {error.__cause__ or error}") from error
+            raise gr.Error(str(error)) from error
         content += [text] if (text := message["text"].strip()) else []
         needs(content, "Write something or give a picture")
         said: list = []

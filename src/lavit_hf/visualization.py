@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from .modeling import LavitForCausalLM, LavitVisualTokenizer, LavitVisualTokenizerOutput
+from .processing import read_image
 
 
 MIN_SAMPLE_WIDTH = 160  # pixels, so that lines below a single picture are no columns of syllables
@@ -50,7 +51,7 @@ def draw_sheet(samples: Sequence[Sample], side: int = 128, columns: int = 4) -> 
         for position, picture in enumerate(sample.pictures):
             # Small pictures keep their pixels.
             method = Image.Resampling.NEAREST if max(picture.size) < side else Image.Resampling.BICUBIC
-            square = ImageOps.pad(picture.convert("RGB"), (side, side), method, color="white")
+            square = ImageOps.pad(read_image(picture), (side, side), method, color="white")
             sheet.paste(square, (left + position * side, top))
         draw.multiline_text((left, top + side + 2), "\n".join(lines), "black", font, spacing=line_height - 12)
     return sheet
@@ -351,7 +352,7 @@ def _grid_side(values: torch.Tensor, name: str) -> int:
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:
-    return image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    return read_image(image).resize((size, size), Image.Resampling.BICUBIC)
 
 
 def _box(patch: int, side: int, size: int) -> tuple[int, int, int, int]:

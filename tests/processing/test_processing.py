@@ -352,5 +352,5 @@ def test_saved_code_runs_without_this_package(processor, tmp_path):
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": ""}
     command = [sys.executable, "-c", REMOTE, str(tmp_path / "repository")]
     result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    ids = processor(text="<image>", images=torch.zeros(3, 4, 4, dtype=torch.uint8)).input_ids
+    ids = processor(text="<image>", images=torch.zeros(3, 5, 5, dtype=torch.uint8)).input_ids
     assert result.stdout.strip() == f"{ids} [1, 3, 16, 16] False", result.stderr

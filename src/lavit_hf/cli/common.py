@@ -113,13 +113,10 @@ def pick_device(device: str | None) -> str:
 
 
 def open_image(path: Path) -> Image.Image:
-    """A picture as the processor sees it, upright, so that what is shown over it lies right."""
-    from ..processing import load_pictures
+    """The image as the processor sees it, upright, so that what is shown over it lies right."""
+    from ..processing import read_image
 
-    try:
-        return load_pictures(path)
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read as a picture: {error.__cause__ or error}") from error
+    return read_image(path)
 
 
 def load_model(model: str, device: str | None, dtype: Dtype, model_class=None):

@@ -1,20 +1,17 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """One front door to datasets with pictures, and pictures read so that a broken one is named instead of fatal."""
 
-import io
 import json
 import os
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import fsspec
+import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
-from transformers.image_transforms import convert_to_rgb
+from PIL import Image
 from transformers.utils import logging
 
-from ..processing import load_pictures
+from ..processing.image_reading_lavit import image_label, load_file, read_content, read_image
 from .shapes import load_shapes
 
 
@@ -36,7 +33,7 @@ FILE_FORMATS = {
     ".tar": "webdataset",
 }
 BROKEN_PICTURES = ("raise", "skip")
-URL_TIMEOUT = 60  # seconds
+MAX_PATH = 4096  # characters, as on Linux
 # In the folder of each split of a tokenized dataset; has "counts" once the split is complete.
 TOKENIZATION_FILE = "tokenization.json"
 
@@ -159,89 +156,61 @@ def check_columns(dataset, columns: Sequence[str]) -> None:
             raise ValueError(f"There is no column {column!r}; the dataset has {', '.join(names)}.")
 
 
-def read_file(path: str | os.PathLike) -> bytes:
-    """The content of a local file, of a URL, or of an address that fsspec knows: `hf://`, `zip://a::b`, `data:`."""
-    path = str(path)
-    if path.startswith(("http://", "https://")):
-        request = urllib.request.Request(path, headers={"User-Agent": "lavit_hf"})
-        with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as response:
-            return response.read()
-    if "://" in path or path.startswith("data:"):
-        with fsspec.open(path, "rb") as file:
-            return file.read()
-    return Path(path).read_bytes()
-
-
-def read_picture(value, name: str | None = None) -> Image.Image:
+def read_picture(value, name: str = "The image") -> Image.Image:
     """
-    One picture of any mode as RGB, upright, transparency over white.
+    Reads one image of any mode as RGB, upright, with transparency over white.
 
     Args:
-        value: `{"bytes": ..., "path": ...}` as in undecoded rows, a path or URL, bytes, or a PIL image.
-        name (`str`, *optional*): What errors call the picture beside its path, say `"row 7, column 'image'"`.
+        value: `{"bytes": ..., "path": ...}` as in undecoded rows, or what else
+            [`~lavit_hf.processing.load_pictures`] takes: a path or URL, bytes, a PIL image.
+        name (`str`, *optional*): What errors call the image beside its path, such as `"row 7, column 'image'"`.
 
     Raises:
-        BrokenPictureError: it is missing, cannot be read, or has several frames.
+        BrokenPictureError: If it is missing, cannot be read, or has several frames.
     """
     return read_picture_file(value, name)[0]
 
 
-def read_picture_file(value, name: str | None = None) -> tuple[Image.Image, dict]:
-    """As [`read_picture`], with the picture's file as `{"bytes": ..., "path": ...}`; a PIL image has none."""
+def read_picture_file(value, name: str = "The image") -> tuple[Image.Image, dict]:
+    """
+    Reads as [`read_picture`] does, with the image's file as `{"bytes": ..., "path": ...}`. A PIL image or an array has
+    none: `{}`.
+    """
     try:
-        file = {} if isinstance(value, Image.Image) else _embed(value)
-        picture = _open(file["bytes"]) if file else value
-        return Image.fromarray(convert_to_rgb(load_pictures(picture), return_numpy=True)), file
-    except Exception as error:  # on damaged files Pillow's plugins raise whatever their parsing runs into
-        path = picture_path(value)
-        where = f"{name} ({path})" if name and path else name or path or "A picture"
-        cause = str(error.__cause__ or error).replace("Picture 0", "it").rstrip(".") or type(error).__name__
-        raise BrokenPictureError(f"{where} cannot be read as a picture: {cause}") from error
+        if isinstance(value, Image.Image | np.ndarray | torch.Tensor):
+            return read_image(value, name), {}
+        file = {"bytes": read_content(value, name), "path": picture_path(value)}
+        return read_image(file, name), file
+    except ValueError as error:
+        raise BrokenPictureError(str(error)) from error
 
 
 def read_annotation(value) -> Image.Image:
     """
-    One map of labels, a picture in mode "L", "P" or "I;16" whose values are the labels of its pixels.
+    Reads one map of labels, an image in mode "L", "P" or "I;16" whose values are the labels of its pixels.
 
     Args:
-        value: `{"bytes": ..., "path": ...}` as in undecoded rows, a path or URL, or bytes.
+        value: As in [`read_picture`].
 
     Raises:
-        BrokenPictureError: it is missing, cannot be read, or has several channels.
+        BrokenPictureError: If it is missing, cannot be read, or has several channels.
     """
+    name = "The map of labels"
     try:
-        picture = _open(_embed(value)["bytes"])
-        picture.load()
-        if len(picture.getbands()) > 1:
-            raise ValueError(f"its mode is {picture.mode}, expected one channel of labels")
-    except Exception as error:  # as in `read_picture_file`
-        raise BrokenPictureError(f"{picture_path(value) or 'A map of labels'} cannot be read: {error}") from error
-    return picture
-
-
-def _embed(value) -> dict:
-    """The value of an image column as `{"bytes": ..., "path": ...}`, read from its path where it has no bytes."""
-    if isinstance(value, str | os.PathLike | bytes):
-        value = {"bytes" if isinstance(value, bytes) else "path": value}
-    if value is not None and not isinstance(value, dict):
-        raise ValueError(f"expected a path or bytes, got {type(value).__name__}")
-    if value is None or (value.get("bytes") is None and value.get("path") is None):
-        raise ValueError("it is missing")
-    path, content = value.get("path"), value.get("bytes")
-    return {"bytes": read_file(path) if content is None else content, "path": path and str(path)}
+        image = load_file(value, name)
+        if len(image.getbands()) > 1:
+            raise ValueError(f"{image_label(name, value)} has mode {image.mode}, expected one channel of labels.")
+    except ValueError as error:
+        raise BrokenPictureError(str(error)) from error
+    return image
 
 
 def picture_path(value) -> str | None:
-    """The path that a value of an image column has, for messages."""
+    """The path that a value of an image column has; a text that holds an image rather than names one is none."""
     path = value.get("path") if isinstance(value, dict) else value
-    return str(path)[:200] if isinstance(path, str | os.PathLike) else None
-
-
-def _open(content: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(content))
-    except UnidentifiedImageError:  # its message would be the address of the buffer
-        raise ValueError(f"its {len(content)} bytes are of no known picture format") from None
+    if not isinstance(path, str | os.PathLike) or len(str(path)) > MAX_PATH or str(path)[:5].lower() == "data:":
+        return None
+    return str(path)
 
 
 class _Decoder:

@@ -1,8 +1,8 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """What turns text and pictures into tensors, and ids back into text and codes."""
 
-from .image_processing_lavit import LavitImageProcessor
-from .image_processing_pil_lavit import LavitImageProcessorPil, load_pictures
+from .image_processing_lavit import LavitImageProcessor, LavitImageProcessorPil
+from .image_reading_lavit import load_pictures, read_image
 from .processing_lavit import LavitProcessor, new_image_processor
 from .streaming_lavit import LavitIteratorStreamer, StreamedPicture, stream
 from .tokenization_lavit import ImageSegment, TextSegment, extend_tokenizer
@@ -19,6 +19,7 @@ __all__ = [
     "extend_tokenizer",
     "load_pictures",
     "new_image_processor",
+    "read_image",
     "stream",
 ]
 

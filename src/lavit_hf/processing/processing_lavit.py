@@ -28,8 +28,7 @@ from transformers.utils import is_torchvision_available, logging
 from transformers.utils.chat_template_utils import mark_control_tokens
 
 from .chat_lavit import CHAT_TEMPLATE, VQA_PROMPT
-from .image_processing_lavit import LavitImageProcessor
-from .image_processing_pil_lavit import LavitImageProcessorPil
+from .image_processing_lavit import LavitImageProcessor, LavitImageProcessorPil
 from .tokenization_lavit import CODE_TOKEN, ImageSegment, TextSegment, check_tokenizer, extend_tokenizer
 
 

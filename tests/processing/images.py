@@ -1,0 +1,76 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Image files of every kind, with what a person sees in them."""
+
+import io
+
+import numpy as np
+from PIL import ExifTags, Image
+
+
+COLOR = (200, 40, 80)
+WHITE = (255, 255, 255)
+SIZE = (40, 20)
+
+
+def encode(image: Image.Image, file_format: str = "PNG", **kwargs) -> bytes:
+    file = io.BytesIO()
+    image.save(file, file_format, **kwargs)
+    return file.getvalue()
+
+
+def animation(file_format: str = "GIF") -> bytes:
+    frames = [Image.new("RGB", (8, 8), (shade, 0, 0)) for shade in (0, 90, 180)]
+    return encode(frames[0], file_format, save_all=True, append_images=frames[1:])
+
+
+def two_halves() -> Image.Image:
+    """Left `COLOR`, right blue: tells when an image lies on its side."""
+    image = Image.new("RGB", SIZE, COLOR)
+    image.paste((0, 0, 255), (20, 0, 40, 20))
+    return image
+
+
+def on_its_side(image: Image.Image, file_format: str, **kwargs) -> bytes:
+    """A file as a camera held upright saves it."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    return encode(image.transpose(Image.Transpose.ROTATE_90), file_format, exif=exif, **kwargs)
+
+
+def zoo() -> dict[str, tuple[bytes, tuple[int, int, int]]]:
+    """Files by name, each with the color of its upper left quarter as RGB; lossy ones are 3 levels off at most."""
+    solid = Image.new("RGB", SIZE, COLOR)
+    clear = Image.new("RGBA", SIZE, (*COLOR, 0))
+    half_clear = Image.new("RGBA", SIZE, (0, 0, 0, 128))
+    palette = Image.new("P", SIZE, 1)
+    palette.putpalette([0, 0, 0, *COLOR])
+    deep = Image.fromarray(np.full((20, 40), 257 * 100, np.uint16))
+    deep_halves = Image.fromarray(np.repeat([[257 * 100] * 20 + [0] * 20], 20, 0).astype(np.uint16))
+    return {
+        "rgb.png": (encode(solid), COLOR),
+        "rgb.jpg": (encode(solid, "JPEG", quality=100, subsampling=0), COLOR),
+        "cmyk.jpg": (encode(solid.convert("CMYK"), "JPEG", quality=100), COLOR),
+        "cmyk.tiff": (encode(solid.convert("CMYK"), "TIFF"), COLOR),
+        "rgb.webp": (encode(solid, "WEBP", lossless=True), COLOR),
+        "rgb.bmp": (encode(solid, "BMP"), COLOR),
+        "palette.png": (encode(palette), COLOR),
+        "palette.gif": (encode(palette, "GIF"), COLOR),
+        "clear palette.png": (encode(palette, transparency=1), WHITE),
+        "half clear palette.png": (encode(palette, transparency=bytes([255, 128])), (227, 147, 167)),
+        "clear palette.gif": (encode(palette, "GIF", transparency=1), WHITE),
+        "clear.png": (encode(clear), WHITE),
+        "clear.webp": (encode(clear, "WEBP", lossless=True, exact=True), WHITE),
+        "half clear.png": (encode(half_clear), (127, 127, 127)),
+        "half clear.tiff": (encode(half_clear, "TIFF"), (127, 127, 127)),
+        "half clear grey.png": (encode(half_clear.convert("LA")), (127, 127, 127)),
+        "clear colour.png": (encode(solid, transparency=COLOR), WHITE),
+        "clear grey.png": (encode(Image.new("L", SIZE, 90), transparency=90), WHITE),
+        "grey.png": (encode(Image.new("L", SIZE, 90)), (90, 90, 90)),
+        "bits.png": (encode(Image.new("1", SIZE, 1)), WHITE),
+        "deep.png": (encode(deep), (100, 100, 100)),
+        "deep.tiff": (encode(deep, "TIFF"), (100, 100, 100)),
+        "clear deep.png": (encode(deep, transparency=257 * 100), WHITE),
+        "lying.jpg": (on_its_side(two_halves(), "JPEG", quality=100, subsampling=0), COLOR),
+        "lying.png": (on_its_side(two_halves(), "PNG"), COLOR),
+        "lying deep.png": (on_its_side(deep_halves, "PNG"), (100, 100, 100)),
+    }
