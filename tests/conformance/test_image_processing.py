@@ -16,3 +16,4 @@ class LavitImageProcessingTester(ImageProcessingTester):
 
 class ImageProcessingTest(ImageProcessingTestMixin, unittest.TestCase):
     image_processor_tester_class = LavitImageProcessingTester
+    test_cast_dtype = True

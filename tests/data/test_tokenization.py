@@ -302,7 +302,7 @@ def test_broken_pictures_are_left_out_and_recorded(tokenize, photos, read, tmp_p
     assert (summary.rows, summary.skipped_rows, summary.pictures) == (5, 2, 5)
     broken = [json.loads(line) for line in (tmp_path / "out" / "train" / "broken.jsonl").read_text().splitlines()]
     assert [(entry["row"], Path(entry["file"]).name) for entry in broken] == [(2, "2.png"), (6, "6.png")]
-    assert "no known picture format" in broken[0]["error"]
+    assert "no known image format" in broken[0]["error"]
 
 
 def test_paths_in_text_columns_become_pictures(tokenize, photos, read, tmp_path):

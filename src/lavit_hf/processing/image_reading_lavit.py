@@ -21,6 +21,7 @@ from transformers.image_utils import ChannelDimension, ImageInput
 
 
 URL_TIMEOUT = 60  # seconds
+MAX_SHOWN = 300  # characters of a path in a message; base64 is longer
 NUM_CHANNELS = (1, 3, 4)
 EXPECTED = (
     "a PIL image, a path, a URL, base64, bytes, a binary file, {'bytes': ..., 'path': ...}, a numpy array or a tensor"
@@ -228,7 +229,10 @@ def _read_stream(file) -> bytes:
 def image_label(name: str, source) -> str:
     """What errors call an image: its name and, if it has one, its path."""
     path = source.get("path") if isinstance(source, dict) else source
-    return f"{name} ({str(path)[:100]})" if isinstance(path, str | os.PathLike) else name
+    if not isinstance(path, str | os.PathLike):
+        return name
+    text = str(path)
+    return f"{name} ({text if len(text) <= MAX_SHOWN else text[:40] + '...'})"
 
 
 def _reason(error: Exception) -> str:
