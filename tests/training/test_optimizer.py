@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import AdamW, Muon
+from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
 
+from lavit_hf.training import LavitTrainer
 from lavit_hf.training.optimizer import MuonWithAdamW, hidden_matrices
 
 from ..tiny import tiny_lavit
@@ -90,3 +92,28 @@ def test_what_is_hidden_in_a_lavit():
     assert "model.language_model.layers.0.mlp.up_proj.weight" in names
     assert "model.visual_adapter.projection.weight" in names
     assert not [name for name in names if "embed" in name or "lm_head" in name or "visual_tokenizer" in name]
+
+
+def test_muon_needs_hidden_matrices(tmp_path):
+    model, optimizer = make()
+    with pytest.raises(ValueError, match="hidden must hold matrices that the optimizer moves, got 0"):
+        MuonWithAdamW(AdamW(model.parameters()), [])
+    with pytest.raises(ValueError, match="got 1, none of which"):
+        MuonWithAdamW(AdamW([model.head.weight]), [model.first.weight])
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    LavitTrainer(model, args, use_muon=True)
+    # The layers of GPT-2 are none of torch.nn.Linear.
+    text = GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=16)
+    for bare in (nn.Embedding(4, 4), GPT2LMHeadModel(text), model.requires_grad_(False)):
+        with pytest.raises(ValueError, match="use_muon must be False, got True"):
+            LavitTrainer(bare, args, use_muon=True)
+
+
+def test_muon_may_move_everything_that_is_trained():
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 8, bias=False)
+    optimizer = MuonWithAdamW(AdamW(layer.parameters(), lr=1e-2), [layer.weight])
+    before = layer.weight.detach().clone()
+    layer(torch.ones(2, 8)).square().mean().backward()
+    optimizer.step()
+    assert not torch.equal(layer.weight, before)

@@ -1,9 +1,11 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Stage 1: what moves and what does not, the schedule, resuming, several processes."""
 
+import json
+
 import pytest
 import torch
-from transformers import CLIPVisionConfig, TrainingArguments
+from transformers import CLIPVisionConfig, TrainerCallback, TrainingArguments
 
 from lavit_hf import LavitVisualTokenizer, LavitVisualTokenizerForPreTraining
 from lavit_hf.training import LavitVisualTokenizerTrainer, TokenizerSchedule
@@ -107,11 +109,42 @@ def test_the_temperature_ends_where_it_should():
 
 
 def test_resuming_goes_on_where_it_stood(tmp_path):
-    schedule = TokenizerSchedule(quantize_from=2, codebook_start_vectors=2)
+    schedule = TokenizerSchedule(quantize_from=2, codebook_start_vectors=2, final_gumbel_temperature=0.2)
     whole = train(make_model(), tmp_path / "whole", schedule, steps=6)
     train(make_model(), tmp_path / "half", schedule, steps=6, save_steps=3)
-    resumed = train(make_model(), tmp_path / "half", schedule, steps=6, resume=str(tmp_path / "half" / "checkpoint-3"))
-    assert losses(resumed) == pytest.approx(losses(whole), abs=1e-4)
+    checkpoint = tmp_path / "half" / "checkpoint-3"
+    for model in (make_model(), LavitVisualTokenizerForPreTraining.from_pretrained(checkpoint)):
+        resumed = train(model, tmp_path / "half", schedule, steps=6, resume=str(checkpoint))
+        assert losses(resumed) == losses(whole)
+        expected = whole.model.state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+def test_the_schedule_leaves_the_configuration_alone(tmp_path):
+    model = make_model(gumbel_temperature=0.8)
+    model.save_pretrained(tmp_path / "before")
+    seen = []
+
+    class Watch(TrainerCallback):
+        def on_substep_end(self, args, state, control, **kwargs):
+            seen.append(model.visual_tokenizer.gumbel_temperature)
+
+    schedule = TokenizerSchedule(final_gumbel_temperature=0.2)
+    settings = {"max_steps": 4, "save_steps": 2, "gradient_accumulation_steps": 2, "report_to": "none"}
+    args = TrainingArguments(str(tmp_path), use_cpu=True, **settings)
+    dataset = [{"pixel_values": picture} for picture in pictures(64)]
+    trainer = LavitVisualTokenizerTrainer(model, args, schedule=schedule, train_dataset=dataset, callbacks=[Watch()])
+    trainer.train()
+    assert seen == pytest.approx([0.8 * 0.25 ** (step / 4) for step in range(4)])
+    trainer.save_model(tmp_path / "after")
+    before, *others = (
+        json.loads((tmp_path / folder / "config.json").read_text())
+        for folder in ("before", "checkpoint-2", "checkpoint-4", "after")
+    )
+    assert before["gumbel_temperature"] == 0.8
+    for other in others:
+        assert other.pop("use_cache") is False  # which Trainer sets for every model
+        assert other == before
 
 
 def test_the_tokenizer_loads_alone_from_what_was_trained(tmp_path):

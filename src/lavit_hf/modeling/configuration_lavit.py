@@ -59,7 +59,8 @@ class LavitVisualTokenizerConfig(PreTrainedConfig):
         keep_ratio (`float`, *optional*, defaults to 1/3): Fraction of patches that training aims to keep.
         keep_ratio_loss_weight (`float`, *optional*, defaults to 2.0): Its weight in the loss (paper, section 3.1).
         commitment_loss_weight (`float`, *optional*, defaults to 0.25): Weight of the pull of features to their codes.
-        gumbel_temperature (`float`, *optional*, defaults to 1.0): Of the relaxed keep decision in training.
+        gumbel_temperature (`float`, *optional*, defaults to 1.0):
+            The temperature of the relaxed keep decision in training, before any schedule.
         encode_positions (`bool`, *optional*, defaults to False):
             Adds a learned position to a kept patch's features before they become a code, and before a language model
             reads them. Small towers trained from nothing need it: without, they tell what is there, but not where.

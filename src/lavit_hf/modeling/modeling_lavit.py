@@ -26,6 +26,7 @@ from .expansion_lavit import (
     mask_labels,
     pad_id,
 )
+from .freezing_lavit import gradients_where_trained
 from .generation_lavit import LavitGenerationMixin
 from .guidance_lavit import combine_branches
 from .head_lavit import all_logits
@@ -104,13 +105,16 @@ class LavitModel(LavitPreTrainedModel):
     """
     Visual tokenizer, adapter and language model, without a head.
 
-    The tokenizer is frozen: it is trained as a [`LavitVisualTokenizerForPreTraining`], before.
+    The visual tokenizer is frozen: it is trained before, in a [`LavitVisualTokenizerForPreTraining`]. A vision tower
+    whose parameters are made to require gradients learns from images that are read as features, not from codes.
 
     Args:
         config ([`LavitConfig`]): Its shape.
         visual_tokenizer ([`LavitVisualTokenizer`], *optional*), language_model (`PreTrainedModel`, *optional*):
             Parts that exist already, instead of new ones.
     """
+
+    _frozen_parts = ("visual_tokenizer",)
 
     def __init__(
         self,
@@ -126,13 +130,6 @@ class LavitModel(LavitPreTrainedModel):
             config.text_config, dtype=torch.get_default_dtype()
         )
         self.post_init()
-        self.train(self.training)
-
-    def train(self, mode: bool = True):
-        """The visual tokenizer is frozen: it stays in evaluation mode, and its parameters ask for no gradient."""
-        super().train(mode)
-        self.visual_tokenizer.eval().requires_grad_(False)
-        return self
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -161,7 +158,6 @@ class LavitModel(LavitPreTrainedModel):
             last_hidden_state=outputs.vision_features, pooler_output=features.split(outputs.num_codes.tolist())
         )
 
-    @torch.no_grad()
     def tokenize_images(
         self,
         pixel_values: torch.FloatTensor | None = None,
@@ -169,16 +165,17 @@ class LavitModel(LavitPreTrainedModel):
         keep_mask: torch.BoolTensor | None = None,
     ) -> LavitVisualTokenizerOutput:
         """
-        Runs the visual tokenizer in full precision, so that an image has the same codes in training, at inference and
-        in a tokenized dataset. Where `vision_features` are given, the vision tower does not run.
+        Runs the visual tokenizer in full precision and with the selection of inference, so that an image has the same
+        codes in training, at inference and in a tokenized dataset. Where `vision_features` are given, the vision tower
+        does not run.
 
         Same arguments as [`LavitForCausalLM.forward`].
         """
+        tokenizer = self.visual_tokenizer
         images = pixel_values if vision_features is None else vision_features
-        with torch.autocast(images.device.type, enabled=False):
-            if vision_features is not None:
-                return self.visual_tokenizer(vision_features=vision_features, keep_mask=keep_mask)
-            return self.visual_tokenizer(pixel_values, keep_mask=keep_mask)
+        given = {"keep_mask": keep_mask, "vision_features": vision_features, "selection": tokenizer.config.selection}
+        with torch.autocast(images.device.type, enabled=False), gradients_where_trained(tokenizer):
+            return tokenizer(None if vision_features is not None else pixel_values, **given)
 
     def expand_images(
         self,

@@ -19,6 +19,9 @@ class MuonWithAdamW(Optimizer):
         optimizer (`AdamW`): Its parameter groups are taken over, with their learning rates and weight decays.
         hidden (`list[nn.Parameter]`): Matrices that are Muon's, see [`hidden_matrices`].
         momentum (`float`, *optional*, defaults to 0.95): Of Muon.
+
+    Raises:
+        ValueError: `hidden` is empty, or none of it is among the parameters of `optimizer`.
     """
 
     def __init__(self, optimizer: AdamW, hidden: list[nn.Parameter], momentum: float = 0.95):
@@ -29,6 +32,11 @@ class MuonWithAdamW(Optimizer):
                 params = [p for p in group["params"] if (id(p) in hidden_ids) == use_muon]
                 if params:
                     groups.append({**group, "params": params, "use_muon": use_muon})
+        if not any(group["use_muon"] for group in groups):
+            raise ValueError(
+                f"hidden must hold matrices that the optimizer moves, got {len(hidden)}, none of which is among its "
+                "parameters. Without hidden matrices, AdamW alone does."
+            )
         self._adamw = optimizer
         self._muon = Muon([g for g in groups if g["use_muon"]], momentum=momentum, adjust_lr_fn="match_rms_adamw")
         super().__init__(groups, optimizer.defaults)

@@ -46,7 +46,6 @@ class _ScheduleCallback(TrainerCallback):
 
     def __init__(self, trainer: "LavitVisualTokenizerTrainer", schedule: TokenizerSchedule):
         self.trainer, self.schedule = trainer, schedule
-        self.start_temperature = trainer.tokenizer.config.gumbel_temperature
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step == 0 and self.trainer.tokenizer.visual_tokenizer.whitening is not None:
@@ -58,17 +57,14 @@ class _ScheduleCallback(TrainerCallback):
         model.quantize = step >= self.schedule.quantize_from
         if model.quantize and step == self.schedule.quantize_from:
             self.trainer.start_codebook(self.schedule.codebook_start_vectors)
-        temperature = self.schedule.temperature(self.start_temperature, step / state.max_steps)
-        model.visual_tokenizer.config.gumbel_temperature = temperature
+        start = model.config.gumbel_temperature
+        model.visual_tokenizer.gumbel_temperature = self.schedule.temperature(start, step / state.max_steps)
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         # Without a gradient the optimizer leaves a parameter alone; of zero, it would go on by momentum and decay.
         if self.trainer.tokenizer.freeze_selector:
             for parameter in self.trainer.tokenizer.visual_tokenizer.selector.parameters():
                 parameter.grad = None
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.trainer.tokenizer.visual_tokenizer.config.gumbel_temperature = self.start_temperature
 
 
 class LavitVisualTokenizerTrainer(LavitTrainer):

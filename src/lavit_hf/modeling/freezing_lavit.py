@@ -1,0 +1,50 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Parts that are frozen when a model is made or loaded, until the user decides otherwise."""
+
+import torch
+from torch import nn
+
+
+def is_trained(module: nn.Module) -> bool:
+    """Whether any parameter of a module requires a gradient."""
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def gradients_where_trained(module: nn.Module) -> torch.set_grad_enabled:
+    """A context in which a graph is recorded only if something in `module` is trained."""
+    return torch.set_grad_enabled(torch.is_grad_enabled() and is_trained(module))
+
+
+class LavitFreezingMixin:
+    """
+    A `PreTrainedModel` whose `_frozen_parts`, names of submodules, require no gradients from the beginning. While
+    nothing in such a part is trained, it stays in evaluation mode.
+    """
+
+    _frozen_parts: tuple[str, ...] = ()
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        loaded = super().from_pretrained(*args, **kwargs)  # type: ignore[misc] # of PreTrainedModel
+        # Loading puts new parameters in the place of frozen ones.
+        for module in (loaded[0] if isinstance(loaded, tuple) else loaded).modules():
+            if isinstance(module, LavitFreezingMixin):
+                module._freeze()
+        return loaded
+
+    def post_init(self):
+        super().post_init()  # type: ignore[misc]
+        self._freeze()
+
+    def _freeze(self) -> None:
+        for name in self._frozen_parts:
+            getattr(self, name).requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True):
+        """As `torch.nn.Module.train`, but what is frozen stays in evaluation mode."""
+        super().train(mode)  # type: ignore[misc]
+        for part in (getattr(self, name) for name in self._frozen_parts):
+            if not is_trained(part):
+                part.eval()
+        return self
