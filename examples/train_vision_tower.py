@@ -23,11 +23,13 @@ from lavit_hf.training import (
     DataArguments,
     LavitTrainer,
     PictureCollator,
+    batch_mean,
     last_checkpoint,
     load_eval_rows,
     load_training_rows,
     parse_recipe,
     run_script,
+    share_of_batch,
     write_model_card,
 )
 
@@ -48,25 +50,34 @@ class ModelArguments:
 
 
 class LabelledMAE(ViTMAEForPreTraining):
-    """A masked autoencoder whose encoder also labels the cells of each patch that it sees."""
+    """
+    A masked autoencoder whose encoder also labels the cells of each patch that it sees.
 
-    def __init__(self, config: ViTMAEConfig, num_labels: int, label_loss_weight: float):
+    Args:
+        config (`ViTMAEConfig`): With `num_annotation_labels` and `label_loss_weight` beside its own fields.
+    """
+
+    def __init__(self, config: ViTMAEConfig):
         super().__init__(config)
-        self.labeler = nn.Linear(config.hidden_size, CELLS_PER_SIDE**2 * num_labels)
-        self.num_labels, self.label_loss_weight = num_labels, label_loss_weight
+        self.labeler = nn.Linear(config.hidden_size, CELLS_PER_SIDE**2 * config.num_annotation_labels)
 
     def forward(self, pixel_values: torch.Tensor, annotations: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        seen = self.vit(pixel_values)
+        rows, total = slice(None), len(pixel_values)
+        if self.training:
+            rows, total = share_of_batch(total, pixel_values.device)
+        num_patches = (self.config.image_size // self.config.patch_size) ** 2
+        seen = self.vit(pixel_values, noise=torch.rand(total, num_patches, device=pixel_values.device)[rows])
         rebuilt = self.decoder(seen.last_hidden_state, seen.ids_restore).logits
         error = (rebuilt - self.patchify(pixel_values)).square().mean(dim=-1)
-        losses = {"pixel_loss": (error * seen.mask).sum() / seen.mask.sum()}
+        losses = {"pixel_loss": batch_mean(error, seen.mask, over_processes=self.training)}
         if annotations is not None:
             features = seen.last_hidden_state[:, 1:]
             which = seen.ids_restore.argsort(dim=1)[:, : features.shape[1]]
             labels = annotations.gather(1, which[..., None].expand(-1, -1, annotations.shape[-1]))
-            logits = self.labeler(features).view(-1, self.num_labels)
-            losses["label_loss"] = nn.functional.cross_entropy(logits, labels.flatten())
-        return {"loss": losses["pixel_loss"] + self.label_loss_weight * losses.get("label_loss", 0.0)} | losses
+            logits = self.labeler(features).view(-1, self.config.num_annotation_labels)
+            label_losses = nn.functional.cross_entropy(logits, labels.flatten(), reduction="none")
+            losses["label_loss"] = batch_mean(label_losses, over_processes=self.training)
+        return {"loss": losses["pixel_loss"] + self.config.label_loss_weight * losses.get("label_loss", 0.0)} | losses
 
 
 class TowerCollator(PictureCollator):
@@ -98,11 +109,15 @@ class TowerTrainer(LavitTrainer):
 def main():
     model_args, data, args = parse_recipe(ModelArguments, DataArguments, TrainingArguments)
     set_seed(args.seed)
-    config = ViTMAEConfig(**json.loads(model_args.config))
+    config = ViTMAEConfig(
+        **json.loads(model_args.config),
+        num_annotation_labels=model_args.num_annotation_labels,
+        label_loss_weight=model_args.label_loss_weight,
+    )
     processor = LavitImageProcessorPil(
         size={"height": config.image_size, "width": config.image_size}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
-    model = LabelledMAE(config, model_args.num_annotation_labels, model_args.label_loss_weight)
+    model = LabelledMAE(config)
     trainer = TowerTrainer(
         model,
         args,

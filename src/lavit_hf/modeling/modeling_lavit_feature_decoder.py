@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 from .attention_lavit import LavitBlock, PolicyAttend, masked_attend
 from .backbones_lavit import Backbone, load_vision_backbone
 from .configuration_lavit import LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
+from .distributed_lavit import batch_mean
 from .modeling_lavit_tokenizer import (
     LavitTokenizerPreTrainedModel,
     LavitVisualTokenizer,
@@ -257,10 +258,11 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
             mask, code_embeds = layout.mask, layout.pad(outputs.quantized if self.quantize else outputs.vectors)
         rebuilt = self.feature_decoder(code_embeds=code_embeds, attention_mask=mask).features
 
-        targets = outputs.vision_features.float()
+        # A tower that is trained as well is not to make its features easier to rebuild.
+        targets = outputs.vision_features.detach().float()
         distances = 1 - nn.functional.cosine_similarity(rebuilt.float(), targets, dim=-1)
         weights = targets.norm(dim=-1) ** self.config.reconstruction_norm_power
-        reconstruction_loss = (distances * weights / weights.mean()).mean()
+        reconstruction_loss = batch_mean(distances, weights, over_processes=self.training)
         loss = reconstruction_loss + self.config.keep_ratio_loss_weight * outputs.keep_ratio_loss
         if self.quantize:
             loss = loss + self.config.commitment_loss_weight * outputs.commitment_loss

@@ -12,9 +12,11 @@ from transformers.utils import ModelOutput
 
 from .attention_lavit import LavitBlock, PatchPartition, PolicyAttend
 from .configuration_lavit import LavitVisualTokenizerConfig
+from .distributed_lavit import batch_mean
+from .freezing_lavit import LavitFreezingMixin, gradients_where_trained
 from .precision_lavit import LavitFloat32Mixin, require_float32
 from .publishing_lavit import check_shards
-from .quantization_lavit import POSITIONS_STD, LavitQuantizer, mean_over_processes
+from .quantization_lavit import POSITIONS_STD, LavitQuantizer
 from .selection_lavit import LavitSelector, sample_policy, select_patches
 
 
@@ -185,7 +187,7 @@ def build_vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
     return AutoModel.from_config(config, dtype=torch.get_default_dtype())
 
 
-class LavitTokenizerPreTrainedModel(LavitFloat32Mixin, PreTrainedModel):
+class LavitTokenizerPreTrainedModel(LavitFreezingMixin, LavitFloat32Mixin, PreTrainedModel):
     """Weight initialisation and loading shared by the models of LaVIT's tokenizer."""
 
     base_model_prefix = "visual_tokenizer"
@@ -229,7 +231,7 @@ class LavitTokenizerPreTrainedModel(LavitFloat32Mixin, PreTrainedModel):
 class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
     """
     Pictures to codes: a frozen vision tower, a selector that keeps the patches that matter, a merger that folds the
-    others into them, a codebook that names them.
+    others into them, a codebook that names them. A tower whose parameters are made to require gradients is trained.
 
     `from_pretrained` also takes the folder or repository of a whole LaVIT and loads just this part of it.
 
@@ -237,9 +239,14 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         config ([`LavitVisualTokenizerConfig`]): Its shape and the default way of selection.
         vision_tower (`PreTrainedModel`, *optional*):
             A tower that exists already, instead of a new one. The other parts take its dtype.
+
+    Attributes:
+        gumbel_temperature (`float`):
+            The temperature of the relaxed keep decision, from the configuration, which a schedule may change.
     """
 
     config: LavitVisualTokenizerConfig
+    _frozen_parts = ("vision_tower",)
     _keys_to_ignore_on_load_unexpected = [r"^model\.", r"^lm_head\.", r"^feature_decoder\.", r"^codebook_updater\."]
 
     def __init__(self, config: LavitVisualTokenizerConfig, vision_tower: PreTrainedModel | None = None):
@@ -249,6 +256,7 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         self.selector = LavitSelector(config)
         self.merger = LavitMerger(config)
         self.quantizer = LavitQuantizer(config)
+        self.gumbel_temperature = config.gumbel_temperature
         self.post_init()
         if vision_tower is not None:
             self.to(vision_tower.dtype)
@@ -258,13 +266,6 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         key_mapping = key_mapping or {r"^model\.visual_tokenizer\.": ""}
         return super().from_pretrained(pretrained_model_name_or_path, *args, key_mapping=key_mapping, **kwargs)
 
-    def train(self, mode: bool = True):
-        """The vision tower is frozen: it stays in evaluation mode, and its parameters ask for no gradient."""
-        super().train(mode)
-        self.vision_tower.eval().requires_grad_(False)
-        return self
-
-    @torch.no_grad()
     def encode_vision(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """
         The tower's last hidden states before its final norm, patches only, whitened if the configuration says so.
@@ -283,7 +284,8 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
             raise ValueError(
                 f"pixel_values must be of shape (num_images, 3, {size}, {size}), got {tuple(pixel_values.shape)}."
             )
-        outputs = self.vision_tower(pixel_values.to(self.dtype), output_hidden_states=[-1])
+        with gradients_where_trained(self.vision_tower):
+            outputs = self.vision_tower(pixel_values.to(self.dtype), output_hidden_states=[-1])
         # CLS and register tokens stand before the patches
         features = outputs.hidden_states[-1][:, -self.config.num_patches :]
         return features if self.whitening is None else self.whitening(features)
@@ -328,7 +330,7 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         if keep_mask is not None:
             self._check_keep_mask(keep_mask, vision_features)
         elif self.training and selection is None:
-            policy = sample_policy(log_probs, self.config.gumbel_temperature)
+            policy = sample_policy(log_probs, self.gumbel_temperature)
             keep_mask = policy > 0.5
         else:
             keep_mask = select_patches(log_probs, selection or self.config.selection, generator)
@@ -349,10 +351,10 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
                 values.index_select(0, partition.kept_index) for values in (merged_features, *every)
             )
         # Processes train in step, but tokenize and evaluate each at its own pace.
-        mean = mean_over_processes if self.training else torch.mean
-        commitment_loss = mean((vectors - self.quantizer.lookup(codes)).square().sum(-1))
+        distances = (vectors - self.quantizer.lookup(codes)).square().sum(-1)
+        commitment_loss = batch_mean(distances, over_processes=self.training)
         # Over the batch, not picture by picture: a rich picture may keep more than a plain one.
-        kept_fraction = mean(keep_mask.float() if policy is None else policy)
+        kept_fraction = batch_mean(keep_mask if policy is None else policy, over_processes=self.training)
         keep_ratio_loss = (self.config.keep_ratio - kept_fraction).square()
         return LavitVisualTokenizerOutput(
             codes=codes,

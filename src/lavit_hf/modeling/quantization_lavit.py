@@ -2,8 +2,9 @@
 """The codebook: kept and merged features become codes (paper, section 3.1). Lookups are an island of float32."""
 
 import torch
-from torch import distributed, nn
+from torch import nn
 
+from .distributed_lavit import all_reduce
 from .precision_lavit import require_float32
 
 
@@ -78,35 +79,6 @@ class LavitQuantizer(nn.Module):
         codes = self.nearest(vectors)
         rows = self.lookup(codes).float()
         return codes, vectors, vectors + (rows - vectors).detach() if vectors.requires_grad else rows
-
-
-def all_reduce(values: torch.Tensor) -> torch.Tensor:
-    """The sum of `values`, of any shape, over all processes, without a gradient; with one process, `values`."""
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
-        return values
-    values = values.detach().clone()
-    distributed.all_reduce(values)
-    return values
-
-
-def process_index_and_count() -> tuple[int, int]:
-    """This process among all that train together."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return 0, 1
-    return distributed.get_rank(), distributed.get_world_size()
-
-
-def mean_over_processes(values: torch.Tensor) -> torch.Tensor:
-    """
-    The mean of `values` over every process's batch, whose sizes may differ. Its gradient is such that the average of
-    all processes' gradients, which distributed training takes, is that of one process with the whole batch.
-    """
-    _, num_processes = process_index_and_count()
-    if num_processes == 1:
-        return values.mean()
-    total = all_reduce(values.new_tensor(float(values.numel())))
-    share = values.sum() * (num_processes / total)
-    return share + (all_reduce(share) / num_processes - share).detach()
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from .configuration_lavit import LavitVisualTokenizerConfig
-from .quantization_lavit import process_index_and_count
+from .distributed_lavit import share_of_batch
 
 
 class LavitSelector(nn.Module):
@@ -43,9 +43,8 @@ def sample_policy(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
     A sampled keep decision (B, N) of 0.0 and 1.0 for training, with the gradient of its relaxation (Gumbel-softmax,
     Jang et al., arXiv 1611.01144) and at least one patch kept per picture.
     """
-    # Each process draws for all of them and takes its rows: what is kept does not depend on how many share a batch.
-    index, count = process_index_and_count()
-    noise = gumbel_noise((count, *log_probs.shape), device=log_probs.device)[index]
+    rows, total = share_of_batch(len(log_probs), log_probs.device)
+    noise = gumbel_noise((total, *log_probs.shape[1:]), device=log_probs.device)[rows]
     probs = ((log_probs + noise) / temperature).softmax(dim=-1)[..., 0]
     keep_mask = keep_at_least_one(probs > 0.5, log_probs[..., 0])
     return probs + (keep_mask.to(probs.dtype) - probs).detach()

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.utils import ModelOutput
 
+from ..modeling.distributed_lavit import batch_mean, share_of_batch
 from .trainer import LavitTrainer
 
 
@@ -82,11 +83,16 @@ class AutoencoderForTraining(nn.Module):
             [`AutoencoderOutput`]. Latents are sampled while training; in evaluation mode they are the means.
         """
         posterior = self.vae.encode(pixel_values).latent_dist
-        latents = posterior.sample() if self.training else posterior.mode()
+        latents = posterior.mean
+        if self.training:
+            rows, total = share_of_batch(len(latents), latents.device)
+            noise = torch.randn(total, *latents.shape[1:], device=latents.device)[rows]
+            latents = latents + posterior.std * noise.to(latents.dtype)
         reconstructions = self.vae.decode(latents).sample.float()
         error = reconstructions - pixel_values
-        reconstruction_loss = error.abs().mean() + SQUARED_ERROR_WEIGHT * error.square().mean()
-        kl_loss = posterior.kl().float().mean() / latents[0].numel()
+        errors = error.abs() + SQUARED_ERROR_WEIGHT * error.square()
+        reconstruction_loss = batch_mean(errors, over_processes=self.training)
+        kl_loss = batch_mean(posterior.kl() / latents[0].numel(), over_processes=self.training)
         squared_error = (reconstructions.detach().clamp(-1, 1) - pixel_values).square().mean((1, 2, 3))
         return AutoencoderOutput(
             loss=reconstruction_loss + self.kl_weight * kl_loss,

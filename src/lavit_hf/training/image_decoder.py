@@ -21,7 +21,7 @@ from ..modeling import (
     LavitVisualTokenizer,
     LavitVisualTokenizerForPreTraining,
 )
-from ..modeling.quantization_lavit import process_index_and_count
+from ..modeling.distributed_lavit import batch_mean, share_of_batch
 
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
@@ -292,7 +292,7 @@ class LavitImageDecoderForTraining(nn.Module):
         if self.noise_scheduler.config.prediction_type == "v_prediction":
             target = self.noise_scheduler.get_velocity(latents, noise, timesteps)
         squared_errors = (predicted.float() - target).square().mean(dim=(1, 2, 3))
-        loss = (squared_errors * self._weights(timesteps)).mean()
+        loss = batch_mean(squared_errors * self._weights(timesteps), over_processes=self.training)
         return LavitImageDecoderOutput(loss=loss, squared_errors=squared_errors.detach(), timesteps=timesteps)
 
     def _draw(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.LongTensor, torch.BoolTensor]:
@@ -303,15 +303,14 @@ class LavitImageDecoderForTraining(nn.Module):
             noise = torch.randn(latents.shape, generator=torch.Generator(device).manual_seed(0), device=device)
             timesteps = (torch.arange(batch_size, device=device) + 0.5) / batch_size * num_timesteps
             return noise, timesteps.long(), torch.zeros(batch_size, dtype=torch.bool, device=device)
-        index, count = process_index_and_count()
-        timesteps = torch.randint(num_timesteps, (count, batch_size), device=device)[index]
-        dropped = torch.rand(count, batch_size, device=device)[index] < self.condition_dropout
+        rows, total = share_of_batch(batch_size, device)
+        timesteps = torch.randint(num_timesteps, (total,), device=device)[rows]
+        dropped = torch.rand(total, device=device)[rows] < self.condition_dropout
         return self._noise(latents), timesteps, dropped
 
     def _noise(self, latents: torch.Tensor) -> torch.Tensor:
-        # Trainer seeds all processes alike: each draws for all of them and takes its part.
-        index, count = process_index_and_count()
-        return torch.randn(count, *latents.shape, device=latents.device)[index]
+        rows, total = share_of_batch(len(latents), latents.device)
+        return torch.randn(total, *latents.shape[1:], device=latents.device)[rows]
 
     def _weights(self, timesteps: torch.LongTensor) -> torch.Tensor:
         if self.snr_gamma is None:

@@ -138,8 +138,15 @@ class LavitImageDecoderTrainer(LavitTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            path = os.path.join(checkpoint, AVERAGED_WEIGHTS_NAME)
-            self.average.load_state_dict(torch.load(path, map_location=self.args.device, weights_only=True))
+            self._load_average(checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._load_average(self.state.best_model_checkpoint)
+
+    def _load_average(self, checkpoint: str) -> None:
+        path = os.path.join(checkpoint, AVERAGED_WEIGHTS_NAME)
+        self.average.load_state_dict(torch.load(path, map_location=self.args.device, weights_only=True))
 
 
 @torch.no_grad()

@@ -6,9 +6,11 @@ from collections import defaultdict
 from inspect import signature
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
 
 from .optimizer import MuonWithAdamW, hidden_matrices
+from .resuming import ResumeCallback, check_adapter, check_keys, load_weights
 
 
 def freeze_parts(model: torch.nn.Module, prefixes: list[str]) -> None:
@@ -41,6 +43,9 @@ class LavitTrainer(Trainer):
     processes since the last entry, `steps_per_second`, and `data_wait`, the fraction of that time that was spent
     waiting for rows.
 
+    A checkpoint is loaded completely, as `from_pretrained` loads it, or it is refused: a resumed run, which logs its
+    step once, equals the run that was not interrupted. A `PreTrainedModel` must be one that its configuration makes.
+
     Args:
         learning_rates (`dict[str, float]`, *optional*):
             Of parts of the model, by the beginning of their parameters' names, where it is not `args.learning_rate`.
@@ -50,7 +55,8 @@ class LavitTrainer(Trainer):
         args, kwargs: As of `Trainer`.
 
     Raises:
-        ValueError: a part of `learning_rates` that the model does not have.
+        ValueError: a part of `learning_rates` that the model does not have; `use_muon` with a model in which no hidden
+            linear layer is trained.
     """
 
     def __init__(self, *args, learning_rates: dict[str, float] | None = None, use_muon: bool = False, **kwargs):
@@ -64,8 +70,14 @@ class LavitTrainer(Trainer):
         for prefix in self.learning_rates:
             if not any(_in_part(name, prefix) for name in names):
                 raise _unknown_part(self.model, prefix)
+        if use_muon and not hidden_matrices(self.model):
+            raise ValueError(
+                "use_muon must be False, got True: the model has no hidden linear layer (torch.nn.Linear) that is "
+                "trained, so that AdamW would move everything."
+            )
         self._measured: dict[bool, dict[str, list]] = {True: defaultdict(list), False: defaultdict(list)}
         self._waited, self._logged = 0.0, None
+        self.add_callback(ResumeCallback())
 
     def measure(self, outputs) -> dict[str, torch.Tensor]:
         """Scalars of the model's outputs that go into the log."""
@@ -93,6 +105,31 @@ class LavitTrainer(Trainer):
     def _rate(self, name: str) -> float:
         prefixes = [prefix for prefix in self.learning_rates if _in_part(name, prefix)]
         return self.learning_rates[max(prefixes, key=len)] if prefixes else self.args.learning_rate
+
+    # Private hooks of Trainer, because in them it loads files under the names that these have, and what is left out
+    # keeps its random values, with a warning.
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        if not self._load_completely(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not self._load_completely(self.state.best_model_checkpoint):
+            super()._load_best_model()
+
+    def _load_completely(self, folder: str) -> bool:
+        """Loads a model of transformers. What else there is, Trainer loads, and tells what is missing."""
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            return False  # whose checkpoints are strict, and name weights as the model does
+        if isinstance(self.model, PeftModel):
+            check_adapter(self.model, folder)
+        elif isinstance(self.model, PreTrainedModel):
+            load_weights(self.model, folder)
+            return True
+        return False
+
+    def _issue_warnings_after_load(self, load_result) -> None:
+        check_keys(load_result.missing_keys, load_result.unexpected_keys)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         started = time.perf_counter()

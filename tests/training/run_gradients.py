@@ -1,0 +1,113 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The gradients of one batch, which as many processes share as there are sizes; the first process leaves them."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from transformers import Trainer, TrainingArguments, ViTMAEConfig
+
+from lavit_hf.modeling.distributed_lavit import process_index_and_count
+from lavit_hf.training import LavitTrainer, LavitVisualTokenizerTrainer, run_script
+from lavit_hf.training.autoencoder import AutoencoderForTraining, AutoencoderTrainer
+from lavit_hf.training.image_decoder_trainer import LavitImageDecoderTrainer
+from lavit_hf.training.mixture import MixtureRows
+from lavit_hf.training.rows import SequenceArguments
+
+from ..guides import ROOT
+from ..tiny import loosen, pictures
+from .small import EVERY_KIND, VAE, make_dataset
+from .test_image_decoder import make_collator, make_decoder, make_rows
+from .test_pretrain import make_trainer
+from .test_tokenizer_training import make_model
+
+
+NUM_ROWS = 6
+
+
+def stage_one(args: TrainingArguments, rows: slice, **attributes):
+    model = make_model(reconstruction_norm_power=2)
+    for name, value in attributes.items():
+        setattr(model, name, value)
+    return LavitVisualTokenizerTrainer(model, args), {"pixel_values": pictures(NUM_ROWS)[rows]}
+
+
+def stage_two(args: TrainingArguments, rows: slice, kinds: list[str]):
+    # Rows of many lengths, some without an image.
+    mixture = MixtureRows(make_dataset(), SequenceArguments(kinds))
+    trainer = make_trainer(args.output_dir, rows=mixture)
+    return trainer, trainer.data_collator([mixture[index] for index in range(NUM_ROWS)[rows]])
+
+
+def stage_three(args: TrainingArguments, rows: slice, **settings):
+    torch.manual_seed(0)
+    trainer = LavitImageDecoderTrainer(make_decoder(condition_dropout=0.4, **settings), args)
+    return trainer, make_collator()(make_rows(NUM_ROWS)[rows])
+
+
+def vae(args: TrainingArguments, rows: slice):
+    torch.manual_seed(0)
+    model = AutoencoderForTraining(AutoencoderKL(**VAE), kl_weight=0.1)
+    return AutoencoderTrainer(model, args), {"pixel_values": pictures(NUM_ROWS)[rows, :, ::2, ::2].clamp(-1, 1)}
+
+
+def vision_tower(args: TrainingArguments, rows: slice):
+    torch.manual_seed(0)
+    script = runpy.run_path(str(ROOT / "examples" / "train_vision_tower.py"))
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
+    decoder = {f"decoder_{name}": value for name, value in size.items()}
+    config = ViTMAEConfig(
+        **size, **decoder, image_size=32, patch_size=8, num_annotation_labels=5, label_loss_weight=2.0
+    )
+    model = loosen(script["LabelledMAE"](config), 0.1)
+    annotations = torch.randint(5, (NUM_ROWS, 16, 16), generator=torch.Generator().manual_seed(0))
+    return script["TowerTrainer"](model, args), {
+        "pixel_values": pictures(NUM_ROWS)[rows],
+        "annotations": annotations[rows],
+    }
+
+
+CASES = {
+    "stage_one": lambda *given: stage_one(*given),
+    "stage_one_before_codes": lambda *given: stage_one(*given, quantize=False),
+    "stage_one_with_frozen_selector": lambda *given: stage_one(*given, freeze_selector=True),
+    "stage_two": lambda *given: stage_two(*given, EVERY_KIND),
+    "stage_two_text": lambda *given: stage_two(*given, ["text=1", "draw=1"]),
+    "stage_three": lambda *given: stage_three(*given),
+    "stage_three_whole": lambda *given: stage_three(*given, train_feature_decoder=True, snr_gamma=5.0),
+    "vae": vae,
+    "vision_tower": vision_tower,
+}
+
+
+def compute_gradients(case: str, folder: Path, sizes: list[int]) -> dict[str, torch.Tensor]:
+    """The loss, under `loss`, and the gradients of each parameter, for this process's rows of the batch."""
+    index, _ = process_index_and_count()
+    start = sum(sizes[:index])
+    args = TrainingArguments(str(folder), use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no")
+    trainer, batch = CASES[case](args, slice(start, start + sizes[index]))
+    assert isinstance(trainer, LavitTrainer | Trainer)
+    model = trainer.accelerator.prepare(trainer.model).train()
+    torch.manual_seed(1)
+    loss = trainer.compute_loss(model, batch)
+    loss.backward()
+    loss = trainer.accelerator.reduce(loss.detach(), reduction="mean")
+    gradients = {name: p.grad for name, p in trainer.model.named_parameters() if p.requires_grad}
+    return gradients | {"loss": loss}
+
+
+def main():
+    folder, sizes = Path(sys.argv[1]), [int(size) for size in sys.argv[2].split(",")]
+    assert process_index_and_count()[1] in (1, len(sizes))
+    found = {}
+    for case in CASES:
+        found[case] = compute_gradients(case, folder, sizes)
+        assert process_index_and_count()[1] == len(sizes)
+    if process_index_and_count()[0] == 0:
+        torch.save(found, folder / "gradients.pt")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,47 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Several processes, also with unequal shares of a batch, compute the gradients of one that has the whole batch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lavit_hf.training import batch_mean, share_of_batch
+
+from .run_gradients import CASES, NUM_ROWS, compute_gradients
+from .small import run_in_processes
+
+
+TOLERANCE = 1e-6  # of the norm of all gradients
+
+
+@pytest.fixture(scope="module", params=["3,3", "4,2", "1,3,2"])
+def shared(request, tmp_path_factory) -> dict[str, dict[str, torch.Tensor]]:
+    folder: Path = tmp_path_factory.mktemp("processes")
+    run_in_processes(len(request.param.split(",")), "run_gradients", folder, request.param)
+    return torch.load(folder / "gradients.pt")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_those_of_one_process(shared, tmp_path, case):
+    alone, together = compute_gradients(case, tmp_path, [NUM_ROWS]), shared[case]
+    assert alone.keys() == together.keys()
+    torch.testing.assert_close(together.pop("loss"), alone.pop("loss"), rtol=1e-6, atol=1e-7)
+    given = {name for name, gradient in alone.items() if gradient is not None}
+    assert len(given) > len(alone) / 2
+    assert given == {name for name, gradient in together.items() if gradient is not None}
+    norm = torch.stack([alone[name].norm() for name in given]).norm()
+    differences = {name: (together[name] - alone[name]).norm() / norm for name in given}
+    worst = max(differences, key=lambda name: differences[name])
+    assert norm > 1e-3
+    assert differences[worst] < TOLERANCE, worst
+
+
+def test_means_of_one_process():
+    values, weights = torch.randn(3, 4), torch.rand(3, 4)
+    torch.testing.assert_close(batch_mean(values), values.mean())
+    torch.testing.assert_close(
+        batch_mean(values, weights, over_processes=True), (values * weights / weights.sum()).sum()
+    )
+    assert batch_mean(torch.tensor([True, False, True, True])) == 0.75
+    assert share_of_batch(5) == (slice(0, 5), 5)
