@@ -2,7 +2,6 @@
 """What computes: configurations, visual tokenizer, feature decoder, language model, generation."""
 
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
-from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 from .configuration_lavit import LavitConfig, LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
 from .modeling_lavit import LavitCausalLMOutputWithPast, LavitForCausalLM, LavitModel, LavitPreTrainedModel
@@ -39,8 +38,6 @@ AutoModel.register(LavitVisualTokenizerConfig, LavitVisualTokenizer)
 AutoModel.register(LavitFeatureDecoderConfig, LavitFeatureDecoder)
 for auto_model in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
     auto_model.register(LavitConfig, LavitForCausalLM)
-# Pipelines of transformers look their models up by name.
-MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[LavitConfig.model_type] = LavitForCausalLM.__name__
 
 # What is saved then carries the code that loads it where this package is not installed.
 LavitConfig.register_for_auto_class()

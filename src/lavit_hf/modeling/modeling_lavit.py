@@ -38,6 +38,7 @@ from .modeling_lavit_tokenizer import (
     LavitVisualTokenizerOutput,
     PatchPartition,
 )
+from .names_lavit import write_names
 from .precision_lavit import read_dtype
 from .publishing_lavit import LavitPublishingMixin
 
@@ -617,5 +618,8 @@ class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedM
         logits = all_logits(self.lm_head, hidden_states[supervised], self.config)
         return nn.functional.cross_entropy(logits.float(), labels[supervised], reduction="none")
 
+
+# Here, so that the model's code that travels with its weights is found by name as well.
+write_names(LavitConfig.model_type, LavitForCausalLM.__name__)
 
 __all__ = ["LavitCausalLMOutputWithPast", "LavitForCausalLM", "LavitModel", "LavitPreTrainedModel"]

@@ -1,0 +1,16 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Tables of transformers that list model classes by name, and have no public way in."""
+
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
+
+
+def write_names(model_type: str, class_name: str) -> None:
+    """
+    Enters a causal language model that reads and writes images. `Trainer` shifts the labels of the classes in the
+    first table when it smooths them, and the pipelines "text-generation" and "any-to-any" look up one table each.
+    """
+    for table in (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES):
+        table[model_type] = class_name
