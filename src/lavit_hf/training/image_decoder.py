@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.utils import ModelOutput
 
 from ..diffusion import LavitImageDecoderPipeline
+from ..diffusion.conditions import append_condition_map, unconditional_embeds
 from ..modeling import (
     LavitFeatureDecoder,
     LavitFeatureDecoderConfig,
@@ -230,7 +231,7 @@ class LavitImageDecoderForTraining(nn.Module):
         """
         outputs = self.feature_decoder(codes=codes, attention_mask=attention_mask)
         conditions, pooled = outputs.prompt_embeds, None
-        unconditional = self.pipeline._unconditional_embeds(conditions)
+        unconditional = unconditional_embeds(self.feature_decoder, conditions)
         conditions = torch.where(dropped[:, None, None], unconditional, conditions)
         if self.pipeline.is_sdxl:
             pooled = outputs.pooled_prompt_embeds.masked_fill(dropped[:, None], 0)
@@ -282,7 +283,7 @@ class LavitImageDecoderForTraining(nn.Module):
         is_plain = latents.device.type == "cpu" and not self.unet.is_gradient_checkpointing
         with sdpa_kernel(SDPBackend.MATH) if is_plain else nullcontext():
             predicted = self.unet(
-                self.pipeline._add_condition_map(noisy_latents.to(self.unet.dtype), conditions),
+                append_condition_map(noisy_latents.to(self.unet.dtype), conditions, self.unet.config.in_channels),
                 timesteps,
                 encoder_hidden_states=conditions,
                 encoder_attention_mask=mask,

@@ -1,0 +1,92 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The conditions of the U-Net beside those that come from codes: those of the unconditional branch, and their map."""
+
+import math
+
+import torch
+from torch import nn
+
+from ..modeling.configuration_lavit import LavitFeatureDecoderConfig
+from ..modeling.modeling_lavit_feature_decoder import LavitFeatureDecoder
+
+
+def unconditional_embeds(feature_decoder: LavitFeatureDecoder, prompt_embeds: torch.Tensor) -> torch.Tensor:
+    """
+    Args:
+        feature_decoder ([`LavitFeatureDecoder`]): With stored unconditional embeddings or without.
+        prompt_embeds (`torch.Tensor` of shape `(B, num_patches, sum(condition_dims))`): The conditions of images.
+
+    Returns:
+        `torch.Tensor` of the same shape, dtype and device: the stored embeddings, if there are any, then zeros.
+    """
+    unconditional = torch.zeros_like(prompt_embeds)
+    stored = feature_decoder.config.num_unconditional_tokens
+    if stored:
+        unconditional[:, :stored] = feature_decoder.unconditional_embeds.to(unconditional)
+    return unconditional
+
+
+def prepare_conditions(
+    feature_decoder: LavitFeatureDecoder,
+    prompt_embeds: torch.Tensor,
+    pooled_prompt_embeds: torch.Tensor | None,
+    size: tuple[int, int],
+    guided: bool,
+) -> dict[str, torch.Tensor]:
+    """
+    Args:
+        feature_decoder ([`LavitFeatureDecoder`]): Holds the stored unconditional embeddings, if there are any.
+        prompt_embeds (`torch.Tensor` of shape `(B, num_patches, sum(condition_dims))`): The conditions of images.
+        pooled_prompt_embeds (`torch.Tensor` of shape `(B, pooled_condition_dim)`, *optional*): For the SDXL kind.
+        size (`tuple[int, int]`): Height and width of the images in pixels.
+        guided (`bool`): Whether to put an unconditional row for each image before the others.
+
+    Returns:
+        `dict[str, torch.Tensor]`: The conditions of the U-Net by the names that callbacks use.
+    """
+    rows = prompt_embeds
+    if guided:
+        rows = torch.cat([unconditional_embeds(feature_decoder, prompt_embeds), prompt_embeds])
+    if pooled_prompt_embeds is None:
+        return {"prompt_embeds": rows}
+    pooled = pooled_prompt_embeds
+    if guided:
+        pooled = torch.cat([torch.zeros_like(pooled), pooled])
+    # Original size, top left corner of the crop, target size; in float32, as bfloat16 rounds sizes.
+    time_ids = torch.tensor([[*size, 0, 0, *size]], dtype=torch.float32, device=rows.device)
+    return {"prompt_embeds": rows, "add_text_embeds": pooled, "add_time_ids": time_ids.repeat(len(rows), 1)}
+
+
+def guidance_attention_mask(config: LavitFeatureDecoderConfig, latents: torch.Tensor) -> torch.Tensor | None:
+    """
+    Args:
+        config ([`LavitFeatureDecoderConfig`]): The configuration of the feature decoder.
+        latents (`torch.Tensor` of shape `(B, C, h, w)`): The latents of images, whose dtype and device the mask has.
+
+    Returns:
+        `torch.Tensor` of shape `(2 B, num_patches)` for the unconditional and the conditional rows: 0 for the zeros
+        after the stored unconditional embeddings, else 1. `None` where it would be 1 everywhere.
+    """
+    if config.num_unconditional_tokens in (0, config.num_patches):
+        return None
+    mask = torch.ones(2 * len(latents), config.num_patches, device=latents.device, dtype=latents.dtype)
+    mask[: len(latents), config.num_unconditional_tokens :] = 0
+    return mask
+
+
+def append_condition_map(latents: torch.Tensor, prompt_embeds: torch.Tensor, in_channels: int) -> torch.Tensor:
+    """
+    Args:
+        latents (`torch.Tensor` of shape `(B, C, h, w)`): The latents of images.
+        prompt_embeds (`torch.Tensor` of shape `(B, num_patches, D)`): Their conditions.
+        in_channels (`int`): The number of channels that the U-Net takes, `C` or `C + D`.
+
+    Returns:
+        `torch.Tensor` of shape `(B, in_channels, h, w)`: the latents and, where the U-Net takes more channels, behind
+        them each patch's conditions at the place of the patch.
+    """
+    if in_channels == latents.shape[1]:
+        return latents
+    side = math.isqrt(prompt_embeds.shape[1])
+    maps = prompt_embeds.transpose(1, 2).unflatten(-1, (side, side))
+    return torch.cat([latents, nn.functional.interpolate(maps, latents.shape[-2:]).to(latents.dtype)], dim=1)
