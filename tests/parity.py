@@ -324,7 +324,7 @@ def _(candidate, goldens):
 def _(name, candidate, goldens):
     kind, _, field = name.partition("_")
     pipeline = candidate.pipeline("lowres_decoder" if kind == "lowres" else None)
-    embeds = pipeline.encode_image_tokens(goldens.facts["visual_ids_argmax"])
+    embeds = pipeline.encode_image_tokens(goldens.facts["visual_ids_argmax"], vocabulary_ids=True)
     return distance(embeds[field == "pooled_prompt_embeds"], goldens.tensors[name])
 
 
@@ -334,6 +334,7 @@ def _(name, candidate, goldens):
     pipeline = candidate.pipeline("lowres_decoder" if kind == "lowres" else None)
     images = pipeline(
         image_tokens=goldens.facts["visual_ids_argmax"],
+        vocabulary_ids=True,
         num_inference_steps=4,
         guidance_scale={"lowres": 5.0, "highres": 7.0}[kind],
         latents=goldens.tensors["latents"],

@@ -136,7 +136,7 @@ class Page:
         noise = torch.Generator().manual_seed(int(seed))
         with self.turn:
             tokens = self._tokenize(picture)
-            rebuilt = self.pipeline([tokens.codes.tolist()], generator=noise, vocabulary_ids=False).images[0]
+            rebuilt = self.pipeline([tokens.codes.tolist()], generator=noise).images[0]
         return enlarge(rebuilt), f"from {len(tokens.codes)} tokens"
 
     def chat(self, message: dict, history: list, conversation: Conversation | None):

@@ -123,6 +123,7 @@ class TestResult:
             pipe.set_progress_bar_config(disable=True)
             images = pipe(
                 golden_json["visual_ids_argmax"],
+                vocabulary_ids=True,
                 num_inference_steps=4,
                 guidance_scale=guidance_scale,
                 latents=goldens["latents"],

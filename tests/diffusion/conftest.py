@@ -7,6 +7,7 @@ from lavit_hf.diffusion import LavitImageDecoderPipeline
 
 
 VISUAL_TOKEN_OFFSET = 32002
+KINDS = ["lowres", "highres"]
 
 
 def _load_pipeline(folder, subfolder=None):
@@ -32,9 +33,19 @@ def pipes(lowres, highres):
     return {"lowres": lowres, "highres": highres}
 
 
+@pytest.fixture(params=KINDS)
+def pipe(request, pipes):
+    return pipes[request.param]
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def visual_ids(golden_json):
-    """Vocabulary ids of four pictures."""
+    """Vocabulary ids of four images."""
     return golden_json["visual_ids_argmax"]
 
 

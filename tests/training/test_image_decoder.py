@@ -153,7 +153,7 @@ def test_the_unet_is_told_what_the_pipeline_tells_it(kind, converted):
     height, width = pipe.default_size
     codes = [[1, 2, 3, 4, 5], [6, 7, 8]]
     calls = _watch(pipe.unet)
-    pipe(codes, num_inference_steps=1, guidance_scale=2.0, vocabulary_ids=False)
+    pipe(codes, num_inference_steps=1, guidance_scale=2.0)
     decoder = LavitImageDecoderForTraining(pipe)
     pictures = torch.nn.utils.rnn.pad_sequence([torch.tensor(picture) for picture in codes], batch_first=True)
     mask = torch.arange(pictures.shape[1]) < torch.tensor([[len(picture)] for picture in codes])

@@ -36,9 +36,9 @@ def check_components(feature_decoder: nn.Module, unet: nn.Module, vae: nn.Module
     for name, fields in FIELDS.items():
         missing = [field for field in fields if not hasattr(getattr(parts[name], "config", None), field)]
         if missing:
-            kind = type(parts[name]).__name__
             raise ValueError(
-                f"{name} must be a model whose config has {', '.join(fields)}, {kind} lacks {missing[0]}."
+                f"{name} must be a model whose config has {', '.join(fields)}; {type(parts[name]).__name__} has no "
+                f"{missing[0]}."
             )
     _check_configurations(*(part.config for part in parts.values()))
 

@@ -357,7 +357,7 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
                 tensors["latents"] = stepped.to(latents.dtype)
                 if callback is not None:
                     outputs = callback(self, step, timestep, {name: tensors[name] for name in callback_names})
-                    checks.check_callback_outputs(outputs, tensors, self.guidance_scale)
+                    checks.check_callback_outputs(outputs, tensors, self._guidance_scale)
                     tensors |= {name: tensor.to(tensors[name]) for name, tensor in outputs.items()}
                 progress_bar.update()
         return tensors["latents"]

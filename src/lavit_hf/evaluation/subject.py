@@ -184,7 +184,6 @@ class Subject:
             num_inference_steps=self.settings.num_inference_steps,
             guidance_scale=self.settings.decoder_guidance_scale,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            vocabulary_ids=False,
         ).images
 
 

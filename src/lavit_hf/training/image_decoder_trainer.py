@@ -180,7 +180,6 @@ def show_image_decoder(
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,
         generator=torch.Generator().manual_seed(0),
-        vocabulary_ids=False,
     ).images
     originals = pipe.image_processor.postprocess(images, output_type="pil")
     return make_image_grid(originals + drawn, rows=2, cols=len(drawn))
