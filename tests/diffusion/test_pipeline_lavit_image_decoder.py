@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    AutoencoderKL,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
     StableDiffusionXLPipeline,
 )
-from diffusers.callbacks import SDCFGCutoffCallback, SDXLCFGCutoffCallback
 
 from lavit_hf.diffusion import ASPECT_RATIOS, LavitImageDecoderPipeline
 
@@ -104,6 +104,41 @@ def test_generators_reproduce_the_noise(pipe, codes):
     np.testing.assert_allclose(listed[1], alone[0], atol=1e-5)
 
 
+def test_no_image_depends_on_its_neighbours(pipe, codes):
+    """Codes of different lengths, several drawings of each, noise in every step: as each alone."""
+    lengths = [3, 24, 11]
+    batch = [image_codes[:length] for image_codes, length in zip(codes, lengths, strict=False)]
+    settings = {"num_images_per_prompt": 2, "eta": 1.0}
+    together = draw(pipe, batch, generator=[generator(seed) for seed in range(6)], **settings)
+    for index, image_codes in enumerate(batch):
+        alone = draw(pipe, image_codes, generator=[generator(2 * index), generator(2 * index + 1)], **settings)
+        np.testing.assert_allclose(together[2 * index : 2 * index + 2], alone, atol=1e-5)
+        assert np.abs(alone[0] - alone[1]).max() > 1e-2
+
+
+def test_given_latents_stay_as_they_are_in_every_dtype(pipe, codes):
+    latents = torch.randn(1, 4, 8, 8, generator=generator()).bfloat16()
+    expected = draw(pipe, codes[0], latents=latents.float())
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        given = latents.to(dtype)
+        np.testing.assert_array_equal(draw(pipe, codes[0], latents=given), expected)
+        assert torch.equal(given, latents.to(dtype))
+
+
+def test_an_image_has_the_size_that_its_vae_makes(lowres, codes):
+    """A VAE that is replaced may scale otherwise."""
+    pipe = LavitImageDecoderPipeline(**lowres.components)
+    pipe.set_progress_bar_config(disable=True)
+    config = dict(lowres.vae.config)
+    for name in ("block_out_channels", "down_block_types", "up_block_types"):
+        config[name] = config[name][:2]
+    pipe.vae = AutoencoderKL.from_config(config)
+    assert pipe.vae_scale_factor == 2
+    assert draw(pipe, codes[0]).shape == (1, 16, 16, 3)
+    assert draw(pipe, codes[0], height=12, width=20).shape == (1, 12, 20, 3)
+    assert draw(pipe, codes[0], output_type="latent").shape == (1, 4, 8, 8)
+
+
 def test_several_images_per_prompt(pipe, goldens, codes):
     images = draw(pipe, codes[:2], num_images_per_prompt=2, latents=goldens["latents"])
     expected = draw(pipe, [codes[0], codes[0], codes[1], codes[1]], latents=goldens["latents"])
@@ -181,60 +216,23 @@ def test_eta_adds_noise(pipe, codes):
     assert np.abs(noisy[0] - noisy[2]).max() > 1e-2
 
 
-# Callbacks
-
-
-def test_callback_sees_and_replaces_tensors(pipe, codes):
-    names = ["latents", "prompt_embeds"] + (["add_text_embeds", "add_time_ids"] if pipe.is_sdxl else [])
-    seen = []
-
-    def callback(pipe, step, timestep, tensors):
-        seen.append((step, {name: tuple(tensor.shape) for name, tensor in tensors.items()}))
-        return {"latents": torch.zeros_like(tensors["latents"])}
-
-    latents = draw(
-        pipe,
-        codes[:2],
-        output_type="latent",
-        callback_on_step_end=callback,
-        callback_on_step_end_tensor_inputs=names,
-    )
-    assert [step for step, _ in seen] == [0, 1, 2]
-    assert list(seen[0][1]) == names
-    assert seen[0][1]["prompt_embeds"][:2] == (4, 64)
-    if pipe.is_sdxl:
-        assert seen[0][1]["add_time_ids"] == (4, 6)
-    assert not latents.any()
-
-
-def test_callback_ends_guidance_or_all(pipe, codes):
-    cutoff = (SDXLCFGCutoffCallback if pipe.is_sdxl else SDCFGCutoffCallback)(
-        cutoff_step_ratio=None, cutoff_step_index=0
-    )
-    noise = torch.randn(1, 4, 8, 8, generator=generator())
-    guided, cut = (draw(pipe, codes[0], latents=noise, callback_on_step_end=c) for c in (None, cutoff))
-    assert np.isfinite(cut).all()
-    assert np.abs(guided - cut).max() > 1e-3
-
-    def stop(pipe, step, timestep, tensors):
-        pipe._interrupt = step == 1
-        steps.append(step)
-        return tensors
-
-    steps = []
-    draw(pipe, codes[0], callback_on_step_end=stop)
-    assert steps == [0, 1]
-
-
 # Devices
 
 
-def test_model_offloading_changes_nothing(pipe, codes, tmp_path):
+@pytest.mark.parametrize(
+    ("move", "options"),
+    [
+        ("enable_model_cpu_offload", {"device": "cpu"}),
+        ("enable_group_offload", {"onload_device": torch.device("cpu"), "offload_type": "leaf_level"}),
+    ],
+    ids=["model", "group"],
+)
+def test_offloading_changes_nothing(pipe, codes, tmp_path, move, options):
     """With the CPU as the accelerator: the same hooks."""
     pipe.save_pretrained(tmp_path)
     offloaded = LavitImageDecoderPipeline.from_pretrained(tmp_path)
     offloaded.set_progress_bar_config(disable=True)
-    offloaded.enable_model_cpu_offload(device="cpu")
+    getattr(offloaded, move)(**options)
     for _ in range(2):
         images = draw(offloaded, codes[:2], generator=generator())
         np.testing.assert_array_equal(images, draw(pipe, codes[:2], generator=generator()))
