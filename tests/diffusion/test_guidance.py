@@ -106,9 +106,7 @@ def test_ended_guidance_is_that_of_diffusers_callbacks(pipe, codes):
     np.testing.assert_array_equal(cut, ended)
     assert np.abs(guided - cut).max() > 1e-3
     # Those callbacks keep the last row alone, which would be the condition of the last image for all.
-    with pytest.raises(
-        ValueError, match=r"After callback_on_step_end, .* prompt_embeds must have the shape \(2, "
-    ):
+    with pytest.raises(ValueError, match=r"After callback_on_step_end, .* prompt_embeds must have the shape \(2, "):
         draw(pipe, codes[:2], callback_on_step_end=cutoff)
 
 
