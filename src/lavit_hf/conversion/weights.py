@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
-from ..modeling.publishing_lavit import list_shards
+from ..modeling.files_lavit import list_shards, open_safetensors
 
 
 # What safetensors calls them.
@@ -72,14 +71,6 @@ def load_pickle(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def open_safetensors(path: Path):
-    """An open safetensors file. Raises a ValueError that names it where it is damaged."""
-    try:
-        return safe_open(path, framework="pt")
-    except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read, it may be incomplete: {error}") from error
-
-
 def describe_file(path: Path) -> dict[str, StoredTensor]:
     """
     What a `.bin` or `.safetensors` file holds, by name.
@@ -117,7 +108,7 @@ def find_weights(folder: Path, stems: Iterable[str]) -> list[Path]:
             return [folder / name]
         index = folder / f"{name}.index.json"
         if index.is_file():
-            paths = [folder / shard for shard in list_shards(index, read_json(index))]
+            paths = [folder / shard for shard in list_shards(index)]
             missing = [path.name for path in paths if not path.is_file()]
             if missing or not paths:
                 raise FileNotFoundError(f"{index} names weights that are not beside it: {missing or 'none'}.")

@@ -9,7 +9,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
-from ..modeling.publishing_lavit import check_shards
+from ..modeling.files_lavit import check_weights, finish_replacing, replacing
 
 
 class OwnFilesPipeline(DiffusionPipeline):
@@ -45,6 +45,8 @@ class OwnFilesPipeline(DiffusionPipeline):
         parts = [part for part in cls._get_signature_keys(cls)[0] if part not in kwargs]
         if os.path.isdir(name):
             folder = os.path.join(name, subfolder or "")
+            for place in (name, folder):
+                finish_replacing(place)
         else:
             folder = cls.download(name, subfolder, kwargs.get("variant"), parts, **hub_kwargs)
 
@@ -56,10 +58,20 @@ class OwnFilesPipeline(DiffusionPipeline):
                     f"expected {cls.config_name} and beside it {', '.join(parts)}, but {entry} is missing."
                 )
         for part in parts:
-            check_shards(os.path.join(folder, part))
+            check_weights(os.path.join(folder, part), kwargs.get("variant"))
         pipe = super().from_pretrained(folder, **kwargs)
         pipe.register_to_config(_name_or_path=name)  # rather than a place in the cache
         return pipe
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, push_to_hub: bool = False, **kwargs) -> None:
+        """
+        Saves the pipeline. Same arguments as `DiffusionPipeline.save_pretrained`. Files that are there are replaced
+        together once all new ones are written; see `LavitForCausalLM.save_pretrained`.
+        """
+        if push_to_hub:
+            kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
+        with replacing(save_directory) as folder:
+            super().save_pretrained(os.fspath(folder), *args, push_to_hub=push_to_hub, **kwargs)
 
     @classmethod
     def download(

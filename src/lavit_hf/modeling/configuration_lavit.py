@@ -126,6 +126,13 @@ class LavitVisualTokenizerConfig(PreTrainedConfig):
         if self.intermediate_size is None:
             self.intermediate_size = int(MLP_RATIO * self.hidden_size)
 
+    def to_dict(self) -> dict:
+        values = super().to_dict()
+        # transformers takes any class with "Tokenizer" in its name for one of text, which has a slow and a fast form.
+        for auto_class, name in (values.get("auto_map") or {}).items():
+            values["auto_map"][auto_class] = name if isinstance(name, str) else next(filter(None, name))
+        return values
+
     @property
     def hidden_size(self) -> int:
         """Width of the vision features, the selector and the merger."""

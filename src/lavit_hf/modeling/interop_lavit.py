@@ -18,6 +18,7 @@ from transformers.utils.hub import resolve_revision
 from .backbones_lavit import causal_model_around
 from .configuration_lavit import LavitConfig
 from .expansion_lavit import open_image_start
+from .files_lavit import replacing
 
 
 # Of a quantized model, what stays as it is: little in size, and codes would come out as others.
@@ -152,8 +153,9 @@ class LavitInteropMixin:
         # The parts are this model's own: their configuration is changed in a copy.
         language_model.config = copy.deepcopy(language_model.config)
         language_model.config.vocab_size = vocab_size
-        language_model.save_pretrained(save_directory, state_dict=weights, **kwargs)
-        without_placeholder(tokenizer, vocab_size).save_pretrained(save_directory)
+        with replacing(save_directory) as folder:
+            language_model.save_pretrained(folder, state_dict=weights, **kwargs)
+            without_placeholder(tokenizer, vocab_size).save_pretrained(folder)
 
 
 def without_placeholder(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> PreTrainedTokenizerBase:

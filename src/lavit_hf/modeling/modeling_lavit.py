@@ -40,7 +40,6 @@ from .modeling_lavit_tokenizer import (
 )
 from .names_lavit import write_names
 from .precision_lavit import read_dtype
-from .publishing_lavit import LavitPublishingMixin
 
 
 @dataclass
@@ -371,7 +370,7 @@ class LavitModel(LavitPreTrainedModel):
         )
 
 
-class LavitForCausalLM(LavitPublishingMixin, LavitInteropMixin, LavitPreTrainedModel, LavitGenerationMixin):
+class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationMixin):
     """
     LaVIT: captions, answers and draws as one causal language model over text and the codes of images.
 

@@ -19,6 +19,7 @@ from .modeling_lavit_tokenizer import (
     LavitVisualTokenizerOutput,
 )
 from .precision_lavit import LavitFloat32Mixin
+from .publishing_lavit import LavitPublishingMixin
 from .quantization_lavit import LavitCodebookUpdater
 
 
@@ -60,7 +61,7 @@ class LavitAttentionPool(nn.Module):
         return self.out_proj(pooled.transpose(1, 2).flatten(1))
 
 
-class LavitFeatureDecoder(LavitFloat32Mixin, PreTrainedModel):
+class LavitFeatureDecoder(LavitPublishingMixin, LavitFloat32Mixin, PreTrainedModel):
     """
     Rebuilds the vision features of a picture's patches from its codes, whose number varies, and projects them to
     what conditions a diffusion U-Net. It travels with the pixel decoder and holds its own copy of the codebook.

@@ -1,7 +1,6 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """LaVIT's dynamic visual tokenizer (arXiv 2309.04669, section 3.1): a picture becomes a varying number of codes."""
 
-import os
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,7 @@ from .configuration_lavit import LavitVisualTokenizerConfig
 from .distributed_lavit import batch_mean
 from .freezing_lavit import LavitFreezingMixin, gradients_where_trained
 from .precision_lavit import LavitFloat32Mixin, require_float32
-from .publishing_lavit import check_shards
+from .publishing_lavit import LavitPublishingMixin
 from .quantization_lavit import POSITIONS_STD, LavitQuantizer
 from .selection_lavit import LavitSelector, sample_policy, select_patches
 
@@ -187,7 +186,7 @@ def build_vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
     return AutoModel.from_config(config, dtype=torch.get_default_dtype())
 
 
-class LavitTokenizerPreTrainedModel(LavitFreezingMixin, LavitFloat32Mixin, PreTrainedModel):
+class LavitTokenizerPreTrainedModel(LavitPublishingMixin, LavitFreezingMixin, LavitFloat32Mixin, PreTrainedModel):
     """Weight initialisation and loading shared by the models of LaVIT's tokenizer."""
 
     base_model_prefix = "visual_tokenizer"
@@ -206,12 +205,6 @@ class LavitTokenizerPreTrainedModel(LavitFreezingMixin, LavitFloat32Mixin, PreTr
         "updater.counts$",
         "updater.sums$",
     ]
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        if isinstance(pretrained_model_name_or_path, (str, os.PathLike)):
-            check_shards(os.path.join(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module):

@@ -1,80 +1,25 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """A whole LaVIT in one folder or repository: model, processor, pixel decoder, card, and the code that loads them."""
 
-import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, ModelCardData
 from transformers import PreTrainedConfig
 
+from .files_lavit import check_weights, find_stale, finish_replacing, list_files, replacing
+
 
 AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 CARD_NAME = "README.md"
-STAGED = ".saving-"
 HUB_ARGUMENTS = ("repo_id", "private", "token", "revision", "create_pr", "commit_message", "commit_description")
-# Weights of transformers and diffusers, whole or in shards. Of an adapter, or of anything else, none.
-WEIGHTS = re.compile(r"(model|diffusion_pytorch_model)(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 # ![...](samples/captions.png), and not a picture of the web
 CARD_PICTURE = re.compile(r"!\[[^\]]*\]\((?!\w+:)([^)\s]+)\)")
-
-
-def find_stale(there: Sequence[str], new: Sequence[str]) -> list[str]:
-    """Of the files that are `there`, those with weights that `new` files hold anew, in other shards."""
-    renewed = {Path(path).parent for path in new if WEIGHTS.fullmatch(Path(path).name)}
-    old = (path for path in there if WEIGHTS.fullmatch(Path(path).name) and path not in new)
-    return [path for path in old if Path(path).parent in renewed]
-
-
-def list_files(folder: Path) -> list[str]:
-    """The files in a folder and below, by their paths in there."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def list_shards(index: Path, content: dict) -> list[str]:
-    """
-    The files that an index of weights, with its content, names.
-
-    Raises:
-        ValueError: one that does not lie beside the index.
-    """
-    names = sorted(set(content.get("weight_map", {}).values()))
-    if outside := [name for name in names if Path(name).name != name]:
-        raise ValueError(f"{index} must name files beside it, got {outside[0]!r}.")
-    return names
-
-
-def check_shards(folder: str | os.PathLike) -> None:
-    """Raises the ValueError of [`list_shards`] for the indices of weights in a folder."""
-    for kind in ("safetensors", "bin"):
-        for index in Path(folder).glob(f"*.{kind}.index.json"):
-            list_shards(index, json.loads(index.read_text(encoding="utf-8")))
-
-
-@contextmanager
-def replacing(folder: str | os.PathLike) -> Iterator[Path]:
-    """
-    A folder to save to, beside the files of `folder`, which are replaced only once all of the new ones are written:
-    whoever is killed while saving leaves the old ones whole.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=STAGED, ignore_cleanup_errors=True) as staged:
-        yield Path(staged)
-        new = list_files(Path(staged))
-        for path in new:
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(Path(staged, path), folder / path)
-        for path in find_stale(list_files(folder), new):
-            (folder / path).unlink()
-        if new:  # with several processes, only one of them writes
-            for left_behind in folder.glob(f"{STAGED}*"):
-                shutil.rmtree(left_behind, ignore_errors=True)
 
 
 def write_card(model_card: ModelCard | str | os.PathLike, folder: Path) -> None:
@@ -139,15 +84,45 @@ def upload(
 
 
 class LavitPublishingMixin:
-    """Saving and publishing of a model with all that belongs to it."""
+    """Saving, publishing and loading of a model whose folder or repository may hold all that belongs to it."""
 
     config: PreTrainedConfig
     is_remote_code: Callable[[], bool]
+    should_save_on_this_rank: Callable[[bool], bool]
+    barrier_after_gathered_checkpoint_save: Callable
+    _auto_class: str | None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """
+        Loads a model. Same arguments as `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            ValueError: a file of weights, or their index, that cannot be read; the message names it.
+            OSError: saving to the folder was interrupted, and the replacement of its files cannot be completed, or has
+                just been completed when an Auto class had already read the old configuration.
+        """
+        name = pretrained_model_name_or_path
+        if isinstance(name, (str, os.PathLike)) and os.path.isdir(name):
+            subfolder = kwargs.get("subfolder") or ""
+            had_old_files = [finish_replacing(folder) for folder in {name, os.path.join(name, subfolder)}]
+            if any(had_old_files) and kwargs.get("config") is not None:
+                raise OSError(
+                    f"Saving to {name} was interrupted while files were being replaced. The replacement has now been "
+                    "completed, but the configuration was read before: load again."
+                )
+            if kwargs.get("use_safetensors") is not False:
+                check_weights(os.path.join(name, subfolder), kwargs.get("variant"))
+        return super().from_pretrained(name, *args, **kwargs)
 
     def save_pretrained(
         self,
         save_directory: str | os.PathLike,
-        *args,
+        is_main_process: bool = True,
+        state_dict: dict | None = None,
+        *,
+        max_shard_size: int | str = "50GB",
+        variant: str | None = None,
         processor=None,
         image_decoder=None,
         model_card: ModelCard | str | os.PathLike | None = None,
@@ -155,36 +130,50 @@ class LavitPublishingMixin:
         **kwargs,
     ) -> None:
         """
-        As of every model of transformers, and with what belongs to the model in the same folder, which then all of
-        `from_pretrained` take. Files that are there are replaced once all new ones are written.
+        Saves the model, and with it what belongs to it, to a folder from which all of `from_pretrained` load. Files
+        that are there are replaced together once all new ones are written: whoever is killed while saving leaves the
+        old files or the new ones, never some of each. Other files in the folder stay.
 
         Args:
             save_directory (`str` or `os.PathLike`): The folder.
             processor ([`LavitProcessor`], *optional*): The model's processor.
             image_decoder ([`LavitImageDecoderPipeline`], *optional*): The model's pixel decoder.
             model_card (`ModelCard`, `str` or `os.PathLike`, *optional*):
-                A card, or the file of one, whose pictures come along.
+                A card, or the file of one, whose images come along.
             push_to_hub (`bool`, *optional*, defaults to `False`):
                 Whether to push it as well, to `repo_id` or else to a repository named as the folder.
-            args, kwargs: As of `PreTrainedModel.save_pretrained` and, with `push_to_hub`, of `push_to_hub`.
+            is_main_process, state_dict, max_shard_size, variant, kwargs:
+                Same as in `PreTrainedModel.save_pretrained` and, with `push_to_hub`, in `push_to_hub`.
+                `max_shard_size` is also that of the pixel decoder. With `distributed_checkpoint=True` all processes
+                write to `save_directory` itself.
 
         Raises:
-            ValueError: a folder that is a file; a `model_card` that is not there.
+            ValueError: a folder that is a file; a `model_card` that is not there; a folder at the place of a file.
         """
         if os.path.isfile(save_directory):
             raise ValueError(f"save_directory must be a folder, got the file {os.fspath(save_directory)!r}.")
         hub_kwargs = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs} if push_to_hub else {}
-        if self.is_remote_code():
-            names = dict.fromkeys(AUTO_CLASSES, "modeling_lavit.LavitForCausalLM")
-            self.config.auto_map = {"AutoModel": "modeling_lavit.LavitModel"} | names
-        with replacing(save_directory) as folder:
-            super().save_pretrained(folder, *args, **kwargs)
-            for part in filter(None, (processor, image_decoder)):
-                part.save_pretrained(folder)
-            if model_card is not None:
-                write_card(model_card, folder)
+        saves = self.should_save_on_this_rank(is_main_process)
+        shared = kwargs.get("distributed_checkpoint", False)
+        with nullcontext(Path(save_directory)) if shared else replacing(save_directory) as folder:
+            if self._auto_class in AUTO_CLASSES:  # transformers itself adds one Auto class and the configuration's
+                names = dict.fromkeys(AUTO_CLASSES, "modeling_lavit.LavitForCausalLM")
+                self.config.auto_map = {"AutoModel": "modeling_lavit.LavitModel"} | names
+            super().save_pretrained(
+                folder, is_main_process, state_dict, max_shard_size=max_shard_size, variant=variant, **kwargs
+            )
+            vars(self.config).pop("auto_map", None)  # it belongs to the folder, and this model may go to another one
+            if saves:
+                if processor is not None:
+                    processor.save_pretrained(folder)
+                if image_decoder is not None:
+                    image_decoder.save_pretrained(folder, max_shard_size=max_shard_size)
+                if model_card is not None:
+                    write_card(model_card, folder)
             paths = list_files(folder)
-        if push_to_hub:
+        # Another process may read the folder only now that the files are in their places.
+        self.barrier_after_gathered_checkpoint_save(getattr(self.config, "distributed_config", None))
+        if push_to_hub and saves:
             upload(
                 save_directory, paths, hub_kwargs.pop("repo_id", Path(save_directory).absolute().name), **hub_kwargs
             )
@@ -201,17 +190,17 @@ class LavitPublishingMixin:
         **kwargs,
     ) -> CommitInfo:
         """
-        As of every model of transformers, and with what belongs to the model: all in one commit, before which the
-        repository is as it was.
+        Pushes the model, and with it what belongs to it, in one commit: before it the repository is as it was, after
+        it everything is there.
 
         Args:
             repo_id (`str`): The repository, made where there is none.
             processor ([`LavitProcessor`], *optional*), image_decoder ([`LavitImageDecoderPipeline`], *optional*):
-                As of `save_pretrained`.
+                Same as in `save_pretrained`.
             model_card (`ModelCard`, `str` or `os.PathLike`, *optional*):
-                As of `save_pretrained`. Without one, that of the repository stays, or it gets a short one.
+                Same as in `save_pretrained`. Without one, the repository keeps its own or gets a short one.
             max_shard_size (`int` or `str`, *optional*, defaults to `"50GB"`): Largest file of weights.
-            tags (`list[str]`, *optional*): Of the short card.
+            tags (`list[str]`, *optional*): Tags of the short card.
             kwargs: `private`, `token`, `revision`, `create_pr`, `commit_message`, `commit_description`.
         """
         with tempfile.TemporaryDirectory() as folder:

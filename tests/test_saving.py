@@ -1,0 +1,295 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Who is killed while saving leaves the old files or the new ones, for every reader."""
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from diffusers.models import AutoencoderKL, UNet2DConditionModel
+from diffusers.schedulers import DDIMScheduler
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoProcessor,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+)
+
+from lavit_hf import (
+    LavitConfig,
+    LavitFeatureDecoder,
+    LavitForCausalLM,
+    LavitImageDecoderPipeline,
+    LavitProcessor,
+    LavitVisualTokenizer,
+)
+from lavit_hf.modeling.files_lavit import find_stale, finish_replacing, replacing
+
+from .run_saving import OLD, build
+from .tiny import tiny_lavit
+
+
+ROOT = Path(__file__).parent.parent
+# `max_shard_size` of the old and of the new files, and whether there is a pixel decoder.
+KINDS = {
+    "sharded to sharded": ("80KB", "200KB", "True"),
+    "whole to sharded": ("1GB", "200KB", "False"),
+    "sharded to whole": ("80KB", "1GB", "False"),
+}
+
+
+def digest(folder: Path) -> dict[str, str]:
+    """The files that a reader sees."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    shown = {name: path for name, path in names.items() if not name.startswith(".")}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in shown.items()}
+
+
+def weights(model) -> str:
+    tensors = sorted(model.state_dict().items())
+    return hashlib.sha256(b"".join(name.encode() + tensor.numpy().tobytes() for name, tensor in tensors)).hexdigest()
+
+
+def model_facts(model) -> tuple:
+    settings = model.generation_config.to_dict() if hasattr(model, "generation_config") else None
+    return model.config.to_json_string(), settings, weights(model)
+
+
+def tokenizer_facts(tokenizer) -> tuple:
+    return tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.eos_token
+
+
+def processor_facts(processor) -> tuple:
+    return processor.to_json_string(), processor.chat_template, tokenizer_facts(processor.tokenizer)
+
+
+def pipeline_facts(pipe) -> tuple:
+    parts = (pipe.unet, pipe.vae, pipe.feature_decoder)
+    return *map(weights, parts), *(str(part.config) for part in (*parts, pipe.scheduler))
+
+
+def to_dict(loaded) -> dict:
+    return loaded.to_dict()
+
+
+def diffusers_facts(part) -> tuple:
+    return str(part.config), weights(part) if hasattr(part, "state_dict") else None
+
+
+# Readers that complete an interrupted replacement.
+OURS = {
+    LavitForCausalLM: model_facts,
+    LavitVisualTokenizer: model_facts,
+    LavitImageDecoderPipeline: pipeline_facts,
+}
+# Other readers, and what the paths of their files begin with.
+OTHERS = {
+    AutoConfig: (to_dict, "config.json"),
+    LavitConfig: (to_dict, "config.json"),
+    GenerationConfig: (to_dict, "generation_config.json"),
+    AutoProcessor: (processor_facts, "config.json chat processor tokenizer"),
+    LavitProcessor: (processor_facts, "config.json chat processor tokenizer"),
+    AutoTokenizer: (tokenizer_facts, "config.json chat processor tokenizer"),
+    PreTrainedTokenizerFast: (tokenizer_facts, "config.json chat processor tokenizer"),
+    AutoImageProcessor: (to_dict, "config.json processor"),
+    UNet2DConditionModel: (diffusers_facts, "unet/"),
+    AutoencoderKL: (diffusers_facts, "vae/"),
+    DDIMScheduler: (diffusers_facts, "scheduler/"),
+    LavitFeatureDecoder: (model_facts, "feature_decoder/"),
+    AutoModelForCausalLM: (model_facts, ""),  # the last one, as it may complete the replacement
+}
+
+
+def read(reader, facts, folder: Path, files: str = ""):
+    """What a reader loads from a folder, or the error that it gets."""
+    place = folder / (files if files.endswith("/") else "")
+    try:
+        return str(facts(reader.from_pretrained(str(place)))).replace(str(folder), "")
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return error
+
+
+@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
+def killed(request, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("killed")
+    subprocess.run([sys.executable, "-m", "tests.run_saving", root, *request.param], cwd=ROOT, check=True)
+    return root
+
+
+def test_no_old_file_beside_a_new_one(killed):
+    old, new = digest(killed / "old"), digest(killed / "new")
+    assert not {name for name in old if old[name] == new.get(name)}  # all differ
+    for folder in sorted((killed / "killed").iterdir()):
+        found = digest(folder)
+        is_old, is_new = ({name for name in found if found[name] == files.get(name)} for files in (old, new))
+        assert not (is_old and is_new), (folder, is_old, is_new)
+        assert set(found) - is_old - is_new <= {"config.json"}
+
+
+def test_every_reader_gets_the_old_the_new_or_an_error(killed):
+    kinds = {}
+    for name in ("old", "new"):
+        for reader, (facts, files) in OTHERS.items():
+            if (killed / name / files.rstrip("/")).is_dir() or not files.endswith("/"):
+                kinds[reader, read(reader, facts, killed / name, files)] = name
+    readers = {reader for reader, _ in kinds}
+    assert len(kinds) == 2 * len(readers) >= 18
+    known, found = set(), set()
+    for folder in sorted((killed / "killed").iterdir()):
+        seen = digest(folder).items()
+        for reader in (reader for reader in OTHERS if reader in readers):
+            facts, files = OTHERS[reader]
+            state = reader, frozenset(item for item in seen if item[0].startswith(tuple(files.split()) or ""))
+            if state in known:
+                continue
+            known.add(state)
+            result = read(reader, facts, folder, files)
+            kind = "error" if isinstance(result, Exception) else kinds.get((reader, result))
+            assert kind, f"{reader} reads a mixture from {folder}"
+            found.add((reader, kind))
+            if kind == "error" and reader in (AutoConfig, LavitConfig, AutoModelForCausalLM):
+                assert re.search("(?i)saving to .* was interrupted", str(result))
+    assert found >= {(reader, kind) for reader in readers for kind in ("old", "new", "error")}
+
+
+def test_the_classes_of_this_library_complete_the_replacement(killed, tmp_path):
+    readers = OURS if (killed / "old" / "unet").is_dir() else dict(list(OURS.items())[:2])
+    places = {name: killed / name for name in ("old", "new")}
+    expected = {(reader, name): read(reader, readers[reader], places[name]) for reader in readers for name in places}
+    for index, folder in enumerate(sorted((killed / "killed").iterdir())[::4]):
+        name = "old" if index == 0 else "new"  # the first kill comes before the commit
+        reader, facts = list(readers.items())[index % len(readers)]
+        copy = Path(shutil.copytree(folder, tmp_path / folder.name))
+        assert read(reader, facts, copy) == expected[reader, name]
+        assert digest(copy) == digest(places[name])
+        shutil.rmtree(copy)
+
+
+def test_saving_less_over_an_interrupted_replacement(killed, tmp_path):
+    """What was committed is completed first: the processor and the pixel decoder are those of one save."""
+    model, _, _ = build(OLD, has_decoder=False)
+    for folder in sorted((killed / "killed").iterdir())[::8]:
+        again = Path(shutil.copytree(folder, tmp_path / folder.name))
+        model.save_pretrained(again)
+        found = digest(again)
+        for files in (digest(killed / "old"), digest(killed / "new")):
+            others = {name for name in files if "/" in name or name.startswith(("processor", "tokenizer", "model_"))}
+            if all(found.get(name) == files[name] for name in others):
+                break
+        else:
+            raise AssertionError(f"a mixture in {folder}")
+        assert weights(LavitForCausalLM.from_pretrained(again)) == weights(model)
+        assert not [path for path in again.iterdir() if path.name.startswith(".")]
+
+
+def test_several_readers_complete_one_replacement(killed, tmp_path):
+    for folder in sorted((killed / "killed").iterdir())[1::4]:
+        shared = Path(shutil.copytree(folder, tmp_path / folder.name))
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(finish_replacing, [shared] * 4))
+        assert digest(shared) == digest(killed / "new")
+
+
+def write(folder: Path, **files: str) -> Path:
+    for name, content in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return folder
+
+
+def replace(folder: Path, **files: str) -> None:
+    with replacing(folder) as staged:
+        write(staged, **files)
+
+
+def texts(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_links_are_replaced_and_not_followed(tmp_path):
+    """As links of files, of folders, in folders that are links, and where they lead nowhere."""
+    elsewhere = write(tmp_path / "elsewhere", config="theirs", unet__config="theirs", unet__deep__config="theirs")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "config").symlink_to(elsewhere / "config")
+    (folder / "unet").symlink_to(elsewhere / "unet")
+    (folder / "vae").symlink_to(tmp_path / "nowhere")
+    (folder / "others").symlink_to(elsewhere)
+    before = texts(elsewhere)
+    replace(folder, config="new", unet__config="new", unet__deep__config="new", vae__config="new")
+    assert texts(elsewhere) == before
+    assert not (tmp_path / "nowhere").exists()
+    assert texts(folder) == dict.fromkeys(("config", "unet/config", "unet/deep/config", "vae/config"), "new")
+    assert (folder / "others").is_symlink()
+    # A folder that is itself given by a link is the one that it leads to.
+    (tmp_path / "link").symlink_to(folder)
+    replace(tmp_path / "link", config="newer")
+    assert (tmp_path / "link").is_symlink()
+    assert (folder / "config").read_text() == "newer"
+
+
+def test_what_is_in_the_way(tmp_path):
+    write(tmp_path, unet="a file", **{"config.json__notes": "in a folder"})
+    before = texts(tmp_path)
+    with pytest.raises(ValueError, match=r"saved as .*config\.json, which is a folder"):
+        replace(tmp_path, **{"config.json": "new"})
+    with pytest.raises(ValueError, match=r"saved in .*unet, which is a file"):
+        replace(tmp_path, unet__config="new")
+    assert texts(tmp_path) == before
+    with pytest.raises(ZeroDivisionError), replacing(tmp_path) as staged:
+        write(staged, other=str(1 / 0))
+    assert texts(tmp_path) == before
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_replacement_that_cannot_be_completed(tmp_path):
+    """The error names the folder and where the new files are, from which they can be saved."""
+    write(tmp_path, **{".placing-1__new__settings": "new", "settings__notes": "in a folder made meanwhile"})
+    before = texts(tmp_path)
+    message = rf"files in {re.escape(str(tmp_path))} cannot be replaced by those in .*\.placing-1"
+    for attempt in (lambda: LavitForCausalLM.from_pretrained(tmp_path), lambda: replace(tmp_path, settings="newer")):
+        with pytest.raises(OSError, match=message):
+            attempt()
+    assert texts(tmp_path) == before
+    shutil.rmtree(tmp_path / "settings")
+    finish_replacing(tmp_path)
+    assert texts(tmp_path) == {"settings": "new"}
+
+
+@pytest.mark.parametrize("stem", ["model", "unet/diffusion_pytorch_model"])
+def test_stale_weights(stem):
+    """Weights of the same model and variant under other names, and nothing else."""
+    plain = [f"{stem}.safetensors", f"{stem}-00001-of-00001.safetensors", f"{stem}.safetensors.index.json"]
+    fp16 = [f"{stem}.fp16.safetensors", f"{stem}.fp16-00001-of-00002.safetensors"]
+    fp16.append(f"{stem}.safetensors.index.fp16.json")
+    others = [
+        "adapter_model.safetensors",
+        "model.py",
+        "optimizer.pt",
+        "vae/model.safetensors",
+        "model_best.safetensors",
+    ]
+    there = [*plain, *fp16, *others]
+    for group in (plain, fp16):
+        for name in group:
+            assert find_stale(there, [name, "config.json"]) == [other for other in group if other != name]
+    assert find_stale(there, ["config.json", "adapter_model.safetensors"]) == []
+
+
+def test_variants(tmp_path):
+    """Of one variant, what was saved last is what is loaded; another variant is another model."""
+    saved = {}
+    for seed, (size, variant) in enumerate([("1GB", None), ("1GB", "fp16"), ("80KB", None), ("80KB", "fp16")]):
+        saved[variant] = tiny_lavit(seed=seed)
+        saved[variant].save_pretrained(tmp_path, variant=variant, max_shard_size=size)
+        for name, model in saved.items():
+            assert weights(LavitForCausalLM.from_pretrained(tmp_path, variant=name)) == weights(model)
