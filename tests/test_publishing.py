@@ -15,6 +15,7 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoProcessor
 
+import lavit_hf
 from lavit_hf import (
     LavitForCausalLM,
     LavitImageDecoderPipeline,
@@ -30,27 +31,10 @@ from .hub_server import HubServer
 REPOSITORY = "somebody/lavit"
 PROMPT = "a red circle"
 GREEDY = {"generation_mode": "image", "do_sample": False, "image_generation": {"do_sample": False}}
-CODE = {
-    "attention_lavit.py",
-    "backbones_lavit.py",
-    "chat_lavit.py",
-    "configuration_lavit.py",
-    "decoding_lavit.py",
-    "generation_lavit.py",
-    "head_lavit.py",
-    "image_processing_lavit.py",
-    "image_reading_lavit.py",
-    "interop_lavit.py",
-    "logits_process_lavit.py",
-    "modeling_lavit.py",
-    "modeling_lavit_tokenizer.py",
-    "processing_lavit.py",
-    "publishing_lavit.py",
-    "quantization_lavit.py",
-    "selection_lavit.py",
-    "sequence_lavit.py",
-    "tokenization_lavit.py",
-}
+SOURCE = Path(lavit_hf.__file__).parent
+# All that `modeling` and `processing` hold, but what loads no part of a whole LaVIT by an Auto class.
+CODE = {path.name for part in ("modeling", "processing") for path in (SOURCE / part).glob("*_lavit*.py")}
+CODE -= {"modeling_lavit_feature_decoder.py", "streaming_lavit.py"}
 # Draws greedily, in an environment that has this package or not.
 DRAW = """
 import sys

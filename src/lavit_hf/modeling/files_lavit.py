@@ -12,8 +12,8 @@ at once. `replacing` therefore keeps one invariant: an old file never lies besid
 4. One rename to `.placing-*` says that no old file is left.
 5. The new files move to their places in the opposite order, `config.json` last.
 
-A process that is killed before step 2 leaves the old files. One that is killed later leaves the new ones, some of which
-may not be in their places: loading or saving with the classes of this library completes the replacement, and any other
+A process that is killed before step 2 leaves the old files. One that is killed later leaves the new ones, but some may
+not be in their places: loading or saving with the classes of this library completes the replacement, and any other
 reader gets the new files or an error. Several processes may complete the same replacement, since a step that another
 one has taken finds nothing to move. A reader that has opened an old file before step 3 may still open a new one after
 step 5.
