@@ -15,7 +15,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 
 import lavit_hf
-from lavit_hf import LavitForCausalLM, LavitImageDecoderPipeline, LavitProcessor, LavitVisualTokenizer, demo_checkpoint
+from lavit_hf import (
+    LavitFeatureDecoder,
+    LavitForCausalLM,
+    LavitImageDecoderPipeline,
+    LavitProcessor,
+    LavitVisualTokenizer,
+    demo_checkpoint,
+)
+
+from .hub_server import HubServer
 
 
 SOURCE = Path(lavit_hf.__file__).parent
@@ -153,3 +162,102 @@ def test_the_source_evaluates_nothing(path):
         assert name not in ("eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "yaml.load"), name
         if name == "torch.load":
             assert "weights_only=True" in ast.unparse(node)
+
+
+BROKEN_INDICES = [
+    "[]",
+    "{}",
+    "null",
+    '{"weight_map": null}',
+    '{"weight_map": {}}',
+    '{"weight_map": {"a": 3}}',
+    "{",
+    "\xff",
+]
+
+
+@pytest.mark.parametrize("content", BROKEN_INDICES)
+@pytest.mark.parametrize(
+    ("load", "part", "stem"),
+    [
+        (LavitForCausalLM, "", "model"),
+        (AutoModelForCausalLM, "", "model"),
+        (LavitVisualTokenizer, "", "model"),
+        (LavitImageDecoderPipeline, "unet", "diffusion_pytorch_model"),
+        (LavitImageDecoderPipeline, "feature_decoder", "model"),
+    ],
+)
+def test_a_broken_index_is_named(load, part, stem, content, folder):
+    (folder / part / f"{stem}.safetensors").unlink()
+    index = folder / part / f"{stem}.safetensors.index.json"
+    index.write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(index))} (must hold an object|is not valid JSON)"):
+        load.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+@pytest.mark.parametrize("shards", [False, True])
+@pytest.mark.parametrize("length", [0, 5, 1000, -1])
+@pytest.mark.parametrize(
+    ("load", "part", "stem"),
+    [
+        (LavitForCausalLM, "", "model"),
+        (LavitVisualTokenizer, "", "model"),
+        (LavitImageDecoderPipeline, "vae", "diffusion_pytorch_model"),
+    ],
+)
+def test_truncated_weights_are_named(load, part, stem, length, shards, variant, folder):
+    whole = folder / part / f"{stem}.safetensors"
+    infix = f".{variant}" if variant else ""
+    broken = whole.with_name(f"{stem}{infix}{'-00001-of-00001' if shards else ''}.safetensors")
+    if shards:
+        index = {"metadata": {}, "weight_map": dict.fromkeys(load_file(whole), broken.name)}
+        whole.with_name(f"{stem}.safetensors.index{infix}.json").write_text(json.dumps(index))
+    whole.rename(broken)
+    broken.write_bytes(broken.read_bytes()[:length])
+    with pytest.raises(ValueError, match=rf"{re.escape(str(broken))} cannot be read as safetensors"):
+        load.from_pretrained(folder, variant=variant)
+
+
+def test_weights_that_are_not_loaded_may_be_broken(folder):
+    """Of another variant, of an adapter, and shards beside the whole file."""
+    for name in ("model.fp16", "adapter_model", "model-00001-of-00002"):
+        (folder / f"{name}.safetensors").write_bytes(b"broken")
+    (folder / "model.safetensors.index.json").write_text("[]")
+    (folder / "vae" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"broken")
+    LavitForCausalLM.from_pretrained(folder)
+    LavitImageDecoderPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("load", [LavitForCausalLM, LavitVisualTokenizer, LavitFeatureDecoder])
+def test_weights_without_a_configuration(load, folder):
+    """transformers would make a model of the default configuration."""
+    place = folder / "feature_decoder" if load is LavitFeatureDecoder else folder
+    (place / "config.json").unlink()
+    with pytest.raises(ValueError, match=rf"{re.escape(str(place))} holds no config\.json"):
+        load.from_pretrained(place)
+
+
+@pytest.fixture
+def hub(folder, monkeypatch):
+    with HubServer({"somebody/broken": folder}) as server:
+        server.use(monkeypatch)
+        yield server
+
+
+@pytest.mark.parametrize("content", [*BROKEN_INDICES, "outside", "truncated"])
+@pytest.mark.parametrize("load", [LavitForCausalLM, LavitVisualTokenizer])
+def test_broken_weights_in_a_repository(load, content, folder, hub, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    if content == "truncated":
+        name = "model.safetensors"
+        (folder / name).write_bytes((folder / name).read_bytes()[:-1])
+    else:
+        name = "model.safetensors.index.json"
+        weights = folder / "model.safetensors"
+        outside = {"weight_map": dict.fromkeys(load_file(weights), "../secret.safetensors")}
+        weights.rename(folder.parent / "secret.safetensors")
+        text = json.dumps(outside) if content == "outside" else content
+        (folder / name).write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=rf"/{re.escape(name)} (must|is not valid|cannot be read)"):
+        load.from_pretrained("somebody/broken", cache_dir=tmp_path / "cache")

@@ -14,8 +14,7 @@ at once. `replacing` therefore keeps one invariant: an old file never lies besid
 
 A process that is killed before step 2 leaves the old files. One that is killed later leaves the new ones, but some may
 not be in their places: loading or saving with the classes of this library completes the replacement, and any other
-reader gets the new files or an error. Several processes may complete the same replacement, since a step that another
-one has taken finds nothing to move. A reader that has opened an old file before step 3 may still open a new one after
+reader gets the new files or an error. A reader that has opened an old file before step 3 may still open a new one after
 step 5.
 """
 
@@ -29,6 +28,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 SAVING, REPLACING, PLACING = ".saving-", ".replacing-", ".placing-"
@@ -113,34 +118,48 @@ def finish_replacing(folder: str | os.PathLike) -> bool:
     """
     folder = Path(folder)
     had_old_files = any(folder.glob(f"{REPLACING}*"))
-    for begin, step, end in ((REPLACING, _move_old_files_aside, PLACING), (PLACING, _place_new_files, None)):
-        for journal in sorted(folder.glob(f"{begin}*")):
-            try:
-                step(folder, journal)
-                if end is not None:
-                    journal.rename(folder / journal.name.replace(begin, end))
-            except FileNotFoundError:  # another process has taken this step
-                continue
-            except OSError as error:
-                raise OSError(f"The files in {folder} cannot be replaced by those in {journal}: {error}") from error
-            if end is None:
-                shutil.rmtree(journal, ignore_errors=True)
+    if not had_old_files and not any(folder.glob(f"{PLACING}*")):
+        return False
+    with _locked(folder):
+        for begin, step in ((REPLACING, _move_old_files_aside), (PLACING, _place_new_files)):
+            for journal in sorted(folder.glob(f"{begin}*")):
+                try:
+                    step(folder, journal)
+                except OSError as error:
+                    message = f"The files in {folder} cannot be replaced by those in {journal}: {error}"
+                    raise OSError(message) from error
     return had_old_files
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from completing the same replacement, if the system can lock a folder."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems lock no folders
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _move_old_files_aside(folder: Path, journal: Path) -> None:
     new = list_files(journal / "new")
     if "config.json" in new:
-        _move(journal / "config.json", folder / "config.json")
+        with suppress(FileNotFoundError):  # it is there already
+            os.replace(journal / "config.json", folder / "config.json")
     # Links of folders, before anything is looked for below them.
     parents = sorted({parent.as_posix() for path in new for parent in Path(path).parents})
     links = [parent for parent in parents if (folder / parent).is_symlink()]
     for paths in (links, _find_stale_beside(folder, new), _entries_first(new)):
         for path in paths:
             if path not in (".", "config.json") and os.path.lexists(folder / path):
-                # If another process has gone on to the next step, the journal has another name: a new file is never
-                # taken for an old one. What is moved is deleted, so that its name does not matter.
-                _move(folder / path, journal / "old" / path.replace("/", "-"))
+                # What is moved will be deleted, so that its name does not matter.
+                os.replace(folder / path, journal / "old" / path.replace("/", "-"))
+    journal.rename(folder / journal.name.replace(REPLACING, PLACING))
 
 
 def _find_stale_beside(folder: Path, new: Sequence[str]) -> Iterator[str]:
@@ -153,12 +172,8 @@ def _find_stale_beside(folder: Path, new: Sequence[str]) -> Iterator[str]:
 def _place_new_files(folder: Path, journal: Path) -> None:
     for path in reversed(_entries_first(list_files(journal / "new"))):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        _move(journal / "new" / path, folder / path)
-
-
-def _move(source: Path, target: Path) -> None:
-    with suppress(FileNotFoundError):  # another process has moved it
-        os.replace(source, target)
+        os.replace(journal / "new" / path, folder / path)
+    shutil.rmtree(journal, ignore_errors=True)
 
 
 def _entries_first(paths: Iterable[str]) -> list[str]:
@@ -226,16 +241,18 @@ def open_safetensors(path: str | os.PathLike) -> safe_open:
 
 def check_weights(folder: str | os.PathLike, variant: str | None = None) -> None:
     """
-    Checks the files of weights that would be loaded from a folder: their index, and the beginnings of the files.
+    Checks the files of weights that are loaded from a folder: their index, and whether each file is complete.
 
     Raises:
         ValueError: same as [`list_shards`] and [`open_safetensors`].
     """
     infix = f".{variant}" if variant else ""
-    for stem in ("model", "diffusion_pytorch_model", "pytorch_model"):
-        for kind in ("safetensors", "bin"):
+    for kind in ("safetensors", "bin"):
+        for stem in ("model", "diffusion_pytorch_model", "pytorch_model"):
             whole, index = Path(folder, f"{stem}{infix}.{kind}"), Path(folder, f"{stem}.{kind}.index{infix}.json")
             names = [whole.name] if whole.is_file() else list_shards(index) if index.is_file() else []
             for path in (whole.with_name(name) for name in names):
                 if kind == "safetensors" and path.is_file():
                     open_safetensors(path)
+            if names:
+                return

@@ -6,10 +6,19 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, ModelCardData
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelCard,
+    ModelCardData,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import HFValidationError
 from transformers import PreTrainedConfig
 
 from .files_lavit import check_weights, find_stale, finish_replacing, list_files, replacing
@@ -103,17 +112,35 @@ class LavitPublishingMixin:
                 just been completed when an Auto class had already read the old configuration.
         """
         name = pretrained_model_name_or_path
-        if isinstance(name, (str, os.PathLike)) and os.path.isdir(name):
-            subfolder = kwargs.get("subfolder") or ""
-            had_old_files = [finish_replacing(folder) for folder in {name, os.path.join(name, subfolder)}]
-            if any(had_old_files) and kwargs.get("config") is not None:
-                raise OSError(
-                    f"Saving to {name} was interrupted while files were being replaced. The replacement has now been "
-                    "completed, but the configuration was read before: load again."
-                )
-            if kwargs.get("use_safetensors") is not False:
-                check_weights(os.path.join(name, subfolder), kwargs.get("variant"))
-        return super().from_pretrained(name, *args, **kwargs)
+        subfolder, variant = kwargs.get("subfolder") or "", kwargs.get("variant")
+        is_name = isinstance(name, (str, os.PathLike)) and not kwargs.get("gguf_file")
+        if is_name and os.path.isdir(name):
+            cls._check_folder(name, subfolder, variant, kwargs.get("config") is not None)
+        try:
+            return super().from_pretrained(name, *args, **kwargs)
+        except Exception:
+            # The error of a broken file does not always name it, and one from a repository is checked only now.
+            if is_name and not os.path.isdir(name):
+                with suppress(HFValidationError):  # no repository
+                    where = kwargs.get("cache_dir"), kwargs.get("revision")
+                    cached = try_to_load_from_cache(name, os.path.join(subfolder, "config.json"), *where)
+                    if isinstance(cached, str):
+                        check_weights(os.path.dirname(cached), variant)
+            raise
+
+    @staticmethod
+    def _check_folder(name: str | os.PathLike, subfolder: str, variant: str | None, has_config: bool) -> None:
+        folder = os.path.join(name, subfolder)
+        had_old_files = [finish_replacing(place) for place in {name, folder}]
+        if any(had_old_files) and has_config:
+            raise OSError(
+                f"Saving to {name} was interrupted while files were being replaced. The replacement has now been "
+                "completed, but the configuration was read before: load again."
+            )
+        names = ("config.json", "adapter_config.json")
+        if not has_config and not any(os.path.isfile(os.path.join(folder, file)) for file in names):
+            raise ValueError(f"{folder} holds no config.json, so that no model can be loaded from it.")
+        check_weights(folder, variant)
 
     def save_pretrained(
         self,
