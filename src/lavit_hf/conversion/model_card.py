@@ -137,10 +137,14 @@ def write_model_card(folder: Path, config, rounding: str, pixel_decoders: Iterab
     (folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
 
 
+def is_licence(name: str) -> bool:
+    """Whether a path relative to a checkpoint's root is that of a licence or policy."""
+    return "/" not in name and ("LICENSE" in name.upper() or name.upper().startswith("USE_POLICY"))
+
+
 def copy_licences(src: Path, dst: Path) -> list[str]:
     """Copies the licences and policies at the root of `src`, returns their names."""
-    paths = [path for path in sorted(src.iterdir()) if path.is_file()]
-    paths = [path for path in paths if "LICENSE" in path.name.upper() or path.name.upper().startswith("USE_POLICY")]
+    paths = [path for path in sorted(src.iterdir()) if path.is_file() and is_licence(path.name)]
     for path in paths:
         shutil.copyfile(path, dst / path.name)
     return [path.name for path in paths]

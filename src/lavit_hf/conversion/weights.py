@@ -10,7 +10,7 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,21 +33,22 @@ class StoredTensor:
     Args:
         path (`Path`): The file.
         key (`str`): Its name there, "" where the file is one bare tensor.
-        shape (`tuple[int, ...]`), dtype (`torch.dtype`): What the file says of it.
+        shape (`tuple[int, ...]`): Its shape.
+        dtype (`torch.dtype`, *optional*): Its type. None for what can be no weight: an integer, say, or a list.
     """
 
     path: Path
     key: str
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    dtype: torch.dtype | None
 
 
-def load_pickle(path: Path) -> dict[str, torch.Tensor]:
+def load_pickle(path: Path) -> dict:
     """
-    The tensors of a `.bin` file by name, mapped rather than read; "" is the name of a bare one.
+    Loads what a `.bin` file holds, by name; its tensors are mapped rather than read. "" is the name of a bare tensor.
 
     Raises:
-        ValueError: the file is damaged, or is a pickle of anything but tensors. No code in it is run.
+        ValueError: the file is damaged, or loading it would run code. No code in it is run.
     """
     with open(path, "rb") as file:
         if file.read(16) == b"version https://":
@@ -61,59 +62,81 @@ def load_pickle(path: Path) -> dict[str, torch.Tensor]:
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{path} cannot be read, it may be incomplete: {error}") from error
-    tensors = {"": content} if isinstance(content, torch.Tensor) else content
-    if not isinstance(tensors, dict):
+    if isinstance(content, torch.Tensor):
+        return {"": content}
+    if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a dictionary of tensors, got {type(content).__name__}.")
-    for key, tensor in tensors.items():
-        plain = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
-        if not (plain and isinstance(key, str)):
-            raise ValueError(f"{path} must hold plain tensors by name, got {type(tensor).__name__} at {key!r}.")
-    return tensors
+    return {str(key): value for key, value in content.items()}
 
 
 def describe_file(path: Path) -> dict[str, StoredTensor]:
     """
-    What a `.bin` or `.safetensors` file holds, by name.
+    Describes what a `.bin` or `.safetensors` file holds, by name.
 
     Raises:
-        ValueError: the file is damaged, would run code, or holds something that is not a floating tensor.
+        ValueError: the file is damaged, or loading it would run code.
     """
     if path.suffix == ".safetensors":
         with open_safetensors(path) as file:
             slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
             facts = {key: (tuple(item.get_shape()), DTYPES.get(item.get_dtype())) for key, item in slices.items()}
     else:
-        facts = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in load_pickle(path).items()}
-    for key, (_, dtype) in facts.items():
-        if dtype not in DTYPE_NAMES:
-            raise ValueError(f"{path}: {key} must be float64, float32, float16 or bfloat16, got {dtype or 'another'}.")
+        facts = {key: _describe(value) for key, value in load_pickle(path).items()}
     return {key: StoredTensor(path, key, shape, dtype) for key, (shape, dtype) in facts.items()}
+
+
+def _describe(value) -> tuple[tuple[int, ...], torch.dtype | None]:
+    """Shape and type of what a pickle holds, for what can be no weight () and None."""
+    if not isinstance(value, torch.Tensor):
+        return (), None
+    is_plain = value.layout == torch.strided and value.dtype in DTYPE_NAMES
+    return tuple(value.shape), value.dtype if is_plain else None
+
+
+def choose_weights(names: Collection[str], stems: Iterable[str]) -> list[str]:
+    """
+    Chooses the files with a model's weights among the names of files in a folder: safetensors before `.bin`, whole
+    before sharded.
+
+    Args:
+        names (`Collection[str]`): What there is.
+        stems (`Iterable[str]`): Names without ending that the weights may have.
+
+    Returns:
+        `list[str]`: One file; or an index, and behind it the files that are named like its shards; or nothing.
+    """
+    stems = list(stems)
+    for suffix in ("safetensors", "bin"):
+        for stem in stems:
+            whole, index = f"{stem}.{suffix}", f"{stem}.{suffix}.index.json"
+            if whole in names:
+                return [whole]
+            if index in names:
+                shard = re.compile(rf"{re.escape(stem)}-\d+-of-\d+\.{suffix}")
+                return [index, *sorted(name for name in names if shard.fullmatch(name))]
+    return []
 
 
 def find_weights(folder: Path, stems: Iterable[str]) -> list[Path]:
     """
-    The files with a model's weights: safetensors before `.bin`, whole before sharded.
-
-    Args:
-        folder (`Path`): Where to look.
-        stems (`Iterable[str]`): Names without ending that the weights may have.
+    Finds the files with a model's weights, see [`choose_weights`].
 
     Raises:
         FileNotFoundError: there are none, or the index names one that is not there.
         ValueError: a broken index, or one that names a file elsewhere.
     """
-    names = [f"{stem}.{suffix}" for suffix in ("safetensors", "bin") for stem in stems]
-    for name in names:
-        if (folder / name).is_file():
-            return [folder / name]
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            paths = [folder / shard for shard in list_shards(index)]
-            missing = [path.name for path in paths if not path.is_file()]
-            if missing or not paths:
-                raise FileNotFoundError(f"{index} names weights that are not beside it: {missing or 'none'}.")
-            return paths
-    raise FileNotFoundError(f"{folder} holds no weights, expected one of {names} or a shard index of one.")
+    stems = list(stems)
+    chosen = choose_weights([path.name for path in folder.glob("*") if path.is_file()], stems)
+    if not chosen:
+        names = [f"{stem}.{suffix}" for suffix in ("safetensors", "bin") for stem in stems]
+        raise FileNotFoundError(f"{folder} holds no weights, expected one of {names} or a shard index of one.")
+    if not chosen[0].endswith(".index.json"):
+        return [folder / chosen[0]]
+    paths = [folder / name for name in list_shards(folder / chosen[0])]
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder / chosen[0]} names weights that are not beside it: {missing}.")
+    return paths
 
 
 def read_json(path: Path) -> dict:
@@ -228,23 +251,29 @@ def plan(
     dtype: torch.dtype | None = None,
     unused: str | None = None,
     float32: str | None = None,
-) -> list[PlannedTensor]:
+    strict: bool = False,
+) -> tuple[list[PlannedTensor], list[str]]:
     """
-    How a model's complete weights come out of the stored ones.
+    Plans how a model's complete weights come out of the stored ones.
 
     Args:
         expected (`Mapping[str, torch.Tensor]`): The model's state dict; only its names and shapes matter.
-        weights (`Mapping[str, StoredTensor]`): All that there is. Each is to be used.
+        weights (`Mapping[str, StoredTensor]`): All that there is.
         rules (`Iterable[Rule]`): The first one that is about a name and finds its tensors counts.
         dtype (`torch.dtype`, *optional*): What is written. Default: each tensor as it is stored.
         unused (`str`, *optional*): Regular expression of the beginning of names in `weights` that nothing uses.
         float32 (`str`, *optional*): Regular expression of the end of new names that are float32 whatever `dtype` is.
+        strict (`bool`, *optional*, defaults to `False`): Whether unknown names in `weights` are an error.
+
+    Returns:
+        `list[PlannedTensor]` and `list[str]`: What is to be written, and the unknown names.
 
     Raises:
-        ValueError: names that are missing, unknown, or of another shape than expected; all of them in one message.
+        ValueError: names that are missing, of another shape than expected, no weights or, with `strict`, unknown; all
+            of them in one message.
     """
     rules = list(rules)
-    planned, missing, misshapen = [], [], []
+    planned, missing, misshapen, no_weights = [], [], [], []
     used: set[str] = set()
     for key, tensor in expected.items():
         matches = [(rule, names) for rule in rules if (names := rule.match(key)) is not None]
@@ -257,6 +286,9 @@ def plan(
         rule, names = found[0]
         used.update(names)
         sources = tuple(weights[name] for name in names)
+        if any(stored.dtype is None for stored in sources):
+            no_weights += [name for name in names if weights[name].dtype is None]
+            continue
         shape = _made_shape(rule, sources)
         if shape != tuple(tensor.shape):
             shapes = " and ".join(str(stored.shape) for stored in sources)
@@ -265,10 +297,15 @@ def plan(
         kept_dtype = torch.float32 if float32 and re.search(f"(?:{float32})$", key) else dtype or sources[0].dtype
         planned.append(PlannedTensor(key, shape, kept_dtype, sources, rule.make))
     unknown = [name for name in weights if name not in used and not (unused and re.match(unused, name))]
-    problems = {"missing": list(dict.fromkeys(missing)), "unknown": unknown, "of a wrong shape": misshapen}
+    problems = {
+        "missing": list(dict.fromkeys(missing)),
+        "unknown": unknown if strict else [],
+        "of a wrong shape": misshapen,
+        f"of another type than {', '.join(DTYPE_NAMES.values())}": list(dict.fromkeys(no_weights)),
+    }
     if any(problems.values()):
         raise ValueError(_report(problems, sorted({str(stored.path.parent) for stored in weights.values()})))
-    return planned
+    return planned, unknown
 
 
 def _report(problems: Mapping[str, list[str]], folders: list[str], most: int = 10) -> str:
