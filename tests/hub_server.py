@@ -33,6 +33,8 @@ class HubServer:
         # Cleared, the server takes no large file until it is set: to stop an upload in the middle.
         self.takes_large_files = threading.Event()
         self.takes_large_files.set()
+        # Files that are not sent as long as they are named here: to stop a download in the middle.
+        self.stalled: set[str] = set()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -43,6 +45,7 @@ class HubServer:
 
     def __exit__(self, *exception):
         self.takes_large_files.set()
+        self.stalled.clear()
         self._server.shutdown()
         self._server.server_close()
 
@@ -147,6 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
         file = folder.joinpath(*rest[2:])
         if not file.is_file():
             return self._send(404, b"", {"X-Error-Code": "EntryNotFound"})
+        while self.command == "GET" and "/".join(rest[2:]) in self.hub.stalled:
+            time.sleep(0.02)
         body = file.read_bytes()
         return self._send(200, body, {"ETag": f'"{_blob_id(body)}"', "X-Repo-Commit": self.hub.commit_of(name)})
 

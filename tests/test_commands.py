@@ -74,7 +74,8 @@ def make_datasets() -> None:
 
 
 def make_models() -> None:
-    Path("LaVIT-7B-v2").symlink_to(GOLDENS / "checkpoint")
+    Path("rain1011").mkdir()
+    Path("rain1011/LaVIT-7B-v2").symlink_to(GOLDENS / "checkpoint")
     for name in ("my-model", "my-lavit"):
         shutil.copytree(demo_checkpoint(), name)  # some commands write there
     save_clip(Path("openai/clip-vit-base-patch16"))

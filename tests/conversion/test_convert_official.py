@@ -1,11 +1,13 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 import json
+import os
 import pickle
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,8 @@ from transformers import AutoModelForCausalLM, AutoProcessor, GenerationConfig
 from lavit_hf import LavitVisualTokenizer
 from lavit_hf.conversion import convert_official_checkpoint, weights
 from lavit_hf.diffusion import LavitImageDecoderPipeline
+
+from ..hub_server import HubServer
 
 
 CHECKPOINT = Path(__file__).parents[1] / "goldens" / "checkpoint"
@@ -38,7 +42,7 @@ def source(tmp_path) -> Iterator[Path]:
     shutil.rmtree(tmp_path)  # 30 MB that pytest would keep
 
 
-def convert(source: Path, target: Path, **kwargs) -> Path:
+def convert(source: Path | str, target: Path, **kwargs) -> Path:
     return convert_official_checkpoint(source, target, **({"num_attention_heads": 4, "progress": False} | kwargs))
 
 
@@ -278,6 +282,141 @@ class TestSources:
         with pytest.raises(ValueError, match=f"visual_weight.bin:{key} must repeat"):
             convert(source, tmp_path / "other")
 
+    @pytest.mark.parametrize("strict", [False, True])
+    def test_files_that_hold_more(self, source, tmp_path, converted, caplog, strict):
+        """What training leaves, of any type, in each of the files."""
+        extra = {
+            "mask_token": torch.ones(3),
+            "blocks.0.attn.relative_position_index": torch.ones(2, dtype=torch.long),
+            "blocks.1.attn.relative_position_index": torch.ones(2, dtype=torch.long),
+            "quantize.embedding.initted": torch.tensor(True),
+            "epoch": 3,
+            "optimizer": {"state": {0: torch.ones(1)}},
+        }
+        names = [LANGUAGE_MODEL, ADAPTER, TOWER, TOKENIZER, DECODER, UNET]
+        for number, name in enumerate(names):
+            edit(source / name, lambda tensors, number=number: tensors.update(extra | {f"only_{number}": number}))
+        vae = load_file(source / VAE)
+        save_file(vae | {"steps": torch.ones(1, dtype=torch.int64)}, source / VAE)
+        if strict:
+            with pytest.raises(ValueError, match="28 unknown"):
+                convert(source, tmp_path / "out", strict=True, dtype="float32")
+            assert_nothing_left(tmp_path / "out")
+            return
+        with caplog.at_level("WARNING", "lavit_hf"):
+            folder = convert(source, tmp_path / "out", dtype="float32")
+        assert_same_weights(folder, converted)
+        card = (folder / "README.md").read_text()
+        for text in (card, caplog.text):
+            assert "`eva_vitg_psz14.bin:blocks.*.attn.relative_position_index`, 2 times" in text
+            assert "`pixel_decoding/vae:steps`" in text
+            assert "`visual_weight.bin:optimizer`" in text
+            assert "`highres_tokenizer_decoder.bin:epoch`" in text
+            assert all(f":only_{number}`" in text for number in range(len(names)))
+        assert "43 entries" in caplog.text
+        assert "left out" not in (converted / "README.md").read_text()
+
+    def test_what_is_assumed_is_said(self, converted, tmp_path, command_line):
+        card = (converted / "README.md").read_text()
+        assert "4 attention heads in the vision tower, the merger and the feature decoders" in card
+        assert "epsilon of 1e-06 in the vision tower and 1e-05 elsewhere" in card
+        options = ("--num-attention-heads", 4, "--without", "highres", "--without", "lowres")
+        code, output, _ = command_line("convert", CHECKPOINT, tmp_path / "out", *options)
+        assert code == 0
+        assert "Assumed: 4 attention heads" in output
+
+
+RELEASE = "rain1011/LaVIT-7B-v2"
+CONVERT = """
+import sys
+from lavit_hf.conversion import convert_official_checkpoint
+convert_official_checkpoint(*sys.argv[1:], num_attention_heads=4, dtype="float32", progress=False)
+"""
+
+
+class TestRepository:
+    @pytest.fixture
+    def repository(self, source) -> Path:
+        """The authors' files among others, one of them twice."""
+        save_file(load(source / UNET), (source / UNET).with_suffix(".safetensors"))
+        others = ("assets/demo.png", "safety_checker/model.bin", "language_model/notes.txt", "README.md")
+        for name in (*others, "pixel_decoding/unet/random_states_0.pkl", "visual_tokenizer/optimizer.bin"):
+            (source / name).parent.mkdir(exist_ok=True)
+            (source / name).write_text("not needed")
+        for name in ("LICENSE", "USE_POLICY.md"):
+            (source / name).write_text(name)
+        return source
+
+    @pytest.fixture
+    def hub(self, repository, tmp_path, monkeypatch):
+        with HubServer({RELEASE: repository}) as server:
+            server.use(monkeypatch)
+            monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+            yield server
+
+    def test_what_is_needed_is_downloaded(self, hub, repository, converted, tmp_path):
+        folder = convert(RELEASE, tmp_path / "out", dtype="float32")
+        assert_same_weights(folder, converted)
+        there = {path.relative_to(CHECKPOINT).as_posix() for path in CHECKPOINT.rglob("*") if path.is_file()}
+        weights = {UNET, UNET.replace(".bin", ".safetensors")}
+        assert hub.downloads - weights == there - weights | {"LICENSE", "USE_POLICY.md"}
+        assert hub.downloads & weights == {UNET.replace(".bin", ".safetensors")}
+        assert (folder / "LICENSE").read_text() == "LICENSE"
+        hub.requests.clear()
+        convert(RELEASE, tmp_path / "lowres", pixel_decoders=["lowres"], revision=hub.commit_of(RELEASE))
+        assert not hub.downloads
+
+    def test_one_pixel_decoder(self, hub, tmp_path):
+        convert(RELEASE, tmp_path / "out", pixel_decoders=["lowres"])
+        assert not [name for name in hub.downloads if "highres" in name]
+
+    def test_a_killed_download_goes_on(self, hub, converted, tmp_path):
+        hub.stalled.add(TOKENIZER)
+        command = [sys.executable, "-c", CONVERT, RELEASE, str(tmp_path / "out")]
+        environment = os.environ | hub.environment(tmp_path / "home")
+        process = subprocess.Popen(command, env=environment)
+        cache = tmp_path / "home" / "hub"
+        while not list(cache.glob("**/snapshots/*/language_model/pytorch_model.bin")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+        done = {
+            path.relative_to(next(cache.glob("*/snapshots/*"))).as_posix() for path in cache.glob("*/snapshots/*/**/*")
+        }
+        hub.stalled.clear()
+        hub.requests.clear()
+        subprocess.run(command, env=environment, check=True)
+        assert TOKENIZER in hub.downloads
+        assert LANGUAGE_MODEL not in hub.downloads
+        assert not hub.downloads & done
+        assert_same_weights(tmp_path / "out", converted)
+
+    def test_refused_before_anything_is_downloaded(self, hub, repository, tmp_path):
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "thesis.tex").touch()
+        with pytest.raises(FileExistsError, match="not empty"):
+            convert(RELEASE, tmp_path / "full")
+        assert not hub.requests
+        with pytest.raises(FileNotFoundError, match=r"neither a folder nobody/none nor a repository"):
+            convert("nobody/none", tmp_path / "out")
+        with pytest.raises(FileNotFoundError, match=r"no repository|nor a repository .* revision 'none'"):
+            convert(RELEASE, tmp_path / "out", revision="none")
+        with pytest.raises(FileNotFoundError, match=r"no folder no/such/folder"):
+            convert("no/such/folder", tmp_path / "out")
+        with pytest.raises(ValueError, match=r"revision is for a repository"):
+            convert(CHECKPOINT, tmp_path / "out", revision="main")
+        (repository / ADAPTER).unlink()
+        (repository / VAE).unlink()
+        with pytest.raises(FileNotFoundError, match=rf"{RELEASE} lacks {ADAPTER}, pixel_decoding/vae/"):
+            convert(RELEASE, tmp_path / "out")
+        assert not hub.downloads
+
+    def test_command_line(self, hub, tmp_path, command_line):
+        options = ("--num-attention-heads", 4, "--without", "highres")
+        assert command_line("convert", RELEASE, tmp_path / "out", *options)[0] == 0
+        LavitImageDecoderPipeline.from_pretrained(tmp_path / "out", subfolder="lowres_decoder")
+
 
 class Malicious:
     def __init__(self, path: Path):
@@ -312,25 +451,28 @@ class TestRefusals:
 
     @pytest.mark.parametrize("name", [LANGUAGE_MODEL, ADAPTER, TOWER, TOKENIZER, DECODER, UNET])
     def test_weights(self, source, tmp_path, name):
-        """A foreign one, a missing one and one of a wrong shape, all of them in the one error."""
-        gone, reshaped = [key for key in load(source / name) if key.endswith(".weight")][3:5]
+        """A missing one, one of a wrong shape, one of integers and a foreign one, all of them in the one error."""
+        gone, reshaped, whole = [key for key in load(source / name) if key.endswith(".weight")][3:6]
 
         def change(tensors):
             del tensors[gone]
             tensors["foreign.weight"] = torch.ones(1)
             tensors[reshaped] = torch.ones(3, 2)
+            tensors[whole] = tensors[whole].to(torch.long)
 
         edit(source / name, change)
-        with pytest.raises(ValueError, match=r"missing(.|\n)*unknown(.|\n)*wrong shape") as error:
-            convert(source, tmp_path / "out")
-        for expected in (gone, "foreign.weight", reshaped, "found (3, 2)"):
-            assert expected in str(error.value)
+        for strict in (False, True):
+            with pytest.raises(ValueError, match=r"missing(.|\n)*wrong shape(.|\n)*of another type") as error:
+                convert(source, tmp_path / "out", strict=strict)
+            for expected in (gone, reshaped, "found (3, 2)", whole):
+                assert expected in str(error.value)
+            assert ("1 unknown:" in str(error.value)) == ("foreign.weight" in str(error.value)) == strict
         assert_nothing_left(tmp_path / "out")
 
     def test_long_lists_are_cut(self, source, tmp_path):
         edit(source / TOWER, lambda tensors: tensors.update({f"extra.{i}": torch.ones(1) for i in range(40)}))
         with pytest.raises(ValueError, match="40 unknown") as error:
-            convert(source, tmp_path / "out")
+            convert(source, tmp_path / "out", strict=True)
         assert len(str(error.value).splitlines()) < 15
 
     @pytest.mark.parametrize("name", [LANGUAGE_MODEL, "pixel_decoding/uncond_embeddings.bin"])
@@ -348,7 +490,7 @@ class TestRefusals:
         assert not trace.exists()
         assert_nothing_left(tmp_path / "out")
 
-    @pytest.mark.parametrize("kind", ["cut", "empty", "pointer", "other zip", "no tensor", "integers"])
+    @pytest.mark.parametrize("kind", ["cut", "empty", "pointer", "other zip", "a list", "no tensor", "integers"])
     def test_damaged_file(self, source, tmp_path, kind):
         path = source / TOWER
         if kind == "cut":
@@ -360,8 +502,12 @@ class TestRefusals:
         elif kind == "other zip":
             with zipfile.ZipFile(path, "w") as archive:
                 archive.writestr("a/b", "c")
+        elif kind == "a list":
+            torch.save([torch.ones(1)], path)
         else:
-            torch.save({"cls_token": [1.0] if kind == "no tensor" else torch.ones(1, dtype=torch.long)}, path)
+            cls_token = load(path)["cls_token"]
+            value = cls_token.tolist() if kind == "no tensor" else cls_token.long()
+            edit(path, lambda tensors: tensors.update(cls_token=value))
         with pytest.raises(ValueError, match="eva_vitg_psz14.bin"):
             convert(source, tmp_path / "out")
 
@@ -441,4 +587,20 @@ class TestTarget:
         assert killed.returncode == -signal.SIGKILL
         assert not target.exists()
         assert_same_weights(convert(CHECKPOINT, target), converted)
+
+    def test_killed_between_the_two_renames(self, tmp_path):
+        """The earlier result is there again when the conversion is called once more, whatever becomes of that."""
+        target = convert(CHECKPOINT, tmp_path / "out", pixel_decoders=())
+        code = (
+            "import os, signal, sys; from pathlib import Path; from lavit_hf.conversion import convert_official as c;"
+            "rename = Path.rename;"
+            "Path.rename = lambda *a: (rename(*a), os.kill(os.getpid(), signal.SIGKILL));"
+            "c.convert_official_checkpoint(*sys.argv[1:], num_attention_heads=4, pixel_decoders=(), overwrite=True)"
+        )
+        killed = subprocess.run([sys.executable, "-c", code, str(CHECKPOINT), str(target)], capture_output=True)
+        assert killed.returncode == -signal.SIGKILL
+        assert not target.exists()
+        with pytest.raises(FileExistsError):
+            convert(CHECKPOINT, target, pixel_decoders=())
+        AutoModelForCausalLM.from_pretrained(target)
         assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -33,9 +33,9 @@ New here? `lavit-hf demo` goes the whole way on a small model that ships, and wh
 
     lavit-hf draw "a large red circle at the top left"
 
-With the authors' checkpoint folder:
+With the authors' checkpoint:
 
-    lavit-hf convert LaVIT-7B-v2 lavit-7b --dtype bfloat16
+    lavit-hf convert rain1011/LaVIT-7B-v2 lavit-7b --dtype bfloat16
 
     lavit-hf caption photo.jpg --model lavit-7b
 

@@ -11,7 +11,10 @@ from .common import Decoder, Dtype, DtypeOption, ModelOption, app, console, load
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="The authors' checkpoint folder.", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(help="The authors' checkpoint: a folder, or a repository as owner/name.", show_default=False),
+    ],
     target: Annotated[Path, typer.Argument(help="New folder to write.", show_default=False)],
     dtype: Annotated[Dtype, typer.Option(help="Of the written weights; auto: as the authors'.")] = Dtype.auto,
     max_shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
@@ -21,12 +24,15 @@ def convert(
     without: Annotated[
         list[Decoder] | None, typer.Option(help="Leave out a pixel decoder that was not downloaded.")
     ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse weights that the model does not have.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a repository.")] = None,
 ) -> None:
     """
     Convert the authors' checkpoint into one folder that transformers and diffusers load.
 
-    Reads shard by shard, never runs what a pickle says, and writes nothing if anything is missing, unknown or of the
-    wrong shape.
+    Of a repository, downloads what is needed; once more, what is left of it. Reads shard by shard, never runs what a
+    pickle says, and writes nothing if anything is missing or of the wrong shape. What has no place in the model is
+    left out and named in the model card.
     """
     from ..conversion import convert_official_checkpoint
 
@@ -39,8 +45,11 @@ def convert(
         max_shard_size=max_shard_size,
         num_attention_heads=num_attention_heads,
         pixel_decoders=decoders,
+        strict=strict,
+        revision=revision,
     )
-    console.print(f"{target} is ready: try `lavit-hf caption PICTURE --model {target}`.", soft_wrap=True)
+    assumed = f"Assumed: {num_attention_heads} attention heads, and what else README.md in there lists."
+    console.print(f"{target} is ready: try `lavit-hf caption PICTURE --model {target}`.\n{assumed}", soft_wrap=True)
 
 
 @app.command()

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The authors' checkpoint folder to one folder that transformers and diffusers load."""
+"""The authors' checkpoint to one folder that transformers and diffusers load."""
 
 import os
 import shutil
@@ -13,12 +13,14 @@ from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from diffusers.schedulers import DDIMScheduler
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 from transformers.utils.hub import convert_file_size_to_int
 
 from ..diffusion import LavitImageDecoderPipeline
 from ..modeling import LavitConfig, LavitFeatureDecoder, LavitForCausalLM
 from ..processing import LavitImageProcessorPil, LavitProcessor, extend_tokenizer
-from .model_card import copy_licences, write_model_card
+from .download import REPOSITORY_ID, download_official_checkpoint
+from .model_card import copy_licences, summarize, write_model_card
 from .official_lavit import (
     FLOAT32,
     MODEL_RULES,
@@ -35,6 +37,8 @@ from .official_lavit import (
 )
 from .weights import PlannedTensor, StoredTensor, describe, find_weights, plan, read_json, write_weights
 
+
+logger = logging.get_logger(__name__)
 
 # Where each pixel decoder goes: the better one beside the model, for one folder to serve both libraries.
 DECODER_FOLDERS = {"highres": Path(), "lowres": Path("lowres_decoder")}
@@ -62,12 +66,14 @@ class Part:
         folder (`Path`): Its path there.
         save (`Callable[[Path], None]`): Writes everything but the weights.
         stem (`str`), planned (`list[PlannedTensor]`): The weights' file name without ending, and the weights.
+        unknown (`list[str]`): The names of stored tensors that have no place in this part.
     """
 
     folder: Path
     save: Callable[[Path], None]
     stem: str = ""
     planned: list[PlannedTensor] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
 
 
 def convert_official_checkpoint(
@@ -79,6 +85,8 @@ def convert_official_checkpoint(
     pixel_decoders: Sequence[str] = ("highres", "lowres"),
     overwrite: bool = False,
     progress: bool = True,
+    strict: bool = False,
+    revision: str | None = None,
 ) -> Path:
     """
     Converts the checkpoint that LaVIT's authors released (`rain1011/LaVIT-7B-v2` and its like) into one folder that
@@ -88,8 +96,13 @@ def convert_official_checkpoint(
     other one. All names and shapes are checked before anything is written, and the folder appears only once it is
     complete. One tensor is in memory at a time. Pickles are read as tensors alone: none of their code is run.
 
+    The authors load their files non-strictly, so that these may hold more than the model has. Such tensors are left
+    out, logged, and named in the model card. The card also says what the weights do not tell and was assumed.
+
     Args:
-        src (`str` or `os.PathLike`): The authors' folder.
+        src (`str` or `os.PathLike`):
+            The authors' folder, or the id of a repository, of which the files that are needed are downloaded to the
+            cache of `huggingface_hub`. What an interrupted download has completed is not downloaded again.
         dst (`str` or `os.PathLike`): The folder to make.
         dtype (`str` or `torch.dtype`, *optional*):
             `"float32"`, `"bfloat16"` or `"float16"`. Default (also `"auto"`): each weight as it is stored. The
@@ -100,42 +113,56 @@ def convert_official_checkpoint(
         pixel_decoders (`Sequence[str]`, *optional*, defaults to `("highres", "lowres")`): The ones to convert.
         overwrite (`bool`, *optional*, defaults to `False`): Whether an earlier result at `dst` may be replaced.
         progress (`bool`, *optional*, defaults to `True`): Whether to show a progress bar, in bytes.
+        strict (`bool`, *optional*, defaults to `False`): Whether tensors that the model does not have are an error.
+        revision (`str`, *optional*): Branch, tag or commit of a repository. Default: the main branch.
 
     Returns:
         `Path`: `dst`.
 
     Raises:
-        FileNotFoundError: something of the checkpoint is missing, by path.
+        FileNotFoundError: neither a folder nor a repository; something of the checkpoint is missing, by path.
         FileExistsError: `dst` is there and not empty, and `overwrite` does not apply.
-        ValueError: weights that are missing, unknown, or of a wrong shape, by name; a file that is damaged or is not
-            of tensors alone; an argument out of its range.
+        ValueError: weights that are missing, of a wrong shape or, with `strict`, unknown, by name; a file that is
+            damaged or would run code; an argument out of its range.
         OSError: not enough space.
     """
-    src, dst = Path(src), Path(dst).resolve()
+    src, dst = os.fspath(src), Path(dst).resolve()
     dtype, max_shard_size = _check_dtype(dtype), _check_size(max_shard_size)
     if isinstance(pixel_decoders, str) or not set(pixel_decoders) <= set(PIXEL_DECODERS):
         raise ValueError(f"pixel_decoders must be some of {tuple(PIXEL_DECODERS)}, got {pixel_decoders!r}.")
-    if not src.is_dir():
-        raise FileNotFoundError(f"There is no folder {src}: download the authors' checkpoint first.")
-    _check_target(src.resolve(), dst, overwrite)
+    _bring_back(dst)
+    if os.path.isdir(src):
+        if revision is not None:
+            raise ValueError(f"revision is for a repository, got {revision!r} for the folder {src}.")
+        folder = Path(src)
+        _check_target(folder.resolve(), dst, overwrite)
+    elif not REPOSITORY_ID.fullmatch(src):
+        raise FileNotFoundError(f"There is no folder {src}, and a repository would be given as owner/name.")
+    else:
+        _check_target(None, dst, overwrite)  # before 26 GB are downloaded
+        folder = download_official_checkpoint(src, pixel_decoders, revision)
 
-    weights = describe_model(src)
-    model_part, config = _plan_model(src, weights, dtype, num_attention_heads)
+    weights = describe_model(folder)
+    model_part, config = _plan_model(folder, weights, dtype, num_attention_heads, strict)
     parts = [model_part]
     for kind in pixel_decoders:
-        parts += _plan_pixel_decoder(src, kind, config, weights, dtype, num_attention_heads)
+        parts += _plan_pixel_decoder(folder, kind, config, weights, dtype, num_attention_heads, strict)
+    unknown = list(dict.fromkeys(name for part in parts for name in part.unknown))
+    if unknown:
+        names = ", ".join(summarize(unknown))
+        logger.warning(f"{len(unknown)} entries of the files have no place in the model and are left out: {names}")
 
     size = sum(tensor.num_bytes for part in parts for tensor in part.planned)
     _check_space(dst.parent, size)
-    with _complete_or_nothing(dst) as folder:
+    with _complete_or_nothing(dst) as target:
         for part in parts:
-            part.save(folder / part.folder)
-        rounding = "" if dtype is None else str(dtype).removeprefix("torch.")
-        write_model_card(folder, config, rounding, pixel_decoders, copy_licences(src, folder))
+            part.save(target / part.folder)
+        facts = {"rounding": "" if dtype is None else str(dtype).removeprefix("torch."), "unknown": unknown}
+        write_model_card(target, config, pixel_decoders, licences=copy_licences(folder, target), **facts)
         with tqdm(total=size, unit="B", unit_scale=True, desc="Converting", disable=not progress) as progress_bar:
             for part in parts:
                 if part.planned:
-                    write_weights(folder / part.folder, part.stem, part.planned, max_shard_size, progress_bar)
+                    write_weights(target / part.folder, part.stem, part.planned, max_shard_size, progress_bar)
     return dst
 
 
@@ -157,8 +184,8 @@ def _check_size(size: int | str) -> int:
     return num_bytes
 
 
-def _check_target(src: Path, dst: Path, overwrite: bool) -> None:
-    if src.is_relative_to(dst):
+def _check_target(src: Path | None, dst: Path, overwrite: bool) -> None:
+    if src is not None and src.is_relative_to(dst):
         raise ValueError(f"The result at {dst} would replace the checkpoint in {src} itself.")
     if dst.is_dir() and not any(dst.iterdir()):
         return
@@ -177,10 +204,21 @@ def _check_space(folder: Path, size: int) -> None:
         raise OSError(f"The weights take {size / 1e9:.1f} GB, but {folder} has just {free / 1e9:.1f} GB free.")
 
 
+def _places_beside(dst: Path) -> tuple[Path, Path]:
+    return dst.with_name(f"{dst.name}.incomplete"), dst.with_name(f"{dst.name}.replaced")
+
+
+def _bring_back(dst: Path) -> None:
+    """Puts an earlier result back, if a run that was to replace it was killed between its two renames."""
+    _, replaced = _places_beside(dst)
+    if replaced.exists() and not dst.exists():
+        replaced.rename(dst)
+
+
 @contextmanager
 def _complete_or_nothing(dst: Path) -> Iterator[Path]:
     """A folder beside `dst` that takes its place at the end. If anything goes wrong it is removed instead."""
-    folder, replaced = (dst.with_name(dst.name + ending) for ending in (".incomplete", ".replaced"))
+    folder, replaced = _places_beside(dst)
     shutil.rmtree(folder, ignore_errors=True)  # what a run that was killed has left
     folder.mkdir(parents=True)
     try:
@@ -198,7 +236,7 @@ def _complete_or_nothing(dst: Path) -> Iterator[Path]:
 
 
 def _plan_model(
-    src: Path, weights: dict[str, StoredTensor], dtype: torch.dtype | None, num_attention_heads: int
+    src: Path, weights: dict[str, StoredTensor], dtype: torch.dtype | None, num_attention_heads: int, strict: bool
 ) -> tuple[Part, LavitConfig]:
     """The language model with all that belongs to it, and its configuration."""
     language_model = src / "language_model"
@@ -206,7 +244,8 @@ def _plan_model(
     with torch.device("meta"):
         model = LavitForCausalLM(config)
     expected = _untied_weights(model)
-    planned = plan(expected, weights, vocabulary_rules(config) + MODEL_RULES, dtype, UNUSED, FLOAT32)
+    rules = vocabulary_rules(config) + MODEL_RULES
+    planned, unknown = plan(expected, weights, rules, dtype, UNUSED, FLOAT32, strict)
     # The parts as well, since each can be loaded alone.
     tokenizer_config = config.visual_tokenizer_config
     for part in (config, config.text_config, tokenizer_config, tokenizer_config.vision_config):
@@ -220,7 +259,7 @@ def _plan_model(
         generation_config.save_pretrained(folder)
         processor.save_pretrained(folder)
 
-    return Part(Path(), save, "model", planned), config
+    return Part(Path(), save, "model", planned, unknown), config
 
 
 def _untied_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -262,6 +301,7 @@ def _plan_pixel_decoder(
     model_weights: dict[str, StoredTensor],
     dtype: torch.dtype | None,
     num_attention_heads: int,
+    strict: bool,
 ) -> list[Part]:
     """A pixel decoder: its feature decoder, diffusion models, scheduler, and the file that names them."""
     folder, target = src / PIXEL_DECODERS[kind][0], DECODER_FOLDERS[kind]
@@ -269,9 +309,9 @@ def _plan_pixel_decoder(
         raise FileNotFoundError(f"{folder} is missing. To do without it, leave {kind!r} out of pixel_decoders.")
     # The release draws with DDIM, whatever the scheduler that its files were made for.
     scheduler = DDIMScheduler.from_config(read_json(folder / "scheduler" / "scheduler_config.json"))
-    feature_decoder, decoder_part = _plan_feature_decoder(src, kind, model_weights, dtype, num_attention_heads)
-    unet, unet_part = _plan_diffusers_model(UNet2DConditionModel, folder / "unet", target / "unet", dtype)
-    vae, vae_part = _plan_diffusers_model(AutoencoderKL, folder / "vae", target / "vae", dtype)
+    feature_decoder, decoder_part = _plan_feature_decoder(src, kind, model_weights, dtype, num_attention_heads, strict)
+    unet, unet_part = _plan_diffusers_model(UNet2DConditionModel, folder / "unet", target / "unet", dtype, strict)
+    vae, vae_part = _plan_diffusers_model(AutoencoderKL, folder / "vae", target / "vae", dtype, strict)
     pipeline = LavitImageDecoderPipeline(feature_decoder, unet, vae, scheduler, config.visual_token_offset)
     return [
         Part(target, pipeline.save_config),
@@ -283,7 +323,12 @@ def _plan_pixel_decoder(
 
 
 def _plan_feature_decoder(
-    src: Path, kind: str, model_weights: dict[str, StoredTensor], dtype: torch.dtype | None, num_attention_heads: int
+    src: Path,
+    kind: str,
+    model_weights: dict[str, StoredTensor],
+    dtype: torch.dtype | None,
+    num_attention_heads: int,
+    strict: bool,
 ) -> tuple[LavitFeatureDecoder, Part]:
     folder, file = PIXEL_DECODERS[kind]
     weights = describe([src / "visual_tokenizer" / file], file + ":")
@@ -294,13 +339,15 @@ def _plan_feature_decoder(
     config = read_feature_decoder_config(weights, file, num_attention_heads)
     with torch.device("meta"):
         model = LavitFeatureDecoder(config)
-    planned = plan(model.state_dict(), weights, feature_decoder_rules(file), dtype, float32=FLOAT32)
+    rules = feature_decoder_rules(file)
+    planned, unknown = plan(model.state_dict(), weights, rules, dtype, float32=FLOAT32, strict=strict)
     _record_dtype(config, planned, "queries")
     config.architectures = [type(model).__name__]
-    return model, Part(DECODER_FOLDERS[kind] / "feature_decoder", config.save_pretrained, "model", planned)
+    folder = DECODER_FOLDERS[kind] / "feature_decoder"
+    return model, Part(folder, config.save_pretrained, "model", planned, unknown)
 
 
-def _plan_diffusers_model(model_class, folder: Path, target: Path, dtype: torch.dtype | None):
+def _plan_diffusers_model(model_class, folder: Path, target: Path, dtype: torch.dtype | None, strict: bool):
     """The meta twin of a model of diffusers, and how it is written."""
     config = read_json(folder / "config.json")
     stem = "diffusion_pytorch_model"
@@ -308,5 +355,5 @@ def _plan_diffusers_model(model_class, folder: Path, target: Path, dtype: torch.
     weights = describe(find_weights(folder, [stem]), namespace)
     with torch.device("meta"):
         model = model_class.from_config(config)
-    planned = plan(model.state_dict(), weights, diffusers_rules(namespace), dtype)
-    return model, Part(target, model.save_config, stem, planned)
+    planned, unknown = plan(model.state_dict(), weights, diffusers_rules(namespace), dtype, strict=strict)
+    return model, Part(target, model.save_config, stem, planned, unknown)

@@ -1,7 +1,9 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """What goes with converted weights: the model card, the notice that their licences ask for, copies of the licences."""
 
+import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -76,6 +78,12 @@ picture = pipe(codes).images[0]
 ```
 """
 
+LEFT_OUT = """\
+The authors' files also hold what has no place in this model, and was left out:
+
+{names}
+"""
+
 FOOTER = """
 A prompt of a drawing may hold pictures, which the release wants without marks around them. The processor knows that:
 `processor(text="<image> in the snow", images=picture, generation_mode="image", return_tensors="pt")`.
@@ -83,7 +91,16 @@ A prompt of a drawing may hold pictures, which the release wants without marks a
 Patches are kept by the highest probability (`selection="topk"`), so the same picture always gives the same tokens. The
 authors sample them: `selection="sample"`.
 
-## Limits
+## What the weights do not tell
+
+The following is that of the authors' code, and was assumed:
+
+- {num_heads} attention heads in the vision tower, the merger and the feature decoders;
+- LayerNorm with an epsilon of {vision_eps} in the vision tower and {eps} elsewhere, and the exact GELU;
+- images of {image_size} px, squashed by a bicubic filter, with the mean and deviation of CLIP;
+- the settings of drawing in `generation_config.json`, and DDIM as the scheduler of the pixel decoders.
+
+{unknown}## Limits
 
 It can state what is not true, and repeats the biases of the text and pictures that it was trained on. Pictures are
 squashed to a square of {image_size} px before they are read, and a reconstruction keeps what they show rather than
@@ -99,22 +116,27 @@ Llama 2, whose own licence and acceptable use policy apply to it as well.
 """
 
 
-def write_model_card(folder: Path, config, rounding: str, pixel_decoders: Iterable[str], licences: list[str]) -> None:
+def write_model_card(
+    folder: Path, config, pixel_decoders: Iterable[str], rounding: str, licences: list[str], unknown: list[str]
+) -> None:
     """
-    `README.md` and `NOTICE` in `folder`.
+    Writes `README.md` and `NOTICE` to `folder`.
 
     Args:
-        config ([`LavitConfig`]): Of the converted model.
-        rounding (`str`): The dtype that weights were brought to, "" for none.
+        folder (`Path`): The folder.
+        config ([`LavitConfig`]): Configuration of the converted model.
         pixel_decoders (`Iterable[str]`): Of `"highres"` and `"lowres"`, those that are there.
+        rounding (`str`): The dtype that weights were brought to, "" for none.
         licences (`list[str]`): Names of the licences' files that are there.
+        unknown (`list[str]`): Names of stored tensors that were left out.
     """
     rows = {
         "highres": "| pixel decoder | SDXL kind, beside this file |\n",
         "lowres": "| small pixel decoder | SD 1.5 kind, in `lowres_decoder/` |\n",
     }
     usage = {"highres": HIGHRES, "lowres": LOWRES}
-    text_config, vision_config = config.text_config, config.visual_tokenizer_config.vision_config
+    tokenizer_config, text_config = config.visual_tokenizer_config, config.text_config
+    vision_config = tokenizer_config.vision_config
     card = HEADER + "".join(usage[kind] for kind in pixel_decoders) + FOOTER
     card = card.format(
         num_patches=config.num_patches,
@@ -127,6 +149,10 @@ def write_model_card(folder: Path, config, rounding: str, pixel_decoders: Iterab
         vision_width=vision_config.hidden_size,
         image_size=vision_config.image_size,
         codebook_size=config.codebook_size,
+        num_heads=vision_config.num_attention_heads,
+        vision_eps=vision_config.layer_norm_eps,
+        eps=tokenizer_config.layer_norm_eps,
+        unknown=LEFT_OUT.format(names="".join(f"- {line}\n" for line in summarize(unknown))) if unknown else "",
         decoder_rows="".join(rows[kind] for kind in pixel_decoders),
         notice="".join(f"> {line}\n" for line in NOTICE.splitlines()),
         licences=f"Copies are here: {', '.join(f'`{name}`' for name in licences)}."
@@ -135,6 +161,12 @@ def write_model_card(folder: Path, config, rounding: str, pixel_decoders: Iterab
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
     (folder / "NOTICE").write_text(NOTICE, encoding="utf-8")
+
+
+def summarize(names: Iterable[str]) -> list[str]:
+    """Lists names, those that differ in a number as one, with `*` for the number and how many they are."""
+    counts = Counter(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names)
+    return [f"`{name}`" + (f", {count} times" if count > 1 else "") for name, count in counts.items()]
 
 
 def is_licence(name: str) -> bool:

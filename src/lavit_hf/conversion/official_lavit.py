@@ -175,7 +175,9 @@ def _without_copies(weights: dict[str, StoredTensor]) -> dict[str, StoredTensor]
     copies = {
         name: TOKENIZER + name.removeprefix(ADAPTER)
         for name in weights
-        if re.match(ADAPTER + r"(token_predictor|quantize|encode_task_layer)\.", name)
+        if re.match(
+            ADAPTER + r"(token_predictor\.(in|out)_conv\.|quantize\.embedding\.weight$|encode_task_layer\.)", name
+        )
     }
     copies = {name: original for name, original in copies.items() if original in weights}
     read = WeightReader()

@@ -14,8 +14,8 @@ at once. `replacing` therefore keeps one invariant: an old file never lies besid
 
 A process that is killed before step 2 leaves the old files. One that is killed later leaves the new ones, but some may
 not be in their places: loading or saving with the classes of this library completes the replacement, and any other
-reader gets the new files or an error. A reader that has opened an old file before step 3 may still open a new one after
-step 5.
+reader gets the new files or an error. A reader that has opened an old file before step 3 may still open a new one
+after step 5.
 """
 
 import json
