@@ -3,7 +3,11 @@
 
 import torch
 from transformers import Blip2VisionConfig, LlamaConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
+)
 
 from lavit_hf import (
     LavitConfig,
@@ -13,13 +17,19 @@ from lavit_hf import (
     LavitModel,
     LavitVisualTokenizer,
     LavitVisualTokenizerConfig,
+    LavitVisualTokenizerForPreTraining,
 )
 from tests.tiny import CODEBOOK_SIZE, TEXT, TEXT_TOKENS, VISION, pictures
 
 
 # By these names the suites tell a base model from one with a head, and know which takes labels.
-MODEL_MAPPING_NAMES |= {"lavit": "LavitModel", "lavit_visual_tokenizer": "LavitVisualTokenizer"}
-MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["lavit"] = "LavitForCausalLM"
+MODEL_MAPPING_NAMES |= {
+    "lavit": "LavitModel",
+    "lavit_visual_tokenizer": "LavitVisualTokenizer",
+    "lavit_feature_decoder": "LavitFeatureDecoder",
+}
+for names in (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES):
+    names["lavit"] = "LavitForCausalLM"
 
 
 def visual_tokenizer_config() -> LavitVisualTokenizerConfig:
@@ -68,10 +78,28 @@ class TextTester(Tester):
         return self.get_config(), {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
 
 
+class ImageTester(TextTester):
+    """`LavitForCausalLM` with an image in each row, as many placeholders as it has codes."""
+
+    num_codes = 8  # of every image: a new selector keeps each of the 16 patches with a probability near one half
+    seq_length = 2 + 1 + num_codes + 1
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[LavitConfig, dict[str, torch.Tensor]]:
+        config = self.get_config()
+        text = torch.randint(3, TEXT_TOKENS, (self.batch_size, 2))
+        image = [config.image_start_token_id, *[config.image_token_id] * self.num_codes, config.image_end_token_id]
+        input_ids = torch.cat([text, torch.tensor([image] * self.batch_size)], dim=1)
+        return config, {
+            "input_ids": input_ids,
+            "attention_mask": torch.ones_like(input_ids),
+            "pixel_values": pictures(self.batch_size),
+        }
+
+
 class VisualTokenizerTester(Tester):
     """Images to codes."""
 
-    all_model_classes = (LavitVisualTokenizer,)
+    all_model_classes = (LavitVisualTokenizer, LavitVisualTokenizerForPreTraining)
 
     def get_config(self) -> LavitVisualTokenizerConfig:
         return visual_tokenizer_config()

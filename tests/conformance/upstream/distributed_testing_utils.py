@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
@@ -31,3 +32,26 @@ def _run_rank(rank: int, world_size: int, store: Path, function: Callable, args:
         function(rank, *args)
     finally:
         dist.destroy_process_group()
+
+
+# What the suite of FSDP asks for under these names.
+
+
+def _start_rank_processes(function: Callable, args: tuple, nprocs: int) -> None:
+    multiprocessing.spawn(function, args, nprocs=nprocs)
+
+
+def _get_distributed_device_type() -> str:
+    return "cpu"
+
+
+def _get_distributed_backend() -> str:
+    return "gloo"
+
+
+def _get_rank_device(rank: int) -> torch.device:
+    return torch.device("cpu")
+
+
+def _set_rank_device(rank: int) -> None:
+    pass

@@ -1,0 +1,33 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+import unittest
+
+from .testers import TextTester
+from .upstream import test_fsdp_mixin, test_tensor_parallel_mixin
+
+
+# None: every kind of model, instead of a list of those that transformers' own runs look at.
+test_tensor_parallel_mixin.TP_DISTRIBUTED_TEST_MODEL_TYPES = None
+test_fsdp_mixin.FSDP_DISTRIBUTED_TEST_MODEL_TYPES = None
+
+
+class TensorParallelTest(test_tensor_parallel_mixin.TensorParallelTesterMixin, unittest.TestCase):
+    all_model_classes = TextTester.all_model_classes
+    model_tester = None
+
+    def setUp(self):
+        self.model_tester = TextTester(self)
+
+
+class FullySharded(test_fsdp_mixin.FSDPTesterMixin, unittest.TestCase):
+    model_tester = None
+
+    def setUp(self):
+        self.model_tester = TextTester(self)
+
+    def _has_fsdp_plan(self) -> bool:
+        return super()._has_fsdp_plan() or self.model_tester.get_config().get_text_config().base_model_fsdp_plan is not None
+
+    def _get_tiny_config(self):
+        config = self.model_tester.get_config()
+        config.vocab_size = config.get_text_config().vocab_size
+        return type(config), config.to_diff_dict()
