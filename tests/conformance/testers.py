@@ -67,7 +67,7 @@ class TextTester(Tester):
     seq_length = 7
 
     def get_config(self) -> LavitConfig:
-        vocab_size = TEXT_TOKENS + 2 + CODEBOOK_SIZE
+        vocab_size = TEXT_TOKENS + 3 + CODEBOOK_SIZE
         return LavitConfig(
             text_config=LlamaConfig(**TEXT | {"vocab_size": vocab_size}),
             visual_tokenizer_config=visual_tokenizer_config(),
