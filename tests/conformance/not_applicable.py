@@ -5,9 +5,28 @@ Tests of the common suites that do not apply, each with its reason: `class::test
 They run nevertheless: one that passes is an error, as is an entry that names no test.
 """
 
+CHECKPOINTS = (
+    "The suite watches the first layer with gradient checkpointing, which is one of the frozen vision tower or visual "
+    "tokenizer and gets no gradient. Gradients with checkpointing are compared in tests/modeling."
+)
+CODEBOOK = "The rows of a new codebook are random, although it is a buffer: it is not trained by gradients."
+NO_EMBEDDINGS = "The model reads no ids of a vocabulary."
+
 NOT_APPLICABLE = {
-    "TextTest::test_get_image_features_*": "Images are not among the inputs of this suite.",
-    "TextTest::test_training_gradient_checkpointing*": (
-        "The suite watches the first layer with checkpoints, which is one of the frozen visual tokenizer."
+    "TextTest::test_get_image_features_attentions": "The inputs of this suite have no image.",
+    "TextTest::test_get_image_features_hidden_states": "The inputs of this suite have no image.",
+    "TextTest::test_get_image_features_output_*": "The inputs of this suite have no image.",
+    "TextTest::test_get_image_features_pooler_output": "The inputs of this suite have no image.",
+    "TextTest::test_init_weights_can_init_buffers": CODEBOOK,
+    "TextTest::test_training_gradient_checkpointing*": CHECKPOINTS,
+    "ImageTest::test_init_weights_can_init_buffers": CODEBOOK,
+    "ImageTest::test_resize_tokens_embeddings": (
+        "The suite cuts off the last rows of the vocabulary, which are those of the codes and of the placeholder."
     ),
+    "ImageTest::test_training_gradient_checkpointing*": CHECKPOINTS,
+    "VisualTokenizerTest::test_init_weights_can_init_buffers": CODEBOOK,
+    "VisualTokenizerTest::test_model_get_set_embeddings": NO_EMBEDDINGS,
+    "VisualTokenizerTest::test_training_gradient_checkpointing*": CHECKPOINTS,
+    "FeatureDecoderTest::test_init_weights_can_init_buffers": CODEBOOK,
+    "FeatureDecoderTest::test_model_get_set_embeddings": NO_EMBEDDINGS,
 }

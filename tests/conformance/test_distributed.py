@@ -25,7 +25,10 @@ class FullySharded(test_fsdp_mixin.FSDPTesterMixin, unittest.TestCase):
         self.model_tester = TextTester(self)
 
     def _has_fsdp_plan(self) -> bool:
-        return super()._has_fsdp_plan() or self.model_tester.get_config().get_text_config().base_model_fsdp_plan is not None
+        return (
+            super()._has_fsdp_plan()
+            or self.model_tester.get_config().get_text_config().base_model_fsdp_plan is not None
+        )
 
     def _get_tiny_config(self):
         config = self.model_tester.get_config()
