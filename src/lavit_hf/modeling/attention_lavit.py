@@ -8,12 +8,15 @@ mask: a gradient reaches a tensor argument through either kind of gradient check
 """
 
 from collections.abc import Callable
+from typing import Unpack
 
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import TransformersKwargs
+from transformers.utils.output_capturing import OutputRecorder
 
 
 # (module, query, key, value, mask), where query, key and value have shape (..., hidden_size) and mask (B, Lq, Lk)
@@ -100,7 +103,7 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
-def masked_attend(module, query, key, value, mask: torch.Tensor | None = None):
+def masked_attend(module, query, key, value, mask: torch.Tensor | None = None, **kwargs):
     """
     Attention over a padded batch, through transformers' attention interface: `eager` or else `sdpa`.
 
@@ -109,6 +112,7 @@ def masked_attend(module, query, key, value, mask: torch.Tensor | None = None):
         query (`torch.Tensor` of shape `(B, Lq, hidden_size)`): Queries.
         key, value (`torch.Tensor` of shape `(B, Lk, hidden_size)`): Keys and values.
         mask (`torch.BoolTensor` of shape `(B, Lq, Lk)`, *optional*): True where a query sees a key.
+        kwargs: For transformers' attention, which warns where `output_attentions` is asked of `sdpa`.
 
     Returns:
         The outputs `(B, Lq, hidden_size)`, and the weights `(B, num_heads, Lq, Lk)` or, with `sdpa`, None.
@@ -119,7 +123,8 @@ def masked_attend(module, query, key, value, mask: torch.Tensor | None = None):
     attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
     query, key, value = (module.split_heads(states).transpose(1, 2) for states in (query, key, value))
     mask = None if mask is None else mask[:, None]
-    outputs, weights = attention(module, query, key, value, mask, scaling=module.scaling, is_causal=False)
+    kwargs = kwargs | {"scaling": module.scaling, "is_causal": False}
+    outputs, weights = attention(module, query, key, value, mask, **kwargs)
     return outputs.flatten(2), weights
 
 
@@ -138,11 +143,11 @@ class PackedAttend:
         self.queries, self.keys = queries, keys
         self.uniform_rows = uniform_rows
 
-    def __call__(self, module, query, key, value, mask: torch.Tensor):
+    def __call__(self, module, query, key, value, mask: torch.Tensor, **kwargs):
         query, key, value = self.queries.pad(query), self.keys.pad(key), self.keys.pad(value)
         if self.uniform_rows is not None:
             query = query.masked_fill(self.uniform_rows[:, None, None], 0)
-        outputs, weights = masked_attend(module, query, key, value, mask)
+        outputs, weights = masked_attend(module, query, key, value, mask, **kwargs)
         return self.queries.pack(outputs), weights
 
 
@@ -179,7 +184,7 @@ class PolicyAttend:
             numerators = numerators + (policy - policy.detach()) * slope
         return (numerators + eps / scores.shape[-1]) / (numerators.sum(dim=-1, keepdim=True) + eps)
 
-    def __call__(self, module, query, key, value, policy: torch.Tensor):
+    def __call__(self, module, query, key, value, policy: torch.Tensor, **kwargs):
         query, key, value = (module.split_heads(states).transpose(1, 2) for states in (query, key, value))
         scores = torch.matmul(query.float() * module.scaling, key.float().transpose(-1, -2))
         weights = self._weigh(scores, policy[:, None].float())
@@ -203,10 +208,15 @@ class LavitAttention(nn.Module):
         return states.unflatten(-1, (self.num_heads, -1))
 
     def forward(
-        self, hidden_states: torch.Tensor, context: torch.Tensor, attend: Attend, mask: torch.Tensor | None = None
+        self,
+        hidden_states: torch.Tensor,
+        context: torch.Tensor,
+        attend: Attend,
+        mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query, key, value = self.q_proj(hidden_states), self.k_proj(context), self.v_proj(context)
-        outputs, weights = attend(self, query, key, value, mask)
+        outputs, weights = attend(self, query, key, value, mask, **kwargs)
         return self.out_proj(outputs), weights
 
 
@@ -241,9 +251,19 @@ class LavitBlock(GradientCheckpointingLayer):
         cross_attend: Attend,
         self_mask: torch.Tensor | None = None,
         cross_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         normed = self.self_attn_norm(hidden_states)
-        hidden_states = hidden_states + self.self_attn(normed, normed, self_attend, self_mask)[0]
+        hidden_states = hidden_states + self.self_attn(normed, normed, self_attend, self_mask, **kwargs)[0]
         normed = self.cross_attn_norm(hidden_states)
-        hidden_states = hidden_states + self.cross_attn(normed, context, cross_attend, cross_mask)[0]
+        hidden_states = hidden_states + self.cross_attn(normed, context, cross_attend, cross_mask, **kwargs)[0]
         return hidden_states + self.mlp(self.mlp_norm(hidden_states))
+
+
+def recorded_outputs(num_hidden_layers_key: str) -> dict[str, OutputRecorder]:
+    """The `_can_record_outputs` of a model whose configuration has the number of its blocks under that key."""
+    return {
+        "hidden_states": OutputRecorder(LavitBlock, num_hidden_layers_key=num_hidden_layers_key),
+        "attentions": OutputRecorder(LavitAttention, index=1, layer_name="self_attn"),
+        "cross_attentions": OutputRecorder(LavitAttention, index=1, layer_name="cross_attn"),
+    }

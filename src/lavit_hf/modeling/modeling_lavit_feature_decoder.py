@@ -2,14 +2,17 @@
 """Codes back to vision features (arXiv 2309.04669, section 3.1), and stage 1: tokenizer and decoder as one."""
 
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
 
-from .attention_lavit import LavitBlock, PolicyAttend, masked_attend
+from .arguments_lavit import check_keyword_arguments
+from .attention_lavit import LavitAttention, LavitBlock, PolicyAttend, masked_attend, recorded_outputs
 from .backbones_lavit import Backbone, load_vision_backbone
 from .configuration_lavit import LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
 from .distributed_lavit import batch_mean
@@ -32,33 +35,33 @@ class LavitFeatureDecoderOutput(ModelOutput):
             What conditions the U-Net's cross-attention.
         pooled_prompt_embeds (`torch.FloatTensor` of shape `(B, pooled_condition_dim)`, *optional*):
             The pooled condition of an SDXL kind of U-Net.
+        hidden_states (`tuple[torch.FloatTensor]`, *optional*, with `output_hidden_states=True`):
+            The queries and the output of each block, of shape `(B, num_patches, hidden_size)`.
+        attentions, cross_attentions (`tuple[torch.FloatTensor]`, *optional*, with `output_attentions=True`):
+            How each block's queries weigh each other, `(B, num_attention_heads, num_patches, num_patches)`, and the
+            codes, `(B, num_attention_heads, num_patches, L)`.
     """
 
     features: torch.FloatTensor | None = None
     prompt_embeds: torch.FloatTensor | None = None
     pooled_prompt_embeds: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class LavitAttentionPool(nn.Module):
-    """One vector of a set of features: their mean asks, mean and features answer (as in CLIP's ResNets)."""
+class LavitAttentionPool(LavitAttention):
+    """One vector for a set of features: their mean queries itself and all of them, as in CLIP's ResNets."""
 
     def __init__(self, config: LavitFeatureDecoderConfig):
-        super().__init__()
-        size = config.feature_size
-        self.num_heads = config.num_attention_heads
-        self.position_embeddings = nn.Parameter(torch.empty(config.num_patches + 1, size))
-        self.q_proj = nn.Linear(size, size)
-        self.k_proj = nn.Linear(size, size)
-        self.v_proj = nn.Linear(size, size)
-        self.out_proj = nn.Linear(size, config.pooled_condition_dim)
+        super().__init__(config, config.feature_size)
+        self.position_embeddings = nn.Parameter(torch.empty(config.num_patches + 1, config.feature_size))
+        self.out_proj = nn.Linear(config.feature_size, config.pooled_condition_dim)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: torch.Tensor) -> torch.Tensor:  # type: ignore[override] # queries are not given
         """(B, N, feature_size) -> (B, pooled_condition_dim)."""
         states = torch.cat([features.mean(dim=1, keepdim=True), features], dim=1) + self.position_embeddings
-        projected = (self.q_proj(states[:, :1]), self.k_proj(states), self.v_proj(states))
-        query, key, value = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in projected)
-        pooled = nn.functional.scaled_dot_product_attention(query, key, value)
-        return self.out_proj(pooled.transpose(1, 2).flatten(1))
+        return super().forward(states[:, :1], states, masked_attend)[0].squeeze(1)
 
 
 class LavitFeatureDecoder(LavitPublishingMixin, LavitFloat32Mixin, PreTrainedModel):
@@ -80,6 +83,7 @@ class LavitFeatureDecoder(LavitPublishingMixin, LavitFloat32Mixin, PreTrainedMod
     _supports_attention_backend = True
     _no_split_modules = ["LavitBlock"]
     _keep_in_fp32_modules_strict = ["codebook$"]
+    _can_record_outputs = recorded_outputs("num_hidden_layers")
 
     def __init__(self, config: LavitFeatureDecoderConfig):
         super().__init__(config)
@@ -114,12 +118,13 @@ class LavitFeatureDecoder(LavitPublishingMixin, LavitFloat32Mixin, PreTrainedMod
         elif isinstance(module, LavitAttentionPool):
             init.normal_(module.position_embeddings, std=std)
 
+    @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
         codes: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         code_embeds: torch.FloatTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> LavitFeatureDecoderOutput:
         """
         Args:
@@ -134,7 +139,9 @@ class LavitFeatureDecoder(LavitPublishingMixin, LavitFloat32Mixin, PreTrainedMod
 
         Raises:
             ValueError: neither or both of codes and vectors; no code at all, or more than there are positions.
+            TypeError: an unknown argument.
         """
+        check_keyword_arguments(self, kwargs)
         if (codes is None) == (code_embeds is None):
             raise ValueError("Give either codes or code_embeds.")
         if code_embeds is None:
@@ -154,7 +161,7 @@ class LavitFeatureDecoder(LavitPublishingMixin, LavitFloat32Mixin, PreTrainedMod
         context = self.in_proj(code_embeds.to(self.in_proj.weight.dtype)) + positions
         hidden_states = self.queries.expand(context.shape[0], -1, -1)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, context, masked_attend, cross_attend, None, cross_mask)
+            hidden_states = layer(hidden_states, context, masked_attend, cross_attend, None, cross_mask, **kwargs)
         features = self.decode_head(self.norm(hidden_states))
 
         conditions = [projection(features) for projection in self.condition_projections]
@@ -173,13 +180,19 @@ class LavitVisualTokenizerForPreTrainingOutput(ModelOutput):
         reconstruction_loss (`torch.FloatTensor`): Mean over patches of 1 - cosine(rebuilt, original feature), weighted
             as the configuration's `reconstruction_norm_power` says.
         rebuilt_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`): What the codes say of every patch.
-        tokenizer_output ([`LavitVisualTokenizerOutput`]): Codes, decisions, features and the parts of its loss.
+        tokenizer_output ([`LavitVisualTokenizerOutput`]):
+            Codes, decisions, features and the parts of its loss, and the merger's hidden states and attentions.
+        hidden_states, attentions, cross_attentions (`tuple[torch.FloatTensor]`, *optional*):
+            Those of the feature decoder, see [`LavitFeatureDecoderOutput`].
     """
 
     loss: torch.FloatTensor | None = None
     reconstruction_loss: torch.FloatTensor | None = None
     rebuilt_features: torch.FloatTensor | None = None
     tokenizer_output: LavitVisualTokenizerOutput | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
@@ -199,11 +212,15 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
     """
 
     config: LavitVisualTokenizerConfig
+    # The loss is the mean of the batch that it is given: a Trainer that accumulates gradients has to divide it.
+    accepts_loss_kwargs = False
 
     def __init__(self, config: LavitVisualTokenizerConfig, visual_tokenizer: LavitVisualTokenizer | None = None):
         super().__init__(config)
         self.visual_tokenizer = visual_tokenizer or LavitVisualTokenizer(config)
-        self.feature_decoder = LavitFeatureDecoder(LavitFeatureDecoderConfig.from_visual_tokenizer_config(config))
+        attention = {"attn_implementation": config._attn_implementation}
+        decoder_config = LavitFeatureDecoderConfig.from_visual_tokenizer_config(config, **attention)
+        self.feature_decoder = LavitFeatureDecoder(decoder_config)
         self.codebook_updater = LavitCodebookUpdater(config)
         self.quantize = True
         self.freeze_selector = False
@@ -239,8 +256,12 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
         self.codebook_updater.start(self.visual_tokenizer.quantizer.codebook, vectors)
         self.feature_decoder.codebook.copy_(self.visual_tokenizer.quantizer.codebook)
 
+    @can_return_tuple
     def forward(
-        self, pixel_values: torch.FloatTensor, generator: torch.Generator | None = None, **kwargs
+        self,
+        pixel_values: torch.FloatTensor,
+        generator: torch.Generator | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> LavitVisualTokenizerForPreTrainingOutput:
         """
         Args:
@@ -249,15 +270,24 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
 
         Returns:
             [`LavitVisualTokenizerForPreTrainingOutput`]
+
+        Raises:
+            ValueError: images of another shape.
+            TypeError: an unknown argument.
         """
+        check_keyword_arguments(self, kwargs)
+        kwargs["return_dict"] = True
+        for name in ("output_hidden_states", "output_attentions"):
+            kwargs.setdefault(name, getattr(self.config, name))
         selection = self.config.selection if self.freeze_selector else None
-        outputs = self.visual_tokenizer(pixel_values, selection=selection, generator=generator)
+        outputs = self.visual_tokenizer(pixel_values, selection=selection, generator=generator, **kwargs)
         if outputs.policy is not None:
             mask, code_embeds = outputs.policy, outputs.patch_quantized if self.quantize else outputs.patch_vectors
         else:
             layout = outputs.partition.kept
             mask, code_embeds = layout.mask, layout.pad(outputs.quantized if self.quantize else outputs.vectors)
-        rebuilt = self.feature_decoder(code_embeds=code_embeds, attention_mask=mask).features
+        decoded = self.feature_decoder(code_embeds=code_embeds, attention_mask=mask, **kwargs)
+        rebuilt = decoded.features
 
         # A tower that is trained as well is not to make its features easier to rebuild.
         targets = outputs.vision_features.detach().float()
@@ -279,6 +309,9 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
             reconstruction_loss=reconstruction_loss,
             rebuilt_features=rebuilt,
             tokenizer_output=outputs,
+            hidden_states=decoded.hidden_states,
+            attentions=decoded.attentions,
+            cross_attentions=decoded.cross_attentions,
         )
 
 

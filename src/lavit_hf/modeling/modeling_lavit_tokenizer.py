@@ -2,14 +2,18 @@
 """LaVIT's dynamic visual tokenizer (arXiv 2309.04669, section 3.1): a picture becomes a varying number of codes."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Unpack
 
 import torch
 from torch import nn
 from transformers import AutoModel, Blip2VisionConfig, Blip2VisionModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.output_capturing import capture_outputs, recursively_install_hooks
 
-from .attention_lavit import LavitBlock, PatchPartition, PolicyAttend
+from .arguments_lavit import check_keyword_arguments
+from .attention_lavit import LavitBlock, PatchPartition, PolicyAttend, recorded_outputs
 from .configuration_lavit import LavitVisualTokenizerConfig
 from .distributed_lavit import batch_mean
 from .freezing_lavit import LavitFreezingMixin, gradients_where_trained
@@ -42,6 +46,13 @@ class LavitVisualTokenizerOutput(ModelOutput):
         keep_ratio_loss (`torch.FloatTensor`): Squared distance of the batch's kept fraction to `keep_ratio`.
         commitment_loss (`torch.FloatTensor`): Mean squared distance of the features' vectors to their codes.
         partition ([`PatchPartition`]): The decision laid out for packed computing, as the merger takes it.
+        hidden_states (`tuple[torch.FloatTensor]`, *optional*, with `output_hidden_states=True`):
+            The merger's input and the output of each of its blocks, of shape `(T, hidden_size)`, or
+            `(B, N, hidden_size)` while the selector trains.
+        attentions, cross_attentions (`tuple[torch.FloatTensor]`, *optional*, with `output_attentions=True`):
+            How each block's kept patches weigh each other and the dropped ones, of shape
+            `(B, num_attention_heads, Lq, Lk)`: padded on the right to the largest number of kept and of dropped
+            patches, or over all patches while the selector trains.
     """
 
     codes: torch.LongTensor | None = None
@@ -59,6 +70,9 @@ class LavitVisualTokenizerOutput(ModelOutput):
     keep_ratio_loss: torch.FloatTensor | None = None
     commitment_loss: torch.FloatTensor | None = None
     partition: PatchPartition | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
 
     def split(self) -> tuple[torch.LongTensor, ...]:
         """The codes picture by picture."""
@@ -84,6 +98,7 @@ class LavitMerger(nn.Module):
         vision_features: torch.Tensor,
         partition: PatchPartition | None = None,
         policy: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """
         Takes one of two paths. The packed path computes the kept positions only. The dense path computes every
@@ -115,7 +130,7 @@ class LavitMerger(nn.Module):
             self_attend = cross_attend = PolicyAttend(self.attention_smoothing)
         context = self.context_norm(context)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, context, self_attend, cross_attend, self_mask, cross_mask)
+            hidden_states = layer(hidden_states, context, self_attend, cross_attend, self_mask, cross_mask, **kwargs)
         return self.norm(hidden_states)
 
 
@@ -240,6 +255,7 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
 
     config: LavitVisualTokenizerConfig
     _frozen_parts = ("vision_tower",)
+    _can_record_outputs = recorded_outputs("num_merger_layers")
     _keys_to_ignore_on_load_unexpected = [r"^model\.", r"^lm_head\.", r"^feature_decoder\.", r"^codebook_updater\."]
 
     def __init__(self, config: LavitVisualTokenizerConfig, vision_tower: PreTrainedModel | None = None):
@@ -258,6 +274,13 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, key_mapping=None, **kwargs):
         key_mapping = key_mapping or {r"^model\.visual_tokenizer\.": ""}
         return super().from_pretrained(pretrained_model_name_or_path, *args, key_mapping=key_mapping, **kwargs)
+
+    @cached_property
+    def _output_capturing_hooks_installed(self) -> bool:
+        # `capture_outputs` asks for this before it hooks every submodule. A vision tower that has given hidden states
+        # before has hooks already, and would give each of them twice: only the merger is hooked here.
+        recursively_install_hooks(self.merger, "merger", list(self._can_record_outputs.items()))
+        return True
 
     def encode_vision(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """
@@ -278,11 +301,12 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
                 f"pixel_values must be of shape (num_images, 3, {size}, {size}), got {tuple(pixel_values.shape)}."
             )
         with gradients_where_trained(self.vision_tower):
-            outputs = self.vision_tower(pixel_values.to(self.dtype), output_hidden_states=[-1])
+            outputs = self.vision_tower(pixel_values.to(self.dtype), output_hidden_states=[-1], return_dict=True)
         # CLS and register tokens stand before the patches
         features = outputs.hidden_states[-1][:, -self.config.num_patches :]
         return features if self.whitening is None else self.whitening(features)
 
+    @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
         pixel_values: torch.FloatTensor | None = None,
@@ -290,7 +314,7 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         selection: str | None = None,
         generator: torch.Generator | None = None,
         vision_features: torch.FloatTensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> LavitVisualTokenizerOutput:
         """
         Args:
@@ -310,7 +334,9 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         Raises:
             ValueError: neither or both of pictures and features; pictures or a mask of the wrong shape; a mask that
                 keeps nothing of a picture; an unknown selection.
+            TypeError: an unknown argument.
         """
+        check_keyword_arguments(self, kwargs)
         if (pixel_values is None) == (vision_features is None):
             raise ValueError("Give either pixel_values or vision_features.")
         if vision_features is None:
@@ -329,7 +355,7 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
             keep_mask = select_patches(log_probs, selection or self.config.selection, generator)
 
         partition = PatchPartition(keep_mask)
-        merged_features = self.merger(vision_features, partition, policy)
+        merged_features = self.merger(vision_features, partition, policy, **kwargs)
         patch_vectors = patch_quantized = None
         if policy is None:
             positions = partition.kept_index % self.config.num_patches

@@ -1,0 +1,18 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Keyword arguments that a forward takes beside its own, as every model of transformers does."""
+
+import inspect
+
+from torch import nn
+from transformers.utils import TransformersKwargs
+
+
+def check_keyword_arguments(model: nn.Module, kwargs: dict, *modules: nn.Module) -> None:
+    """Raises a `TypeError` for an argument that neither transformers nor the forward of one of `modules` knows."""
+    if not kwargs:
+        return
+    known = {*TransformersKwargs.__annotations__, "return_dict"}
+    for module in modules:
+        known |= inspect.signature(module.forward).parameters.keys()
+    if unknown := [name for name in kwargs if name not in known]:
+        raise TypeError(f"{type(model).__name__} got an unexpected argument {unknown[0]!r}.")
