@@ -6,8 +6,9 @@ import os
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from .configuration_lavit import LavitConfig, LavitVisualTokenizerConfig
-from .modeling_lavit_tokenizer import LavitVisualTokenizer, build_vision_tower
+from .configuration_lavit import LavitConfig, LavitVisualTokenizerConfig, check_vision_config
+from .modeling_lavit_tokenizer import LavitVisualTokenizer
+from .vision_tower_lavit import build_vision_tower, check_model_type
 
 
 Backbone = str | os.PathLike | PreTrainedConfig | PreTrainedModel
@@ -28,16 +29,25 @@ def load_vision_backbone(vision: Backbone, **kwargs) -> PreTrainedModel:
     Args:
         vision (`str`, `PreTrainedConfig` or `PreTrainedModel`): Pretrained if named, new if just a configuration.
         kwargs: For `from_pretrained`.
+
+    Raises:
+        ValueError: something that is no backbone, or no vision transformer.
     """
     _check_kind(vision, "vision")
     if isinstance(vision, PreTrainedModel):
         return vision
     if isinstance(vision, PreTrainedConfig):
-        return build_vision_tower(getattr(vision, "vision_config", vision))
+        config = getattr(vision, "vision_config", vision)
+        check_vision_config(config)
+        return build_vision_tower(config)
     config = AutoConfig.from_pretrained(vision)
     if isinstance(config, LavitVisualTokenizerConfig | LavitConfig):
         return LavitVisualTokenizer.from_pretrained(vision, **kwargs)
-    return AutoModel.from_pretrained(vision, config=getattr(config, "vision_config", config), **kwargs)
+    # Before the weights are loaded, or even downloaded.
+    config = getattr(config, "vision_config", config)
+    check_vision_config(config)
+    check_model_type(config)
+    return AutoModel.from_pretrained(vision, config=config, **kwargs)
 
 
 def load_visual_tokenizer(vision: Backbone, loading: dict, settings: dict) -> tuple[LavitVisualTokenizer, str | dict]:

@@ -30,8 +30,35 @@ def _require_divisible(config: PreTrainedConfig, hidden_size: int) -> None:
         )
 
 
+class _OwnTypeConfig(PreTrainedConfig):
+    """A configuration that is made from those of its own `model_type` alone, where transformers just warns."""
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """Same as in `PreTrainedConfig`. Raises a `ValueError` for the configuration of another type of model."""
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(f"{cls.__name__} describes models of type {cls.model_type!r}, got one of {model_type!r}.")
+        return super().from_dict(config_dict, **kwargs)
+
+
+def check_vision_config(config: PreTrainedConfig) -> None:
+    """Raises a `ValueError` for a configuration that describes no vision transformer of square images and patches."""
+    for name in ("hidden_size", "num_attention_heads", "image_size", "patch_size"):
+        try:
+            value = getattr(config, name, None)
+        except RuntimeError as error:  # what transformers raises for values that differ from layer to layer
+            value = error
+        if not isinstance(value, int):
+            raise ValueError(
+                f"vision_config must describe a vision transformer with an integer `{name}`, got "
+                f"{type(config).__name__} with {name}={value!r}. Of a model with several towers, pass its "
+                "vision_config."
+            )
+
+
 @strict
-class LavitVisualTokenizerConfig(PreTrainedConfig):
+class LavitVisualTokenizerConfig(_OwnTypeConfig):
     r"""
     Configuration of a [`LavitVisualTokenizer`]. The defaults are the released model's.
 
@@ -114,13 +141,7 @@ class LavitVisualTokenizerConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        for name in ("hidden_size", "num_attention_heads", "image_size", "patch_size"):
-            if not isinstance(getattr(self.vision_config, name, None), int):
-                raise ValueError(
-                    f"vision_config must describe a vision transformer with an integer `{name}`, got "
-                    f"{type(self.vision_config).__name__} with {name}={getattr(self.vision_config, name, None)!r}. "
-                    "Of a model with several towers, pass its vision_config."
-                )
+        check_vision_config(self.vision_config)
         if self.num_attention_heads is None:
             self.num_attention_heads = self.vision_config.num_attention_heads
         if self.intermediate_size is None:
@@ -163,7 +184,7 @@ class LavitVisualTokenizerConfig(PreTrainedConfig):
 
 
 @strict
-class LavitFeatureDecoderConfig(PreTrainedConfig):
+class LavitFeatureDecoderConfig(_OwnTypeConfig):
     r"""
     Configuration of a [`LavitFeatureDecoder`], which rebuilds a picture's vision features from its codes. The defaults
     are the released model's, without an output head: that of stage 1 training.
@@ -244,7 +265,7 @@ class LavitFeatureDecoderConfig(PreTrainedConfig):
 
 
 @strict
-class LavitConfig(PreTrainedConfig):
+class LavitConfig(_OwnTypeConfig):
     r"""
     Configuration of a [`LavitForCausalLM`]: one language model over text and the codes of images.
 

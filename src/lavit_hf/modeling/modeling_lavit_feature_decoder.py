@@ -201,6 +201,9 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
 
     While it trains, the codebook follows the vectors that it names, once [`~.start_codebook`] has put it among them.
 
+    `from_pretrained` also takes the folder or repository of a visual tokenizer or of a whole LaVIT. The feature decoder,
+    which they lack, is new then.
+
     Args:
         config ([`LavitVisualTokenizerConfig`]): The feature decoder takes its shape from it as well.
         visual_tokenizer ([`LavitVisualTokenizer`], *optional*): One that exists already, instead of a new one.
@@ -227,6 +230,11 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
         self.post_init()
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, key_mapping=None, **kwargs):
+        key_mapping = key_mapping or {r"^model\.visual_tokenizer\.": "visual_tokenizer."}
+        return super().from_pretrained(pretrained_model_name_or_path, *args, key_mapping=key_mapping, **kwargs)
+
+    @classmethod
     def from_vision_tower(cls, vision: Backbone, **kwargs) -> "LavitVisualTokenizerForPreTraining":
         """
         A new tokenizer to train around a vision model, in float32.
@@ -235,6 +243,9 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
             vision (`str`, `PreTrainedConfig` or `PreTrainedModel`):
                 A folder or repository with pretrained weights, a configuration of a new tower, or the tower itself.
             kwargs: For [`LavitVisualTokenizerConfig`], say `codebook_size` or `num_merger_layers`.
+
+        Raises:
+            ValueError: something that is no vision model, or one that does not fit, see [`check_vision_tower`].
         """
         vision_tower = load_vision_backbone(vision)
         # Read first: a configuration forgets its parts' choice of attention when it is put together.
@@ -276,17 +287,16 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
             TypeError: an unknown argument.
         """
         check_keyword_arguments(self, kwargs)
-        kwargs["return_dict"] = True
-        for name in ("output_hidden_states", "output_attentions"):
-            kwargs.setdefault(name, getattr(self.config, name))
+        asked = {name: getattr(self.config, name) for name in ("output_hidden_states", "output_attentions")}
+        asked |= kwargs | {"return_dict": True}
         selection = self.config.selection if self.freeze_selector else None
-        outputs = self.visual_tokenizer(pixel_values, selection=selection, generator=generator, **kwargs)
+        outputs = self.visual_tokenizer(pixel_values, selection=selection, generator=generator, **asked)
         if outputs.policy is not None:
             mask, code_embeds = outputs.policy, outputs.patch_quantized if self.quantize else outputs.patch_vectors
         else:
             layout = outputs.partition.kept
             mask, code_embeds = layout.mask, layout.pad(outputs.quantized if self.quantize else outputs.vectors)
-        decoded = self.feature_decoder(code_embeds=code_embeds, attention_mask=mask, **kwargs)
+        decoded = self.feature_decoder(code_embeds=code_embeds, attention_mask=mask, **asked)
         rebuilt = decoded.features
 
         # A tower that is trained as well is not to make its features easier to rebuild.

@@ -7,8 +7,9 @@ from typing import Unpack
 
 import torch
 from torch import nn
-from transformers import AutoModel, Blip2VisionConfig, Blip2VisionModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs, recursively_install_hooks
 
@@ -21,6 +22,7 @@ from .precision_lavit import LavitFloat32Mixin, require_float32
 from .publishing_lavit import LavitPublishingMixin
 from .quantization_lavit import POSITIONS_STD, LavitQuantizer
 from .selection_lavit import LavitSelector, sample_policy, select_patches
+from .vision_tower_lavit import build_vision_tower, check_vision_tower
 
 
 @dataclass
@@ -192,15 +194,6 @@ class LavitFeatureWhitening(nn.Module):
             return ((features.float() - self.feature_mean) @ self.feature_transform).to(features.dtype)
 
 
-def build_vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
-    """A new vision model of `config`."""
-    # The release's tower is the one that transformers has but does not list with AutoModel.
-    if isinstance(config, Blip2VisionConfig):
-        return Blip2VisionModel(config)
-    # Not in the dtype that its configuration was saved with: a whole LaVIT may be asked for in another.
-    return AutoModel.from_config(config, dtype=torch.get_default_dtype())
-
-
 class LavitTokenizerPreTrainedModel(LavitPublishingMixin, LavitFreezingMixin, LavitFloat32Mixin, PreTrainedModel):
     """Weight initialisation and loading shared by the models of LaVIT's tokenizer."""
 
@@ -251,6 +244,9 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
     Attributes:
         gumbel_temperature (`float`):
             The temperature of the relaxed keep decision, from the configuration, which a schedule may change.
+
+    Raises:
+        ValueError: a vision model that does not fit, see [`check_vision_tower`].
     """
 
     config: LavitVisualTokenizerConfig
@@ -260,6 +256,9 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
 
     def __init__(self, config: LavitVisualTokenizerConfig, vision_tower: PreTrainedModel | None = None):
         super().__init__(config)
+        # A model that is being loaded was checked when it was made, and DeepSpeed would divide the checked one.
+        if torch.get_default_device().type != "meta" and not is_deepspeed_zero3_enabled():
+            check_vision_tower(config.vision_config, vision_tower)
         self.vision_tower = vision_tower or build_vision_tower(config.vision_config)
         self.whitening = LavitFeatureWhitening(config) if config.feature_whitening is not None else None
         self.selector = LavitSelector(config)
