@@ -201,8 +201,8 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
 
     While it trains, the codebook follows the vectors that it names, once [`~.start_codebook`] has put it among them.
 
-    `from_pretrained` also takes the folder or repository of a visual tokenizer or of a whole LaVIT. The feature decoder,
-    which they lack, is new then.
+    `from_pretrained` also takes the folder or repository of a visual tokenizer or of a whole LaVIT. The feature
+    decoder, which they lack, is new then.
 
     Args:
         config ([`LavitVisualTokenizerConfig`]): The feature decoder takes its shape from it as well.

@@ -18,11 +18,12 @@ from .attention_lavit import LavitBlock, PatchPartition, PolicyAttend, recorded_
 from .configuration_lavit import LavitVisualTokenizerConfig
 from .distributed_lavit import batch_mean
 from .freezing_lavit import LavitFreezingMixin, gradients_where_trained
-from .precision_lavit import LavitFloat32Mixin, require_float32
+from .precision_lavit import LavitFloat32Mixin
 from .publishing_lavit import LavitPublishingMixin
 from .quantization_lavit import POSITIONS_STD, LavitQuantizer
 from .selection_lavit import LavitSelector, sample_policy, select_patches
 from .vision_tower_lavit import build_vision_tower, check_vision_tower
+from .whitening_lavit import LavitFeatureWhitening
 
 
 @dataclass
@@ -160,38 +161,6 @@ class LavitVisualAdapter(nn.Module):
         if self.position_embeddings is not None:
             features = features + self.position_embeddings[partition.kept_index % vision_features.shape[1]]
         return self.projection(features)
-
-
-class LavitFeatureWhitening(nn.Module):
-    """
-    Turns vision features so that every direction has about the same variance, one on average over the channels.
-
-    Args:
-        config ([`LavitVisualTokenizerConfig`]): `hidden_size` and `feature_whitening` are used.
-    """
-
-    def __init__(self, config: LavitVisualTokenizerConfig):
-        super().__init__()
-        self.added_share = config.feature_whitening
-        self.register_buffer("feature_mean", torch.zeros(config.hidden_size, dtype=torch.float32))
-        self.register_buffer("feature_transform", torch.eye(config.hidden_size, dtype=torch.float32))
-
-    @torch.no_grad()
-    def fit(self, features: torch.Tensor) -> None:
-        """Takes mean and covariance of `features` (T, hidden_size), by which it whitens from then on."""
-        features = features.double()
-        variances, directions = torch.linalg.eigh(torch.cov(features.T))
-        scales = (variances.clamp(min=0) + self.added_share * variances.sum()).rsqrt()
-        scales = scales * (len(scales) / (variances * scales.square()).sum()).sqrt()
-        self.feature_mean.copy_(features.mean(dim=0))
-        self.feature_transform.copy_(directions @ torch.diag(scales) @ directions.T)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(..., hidden_size) -> the same shape and dtype, computed in float32."""
-        for name, buffer in self.named_buffers():
-            require_float32(name, buffer)
-        with torch.autocast(device_type=features.device.type, enabled=False):
-            return ((features.float() - self.feature_mean) @ self.feature_transform).to(features.dtype)
 
 
 class LavitTokenizerPreTrainedModel(LavitPublishingMixin, LavitFreezingMixin, LavitFloat32Mixin, PreTrainedModel):
