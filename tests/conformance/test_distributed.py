@@ -1,8 +1,6 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 import unittest
 
-from tests.tiny import TEXT_TOKENS
-
 from .testers import TextTester
 from .upstream import test_fsdp_mixin, test_tensor_parallel_mixin
 
@@ -12,8 +10,8 @@ test_tensor_parallel_mixin.TP_DISTRIBUTED_TEST_MODEL_TYPES = None
 test_fsdp_mixin.FSDP_DISTRIBUTED_TEST_MODEL_TYPES = None
 
 
-class TensorParallelTester(TextTester):
-    vocab_size = 146  # The suite draws ids with a fixed seed: of this many, none is the placeholder, the last.
+class DistributedTester(TextTester):
+    vocab_size = 154  # The suites draw ids with fixed seeds: of this many, none is the placeholder, the last.
 
 
 class TensorParallelTest(test_tensor_parallel_mixin.TensorParallelTesterMixin, unittest.TestCase):
@@ -21,19 +19,18 @@ class TensorParallelTest(test_tensor_parallel_mixin.TensorParallelTesterMixin, u
     model_tester = None
 
     def setUp(self):
-        self.model_tester = TensorParallelTester(self)
+        self.model_tester = DistributedTester(self)
 
 
-class FullySharded(test_fsdp_mixin.FSDPTesterMixin, unittest.TestCase):
+class FullyShardedTest(test_fsdp_mixin.FSDPTesterMixin, unittest.TestCase):
     model_tester = None
 
     def setUp(self):
-        self.model_tester = TextTester(self)
+        self.model_tester = DistributedTester(self)
 
     def _has_fsdp_plan(self) -> bool:
         return self.model_tester.get_config().text_config.base_model_fsdp_plan is not None
 
     def _get_tiny_config(self):
         config = self.model_tester.get_config()
-        config.vocab_size = TEXT_TOKENS  # The suite draws ids below it.
         return type(config), config.to_diff_dict()
