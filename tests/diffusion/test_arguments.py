@@ -15,6 +15,7 @@ from diffusers import (
     schedulers,
 )
 from diffusers.schedulers import SchedulerMixin
+from diffusers.utils import is_scipy_available
 
 from lavit_hf.diffusion import LavitImageDecoderPipeline
 
@@ -284,6 +285,8 @@ USABLE = {
     "TCDScheduler",
     "UniPCMultistepScheduler",
 }
+if is_scipy_available():
+    USABLE.add("LMSDiscreteScheduler")
 
 
 @pytest.mark.parametrize("name", [name for name in SCHEDULERS if name not in NO_CONFIG])

@@ -210,9 +210,10 @@ def _places_beside(dst: Path) -> tuple[Path, Path]:
 
 def _bring_back(dst: Path) -> None:
     """Puts an earlier result back, if a run that was to replace it was killed between its two renames."""
-    _, replaced = _places_beside(dst)
+    folder, replaced = _places_beside(dst)
     if replaced.exists() and not dst.exists():
         replaced.rename(dst)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

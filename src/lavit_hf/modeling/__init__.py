@@ -37,7 +37,8 @@ AutoModel.register(LavitConfig, LavitModel)
 AutoModel.register(LavitVisualTokenizerConfig, LavitVisualTokenizer)
 AutoModel.register(LavitFeatureDecoderConfig, LavitFeatureDecoder)
 for auto_model in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
-    auto_model.register(LavitConfig, LavitForCausalLM)
+    # The names that `registration` writes may have registered the class already.
+    auto_model.register(LavitConfig, LavitForCausalLM, exist_ok=True)
 
 # What is saved then carries the code that loads it where this package is not installed.
 LavitConfig.register_for_auto_class()

@@ -416,6 +416,8 @@ class LavitGenerationMixin(GenerationMixin):
             position_ids, guided_positions = branches["position_ids"], branches["guided_positions"]
             if next_sequence_length is not None:
                 guided_positions = guided_positions[:, -next_sequence_length:]
+            # The strides of a view grow with the sequence, and a compiled forward would be compiled anew.
+            guided_positions = guided_positions.clone(memory_format=torch.contiguous_format)
         model_inputs = super().prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=next_sequence_length,
