@@ -101,7 +101,8 @@ def parts(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("parts")
     dataset = make_dataset(24)
     # The images serve as maps of labels, too.
-    dataset = dataset.add_column("annotation", dataset["image"], feature=Image())
+    files = dataset.cast_column("image", Image(decode=False))["image"]
+    dataset = dataset.add_column("annotation", list(files), feature=Image())
     dataset.to_parquet(folder / "data" / "train.parquet")
     save_visual_tokenizer(folder / "tokenizer")
     torch.manual_seed(0)
@@ -333,7 +334,7 @@ def test_the_best_model_is_the_one_that_was_saved(tmp_path, kind):
     assert Path(trainer.state.best_model_checkpoint) == best
     if kind == "unet":
         average = torch.load(best / AVERAGED_WEIGHTS_NAME)["shadow_params"]
-        assert all(map(torch.equal, trainer.average.shadow_params, average, strict=True))
+        assert all(torch.equal(*pair) for pair in zip(trainer.average.shadow_params, average, strict=True))
     trainer.save_model(str(tmp_path / "saved"), **({"_internal_call": True} if kind in ("vae", "unet") else {}))
     check_equal(weights(tmp_path / "saved"), weights(best))
     last = weights(tmp_path / "checkpoint-3")
@@ -360,7 +361,9 @@ def test_weights_of_several_dtypes_are_loaded_as_they_are(tmp_path):
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     make_moe(make_processor(), "qwen2_moe").save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="lacks .*self_attn.*|has, unlike the model, "):
+    with pytest.raises(
+        ValueError, match="does not fit the model: it lacks model.language_model.layers.0.mlp.down_proj"
+    ):
         load_weights(make_moe(make_processor(), "llama"), tmp_path)
 
 

@@ -139,7 +139,9 @@ class LavitPublishingMixin:
             )
         names = ("config.json", "adapter_config.json")
         if not has_config and not any(os.path.isfile(os.path.join(folder, file)) for file in names):
-            raise ValueError(f"{folder} holds no config.json, so that no model can be loaded from it.")
+            raise ValueError(
+                f"{os.path.normpath(folder)} holds no config.json, so that no model can be loaded from it."
+            )
         check_weights(folder, variant)
 
     def save_pretrained(
