@@ -155,7 +155,6 @@ def test_the_tokenizer_loads_alone_from_what_was_trained(tmp_path):
     torch.testing.assert_close(tokenizer(images).codes, model.visual_tokenizer.eval()(images).codes)
 
 
-@pytest.mark.xfail(reason="stage 1 on several processes differs, the cause is not found yet", strict=False)
 def test_two_processes_are_one_with_the_whole_batch(tmp_path):
     histories = {}
     for processes in (1, 2):
