@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from safetensors.torch import load_file, save_file
 
 from lavit_hf.diffusion import LavitImageDecoderPipeline
 
@@ -107,6 +108,20 @@ def test_missing_parts_are_named(lowres, tmp_path, missing):
     )
     with pytest.raises(ValueError, match=message):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["feature_decoder", "unet", "vae"])
+def test_missing_weights_are_named(lowres, tmp_path, part):
+    """They would be random, or nothing at all, and images would come out wrong."""
+    lowres.save_pretrained(tmp_path)
+    [file] = (tmp_path / part).glob("*.safetensors")
+    weights = load_file(file)
+    name = next(name for name in sorted(weights, reverse=True) if name.endswith("bias"))
+    del weights[name]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"files of .* have 1 of its weights missing, such as {name}"):
+        load(tmp_path)
+    assert load(tmp_path, **{part: lowres.components[part]}).unet.config.sample_size == 8
 
 
 def test_wrong_places_and_pickles_are_refused(lavit_folder, lowres, tmp_path):

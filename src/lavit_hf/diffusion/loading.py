@@ -3,11 +3,12 @@
 
 import os
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
+from torch import nn
 
 from ..modeling.files_lavit import check_weights, finish_replacing, replacing
 
@@ -34,7 +35,8 @@ class OwnFilesPipeline(DiffusionPipeline):
                 stored ones, and for the Hub `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`.
 
         Raises:
-            ValueError: neither a folder nor a possible id; no pipeline in there, or one without one of its parts.
+            ValueError: neither a folder nor a possible id; no pipeline in there, or one without one of its parts or of
+                their weights.
             OSError: weights that are not safetensors; whatever the Hub's client raises.
         """
         if not kwargs.setdefault("use_safetensors", True):
@@ -60,6 +62,9 @@ class OwnFilesPipeline(DiffusionPipeline):
         for part in parts:
             check_weights(os.path.join(folder, part), kwargs.get("variant"))
         pipe = super().from_pretrained(folder, **kwargs)
+        if "device_map" not in kwargs:  # with one, weights may be elsewhere, and what is missing is an error already
+            for part in parts:
+                _check_complete(part, pipe.components[part])
         pipe.register_to_config(_name_or_path=name)  # rather than a place in the cache
         return pipe
 
@@ -112,3 +117,11 @@ class OwnFilesPipeline(DiffusionPipeline):
                 f"Expected an existing folder or the id of a repository, got {pretrained_model_name!r}."
             ) from error
         return os.path.join(snapshot, prefix)
+
+
+def _check_complete(part: str, component: Any) -> None:
+    # diffusers tells of missing weights in a warning, and leaves them without values.
+    tensors = component.state_dict() if isinstance(component, nn.Module) else {}
+    missing = [name for name, tensor in tensors.items() if tensor.is_meta]
+    if missing:
+        raise ValueError(f"The files of {part} have {len(missing)} of its weights missing, such as {missing[0]}.")

@@ -103,6 +103,22 @@ class LavitFeatureDecoder(LavitPublishingMixin, LavitFloat32Mixin, PreTrainedMod
             self.register_buffer("unconditional_embeds", torch.empty(shape))
         self.post_init()
 
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+        """
+        Same arguments as `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            ValueError: a checkpoint without some of the weights, which would be random ones.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        missing = sorted(info["missing_keys"])
+        if missing:
+            raise ValueError(
+                f"The files of {cls.__name__} have {len(missing)} of its weights missing, such as {missing[0]}."
+            )
+        return (model, info) if output_loading_info else model
+
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
