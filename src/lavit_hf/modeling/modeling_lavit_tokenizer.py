@@ -183,6 +183,12 @@ class LavitTokenizerPreTrainedModel(LavitPublishingMixin, LavitFreezingMixin, La
         "updater.sums$",
     ]
 
+    @classmethod
+    def is_custom_code(cls) -> bool:
+        """False, as in transformers' own models, since `_init_weights` leaves loaded weights as they are."""
+        # Where it is True, buffers that a backbone's module fills in its children (Falcon-H1) stay uninitialised.
+        return False
+
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
