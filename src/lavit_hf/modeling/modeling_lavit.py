@@ -382,6 +382,7 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
 
     # Trainer would divide the loss by the labels that it counts before placeholders become codes.
     accepts_loss_kwargs = False
+    _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: LavitConfig, model: LavitModel | None = None, lm_head: nn.Linear | None = None):
         super().__init__(config)
