@@ -4,25 +4,28 @@
 import pytest
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoModelForCausalLM,
     CLIPConfig,
     CLIPModel,
     CLIPTextConfig,
     CLIPVisionConfig,
-    CohereConfig,
     Dinov2Config,
     DINOv3ViTConfig,
     Gemma3TextConfig,
-    GPT2Config,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaModel,
     Qwen3Config,
     SiglipVisionConfig,
+    T5Config,
+    T5ForConditionalGeneration,
     ViTConfig,
 )
 
 from lavit_hf import LavitForCausalLM
 
+from ..causal_models import check_logits, tiny_text_config
 from ..tiny import (
     CODEBOOK_SIZE,
     IMAGE_END,
@@ -33,7 +36,6 @@ from ..tiny import (
     TEXT_TOKENS,
     VISION,
     VISUAL_OFFSET,
-    loosen,
     pad_rows,
     pictures,
     tiny_lavit,
@@ -182,31 +184,72 @@ def test_tied_embeddings(tmp_path, tie):
     torch.testing.assert_close(loaded(ids).logits, model(ids).logits)
 
 
-@torch.no_grad()
 @pytest.mark.parametrize(
     "text",
     [
-        GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=TEXT_TOKENS, n_positions=256),
-        CohereConfig(**TEXT, logit_scale=0.3),
-        Gemma3TextConfig(**TEXT, final_logit_softcapping=2.0),
+        pytest.param(tiny_text_config("gpt2"), id="absolute-positions"),
+        pytest.param(tiny_text_config("cohere"), id="logit_scale"),
+        pytest.param(tiny_text_config("granite"), id="logits_scaling"),
+        pytest.param(tiny_text_config("gemma3_text"), id="final_logit_softcapping"),
+        pytest.param(tiny_text_config("falcon_h1", embedding_multiplier=1.0), id="lm_head_multiplier"),
+        pytest.param(tiny_text_config("minicpm3"), id="scaled-hidden-states"),
+        pytest.param(tiny_text_config("mixtral"), id="experts"),
+        pytest.param(tiny_text_config("phi"), id="head-with-bias"),
+        pytest.param(tiny_text_config("bamba"), id="recurrent-layers"),
     ],
-    ids=["gpt2", "cohere", "softcapping"],
 )
-def test_text_models_with_ways_of_their_own(text):
-    """Absolute positions, other names of the embeddings, logits that are scaled or capped."""
-    torch.manual_seed(0)
-    text_model = loosen(AutoModelForCausalLM.from_config(text)).eval()
-    ids = torch.tensor([[5, 6, 7]])
-    expected = text_model(ids).logits
+def test_text_models_with_ways_of_their_own(text, tmp_path):
+    """The other causal language models of transformers are tried in tests/conformance."""
+    check_logits(text, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        pytest.param(tiny_text_config("hyperclovax"), "changes its head's logits", id="multiplies-by-logits_scaling"),
+        pytest.param(tiny_text_config("falcon_h1"), "or its input embeddings", id="embeds-ids-in-another-way"),
+        pytest.param(tiny_text_config("bert"), "weights beside .* such as cls.predictions.transform", id="deep-head"),
+        pytest.param(tiny_text_config("dory"), "such as lm_head.logit_scale", id="head-with-more-weights"),
+        pytest.param(
+            tiny_text_config("gemma3_text", use_bidirectional_attention=True), "is not causal", id="both-directions"
+        ),
+        pytest.param(tiny_text_config("bart"), "another base model than its BartDecoderWrapper", id="decoder"),
+        pytest.param(tiny_text_config("moshi"), "101 embeddings for a vocabulary of 100", id="one-row-more"),
+        pytest.param(tiny_text_config("mamba"), "does not run inside one .*'attentions'", id="recurrent"),
+        pytest.param(tiny_text_config("minimax"), "does not run inside one .*cache of its own", id="another-cache"),
+        pytest.param(tiny_text_config("rwkv"), "returns no cache", id="no-cache"),
+    ],
+)
+def test_text_models_that_do_not_fit(text, reason):
+    name = MODEL_FOR_CAUSAL_LM_MAPPING[type(text)].__name__
+    with pytest.raises(ValueError, match=f"{name} cannot be the language model of a LaVIT: .*{reason}"):
+        LavitForCausalLM.from_backbones(CLIPVisionConfig(**VISION), text, codebook_size=CODEBOOK_SIZE)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (lambda: LlamaModel(LlamaConfig(**TEXT)), "its head must be a linear layer, got NoneType"),
+        (
+            lambda: T5ForConditionalGeneration(T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1)),
+            "more than a language",
+        ),
+    ],
+)
+def test_models_that_are_no_causal_language_models(text, reason):
+    with pytest.raises(ValueError, match=reason):
+        LavitForCausalLM.from_backbones(CLIPVisionConfig(**VISION), text(), codebook_size=CODEBOOK_SIZE)
+
+
+def test_the_check_of_logits_leaves_no_trace():
+    text_model = LlamaForCausalLM(LlamaConfig(**TEXT)).train()
     model = LavitForCausalLM.from_backbones(
-        CLIPVisionConfig(**VISION), text_model, codebook_size=CODEBOOK_SIZE, num_merger_layers=2
-    ).eval()
-    torch.testing.assert_close(model(ids).logits[..., :TEXT_TOKENS], expected, atol=1e-5, rtol=1e-4)
-    settings = {"generation_mode": "image", "guidance_scale": 2.0, "max_new_tokens": 4, "min_new_tokens": 4}
-    alone = model.generate(torch.tensor([[5]]), **settings)
-    batch, mask = pad_rows([[6, 7, 8], [5]])
-    together = model.generate(batch, attention_mask=mask, **settings)
-    assert together[1, 4:].tolist() == alone[0, 2:].tolist()
+        CLIPVisionConfig(**VISION), text_model, codebook_size=CODEBOOK_SIZE, copy_merger=False
+    )
+    assert text_model.training
+    assert model.training
+    assert not model.model.visual_tokenizer.training
+    assert not text_model.lm_head._forward_hooks
 
 
 @pytest.mark.parametrize("which", ["vision", "text"])

@@ -12,6 +12,7 @@ from transformers import CohereConfig, pipeline
 
 from lavit_hf import LavitForCausalLM, demo_checkpoint
 
+from ..causal_models import tiny_text_config
 from ..tiny import TEXT, VISUAL_OFFSET, text_tokenizer, tiny_lavit
 
 
@@ -128,3 +129,12 @@ def test_the_language_model_alone(tmp_path, text):
     settings = json.loads((tmp_path / "generation_config.json").read_text())
     assert "image_generation" not in settings
     assert settings["eos_token_id"] == 2
+
+
+def test_a_language_model_that_would_compute_something_else_is_not_exported(tmp_path):
+    """One that was made from a configuration, without `from_backbones`, which would have refused it."""
+    config = tiny_lavit().config
+    config.text_config = tiny_text_config("hyperclovax", vocab_size=config.text_config.vocab_size)
+    with pytest.raises(ValueError, match="HyperCLOVAXForCausalLM .* changes its head's logits"):
+        LavitForCausalLM(config).export_language_model(tmp_path, text_tokenizer())
+    assert not any(tmp_path.iterdir())

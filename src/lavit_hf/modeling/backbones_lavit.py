@@ -4,7 +4,17 @@
 import os
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from torch import nn
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from .configuration_lavit import LavitConfig, LavitVisualTokenizerConfig, check_vision_config
 from .modeling_lavit_tokenizer import LavitVisualTokenizer
@@ -76,19 +86,104 @@ def load_visual_tokenizer(vision: Backbone, loading: dict, settings: dict) -> tu
 
 def load_text_backbone(text: Backbone, **kwargs) -> PreTrainedModel:
     """
-    The causal language model of `text`, with its head.
+    Loads or builds the causal language model `text`, with its head.
 
     Args:
         text (`str`, `PreTrainedConfig` or `PreTrainedModel`): Pretrained if named, new if just a configuration.
         kwargs: For `from_pretrained`.
+
+    Raises:
+        ValueError: If the model does not consist of one base model and one linear head.
     """
     _check_kind(text, "text")
     if isinstance(text, PreTrainedModel):
-        return text
-    if isinstance(text, PreTrainedConfig):
-        return AutoModelForCausalLM.from_config(text.get_text_config(decoder=True))
-    config = AutoConfig.from_pretrained(text).get_text_config(decoder=True)
-    return AutoModelForCausalLM.from_pretrained(text, config=config, **kwargs)
+        text_model = text
+    elif isinstance(text, PreTrainedConfig):
+        text_model = AutoModelForCausalLM.from_config(text.get_text_config(decoder=True))
+    else:
+        config = AutoConfig.from_pretrained(text).get_text_config(decoder=True)
+        text_model = AutoModelForCausalLM.from_pretrained(text, config=config, **kwargs)
+    _check_parts(text_model)
+    return text_model
+
+
+def _refusal(text_model: PreTrainedModel, reason: str) -> ValueError:
+    return ValueError(f"{type(text_model).__name__} cannot be the language model of a LaVIT: {reason}.")
+
+
+def _check_parts(text_model: PreTrainedModel) -> None:
+    """Checks that a LaVIT can save and load a language model as a base model of `AutoModel` and a linear head."""
+    config, base_model = text_model.config, text_model.base_model
+    if config.is_encoder_decoder or config.get_text_config(decoder=True) is not config:
+        raise _refusal(text_model, "it is more than a language model, of which it may be a part")
+    head = text_model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise _refusal(text_model, f"its head must be a linear layer, got {type(head).__name__}")
+    if base_model is text_model or not isinstance(base_model, MODEL_MAPPING.get(type(config), ())):
+        raise _refusal(text_model, f"AutoModel builds another base model than its {type(base_model).__name__}")
+    known = {*base_model.parameters(), head.weight, head.bias}
+    if others := [name for name, parameter in text_model.named_parameters() if parameter not in known]:
+        raise _refusal(text_model, f"it has weights beside its base model and its linear head, such as {others[0]}")
+    num_rows = base_model.get_input_embeddings().num_embeddings
+    if num_rows != config.vocab_size:
+        raise _refusal(text_model, f"it has {num_rows} embeddings for a vocabulary of {config.vocab_size}")
+
+
+@torch.no_grad()
+def check_logits(text_model: PreTrainedModel, model: PreTrainedModel) -> None:
+    """
+    Checks on a few tokens that a LaVIT computes the logits of the causal language model whose parts it has: with
+    embeddings in place of ids, and with the cache that `generate` makes. Where weights are on the meta device,
+    nothing is checked.
+
+    Args:
+        text_model (`PreTrainedModel`): The causal language model.
+        model ([`LavitForCausalLM`]): A LaVIT that has the base model and the head of `text_model` as its own.
+
+    Raises:
+        ValueError: If the logits differ, or if later tokens change the logits of earlier ones.
+    """
+    if any(parameter.device.type == "meta" for parameter in text_model.parameters()):
+        return
+    embeddings, head = text_model.get_input_embeddings(), text_model.get_output_embeddings()
+    ids = torch.linspace(0, model.config.image_start_token_id - 1, 7, device=embeddings.weight.device)
+    ids = ids.long()[None, 1:-1]
+    first, last = ids[:, :-1], ids[:, -1:]
+    # Every other logit is magnified: the small logits of a new model do not reach a cap, and a cap hides a factor.
+    factors = torch.tensor([1.0, 1e4], device=head.weight.device).repeat(head.out_features)[: head.out_features]
+    magnifier = head.register_forward_hook(lambda module, arguments, logits: logits.float() * factors)
+    modes = {module: module.training for module in (*text_model.modules(), *model.modules())}
+    text_model.eval()
+    model.eval()
+    try:
+        own = text_model(input_ids=first, use_cache=True)
+        if getattr(own, "cache", None) is None:
+            raise _refusal(text_model, "it returns no cache")
+        own_step = text_model(input_ids=last, cache=own.cache, use_cache=True)
+        own_whole = text_model(input_ids=ids)
+        try:
+            cache = DynamicCache(config=text_model.config)
+            ours = model(inputs_embeds=embeddings(first), cache=cache, use_cache=True)
+            cache.get_seq_length()  # `generate` asks for it, and a model without attention cannot tell it
+            step = model(input_ids=last, cache=cache, use_cache=True)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise _refusal(text_model, f"it does not run inside one ({error})") from error
+    finally:
+        magnifier.remove()
+        for module, training in modes.items():
+            module.training = training
+    if not (_are_close(ours.logits, own.logits, 0.01) and _are_close(step.logits, own_step.logits, 0.01)):
+        raise _refusal(text_model, "it changes its head's logits, or its input embeddings, in a way of its own")
+    if not _are_close(own_whole.logits[:, :-1], own.logits, 0.1):
+        raise _refusal(text_model, "it is not causal: later tokens change the logits of earlier ones")
+
+
+def _are_close(logits: torch.Tensor, expected: torch.Tensor, tolerance: float) -> bool:
+    """Whether both the even and the odd logits (1, L, vocab_size) differ by less than a share of the largest."""
+    if logits.shape != expected.shape:
+        return False
+    halves = [(logits[..., start::2], expected[..., start::2]) for start in (0, 1)]
+    return all(bool((ours - own).abs().max() <= tolerance * own.abs().max()) for ours, own in halves)
 
 
 def causal_model_around(language_model: PreTrainedModel, lm_head: torch.nn.Module) -> PreTrainedModel:

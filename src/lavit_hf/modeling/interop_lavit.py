@@ -15,7 +15,7 @@ from transformers.generation import GenerationConfig
 from transformers.quantizers import AutoQuantizationConfig
 from transformers.utils.hub import resolve_revision
 
-from .backbones_lavit import causal_model_around
+from .backbones_lavit import causal_model_around, check_logits
 from .configuration_lavit import LavitConfig
 from .expansion_lavit import open_image_start
 from .files_lavit import replacing
@@ -137,17 +137,24 @@ class LavitInteropMixin:
             save_directory (`str` or `os.PathLike`): The folder to write.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): Default: the one beside this model.
             kwargs: Same as in `PreTrainedModel.save_pretrained`, such as `max_shard_size`.
+
+        Raises:
+            ValueError: If the exported model would compute other logits than this one.
         """
         if tokenizer is None:
             tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, **(self._origin or {}))
         language_model = causal_model_around(self.model.language_model, self.lm_head)
+        check_logits(language_model, self)
         settings = self.generation_config.to_dict()
         settings.pop("image_generation", None)
         language_model.generation_config = GenerationConfig.from_dict(settings)
         vocab_size = self.config.image_token_id
-        rows = {module.weight.data_ptr() for module in (language_model.get_input_embeddings(), self.lm_head)}
+        vocabulary = {language_model.get_input_embeddings().weight, self.lm_head.weight, self.lm_head.bias}
+        rows = {
+            name for name, weight in language_model.named_parameters(remove_duplicate=False) if weight in vocabulary
+        }
         weights = {
-            name: weight[:vocab_size] if weight.data_ptr() in rows else weight
+            name: weight[:vocab_size] if name in rows else weight
             for name, weight in language_model.state_dict().items()
         }
         # The parts are this model's own: their configuration is changed in a copy.

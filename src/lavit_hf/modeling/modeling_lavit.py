@@ -14,7 +14,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.deprecation import deprecate_kwarg
 
-from .backbones_lavit import Backbone, count_text_tokens, load_text_backbone, load_visual_tokenizer, make_room
+from .backbones_lavit import (
+    Backbone,
+    check_logits,
+    count_text_tokens,
+    load_text_backbone,
+    load_visual_tokenizer,
+    make_room,
+)
 from .configuration_lavit import LavitConfig
 from .expansion_lavit import (
     IGNORE_INDEX,
@@ -428,7 +435,7 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
 
         Raises:
             ValueError: something that is no backbone; settings for a visual tokenizer that has its own; a `dtype`
-                that is none of floating-point numbers.
+                that is none of floating-point numbers; a language model whose logits a LaVIT does not compute.
         """
         if "torch_dtype" in kwargs:
             raise ValueError(f"from_backbones takes dtype, not torch_dtype, got torch_dtype={kwargs['torch_dtype']}.")
@@ -458,6 +465,7 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
             },
         )
         model = cls(config, LavitModel(config, visual_tokenizer, text_model.base_model), lm_head)
+        check_logits(text_model, model)
         if copy_merger:
             model.model.visual_adapter.start_from(visual_tokenizer)
         settings = text_model.generation_config.to_dict() | {"_from_model_config": False}
