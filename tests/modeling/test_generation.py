@@ -8,6 +8,7 @@ from transformers import GenerationConfig, StaticCache, TextStreamer
 from lavit_hf import LavitForCausalLM
 from lavit_hf.modeling.grammar_lavit import LavitGrammarLogitsProcessor
 
+from ..causal_models import guided_by_hand
 from ..tiny import (
     CODEBOOK_SIZE,
     IMAGE_END,
@@ -35,19 +36,6 @@ def model() -> LavitForCausalLM:
 def prompt(rows=PROMPTS, side="left") -> dict[str, torch.Tensor]:
     ids, mask = pad_rows(rows, side)
     return {"input_ids": ids, "attention_mask": mask}
-
-
-def guided_by_hand(model, prompt_ids: list[int], scale: float, length: int, negative=(), begun=()) -> list[int]:
-    """Guidance with two forwards per token and no cache."""
-    codes: list[int] = [*begun]
-    allowed = torch.full((model.config.text_config.vocab_size,), -torch.inf)
-    allowed[CODES.start : CODES.stop] = 0
-    while len(codes) < len(begun) + length:
-        branches = ([*prompt_ids, IMAGE_START, *codes], [*negative, IMAGE_START, *codes])
-        conditional, unconditional = (model(torch.tensor([ids])).logits[0, -1].log_softmax(-1) for ids in branches)
-        scores = unconditional + scale * (conditional - unconditional) + allowed
-        codes.append(int(scores.argmax()))
-    return codes[len(begun) :]
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
+from transformers.cache_utils import DynamicCache, LinearAttentionCacheLayerMixin
 from transformers.generation import GenerationConfig
 
 from .configuration_lavit import LavitConfig
@@ -201,7 +202,7 @@ def resolve_decoding(
             f"{least}."
         )
     if scale != 1:
-        _check_guided(mode, scale, setting, asked)
+        _check_guided(mode, scale, setting, asked, config)
     decoding = LavitDecoding(mode, scale, num_codes, most, least, max_images, first_modality, sampling)
     # transformers' own guidance would run the model a second time.
     return decoding, asked | {"guidance_scale": 1.0}
@@ -230,8 +231,14 @@ def _split_sampling(asked: dict[str, Any], image: dict[str, Any], setting) -> tu
     return {"text": text, "image": image}, asked | NEUTRAL | {"do_sample": True}
 
 
-def _check_guided(mode: str, scale: float, setting, asked: dict[str, Any]) -> None:
+def _check_guided(mode: str, scale: float, setting, asked: dict[str, Any], config: LavitConfig) -> None:
     """Raises a `ValueError` that names the argument with which guidance does not work."""
+    layers = DynamicCache(config=config.text_config).layers
+    if mode == "interleaved" and any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers):
+        raise ValueError(
+            f"guidance_scale={scale} does not work in interleaved generation with {config.text_config.model_type}, "
+            "whose layers keep a state of all that they have seen: the unconditional branch cannot begin at an [IMG]."
+        )
     num_beams = setting("num_beams", 1)
     if num_beams > 1:
         raise ValueError(f"guidance_scale={scale} does not work with num_beams={num_beams}.")

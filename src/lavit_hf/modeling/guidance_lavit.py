@@ -19,15 +19,16 @@ def start_branches(input_ids: torch.LongTensor, config: LavitConfig) -> dict[str
 
     Returns:
         `dict` of what `branch_inputs` needs of the prompts: `unconditional_ids` (B, L), `unconditional_mask` (B, L),
-        which is 1 at a negative prompt, and `unconditional_start` (B,), the position of the open `[IMG]`, or -1 in
-        rows without an open image. Their unconditional branch sees everything, and its logits are not used.
+        which is 1 at a negative prompt, and `unconditional_start` (B,), the position of the open `[IMG]`, or L in
+        rows without an open image. The unconditional branch of these sees nothing of the prompt: layers that keep a
+        state, such as Mamba's, cannot forget it when an `[IMG]` follows.
     """
     start, is_open = open_image_start(input_ids, config)
     return {
         # Nothing sees the images of the prompt, whose features belong to the conditional branch alone.
         "unconditional_ids": input_ids.masked_fill(input_ids == config.image_token_id, pad_id(config)),
         "unconditional_mask": torch.zeros_like(input_ids),
-        "unconditional_start": torch.where(is_open, start, -1),
+        "unconditional_start": torch.where(is_open, start, input_ids.shape[1]),
     }
 
 
@@ -91,7 +92,7 @@ def branch_inputs(
         branch_ids = torch.cat([unconditional_ids, input_ids[:, prompt_length:]], dim=1)
     else:
         # A chunk may lack the [IMG] of its image. The scores after the last token of the prompt are all that is used.
-        is_open = (start >= 0) & (start < prompt_length)
+        is_open = start < prompt_length
         guided_positions = is_open[:, None].expand_as(input_ids)
         branch_ids = unconditional_ids[:, length - input_ids.shape[1] : length]
     columns = torch.arange(length, device=input_ids.device)

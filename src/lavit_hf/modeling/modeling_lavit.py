@@ -399,6 +399,8 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
         embeddings = self.model.get_input_embeddings()
         name = next(name for name, module in self.model.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"model.{name}.weight"}
+        # As transformers' own models say whether assisted generation can take tokens back.
+        self._is_stateful = self.model.language_model._is_stateful
         # One made from the model's configuration would lose its custom entries, `image_generation`, when loaded.
         self.generation_config._from_model_config = False
         self.post_init()
