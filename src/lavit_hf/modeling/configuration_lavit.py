@@ -320,6 +320,10 @@ class LavitConfig(_OwnTypeConfig):
         """Rows of the vocabulary: text, `[IMG]`, `[/IMG]`, codes, placeholder, and padding if any."""
         return self.text_config.vocab_size
 
+    @vocab_size.setter
+    def vocab_size(self, value: int) -> None:
+        self.text_config.vocab_size = value
+
     @property
     def codebook_size(self) -> int:
         """Number of codes."""

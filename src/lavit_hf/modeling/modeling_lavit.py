@@ -155,14 +155,18 @@ class LavitModel(LavitPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(num_images, 3, image_size, image_size)`): Images.
 
         Returns:
-            `BaseModelOutputWithPooling`: `last_hidden_state`, the vision features (num_images, N, d), and
-            `pooler_output`, a tuple with the features (num_codes, text_hidden_size) of each image.
+            `BaseModelOutputWithPooling`: `last_hidden_state`, the vision features (num_images, N, d),
+            `pooler_output`, a tuple with the features (num_codes, text_hidden_size) of each image, and
+            `hidden_states` and `attentions` of the visual tokenizer, where they are asked for.
         """
         check_keyword_arguments(self, kwargs)
-        outputs = self.tokenize_images(pixel_values)
+        outputs = self.tokenize_images(pixel_values, **kwargs)
         features = self.visual_adapter(outputs.vision_features, outputs.partition)
         return BaseModelOutputWithPooling(
-            last_hidden_state=outputs.vision_features, pooler_output=features.split(outputs.num_codes.tolist())
+            last_hidden_state=outputs.vision_features,
+            pooler_output=features.split(outputs.num_codes.tolist()),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )
 
     def tokenize_images(
@@ -170,6 +174,7 @@ class LavitModel(LavitPreTrainedModel):
         pixel_values: torch.FloatTensor | None = None,
         vision_features: torch.FloatTensor | None = None,
         keep_mask: torch.BoolTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> LavitVisualTokenizerOutput:
         """
         Runs the visual tokenizer in full precision and with the selection of inference, so that an image has the same
@@ -181,6 +186,7 @@ class LavitModel(LavitPreTrainedModel):
         tokenizer = self.visual_tokenizer
         images = pixel_values if vision_features is None else vision_features
         given = {"keep_mask": keep_mask, "vision_features": vision_features, "selection": tokenizer.config.selection}
+        given |= kwargs | {"return_dict": True}
         with torch.autocast(images.device.type, enabled=False), gradients_where_trained(tokenizer):
             return tokenizer(None if vision_features is not None else pixel_values, **given)
 

@@ -231,6 +231,11 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
     """
 
     config: LavitVisualTokenizerConfig
+    _keep_in_fp32_modules_strict = [
+        *LavitTokenizerPreTrainedModel._keep_in_fp32_modules_strict,
+        "codebook_updater.counts$",
+        "codebook_updater.sums$",
+    ]
     # The loss is the mean of the batch that it is given: a Trainer that accumulates gradients has to divide it.
     accepts_loss_kwargs = False
 

@@ -175,13 +175,7 @@ class LavitTokenizerPreTrainedModel(LavitPublishingMixin, LavitFreezingMixin, La
     _supports_flash_attn = True
     _supports_attention_backend = True
     _no_split_modules = ["LavitBlock"]
-    _keep_in_fp32_modules_strict = [
-        "codebook$",
-        "feature_mean$",
-        "feature_transform$",
-        "updater.counts$",
-        "updater.sums$",
-    ]
+    _keep_in_fp32_modules_strict = ["codebook$", "feature_mean$", "feature_transform$"]
 
     @classmethod
     def is_custom_code(cls) -> bool:
