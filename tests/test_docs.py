@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from peft import get_peft_model
 from PIL import Image
 from transformers import (
@@ -21,6 +22,7 @@ from transformers import (
 
 from lavit_hf import LavitForCausalLM, LavitProcessor, LavitVisualTokenizerForPreTraining, demo_checkpoint
 from lavit_hf.data.shapes import load_shapes, render_scene, sample_scene
+from lavit_hf.data.shapes.loading import make_row
 from lavit_hf.data.tokenization import tokenize_dataset
 from lavit_hf.training.lora import lora_config
 
@@ -46,6 +48,11 @@ def prepare_finetune_with_lora(model, processor, pipeline):
     base = LavitForCausalLM.from_pretrained(demo_checkpoint())
     get_peft_model(base, lora_config(base)).save_pretrained("my-answers")
     processor.save_pretrained("my-answers")
+    chats = []
+    for row in map(make_row, range(2)):
+        said = (("user", row["questions"][0]), ("assistant", row["answers"][0]))
+        chats.append({"image": row["image"], "messages": [{"role": role, "content": text} for role, text in said]})
+    return {"dataset": Dataset.from_list(chats)}
 
 
 def prepare_pretrain(model, processor, pipeline):

@@ -66,9 +66,11 @@ def choose_features(image_inputs: str | Sequence[str], num_images: int) -> list[
 def check_placeholders(num_placeholders: int, num_images: int = 0, num_codes: int = 0) -> None:
     """Raises a `ValueError` unless there is one placeholder for each image or one for each code."""
     if num_placeholders not in (num_images, num_codes):
+        # It begins with the words by which trl recognizes placeholders that were cut off.
         raise ValueError(
-            f"The sequences hold {num_placeholders} image placeholders, but {num_images} images with {num_codes} codes"
-            " in total were given: expected one placeholder for each image, or one for each code."
+            f"Image features and image tokens do not match: the sequences hold {num_placeholders} image placeholders, "
+            f"but {num_images} images with {num_codes} codes in total were given: expected one placeholder for each "
+            "image, or one for each code."
         )
 
 

@@ -172,6 +172,8 @@ class LavitGenerationMixin(GenerationMixin):
             max_images=max_images,
             first_modality=first_modality,
         )
+        if decoding.guided and self._has_virtual_tokens:
+            raise ValueError(f"guidance_scale must be 1 with prompt learning of peft, got {decoding.guidance_scale}.")
         if negative_prompt_ids is not None and not decoding.guided:
             raise ValueError(f"negative_prompt_ids need a guidance_scale above 1, got {decoding.guidance_scale}.")
         implementation = kwargs.get("cache_implementation") or self.generation_config.cache_implementation or ""
@@ -429,4 +431,13 @@ class LavitGenerationMixin(GenerationMixin):
         )
         if guided_positions is not None:
             model_inputs["guided_positions"] = guided_positions.to(self.device)
+        if self._has_virtual_tokens:
+            # peft looks for the cache under its former name. Without one, it inserts the virtual tokens at every step.
+            cache = model_inputs.pop("cache", None)
+            model_inputs["past_key_values"] = cache if model_inputs.get("use_cache", True) else None
         return model_inputs
+
+    @property
+    def _has_virtual_tokens(self) -> bool:
+        """Whether `generate` runs under prompt learning of peft, which then replaces this model's method."""
+        return "prepare_inputs_for_generation" in vars(self)
