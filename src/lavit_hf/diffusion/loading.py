@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -10,7 +11,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from torch import nn
 
-from ..modeling.files_lavit import check_weights, finish_replacing, replacing
+from ..modeling.files_lavit import check_weights, finish_replacing, list_files, replacing
+from ..modeling.publishing_lavit import upload
 
 
 class OwnFilesPipeline(DiffusionPipeline):
@@ -77,6 +79,19 @@ class OwnFilesPipeline(DiffusionPipeline):
             kwargs.setdefault("repo_id", os.path.basename(os.path.abspath(save_directory)))
         with replacing(save_directory) as folder:
             super().save_pretrained(os.fspath(folder), *args, push_to_hub=push_to_hub, **kwargs)
+
+    # A private hook of diffusers, through which all of its ways to push go: it would leave old files of weights in the
+    # repository, which are loaded instead of the new ones if these have other names.
+    def _upload_folder(self, working_dir, repo_id, token=None, commit_message=None, create_pr=False, subfolder=None):
+        return upload(
+            working_dir,
+            list_files(Path(working_dir)),
+            repo_id,
+            token=token,
+            commit_message=commit_message or f"Upload {type(self).__name__}",
+            create_pr=create_pr,
+            subfolder=subfolder or "",
+        )
 
     @classmethod
     def download(

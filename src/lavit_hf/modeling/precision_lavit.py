@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Callable
+from functools import reduce
 from itertools import chain
 from typing import Any
 
@@ -26,10 +27,23 @@ class LavitFloat32Mixin:
     named_buffers: Callable[..., Any]
     _keep_in_fp32_modules_strict: Any
 
+    def _kept_names(self) -> re.Pattern:
+        patterns = [pattern.replace("*", ".*") for pattern in self._keep_in_fp32_modules_strict or ()]
+        return re.compile("|".join([*patterns, ROTARY_TABLES]))
+
+    def widest_dtype(self) -> torch.dtype | None:
+        """
+        Returns the dtype that holds all parameters without rounding, apart from those that are float32 always. `dtype`
+        is that of the first parameter alone.
+        """
+        pattern = self._kept_names()
+        parameters = ((name, parameter) for name, parameter in self.named_parameters() if not pattern.search(name))
+        dtypes = {parameter.dtype for _, parameter in parameters if parameter.is_floating_point()}
+        return reduce(torch.promote_types, dtypes) if dtypes else None
+
     # A private hook of torch, because `to`, `half`, `type` and the casts of any module around this one all end in it.
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True):
-        patterns = [pattern.replace("*", ".*") for pattern in self._keep_in_fp32_modules_strict or ()]
-        pattern = re.compile("|".join([*patterns, ROTARY_TABLES]))
+        pattern = self._kept_names()
         tensors = chain(self.named_parameters(), self.named_buffers())
         kept = [tensor for name, tensor in tensors if tensor.is_floating_point() and pattern.search(name)]
         kept_ids = {id(part) for tensor in kept for part in (tensor, tensor.grad)}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
+import torch
 from huggingface_hub import (
     CommitInfo,
     CommitOperationAdd,
@@ -26,6 +27,9 @@ from .files_lavit import check_weights, find_stale, finish_replacing, list_files
 
 AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 CARD_NAME = "README.md"
+ADAPTER = "adapter_config.json"
+# What `PreTrainedModel.save_pretrained` takes beside the named arguments. It always writes safetensors.
+SAVE_ARGUMENTS = {"distributed_checkpoint", "save_original_format", "save_peft_format", "token"}
 HUB_ARGUMENTS = ("repo_id", "private", "token", "revision", "create_pr", "commit_message", "commit_description")
 # ![...](samples/captions.png), and not a picture of the web
 CARD_PICTURE = re.compile(r"!\[[^\]]*\]\((?!\w+:)([^)\s]+)\)")
@@ -66,20 +70,38 @@ def upload(
     commit_message: str | None = None,
     commit_description: str | None = None,
     tags: Sequence[str] = (),
+    subfolder: str = "",
 ) -> CommitInfo:
     """
-    Files of a folder as one commit of a model repository, made where there is none: before it the repository is as it
-    was, after it all of them are in it, at no time some. `tags` are for a repository that has no card yet; other
-    arguments as of `PreTrainedModel.push_to_hub`.
+    Uploads files of a folder as one commit of a model repository, which is made where there is none: before it the
+    repository is as it was, after it all of them are in it, and old files of the same weights are not.
+
+    Args:
+        folder (`str` or `os.PathLike`), paths (`Sequence[str]`): The files, by their paths in the folder.
+        repo_id (`str`): The repository.
+        tags (`Sequence[str]`, *optional*): Tags of a card, for a repository that has none yet.
+        subfolder (`str`, *optional*, defaults to `""`): Where in the repository the files go.
+        private, token, revision, create_pr, commit_message, commit_description:
+            Same as in `PreTrainedModel.push_to_hub`.
+
+    Raises:
+        ValueError: a model for a place that holds an adapter.
     """
     api = HfApi(library_name="lavit_hf")
     repo_id = api.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
     if revision is not None and not revision.startswith("refs/pr/"):
         api.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
     there = api.list_repo_files(repo_id, revision=revision, token=token)
-    operations = [CommitOperationDelete(path) for path in find_stale(there, paths)]
-    operations += [CommitOperationAdd(path, Path(folder, path)) for path in paths]
-    if CARD_NAME not in (*paths, *there):
+    new = {Path(subfolder, path).as_posix(): Path(folder, path) for path in paths}
+    adapter, config = (Path(subfolder, name).as_posix() for name in (ADAPTER, "config.json"))
+    if config in new and adapter in there:
+        raise ValueError(
+            f"The repository {repo_id} holds an adapter ({adapter}): from_pretrained would load the model that it "
+            "belongs to instead of the pushed one. Push to another repository, or remove the adapter."
+        )
+    operations = [CommitOperationDelete(path) for path in find_stale(there, list(new))]
+    operations += [CommitOperationAdd(path, file) for path, file in new.items()]
+    if not subfolder and CARD_NAME not in (*paths, *there):
         operations.append(CommitOperationAdd(CARD_NAME, new_card(repo_id.split("/")[-1], tags).content.encode()))
     return api.create_commit(
         repo_id,
@@ -99,6 +121,8 @@ class LavitPublishingMixin:
     is_remote_code: Callable[[], bool]
     should_save_on_this_rank: Callable[[bool], bool]
     barrier_after_gathered_checkpoint_save: Callable
+    widest_dtype: Callable[[], torch.dtype | None]
+    dtype: torch.dtype
     _auto_class: str | None
 
     @classmethod
@@ -177,21 +201,46 @@ class LavitPublishingMixin:
                 write to `save_directory` itself.
 
         Raises:
-            ValueError: a folder that is a file; a `model_card` that is not there; a folder at the place of a file.
+            ValueError: a folder that is a file, or that holds an adapter; a `model_card` that is not there; a folder
+                at the place of a file; `safe_serialization=False`.
+            TypeError: an unknown argument.
         """
         if os.path.isfile(save_directory):
             raise ValueError(f"save_directory must be a folder, got the file {os.fspath(save_directory)!r}.")
+        if not kwargs.pop("safe_serialization", True):
+            raise ValueError("Weights are always saved as safetensors, got safe_serialization=False.")
+        unknown = kwargs.keys() - SAVE_ARGUMENTS - (set(HUB_ARGUMENTS) if push_to_hub else set())
+        if unknown:
+            without = "" if push_to_hub else " without push_to_hub=True"
+            raise TypeError(f"save_pretrained takes no arguments {', '.join(sorted(unknown))}{without}.")
+        is_adapter = getattr(self, "_hf_peft_config_loaded", False)
+        if not is_adapter and Path(save_directory, ADAPTER).is_file():
+            raise ValueError(
+                f"{save_directory} holds an adapter ({ADAPTER}), and from_pretrained would apply it to the saved "
+                "model: save to another folder, or remove the adapter."
+            )
         hub_kwargs = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs} if push_to_hub else {}
+        weights = {"max_shard_size": max_shard_size, "variant": variant}
+        if kwargs.get("distributed_checkpoint"):  # all processes write to one place
+            if not (processor is image_decoder is model_card is None):
+                raise ValueError("A distributed checkpoint goes without processor, image_decoder and model_card.")
+            hub_kwargs["push_to_hub"] = push_to_hub
+            super().save_pretrained(save_directory, is_main_process, state_dict, **weights, **kwargs, **hub_kwargs)
+            return
         saves = self.should_save_on_this_rank(is_main_process)
-        shared = kwargs.get("distributed_checkpoint", False)
-        with nullcontext(Path(save_directory)) if shared else replacing(save_directory) as folder:
+        with replacing(save_directory) if saves else nullcontext(Path(save_directory)) as folder:
             if self._auto_class in AUTO_CLASSES:  # transformers itself adds one Auto class and the configuration's
                 names = dict.fromkeys(AUTO_CLASSES, "modeling_lavit.LavitForCausalLM")
                 self.config.auto_map = {"AutoModel": "modeling_lavit.LavitModel"} | names
-            super().save_pretrained(
-                folder, is_main_process, state_dict, max_shard_size=max_shard_size, variant=variant, **kwargs
-            )
-            vars(self.config).pop("auto_map", None)  # it belongs to the folder, and this model may go to another one
+            try:
+                super().save_pretrained(folder, is_main_process, state_dict, **weights, **kwargs)
+                is_whole = not (is_adapter or getattr(self, "is_quantized", False))
+                if saves and is_whole and self.widest_dtype() not in (None, self.dtype):
+                    # from_pretrained brings all weights to one dtype, and transformers has noted the first one's.
+                    self.config.dtype = self.widest_dtype()
+                    self.config.save_pretrained(folder)
+            finally:  # it belongs to the folder, and this model may go to another one
+                vars(self.config).pop("auto_map", None)
             if saves:
                 if processor is not None:
                     processor.save_pretrained(folder)
@@ -199,7 +248,7 @@ class LavitPublishingMixin:
                     image_decoder.save_pretrained(folder, max_shard_size=max_shard_size)
                 if model_card is not None:
                     write_card(model_card, folder)
-            paths = list_files(folder)
+            paths = list_files(folder) if push_to_hub and saves else []
         # Another process may read the folder only now that the files are in their places.
         self.barrier_after_gathered_checkpoint_save(getattr(self.config, "distributed_config", None))
         if push_to_hub and saves:
