@@ -1,9 +1,11 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """A whole LaVIT goes to the Hub and comes back, by the real client, with and without this package."""
 
+import copy
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,12 +15,15 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 import lavit_hf
 from lavit_hf import (
     LavitForCausalLM,
     LavitImageDecoderPipeline,
+    LavitImageProcessor,
+    LavitImageProcessorPil,
     LavitProcessor,
     LavitVisualTokenizer,
     demo_checkpoint,
@@ -26,6 +31,8 @@ from lavit_hf import (
 
 from .guides import blocks_of
 from .hub_server import HubServer
+from .tiny import pictures, tiny_lavit
+from .training.small import make_processor, make_stage_one
 
 
 REPOSITORY = "somebody/lavit"
@@ -238,13 +245,141 @@ def test_killed_while_uploading(hub, demo, tmp_path):
     assert weights.abs().sum() > 0
 
 
-def test_auto_map_names_what_is_there(demo, tmp_path):
-    model, processor, _ = demo
-    model.save_pretrained(tmp_path, processor=processor)
-    config = json.loads((tmp_path / "config.json").read_text())
-    for reference in config["auto_map"].values():
+def saved_parts() -> dict:
+    model = tiny_lavit()
+    return {
+        "model": model,
+        "base": model.model,
+        "visual tokenizer": model.model.visual_tokenizer,
+        "stage 1": make_stage_one(),
+        "configuration": model.config,
+        "tokenizer's configuration": model.config.visual_tokenizer_config,
+        "torchvision": LavitImageProcessor(),
+        "pil": LavitImageProcessorPil(),
+        "processor": make_processor(),
+    }
+
+
+@pytest.mark.parametrize("name", saved_parts())
+def test_auto_map_names_what_is_there(name, tmp_path):
+    """Each name is a string, as for models of transformers, and its file lies beside it."""
+    saved_parts()[name].save_pretrained(tmp_path)
+    found = []
+    for file in tmp_path.glob("*.json"):
+        content = json.loads(file.read_text())
+        maps = [content.get("auto_map", {}), content.get("image_processor", {}).get("auto_map", {})]
+        for auto_class, names in [item for auto_map in maps for item in auto_map.items()]:
+            if auto_class == "AutoImageProcessor":
+                assert names.keys() == {"torchvision", "pil"}
+            found += names.values() if isinstance(names, dict) else [names]
+    assert found
+    for reference in found:
         module, name = reference.split(".")
         assert f"class {name}(" in (tmp_path / f"{module}.py").read_text()
+
+
+def test_a_folder_does_not_tell_what_was_saved_before(tmp_path):
+    model = tiny_lavit()
+    model.save_pretrained(tmp_path / "first")
+    model.model.visual_tokenizer.save_pretrained(tmp_path / "part")
+    model.model.save_pretrained(tmp_path / "base")
+    model.save_pretrained(tmp_path / "second")
+    first, second = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("first", "second"))
+    second["visual_tokenizer_config"]["architectures"] = None  # transformers keeps it in the configuration itself
+    assert first == second
+
+
+LOAD_A_TOKENIZER = """
+import sys; sys.modules["lavit_hf"] = None
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+trust = {"trust_remote_code": True}
+model = AutoModel.from_pretrained(sys.argv[1], **trust)
+pixels = torch.load(sys.argv[2], weights_only=True)
+print(type(AutoConfig.from_pretrained(sys.argv[1], **trust)).__module__, model(pixels).codes.tolist())
+model.save_pretrained(sys.argv[3])
+again = AutoModel.from_pretrained(sys.argv[3], **trust)
+print(type(again).__module__, again(pixels).codes.tolist())
+"""
+
+
+def test_the_visual_tokenizer_without_this_package(tmp_path, hub):
+    """Loaded by its own code, saved with that, and loaded once more."""
+    tokenizer = tiny_lavit().model.visual_tokenizer
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    torch.save(pictures(2), tmp_path / "pixels.pt")
+    arguments = (tmp_path / "tokenizer", tmp_path / "pixels.pt", tmp_path / "again")
+    result = run(LOAD_A_TOKENIZER, *arguments, environment=hub.environment(tmp_path / "home"))
+    codes = tokenizer(pictures(2)).codes.tolist()
+    first, second = result.stdout.splitlines()[-2:]
+    assert re.fullmatch(rf"transformers_modules\.\S+\.configuration_lavit {re.escape(str(codes))}", first)
+    assert re.fullmatch(rf"transformers_modules\.\S+\.modeling_lavit_tokenizer {re.escape(str(codes))}", second)
+
+
+def save_adapter(model, folder: Path) -> None:
+    adapted = get_peft_model(copy.deepcopy(model), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    adapted.save_pretrained(folder)
+
+
+def test_an_adapter_in_the_way(hub, tmp_path):
+    """Loading would apply it to what was saved beside it, or take another model in its place."""
+    model = tiny_lavit()
+    save_adapter(model, tmp_path / "adapter")
+    before = digest(tmp_path)
+    with pytest.raises(ValueError, match=r"adapter holds an adapter \(adapter_config\.json\)"):
+        model.save_pretrained(tmp_path / "adapter")
+    assert digest(tmp_path) == before
+    hub.repositories[REPOSITORY] = tmp_path / "adapter"
+    with pytest.raises(ValueError, match=rf"{REPOSITORY} holds an adapter"):
+        model.push_to_hub(REPOSITORY)
+    assert not hub.commits
+    # An adapter that comes later belongs to the model.
+    model.save_pretrained(tmp_path / "model")
+    save_adapter(model, tmp_path / "model")
+    ids, loaded = torch.tensor([[5, 6, 7]]), LavitForCausalLM.from_pretrained(tmp_path / "model")
+    assert not loaded(ids).logits.equal(model(ids).logits)
+
+
+def test_the_pixel_decoder_of_an_adapters_model(hub, demo, tmp_path):
+    """It lies beside the model that the adapter is for, and not at the adapter's commit."""
+    model, processor, pipe = demo
+    hub.repositories |= {"somebody/whole": tmp_path / "whole", "somebody/adapter": tmp_path / "adapter"}
+    model.save_pretrained(tmp_path / "whole", processor=processor, image_decoder=pipe)
+    save_adapter(model, tmp_path / "adapter")
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    changed = settings | {"base_model_name_or_path": "somebody/whole"}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(changed))
+    loaded = LavitForCausalLM.from_pretrained("somebody/adapter", cache_dir=tmp_path / "cache")
+    assert loaded.image_decoder.unet.conv_in.weight.equal(pipe.unet.conv_in.weight)
+
+
+def test_old_shards_of_a_pushed_part_go(hub, demo, tmp_path):
+    model, _, pipe = demo
+    tokenizer = model.model.visual_tokenizer
+    for shards in ({}, {"max_shard_size": "100KB"}, {}):
+        for name, part in (("tokenizer", tokenizer), ("decoder", pipe)):
+            where = {"push_to_hub": True, "repo_id": f"somebody/{name}"}
+            part.save_pretrained(tmp_path / name, **shards, **where)
+            saved, pushed = digest(tmp_path / name), digest(hub.repositories[where["repo_id"]])
+            weights = {file: value for file, value in saved.items() if "safetensors" in file}
+            assert weights == {file: value for file, value in pushed.items() if "safetensors" in file}
+            assert (len(weights) > 4) == bool(shards)
+    pipe.push_to_hub("somebody/decoder", subfolder="lowres_decoder", commit_message="A second one")
+    there = hub.repositories["somebody/decoder"] / "lowres_decoder"
+    assert LavitImageDecoderPipeline.from_pretrained(there).unet.conv_in.weight.equal(pipe.unet.conv_in.weight)
+    assert hub.commits[-1] == "A second one"
+
+
+def test_arguments_that_are_none(demo, tmp_path):
+    model, processor, _ = demo
+    for name in ("proccessor", "max_shards_size"):
+        with pytest.raises(TypeError, match=rf"takes no {name}\.$"):
+            model.save_pretrained(tmp_path, **{name: processor})
+    with pytest.raises(TypeError, match=r"takes no repo_id without push_to_hub=True"):
+        model.save_pretrained(tmp_path, repo_id=REPOSITORY)
+    with pytest.raises(ValueError, match=r"safe_serialization=False"):
+        model.save_pretrained(tmp_path, safe_serialization=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_guide_runs(hub, tmp_path, monkeypatch):

@@ -65,6 +65,10 @@ class LavitInteropMixin:
         kwargs["revision"] = origin["revision"] = revision
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
+        name = pretrained_model_name_or_path
+        if name is not None and model.name_or_path != os.fspath(name):  # it is that of an adapter for another model
+            origin = {name: asked[name] for name in ("cache_dir", "local_files_only") if name in asked}
+            origin["revision"] = resolve_revision(model.name_or_path, None, **asked)
         model._origin = origin
         return loaded
 

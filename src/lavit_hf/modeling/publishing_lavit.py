@@ -209,10 +209,10 @@ class LavitPublishingMixin:
             raise ValueError(f"save_directory must be a folder, got the file {os.fspath(save_directory)!r}.")
         if not kwargs.pop("safe_serialization", True):
             raise ValueError("Weights are always saved as safetensors, got safe_serialization=False.")
-        unknown = kwargs.keys() - SAVE_ARGUMENTS - (set(HUB_ARGUMENTS) if push_to_hub else set())
-        if unknown:
-            without = "" if push_to_hub else " without push_to_hub=True"
-            raise TypeError(f"save_pretrained takes no arguments {', '.join(sorted(unknown))}{without}.")
+        taken = SAVE_ARGUMENTS | set(HUB_ARGUMENTS if push_to_hub else ())
+        if unknown := kwargs.keys() - taken:
+            condition = " without push_to_hub=True" if unknown <= set(HUB_ARGUMENTS) else ""
+            raise TypeError(f"save_pretrained takes no {', '.join(sorted(unknown))}{condition}.")
         is_adapter = getattr(self, "_hf_peft_config_loaded", False)
         if not is_adapter and Path(save_directory, ADAPTER).is_file():
             raise ValueError(
