@@ -1,5 +1,4 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-import time
 
 import pytest
 from transformers import AutoTokenizer
@@ -70,12 +69,6 @@ def test_llama_tokenizers_without_legacy_keep_their_space_after_marks(golden_fol
     text_tokenizer = AutoTokenizer.from_pretrained(golden_folder / "checkpoint" / "language_model", legacy=False)
     tokenizer = extend_tokenizer(text_tokenizer, 4)
     assert ids_of(tokenizer, "[/IMG]a photo")[1:] == ids_of(text_tokenizer, "a photo")
-
-
-def test_loading_is_fast(saved):
-    start = time.process_time()
-    AutoTokenizer.from_pretrained(saved[1])
-    assert time.process_time() - start < 1  # about 0.25 seconds, 0.6 if every code were read twice
 
 
 def test_gap_before_the_marks_is_filled(byte_level_tokenizer):

@@ -21,6 +21,7 @@ class LavitFreezingMixin:
     nothing in such a part is trained, it stays in evaluation mode.
     """
 
+    training: bool
     _frozen_parts: tuple[str, ...] = ()
 
     @classmethod

@@ -81,6 +81,7 @@ class LavitGenerationMixin(GenerationMixin):
 
     config: LavitConfig
     model: nn.Module
+    device: torch.device
     get_output_embeddings: Callable[[], nn.Module]
 
     @torch.no_grad()

@@ -56,8 +56,9 @@ class LavitGrammarLogitsProcessor(LogitsProcessor):
         ids = torch.arange(vocab_size, device=device)
         first_code = config.visual_token_offset
         self.is_code = (ids >= first_code) & (ids < first_code + config.codebook_size)
-        self.is_start, self.is_end = ids == config.image_start_token_id, ids == config.image_end_token_id
-        self.is_text = ~(self.is_code | self.is_start | self.is_end | (ids == config.image_token_id))
+        self.is_start = ids.eq(config.image_start_token_id)
+        self.is_end = ids.eq(config.image_end_token_id)
+        self.is_text = ~(self.is_code | self.is_start | self.is_end | ids.eq(config.image_token_id))
         self.config = config
         self.generation_mode, self.max_images, self.first_modality = generation_mode, max_images, first_modality
         self.min_codes, self.max_codes = num_codes

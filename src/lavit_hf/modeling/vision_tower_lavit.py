@@ -33,7 +33,7 @@ def build_vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
 class _RandomOperations(TorchDispatchMode):
     """Notes by name the operations that draw random numbers."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import BatchFeature
+from transformers import BaseImageProcessor, BatchFeature
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.image_utils import (
     OPENAI_CLIP_MEAN,
@@ -23,9 +23,10 @@ from .image_reading_lavit import is_floating, load_pictures, to_channels_first
 SAVED_NAMES = {"auto_map", "feature_extractor_type", "image_processor_type", "processor_class"}
 
 
-class LavitPreprocessing:
+class LavitPreprocessing(BaseImageProcessor):
     """What both backends share: the released model's defaults, and one way of reading images."""
 
+    backend: str
     resample = PILImageResampling.BICUBIC
     image_mean = OPENAI_CLIP_MEAN
     image_std = OPENAI_CLIP_STD

@@ -209,10 +209,10 @@ class LavitProcessor(ProcessorMixin):
     def _special_tokens(self, image_token: bool = True) -> re.Pattern:
         """Matches the names of all special tokens, of the placeholder only on request."""
         names = {*self.tokenizer.all_special_tokens, self.image_start_token, self.image_end_token} - {self.image_token}
-        names = [re.escape(name) for name in sorted(names, key=len, reverse=True)]
+        patterns = [re.escape(name) for name in sorted(names, key=len, reverse=True)]
         if image_token:
-            names.append(re.escape(self.image_token))
-        return re.compile("|".join([*names, CODE_TOKEN]))
+            patterns.append(re.escape(self.image_token))
+        return re.compile("|".join([*patterns, CODE_TOKEN]))
 
     def _mark_text(self, text: list, has_images: bool, kwargs: dict) -> list:
         """Checks texts, and marks special tokens in them where these are to be split."""

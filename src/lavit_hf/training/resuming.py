@@ -39,9 +39,10 @@ def load_weights(model: PreTrainedModel, folder: str | os.PathLike) -> None:
     dtypes = {value.dtype for value in model.state_dict().values() if value.is_floating_point()}
     # Float32 holds every value of half precisions: copied into a model of several dtypes, none is rounded.
     dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
-    loaded, info = type(model).from_pretrained(
+    result: tuple[PreTrainedModel, dict[str, list[str]]] = type(model).from_pretrained(
         folder, config=copy.deepcopy(model.config), dtype=dtype, output_loading_info=True
     )
+    loaded, info = result
     check_keys(info["missing_keys"], info["unexpected_keys"], folder)
     model.load_state_dict(loaded.state_dict())
 
