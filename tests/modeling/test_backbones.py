@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoModel,
     AutoModelForCausalLM,
     CLIPConfig,
     CLIPModel,
@@ -257,3 +258,14 @@ def test_what_is_no_backbone(which):
     given = {"vision": CLIPVisionConfig(**VISION), "text": LlamaConfig(**TEXT)} | {which: 5}
     with pytest.raises(ValueError, match=f"{which} must be a folder, .* got int"):
         LavitForCausalLM.from_backbones(**given)
+
+
+@pytest.mark.parametrize(("attention", "experts"), [("sdpa", "grouped_mm"), ("eager", "eager")])
+def test_backbones_keep_their_kernels(tmp_path, attention, experts):
+    config = tiny_text_config("qwen2_moe")
+    text = AutoModelForCausalLM.from_config(config, attn_implementation=attention, experts_implementation=experts)
+    vision = AutoModel.from_config(CLIPVisionConfig(**VISION), attn_implementation=attention)
+    model = LavitForCausalLM.from_backbones(vision, text, num_text_tokens=TEXT_TOKENS, codebook_size=CODEBOOK_SIZE)
+    parts = model.config.text_config, model.config.visual_tokenizer_config.vision_config
+    assert [part._attn_implementation for part in parts] == [attention] * 2
+    assert model.config.text_config._experts_implementation == experts

@@ -101,8 +101,8 @@ def parts(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("parts")
     dataset = make_dataset(24)
     # The images serve as maps of labels, too.
-    files = dataset.cast_column("image", Image(decode=False))["image"]
-    dataset = dataset.add_column("annotation", list(files), feature=Image())
+    labels = [Image().encode_example(image.convert("L")) for image in dataset["image"]]
+    dataset = dataset.add_column("annotation", labels, feature=Image())
     dataset.to_parquet(folder / "data" / "train.parquet")
     save_visual_tokenizer(folder / "tokenizer")
     torch.manual_seed(0)

@@ -453,8 +453,8 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
         text_model = load_text_backbone(text, **loading)
         if dtype is None:
             dtype = torch.promote_types(visual_tokenizer.dtype, text_model.dtype)
-        # Read first: a configuration forgets its parts' choice of attention when it is put together.
-        text_attention = text_model.config._attn_implementation
+        # Read first: a configuration forgets its parts' choice of kernels when it is put together.
+        text_attention, experts = text_model.config._attn_implementation, text_model.config._experts_implementation
         tokenizer_config = visual_tokenizer.config
         if num_text_tokens is None:
             num_text_tokens = count_text_tokens(text, text_model.config.vocab_size)
@@ -471,6 +471,7 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
                 "text_config": text_attention,
                 "visual_tokenizer_config": vision_attention,
             },
+            experts_implementation={"text_config": experts},  # type: ignore[call-arg]
         )
         model = cls(config, LavitModel(config, visual_tokenizer, text_model.base_model), lm_head)
         check_logits(text_model, model)
@@ -478,6 +479,8 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
             model.model.visual_adapter.start_from(visual_tokenizer)
         settings = text_model.generation_config.to_dict() | {"_from_model_config": False}
         model.generation_config.update(**settings)
+        # `from_pretrained` says the same: what is saved is then equal whether the model was loaded before or not.
+        config.text_config.dtype = config.visual_tokenizer_config.dtype = dtype
         return model.to(dtype)
 
     def get_image_features(
