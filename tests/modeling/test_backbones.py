@@ -261,7 +261,7 @@ def test_what_is_no_backbone(which):
 
 
 @pytest.mark.parametrize(("attention", "experts"), [("sdpa", "grouped_mm"), ("eager", "eager")])
-def test_backbones_keep_their_kernels(tmp_path, attention, experts):
+def test_backbones_keep_their_kernels(attention, experts):
     config = tiny_text_config("qwen2_moe")
     text = AutoModelForCausalLM.from_config(config, attn_implementation=attention, experts_implementation=experts)
     vision = AutoModel.from_config(CLIPVisionConfig(**VISION), attn_implementation=attention)
