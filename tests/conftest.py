@@ -1,5 +1,6 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,11 @@ from transformers import AutoModelForCausalLM, AutoProcessor
 from lavit_hf import LavitImageDecoderPipeline, cli, demo_checkpoint
 from lavit_hf.conversion import convert_official_checkpoint
 
+
+# Each worker of pytest-xdist, and each process that it starts, gets its share of the cores.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ and "OMP_NUM_THREADS" not in os.environ:
+    torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+    os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
 
 GOLDENS = Path(__file__).parent / "goldens"
 

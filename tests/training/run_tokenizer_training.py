@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Twenty steps of stage 1 in however many processes torchrun starts; each leaves its losses and its codebook."""
+"""Ten steps of stage 1 in however many processes torchrun starts; each leaves its losses and its codebook."""
 
 import os
 import sys
@@ -11,13 +11,16 @@ from lavit_hf.training import TokenizerSchedule, run_script
 from tests.training.test_tokenizer_training import losses, make_model, train
 
 
+def run(folder: Path, batch_size: int) -> dict:
+    model = make_model()
+    schedule = TokenizerSchedule(quantize_from=4, codebook_start_vectors=4)
+    trainer = train(model, folder, schedule, steps=10, batch_size=batch_size, rows=160)
+    return {"losses": losses(trainer), "codebook": model.visual_tokenizer.quantizer.codebook}
+
+
 def main():
     folder, batch_size = Path(sys.argv[1]), int(sys.argv[2])
-    model = make_model()
-    schedule = TokenizerSchedule(quantize_from=5, codebook_start_vectors=4)
-    trainer = train(model, folder, schedule, steps=20, batch_size=batch_size, rows=160)
-    state = {"losses": losses(trainer), "codebook": model.visual_tokenizer.quantizer.codebook}
-    torch.save(state, folder / f"rank{os.environ['RANK']}.pt")
+    torch.save(run(folder, batch_size), folder / f"rank{os.environ['RANK']}.pt")
 
 
 if __name__ == "__main__":

@@ -156,13 +156,12 @@ def test_the_tokenizer_loads_alone_from_what_was_trained(tmp_path):
 
 
 def test_two_processes_are_one_with_the_whole_batch(tmp_path):
-    histories = {}
-    for processes in (1, 2):
-        folder = tmp_path / str(processes)
-        run_in_processes(processes, "run_tokenizer_training", folder, 16 // processes)
-        histories[processes] = torch.load(folder / "rank0.pt")
-    assert histories[2]["losses"] == pytest.approx(histories[1]["losses"], abs=1e-3)
-    assert len(histories[1]["losses"]) == 20
-    codebooks = [torch.load(tmp_path / "2" / f"rank{rank}.pt")["codebook"] for rank in range(2)]
-    torch.testing.assert_close(codebooks[0], codebooks[1], rtol=0, atol=0)
-    torch.testing.assert_close(codebooks[0], histories[1]["codebook"], rtol=0, atol=1e-3)
+    from .run_tokenizer_training import run
+
+    whole = run(tmp_path / "whole", 16)
+    run_in_processes(2, "run_tokenizer_training", tmp_path / "shared", 8)
+    shared = [torch.load(tmp_path / "shared" / f"rank{rank}.pt") for rank in range(2)]
+    assert shared[0]["losses"] == pytest.approx(whole["losses"], abs=1e-3)
+    assert len(whole["losses"]) == 10
+    torch.testing.assert_close(shared[0]["codebook"], shared[1]["codebook"], rtol=0, atol=0)
+    torch.testing.assert_close(shared[0]["codebook"], whole["codebook"], rtol=0, atol=1e-3)
