@@ -5,6 +5,7 @@ The Python of the guides runs, from top to bottom of each, on the model that shi
 `test_readme.py`, and command lines in `test_commands.py`.
 """
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -20,7 +21,13 @@ from transformers import (
     TrainingArguments,
 )
 
-from lavit_hf import LavitForCausalLM, LavitProcessor, LavitVisualTokenizerForPreTraining, demo_checkpoint
+from lavit_hf import (
+    LavitForCausalLM,
+    LavitImageDecoderPipeline,
+    LavitProcessor,
+    LavitVisualTokenizerForPreTraining,
+    demo_checkpoint,
+)
 from lavit_hf.data.shapes import load_shapes, render_scene, sample_scene
 from lavit_hf.data.shapes.loading import make_row
 from lavit_hf.data.tokenization import tokenize_dataset
@@ -31,23 +38,51 @@ from .tiny import VISION, save_text_model
 
 
 OF_THEIR_OWN = {"README", "publish", "serve"}
+# Numbers of images that show something in a guide, and those that are enough to run it.
+FEWER = {
+    "evaluation": ("num_samples=100, batch_size=50", "num_samples=8, batch_size=4"),
+    "what-a-model-sees": ("for index in range(500)", "for index in range(20)"),
+}
+FOR_THE_GUIDES = os.environ.get("LAVIT_PICTURES")  # a folder, to which the images of a guide go
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory) -> Path:
+    """The model that ships, whose pixel decoder takes two steps in place of 25."""
+    if FOR_THE_GUIDES:
+        return demo_checkpoint()
+    folder = tmp_path_factory.mktemp("quick")
+    for path in demo_checkpoint().iterdir():
+        (folder / path.name).symlink_to(path)
+    index = folder / "model_index.json"
+    settings = json.loads(index.read_text(encoding="utf-8")) | {"default_num_inference_steps": 2}
+    index.unlink()
+    index.write_text(json.dumps(settings), encoding="utf-8")
+    return folder
 
 
 # What a guide takes for given: names that its blocks use, and folders.
 
 
-def prepare_use_the_release(model, processor, pipeline):
+def load_parts() -> dict:
+    return {
+        "model": LavitForCausalLM.from_pretrained("lavit-7b"),
+        "processor": LavitProcessor.from_pretrained("lavit-7b"),
+    }
+
+
+def prepare_use_the_release():
     render_scene(sample_scene(6, "test")).save("photo.jpg")
 
 
-def prepare_evaluation(model, processor, pipeline):
-    return {"model": model, "processor": processor, "pipeline": pipeline}
+def prepare_evaluation():
+    return load_parts() | {"pipeline": LavitImageDecoderPipeline.from_pretrained("lavit-7b")}
 
 
-def prepare_finetune_with_lora(model, processor, pipeline):
-    base = LavitForCausalLM.from_pretrained(demo_checkpoint())
+def prepare_finetune_with_lora():
+    base = LavitForCausalLM.from_pretrained("lavit-7b")
     get_peft_model(base, lora_config(base)).save_pretrained("my-answers")
-    processor.save_pretrained("my-answers")
+    LavitProcessor.from_pretrained("lavit-7b").save_pretrained("my-answers")
     chats = []
     for row in map(make_row, range(2)):
         said = (("user", row["questions"][0]), ("assistant", row["answers"][0]))
@@ -55,23 +90,23 @@ def prepare_finetune_with_lora(model, processor, pipeline):
     return {"dataset": Dataset.from_list(chats)}
 
 
-def prepare_pretrain(model, processor, pipeline):
+def prepare_pretrain():
     arguments = TrainingArguments("out", use_cpu=True, report_to="none")
-    return {"model": model, "processor": processor, "args": arguments, "dataset": load_shapes("train", num_rows=4)}
+    return {"args": arguments, "dataset": load_shapes("train", num_rows=4)} | load_parts()
 
 
-def prepare_tokenize_a_dataset(model, processor, pipeline):
+def prepare_tokenize_a_dataset():
     tokenize_dataset("shapes", "tokens", "lavit-7b", split="validation", num_rows=4)
 
 
-def prepare_train_the_image_decoder(model, processor, pipeline):
+def prepare_train_the_image_decoder():
     Path("runs/shapes").mkdir(parents=True)
     for stage in ("visual_tokenizer", "image_decoder"):
         Path("runs/shapes", stage).symlink_to(demo_checkpoint())
     return {"pictures": [render_scene(sample_scene(0, "test"))]}
 
 
-def prepare_new_backbones(model, processor, pipeline):
+def prepare_new_backbones():
     SiglipVisionModel(SiglipVisionConfig(**VISION)).save_pretrained("google/siglip2-base-patch16-224")
     vision = "google/siglip2-base-patch16-224"
     LavitVisualTokenizerForPreTraining.from_vision_tower(vision, codebook_size=8192).save_pretrained("my-tokenizer")
@@ -81,13 +116,17 @@ def prepare_new_backbones(model, processor, pipeline):
 
 
 @pytest.mark.parametrize("name", sorted(set(pages_with("python")) - OF_THEIR_OWN))
-def test_a_guide_runs(name, demo, tmp_path, monkeypatch):
+def test_a_guide_runs(name, quick, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("lavit-7b").symlink_to(demo_checkpoint())
-    prepare = globals().get(f"prepare_{name.replace('-', '_')}", lambda *parts: None)
-    names = prepare(*demo) or {}
-    for block in blocks_of(name):
-        exec(block, names)
+    monkeypatch.setattr("lavit_hf.demo_checkpoint", lambda: quick)
+    Path("lavit-7b").symlink_to(quick)
+    prepare = globals().get(f"prepare_{name.replace('-', '_')}", lambda: None)
+    names = prepare() or {}
+    code = "".join(blocks_of(name))
+    if name in FEWER and not FOR_THE_GUIDES:
+        assert FEWER[name][0] in code
+        code = code.replace(*FEWER[name])
+    exec(code, names)
     check = globals().get(f"check_{name.replace('-', '_')}", lambda names: None)
     check(names)
 
@@ -109,9 +148,9 @@ def check_serve_with_other_engines(names):
 
 def check_what_a_model_sees(names):
     pictures = list(Path().glob("*.png"))
-    if folder := os.environ.get("LAVIT_PICTURES"):
+    if FOR_THE_GUIDES:
         for picture in pictures:
-            shutil.copy(picture, ROOT / folder)
+            shutil.copy(picture, ROOT / FOR_THE_GUIDES)
     assert {picture.name for picture in pictures} == {path.name for path in (ROOT / "docs" / "sees").iterdir()}
 
 

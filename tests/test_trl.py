@@ -162,14 +162,19 @@ def make_sft(out: Path, model, processor, data: list[dict], **settings) -> SFTTr
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sft(kind, folder, processor, rows, tmp_path):
+def test_the_loss_of_sft(kind, folder, processor, rows, tmp_path):
     convert, settings = KINDS[kind]
+    model = LavitForCausalLM.from_pretrained(folder)
+    trainer = make_sft(tmp_path, model, processor, convert(rows), **settings)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(answers_loss(model, folder, rows), rel=1e-4)
+
+
+def test_sft(folder, processor, rows, tmp_path):
     model = LavitForCausalLM.from_pretrained(folder)
     expected, before = answers_loss(model, folder, rows), {k: v.clone() for k, v in model.state_dict().items()}
     runs = []
     model.model.visual_tokenizer.vision_tower.register_forward_hook(lambda *args: runs.append(1))
-    trainer = make_sft(tmp_path, model, processor, convert(rows), **settings)
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-4)
+    trainer = make_sft(tmp_path, model, processor, as_prompts_of_messages(rows))
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[0] == pytest.approx(expected, rel=1e-4)
@@ -368,19 +373,29 @@ def make_dpo(out: Path, model, processor, data: list[dict], reference=None, peft
     )
 
 
-@pytest.mark.parametrize("convert", [as_preferences_of_messages, as_preferences_of_text])
-def test_dpo(convert, folder, processor, rows, tmp_path):
-    model = LavitForCausalLM.from_pretrained(folder)
-    # Another language model behind the same visual tokenizer, which is frozen.
+@pytest.fixture(scope="module")
+def reference(folder) -> LavitForCausalLM:
+    """Another language model behind the same visual tokenizer, which is frozen."""
     reference = LavitForCausalLM.from_pretrained(folder)
     loosen(reference.model.language_model)
-    before, runs = {name: value.clone() for name, value in model.state_dict().items()}, []
-    for part in (model, reference):
-        part.model.visual_tokenizer.vision_tower.register_forward_hook(lambda *args: runs.append(1))
+    return reference
+
+
+@pytest.mark.parametrize("convert", [as_preferences_of_messages, as_preferences_of_text])
+def test_the_loss_of_dpo(convert, folder, processor, reference, rows, tmp_path):
+    model = LavitForCausalLM.from_pretrained(folder)
     expected = preference_loss(model, reference, folder, rows, 0.5)
-    runs.clear()
     trainer = make_dpo(tmp_path, model, processor, convert(rows), reference)
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_dpo(folder, processor, reference, rows, tmp_path):
+    model = LavitForCausalLM.from_pretrained(folder)
+    before, runs = {name: value.clone() for name, value in model.state_dict().items()}, []
+    expected = preference_loss(model, reference, folder, rows, 0.5)
+    for part in (model, reference):
+        part.model.visual_tokenizer.vision_tower.register_forward_hook(lambda *args: runs.append(1))
+    trainer = make_dpo(tmp_path, model, processor, as_preferences_of_messages(rows), reference)
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[0] == pytest.approx(expected, rel=1e-3)
