@@ -33,32 +33,28 @@ pipe.save_pretrained("lavit")
 """
 
 
-def run_mypy(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "mypy", *arguments], cwd=ROOT, capture_output=True, text=True)
-
-
-def test_the_library_type_checks():
-    done = run_mypy()
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
 @pytest.fixture(scope="module")
 def said(tmp_path_factory) -> list[str]:
-    """What mypy says of the blocks, one module per guide, and of all public names."""
+    """The messages of mypy about the library, the blocks (one module per guide), and all public names."""
     folder = tmp_path_factory.mktemp("guides")
     modules = {name: blocks_of(name) for name in pages_with("python") if name != "serve"}  # about another's client
     modules["usual"] = [USUAL]
     modules["public_names"] = ["import lavit_hf", *(f"reveal_type(lavit_hf.{name})" for name in lavit_hf.__all__)]
     for name, blocks in modules.items():
         (folder / f"{name.replace('-', '_')}.py").write_text("\n".join(blocks), encoding="utf-8")
-    settings = ["--no-error-summary", *(f"--disable-error-code={code}" for code in LET_PASS)]
-    done = run_mypy(*settings, *sorted(folder.glob("*.py")))
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", "src/lavit_hf", *map(str, folder.glob("*.py"))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert not done.stderr
     return done.stdout.splitlines()
 
 
+def test_the_library_type_checks(said):
+    assert [line for line in said if ": error:" in line and line.startswith("src/")] == []
+
+
 def test_the_guides_type_check(said):
-    assert [line for line in said if ": error:" in line] == []
+    errors = [line for line in said if ": error:" in line and not line.startswith("src/")]
+    assert [line for line in errors if not line.endswith(tuple(f"[{code}]" for code in LET_PASS))] == []
 
 
 def test_every_public_name_has_a_type(said):
