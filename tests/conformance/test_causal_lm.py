@@ -38,4 +38,5 @@ class TextTest(CausalLMTest, TrainingTesterMixin, unittest.TestCase):
 
 class ImageTest(CausalLMTest, unittest.TestCase):
     model_tester_class = ImageTester
+    additional_model_inputs = ["pixel_values"]
     skip_test_image_features_output_shape = True  # It reads `config.vision_config`; ours is the visual tokenizer's.

@@ -81,14 +81,15 @@ class TextTester(Tester):
 class ImageTester(TextTester):
     """`LavitForCausalLM` with an image in each row, as many placeholders as it has codes."""
 
+    batch_size = 7  # As many rows as the suites' largest batch: a row that they add would have no placeholders.
     num_codes = 8  # of every image: a new selector keeps each of the 16 patches with a probability near one half
-    seq_length = 2 + 1 + num_codes + 1
+    seq_length = 2 + 1 + num_codes + 1 + 1  # The suites take up to two tokens at either end for padding.
 
     def prepare_config_and_inputs_for_common(self) -> tuple[LavitConfig, dict[str, torch.Tensor]]:
         config = self.get_config()
-        text = torch.randint(3, TEXT_TOKENS, (self.batch_size, 2))
+        text = torch.randint(3, TEXT_TOKENS, (self.batch_size, 3))
         image = [config.image_start_token_id, *[config.image_token_id] * self.num_codes, config.image_end_token_id]
-        input_ids = torch.cat([text, torch.tensor([image] * self.batch_size)], dim=1)
+        input_ids = torch.cat([text[:, :2], torch.tensor([image] * self.batch_size), text[:, 2:]], dim=1)
         return config, {
             "input_ids": input_ids,
             "attention_mask": torch.ones_like(input_ids),

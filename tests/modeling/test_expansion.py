@@ -279,3 +279,24 @@ def test_outputs_as_tuples():
     torch.testing.assert_close(model.model(ids, **asked, return_dict=False)[0], whole.hidden_states[-1])
     features = model.get_image_features(pictures(1), return_dict=False)
     torch.testing.assert_close(features[1][0], model.get_image_features(pictures(1)).pooler_output[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("ask", ["argument", "configuration"])
+def test_hidden_states_and_attentions_of_image_features(ask):
+    model, asked = tiny_lavit(), {"output_hidden_states": True, "output_attentions": True}
+    model.set_attn_implementation("eager")
+    expected = model.get_image_features(pictures(2))
+    assert expected.hidden_states is expected.attentions is None
+    of_tokenizer = model.model.visual_tokenizer(pictures(2), **asked)
+    if ask == "configuration":
+        for name, value in asked.items():
+            setattr(model.config.visual_tokenizer_config, name, value)
+        asked = {}
+    for part in (model, model.model):
+        features = part.get_image_features(pictures(2), **asked)
+        for name in ("hidden_states", "attentions"):
+            ours, theirs = getattr(features, name), getattr(of_tokenizer, name)
+            assert len(ours) == len(theirs) > 0
+            assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+        assert all(torch.equal(*pair) for pair in zip(features.pooler_output, expected.pooler_output, strict=True))

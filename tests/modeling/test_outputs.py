@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from lavit_hf import (
     LavitFeatureDecoder,
@@ -95,11 +96,35 @@ def test_hidden_states_of_the_tower_are_no_other_after_those_of_the_merger():
     assert torch.equal(again[-1], tower[-1])
 
 
-def test_the_choice_of_attention_reaches_the_feature_decoder():
-    model, _ = make("stage 1", "eager")
-    assert model.feature_decoder.config._attn_implementation == "eager"
-    model.set_attn_implementation("sdpa")
-    assert model.feature_decoder.config._attn_implementation == "sdpa"
+def choices_of_attention(model) -> dict[str, str]:
+    parts = ((name, part) for name, part in model.named_modules() if isinstance(part, PreTrainedModel))
+    return {name: part.config._attn_implementation for name, part in parts}
+
+
+@MODELS
+def test_the_choice_of_attention_reaches_every_part(which):
+    model, _ = make(which, "eager")
+    for implementation in ("eager", "sdpa", "eager"):
+        model.set_attn_implementation(implementation)
+        assert set(choices_of_attention(model).values()) == {implementation}
+
+
+def test_the_choice_of_attention_of_one_part():
+    model, _ = make("stage 1")
+    assert set(choices_of_attention(model).values()) == {"sdpa"}
+    model.set_attn_implementation({"vision_config": "eager"})
+    changed = {name for name, choice in choices_of_attention(model).items() if choice == "eager"}
+    assert changed == {"visual_tokenizer.vision_tower"}
+
+
+@torch.no_grad()
+def test_the_feature_decoder_computes_the_same_with_each_choice_of_attention():
+    model, given = make("feature decoder")
+    expected = model(**given).features
+    model.set_attn_implementation("eager")
+    outputs = model(**given, output_attentions=True)
+    torch.testing.assert_close(outputs.features, expected)
+    assert outputs.attentions[0] is not None
 
 
 @torch.no_grad()

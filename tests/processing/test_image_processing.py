@@ -271,6 +271,16 @@ def test_unknown_arguments_are_refused(image_processor):
     assert type(image_processor).from_dict(saved).to_dict() == saved
 
 
+def test_an_attribute_of_ones_own_is_saved_and_loaded(image_processor, tmp_path):
+    """As in transformers: a file of another version, or of another library, may have entries that are no arguments."""
+    image_processor.note = "pixels of the first flight"
+    image_processor.save_pretrained(tmp_path)
+    loaded = type(image_processor).from_pretrained(tmp_path, size={"height": 8, "width": 6})
+    assert (loaded.note, loaded.size.height) == (image_processor.note, 8)
+    loaded, unused = type(image_processor).from_dict(image_processor.to_dict(), return_unused_kwargs=True)
+    assert (loaded.to_dict(), unused) == (image_processor.to_dict(), {})
+
+
 REMOTE = """
 import sys
 sys.modules["torchvision"] = None  # cannot be imported

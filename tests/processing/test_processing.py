@@ -222,6 +222,17 @@ def test_unknown_arguments(processor, arguments):
         processor(text="a", **arguments)
 
 
+def test_arguments_of_other_kinds_of_input_are_taken(processor, pictures):
+    """As transformers' processors take them: clients of many kinds of models pass the same to each."""
+    chat = [user({"type": "image", "image": pictures[1]}, "what?")]
+    given = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    others = {"num_frames": 2, "fps": None, "sampling_rate": 16000}
+    expected = processor.apply_chat_template(chat, **given)
+    inputs = processor.apply_chat_template(chat, **given, processor_kwargs=others)
+    assert inputs.keys() == expected.keys()
+    assert all(torch.equal(inputs[name], expected[name]) for name in expected)
+
+
 def test_lone_surrogates(processor):
     with pytest.raises(ValueError, match="Text 1 has a lone surrogate, .* at position 2"):
         processor(text=["a", "b \ud83d c"])

@@ -42,6 +42,17 @@ class LavitPreprocessing(BaseImageProcessor):
             raise TypeError(f"{type(self).__name__} got unknown arguments: {', '.join(sorted(unknown))}.")
         super().__init__(**kwargs)
 
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs):
+        # As in transformers, entries of a file that are no arguments become attributes.
+        known = cls.valid_kwargs.__annotations__.keys() | SAVED_NAMES
+        arguments = {name: value for name, value in image_processor_dict.items() if name in known}
+        loaded = super().from_dict(arguments, **kwargs)
+        image_processor = loaded[0] if isinstance(loaded, tuple) else loaded
+        for name in image_processor_dict.keys() - arguments.keys():
+            setattr(image_processor, name, image_processor_dict[name])
+        return loaded
+
     def fetch_images(self, image_url_or_urls: ImageInput) -> ImageInput:
         return load_pictures(image_url_or_urls)
 

@@ -23,7 +23,14 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import ImageInput
-from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, TextKwargs
+from transformers.processing_utils import (
+    AudioKwargs,
+    ImagesKwargs,
+    ProcessingKwargs,
+    ProcessorMixin,
+    TextKwargs,
+    VideosKwargs,
+)
 from transformers.utils import is_torchvision_available, logging
 from transformers.utils.chat_template_utils import mark_control_tokens
 
@@ -230,8 +237,10 @@ class LavitProcessor(ProcessorMixin):
         return [mark_control_tokens(sample, pattern) for sample in text]
 
     def _check_arguments(self, kwargs: dict) -> None:
-        """Raises a `TypeError` for an argument that neither processor, tokenizer nor image processor has."""
-        known = {*TextKwargs.__annotations__, *LavitImagesKwargs.__annotations__, *ProcessingKwargs.__annotations__}
+        """Raises a `TypeError` for an argument that no processor of transformers, and no part of this one, has."""
+        # Clients of many kinds of models pass the arguments of videos and of audio to all of them.
+        kinds = (TextKwargs, LavitImagesKwargs, VideosKwargs, AudioKwargs, ProcessingKwargs)
+        known = {name for kind in kinds for name in kind.__annotations__}
         known |= {*getattr(self.image_processor, "valid_kwargs", ImagesKwargs).__annotations__}
         known |= {"common_kwargs", "videos", "audio", "split_special_tokens"}
         if unknown := [name for name in kwargs if name not in known]:
