@@ -156,6 +156,7 @@ def check_logits(config: PreTrainedConfig, folder: Path, is_refused: bool = Fals
     assert type(exported) is type(text_model)
     assert_close(exported(ids).logits, whole)
 
+    loosen(model)  # The new rows of the vocabulary are small: the last bits would decide which code is the likeliest.
     settings = {"generation_mode": "image", "guidance_scale": 3.0, "max_new_tokens": 4, "min_new_tokens": 4}
     rows = [[6, 7, 8], [5]]
     batch, mask = pad_rows(rows)

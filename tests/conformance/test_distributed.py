@@ -11,7 +11,7 @@ test_fsdp_mixin.FSDP_DISTRIBUTED_TEST_MODEL_TYPES = None
 
 
 class DistributedTester(TextTester):
-    vocab_size = 154  # The suites draw ids with fixed seeds: of this many, none is the placeholder, the last.
+    vocab_size = 853  # The suites draw ids with fixed seeds: of this many, none is the placeholder, the last.
 
 
 class TensorParallelTest(test_tensor_parallel_mixin.TensorParallelTesterMixin, unittest.TestCase):

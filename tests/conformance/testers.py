@@ -19,9 +19,10 @@ from lavit_hf import (
     LavitVisualTokenizerConfig,
     LavitVisualTokenizerForPreTraining,
 )
-from tests.tiny import CODEBOOK_SIZE, TEXT, TEXT_TOKENS, VISION, pictures
+from tests.tiny import CODEBOOK_SIZE, NUM_PATCHES, TEXT, TEXT_TOKENS, VISION, pictures
 
 
+NUM_CODES = NUM_PATCHES // 2  # of every image: a new selector keeps each patch with a probability near one half
 # By these names the suites tell a base model from one with a head, and know which takes labels.
 MODEL_MAPPING_NAMES |= {
     "lavit": "LavitModel",
@@ -82,13 +83,12 @@ class ImageTester(TextTester):
     """`LavitForCausalLM` with an image in each row, as many placeholders as it has codes."""
 
     batch_size = 7  # As many rows as the suites' largest batch: a row that they add would have no placeholders.
-    num_codes = 8  # of every image: a new selector keeps each of the 16 patches with a probability near one half
-    seq_length = 2 + 1 + num_codes + 1 + 1  # The suites take up to two tokens at either end for padding.
+    seq_length = 2 + 1 + NUM_CODES + 1 + 1  # The suites take up to two tokens at either end for padding.
 
     def prepare_config_and_inputs_for_common(self) -> tuple[LavitConfig, dict[str, torch.Tensor]]:
         config = self.get_config()
         text = torch.randint(3, TEXT_TOKENS, (self.batch_size, 3))
-        image = [config.image_start_token_id, *[config.image_token_id] * self.num_codes, config.image_end_token_id]
+        image = [config.image_start_token_id, *[config.image_token_id] * NUM_CODES, config.image_end_token_id]
         input_ids = torch.cat([text[:, :2], torch.tensor([image] * self.batch_size), text[:, 2:]], dim=1)
         return config, {
             "input_ids": input_ids,
@@ -100,7 +100,8 @@ class ImageTester(TextTester):
 class VisualTokenizerTester(Tester):
     """Images to codes."""
 
-    all_model_classes = (LavitVisualTokenizer, LavitVisualTokenizerForPreTraining)
+    all_model_classes = (LavitVisualTokenizer,)
+    seq_length = NUM_CODES
 
     def get_config(self) -> LavitVisualTokenizerConfig:
         return visual_tokenizer_config()
@@ -109,11 +110,19 @@ class VisualTokenizerTester(Tester):
         return self.get_config(), {"pixel_values": pictures(self.batch_size)}
 
 
+class PreTrainingTester(VisualTokenizerTester):
+    """Stage 1, whose hidden states and attentions are those of the feature decoder."""
+
+    all_model_classes = (LavitVisualTokenizerForPreTraining,)
+    seq_length = NUM_PATCHES
+
+
 class FeatureDecoderTester(Tester):
     """Codes to the features of an image's patches and to the conditions of an SDXL kind of U-Net."""
 
     all_model_classes = (LavitFeatureDecoder,)
     seq_length = 5
+    encoder_seq_length = NUM_PATCHES
 
     def get_config(self) -> LavitFeatureDecoderConfig:
         config = LavitFeatureDecoderConfig.from_visual_tokenizer_config(visual_tokenizer_config())
