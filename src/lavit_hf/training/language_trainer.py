@@ -34,6 +34,7 @@ class LavitForCausalLMTrainer(LavitTrainer):
             # The other way one process makes batches of them all and cuts them up, as if each row had one picture.
             args.accelerator_config.dispatch_batches = False
         super().__init__(model, args, **kwargs)
+        self._wants_logits = False  # in evaluation, what the caller of `prediction_step` asks for
         # Of text and of pictures: the sum of losses and the number of labels since the last entry of the log.
         self._sums = {training: torch.zeros(2, 2, device=args.device) for training in (True, False)}
 
@@ -54,7 +55,7 @@ class LavitForCausalLMTrainer(LavitTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # The labels alone say what is supervised, whatever the configuration.
-        given = {**inputs, "supervise_images": True, "skip_logits": model.training or self.compute_metrics is None}
+        given = {**inputs, "supervise_images": True, "skip_logits": model.training or not self._wants_logits}
         loss, outputs = super().compute_loss(model, given, return_outputs=True)
         self._counted_labels = outputs["labels"]
         labels = outputs["labels"][:, 1:]
@@ -71,6 +72,7 @@ class LavitForCausalLMTrainer(LavitTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        self._wants_logits = not prediction_loss_only
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         # `compute_metrics` is given labels of the logits' length, in which images are their codes.
         return loss, logits, None if labels is None else self._counted_labels

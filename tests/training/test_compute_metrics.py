@@ -1,0 +1,133 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""`compute_metrics` is given logits and labels of equal shapes: token accuracy in both trainers is that by hand."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import EvalPrediction, Trainer, TrainingArguments
+
+from lavit_hf import LavitProcessor
+from lavit_hf.modeling.expansion_lavit import IGNORE_INDEX
+from lavit_hf.training.collator import LavitCollator
+from lavit_hf.training.language_trainer import LavitForCausalLMTrainer
+from lavit_hf.training.rows import PicturePart, TextPart
+
+from .small import make_dataset, make_model, make_processor, tokenize
+
+
+NUM_ROWS = 5  # in batches of two, of which the last is smaller
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model(make_processor())
+
+
+@pytest.fixture(scope="module")
+def rows(model) -> list[dict]:
+    """Texts of several lengths behind images with several numbers of codes."""
+    dataset = tokenize(make_dataset(NUM_ROWS), model.model.visual_tokenizer)
+    rows = [{**row, "text": row["caption"] * (1 + index % 3)} for index, row in enumerate(dataset)]
+    assert len({len(row["image_codes"]) for row in rows}) > 1
+    return rows
+
+
+def parts(row: dict) -> list:
+    image = PicturePart(row["image"], row["image_codes"], image_input="features")
+    return [image, TextPart(row["text"], supervised=True)]
+
+
+class FromCollator:
+    """Labels of images are their codes."""
+
+    def __init__(self, model, expand_images: bool):
+        self.collator = LavitCollator(make_processor(), model.config.num_patches, expand_images=expand_images)
+
+    def __call__(self, rows: list[dict]) -> dict:
+        return self.collator([parts(row) for row in rows])
+
+
+class FromProcessor:
+    """
+    Images are no labels: what a collator of a user's own does with a processor, with a visual tokenizer or not. It
+    pads on the right, where a row's first token has no position before it from which it would seem to be predicted.
+    """
+
+    def __init__(self, model, expand_images: bool):
+        self.processor: LavitProcessor = make_processor()
+        if expand_images:
+            self.processor.visual_tokenizer = model.model.visual_tokenizer
+
+    def __call__(self, rows: list[dict]) -> dict:
+        texts, images = [f"<image>{row['text']}" for row in rows], [row["image"] for row in rows]
+        inputs = self.processor(text=texts, images=images, padding_side="right", return_tensors="pt")
+        left_out = (inputs["attention_mask"] == 0) | (inputs["input_ids"] == self.processor.image_token_id)
+        return {**inputs, "labels": inputs["input_ids"].masked_fill(left_out, IGNORE_INDEX)}
+
+
+@torch.no_grad()
+def accuracy_by_hand(model, rows: list[dict], kind) -> float:
+    """Of each row alone, with one placeholder for its image, by the labels that the model counts."""
+    collate, hits = kind(model, expand_images=False), []
+    for row in rows:
+        outputs = model.eval()(**collate([row]))
+        predicted, labels = outputs.logits[0, :-1].argmax(-1), outputs.labels[0, 1:]
+        hits.append((predicted == labels)[labels != IGNORE_INDEX])
+    return torch.cat(hits).float().mean().item()
+
+
+class Accuracy:
+    """The usual function, and the shapes that it was given."""
+
+    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
+        self.logits, self.labels = prediction.predictions, prediction.label_ids
+        predicted = self.logits if self.logits.ndim == 2 else self.logits.argmax(-1)
+        counted = self.labels[:, 1:] != IGNORE_INDEX
+        return {"accuracy": (predicted[:, :-1] == self.labels[:, 1:])[counted].mean().item()}
+
+
+def make_trainer(trainer_class, model, folder, rows, collate, **kwargs) -> Trainer:
+    args = TrainingArguments(
+        str(folder),
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        per_device_eval_batch_size=2,
+        remove_unused_columns=False,
+        prediction_loss_only=False,
+    )
+    return trainer_class(model, args, eval_dataset=rows, data_collator=collate, **kwargs)
+
+
+def take_argmax(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    assert logits.shape[:2] == labels.shape
+    return logits.argmax(-1)
+
+
+@pytest.mark.parametrize("preprocess", [None, take_argmax])
+@pytest.mark.parametrize("kind", [FromCollator, FromProcessor])
+@pytest.mark.parametrize(
+    ("trainer_class", "expand_images"),
+    [(Trainer, True), (LavitForCausalLMTrainer, True), (LavitForCausalLMTrainer, False)],
+)
+def test_accuracy(trainer_class, expand_images, kind, preprocess, model, rows, tmp_path):
+    metric = Accuracy()
+    collate = kind(model, expand_images)
+    settings = {"compute_metrics": metric, "preprocess_logits_for_metrics": preprocess}
+    trainer = make_trainer(trainer_class, model, tmp_path, rows, collate, **settings)
+    measured = trainer.evaluate()["eval_accuracy"]
+    assert metric.logits.shape[:2] == metric.labels.shape
+    assert metric.logits.ndim == (3 if preprocess is None else 2)
+    assert measured == pytest.approx(accuracy_by_hand(model, rows, kind), abs=1e-6)
+    assert 0 < measured < 1
+
+
+@pytest.mark.parametrize("trainer_class", [Trainer, LavitForCausalLMTrainer])
+def test_predictions_without_metrics(trainer_class, model, rows, tmp_path):
+    """`predict` returns logits and labels whether there are metrics or not."""
+    collate = FromCollator(model, expand_images=True)
+    predictions, labels, _ = make_trainer(trainer_class, model, tmp_path, rows, collate).predict(rows)
+    assert predictions.shape == (*labels.shape, model.config.vocab_size)
+    with torch.no_grad():
+        [expected] = model.eval()(**collate(rows[-1:])).logits
+    np.testing.assert_allclose(predictions[-1, : len(expected)], expected, atol=1e-4)
