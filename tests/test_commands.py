@@ -1,7 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
 The command lines of README and guides run, with small models, few rows and one step in place of many. Those that
-install are run by `.ci/run` and `.ci/release`, and `lavit-hf serve` by `test_serve.py`.
+install are run by `.ci/run` and `.ci/release`, `lavit-hf serve` by `test_serve.py`, lm-eval by `test_lm_eval.py`.
 """
 
 import re
@@ -26,7 +26,7 @@ from .tiny import Colors, save_clip, save_text_model
 from .training.small import UNET, VAE, save_visual_tokenizer
 
 
-RUN_ELSEWHERE = ("pip ", "python3 -m venv ", "lavit-hf serve ")
+RUN_ELSEWHERE = ("pip ", "python3 -m venv ", "lavit-hf serve ", "lm_eval ", 'python -c "import lavit_hf; from lm_eval')
 # What is added to a command, so that it does little.
 TRAINING = "--max_steps 1 --per_device_train_batch_size 2 --per_device_eval_batch_size 2 --num_train_rows 8 "
 TRAINING += "--num_eval_rows 2 --dataloader_num_workers 0 --report_to none --use_cpu True"
