@@ -185,7 +185,7 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("source", "message"), BROKEN, ids=[f"{s!r}"[:40] for s, _ in BROKEN])
+@pytest.mark.parametrize(("source", "message"), BROKEN, ids=[f"{s!r}".split(" at 0x")[0][:40] for s, _ in BROKEN])
 def test_what_is_no_image_is_named_with_its_cause(source, message):
     for processor in PROCESSORS:
         with pytest.raises(ValueError, match=rf"^Image 1 .*{message}") as raised:
