@@ -19,6 +19,7 @@ collect_ignore = ["upstream"]
 def pytest_configure(config):
     for marker in MARKERS:
         config.addinivalue_line("markers", f"{marker}: one of transformers' own")
+    config.addinivalue_line("filterwarnings", "always::FutureWarning")  # The suites ask whether some are raised.
 
 
 def find_entry(item: pytest.Item) -> str | None:

@@ -4,6 +4,7 @@
 import pytest
 import torch
 from transformers import PreTrainedModel
+from transformers.utils.output_capturing import CompileableContextVar
 
 from lavit_hf import (
     LavitFeatureDecoder,
@@ -179,3 +180,25 @@ def test_what_transformers_passes_to_every_model_is_taken(which):
     expected = model(**given).to_tuple()
     outputs = model(**given, output_attentions=False, output_hidden_states=None, num_items_in_batch=None).to_tuple()
     assert torch.equal(outputs[0], expected[0])
+
+
+@torch.no_grad()
+@MODELS
+def test_outputs_are_captured_one_model_at_a_time(which, monkeypatch):
+    """A captured forward inside another one of the same kind would take the hidden states of both for its own."""
+    model, given = make(which, "eager")
+    running = []
+
+    def enter(self, value, *, _set=CompileableContextVar.set):
+        assert not running, "a captured forward runs within another one"
+        running.append(self)
+        return _set(self, value)
+
+    def leave(self, token, *, _reset=CompileableContextVar.reset):
+        running.remove(self)
+        return _reset(self, token)
+
+    monkeypatch.setattr(CompileableContextVar, "set", enter)
+    monkeypatch.setattr(CompileableContextVar, "reset", leave)
+    model(**given, output_hidden_states=True, output_attentions=True)
+    assert not running

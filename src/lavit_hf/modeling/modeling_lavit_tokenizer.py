@@ -274,7 +274,6 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         features = outputs.hidden_states[-1][:, -self.config.num_patches :]
         return features if self.whitening is None else self.whitening(features)
 
-    @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
         pixel_values: torch.FloatTensor | None = None,
@@ -310,7 +309,18 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         if vision_features is None:
             vision_features = self.encode_vision(pixel_values)
         # A processor's own visual tokenizer may compute them in another dtype.
-        vision_features = vision_features.to(self.dtype)
+        return self._tokenize(vision_features.to(self.dtype), keep_mask, selection, generator, **kwargs)
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def _tokenize(
+        self,
+        vision_features: torch.Tensor,
+        keep_mask: torch.Tensor | None,
+        selection: str | None,
+        generator: torch.Generator | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> LavitVisualTokenizerOutput:
+        """Features to codes, without the vision tower, whose forward captures hidden states of its own."""
         log_probs = self.selector(vision_features)
 
         policy = None
