@@ -259,7 +259,7 @@ def attend_to_patches(
     inputs = processor(text=processor.image_token + processor.escape(text), images=image, return_tensors="pt").to(
         model.device
     )
-    keep_mask = model.model.visual_tokenizer(inputs["pixel_values"]).keep_mask[0]
+    keep_mask = model.model.tokenize_images(inputs["pixel_values"]).keep_mask[0]
     with _weights_are_returned(model):
         outputs = model(**inputs, output_attentions=True, use_cache=False)
     of_picture = outputs.sequences.image_mask[0]

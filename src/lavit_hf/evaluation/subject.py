@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ..data.loading import read_picture
 from ..diffusion import LavitImageDecoderPipeline
 from ..modeling import LavitForCausalLM, LavitVisualTokenizerOutput
+from ..modeling.freezing_lavit import evaluation_mode
 from ..processing import LavitProcessor
 from ..visualization import Sample
 from .metrics import Metric
@@ -96,17 +97,9 @@ class Subject:
         modules = [self.model]
         if self.pipeline is not None:
             modules += [part for part in self.pipeline.components.values() if isinstance(part, nn.Module)]
-        # Part by part: a model in training may well have frozen parts in evaluation mode.
-        training = [part for module in modules for part in module.modules() if part.training]
         cuda = [self.model.device] if self.model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda), torch.no_grad(), self._no_bars():
-            for module in modules:
-                module.eval()
-            try:
-                yield
-            finally:
-                for part in training:
-                    part.training = True
+        with torch.random.fork_rng(devices=cuda), torch.no_grad(), self._no_bars(), evaluation_mode(*modules):
+            yield
 
     @contextmanager
     def _no_bars(self) -> Iterator[None]:

@@ -1,6 +1,9 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Parts that are frozen when a model is made or loaded, until the user decides otherwise."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -13,6 +16,20 @@ def is_trained(module: nn.Module) -> bool:
 def gradients_where_trained(module: nn.Module) -> torch.set_grad_enabled:
     """A context in which a graph is recorded only if something in `module` is trained."""
     return torch.set_grad_enabled(torch.is_grad_enabled() and is_trained(module))
+
+
+@contextmanager
+def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
+    """A context in which modules are in evaluation mode. On leaving, each part of them is in the mode it was in."""
+    # Part by part: a model in training may well have frozen parts in evaluation mode.
+    training = [part for module in modules for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 class LavitFreezingMixin:

@@ -33,7 +33,6 @@ from .expansion_lavit import (
     mask_labels,
     pad_id,
 )
-from .freezing_lavit import gradients_where_trained
 from .generation_lavit import LavitGenerationMixin
 from .guidance_lavit import combine_branches
 from .head_lavit import all_logits
@@ -177,18 +176,14 @@ class LavitModel(LavitPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> LavitVisualTokenizerOutput:
         """
-        Runs the visual tokenizer in full precision and with the selection of inference, so that an image has the same
-        codes in training, at inference and in a tokenized dataset. Where `vision_features` are given, the vision tower
-        does not run.
+        Runs the visual tokenizer as at inference, see [`LavitVisualTokenizer.tokenize_images`]. Where
+        `vision_features` are given, the vision tower does not run.
 
         Same arguments as [`LavitForCausalLM.forward`].
         """
-        tokenizer = self.visual_tokenizer
-        images = pixel_values if vision_features is None else vision_features
-        given = {"keep_mask": keep_mask, "vision_features": vision_features, "selection": tokenizer.config.selection}
-        given |= kwargs | {"return_dict": True}
-        with torch.autocast(images.device.type, enabled=False), gradients_where_trained(tokenizer):
-            return tokenizer(None if vision_features is not None else pixel_values, **given)
+        return self.visual_tokenizer.tokenize_images(
+            pixel_values if vision_features is None else None, vision_features, keep_mask=keep_mask, **kwargs
+        )
 
     def expand_images(
         self,

@@ -17,7 +17,7 @@ from .arguments_lavit import check_keyword_arguments
 from .attention_lavit import LavitBlock, PatchPartition, PolicyAttend, recorded_outputs
 from .configuration_lavit import LavitVisualTokenizerConfig
 from .distributed_lavit import batch_mean
-from .freezing_lavit import LavitFreezingMixin, gradients_where_trained
+from .freezing_lavit import LavitFreezingMixin, evaluation_mode, gradients_where_trained
 from .precision_lavit import LavitFloat32Mixin
 from .publishing_lavit import LavitPublishingMixin
 from .quantization_lavit import POSITIONS_STD, LavitQuantizer
@@ -273,6 +273,26 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         # CLS and register tokens stand before the patches
         features = outputs.hidden_states[-1][:, -self.config.num_patches :]
         return features if self.whitening is None else self.whitening(features)
+
+    def tokenize_images(
+        self,
+        pixel_values: torch.FloatTensor | None = None,
+        vision_features: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> LavitVisualTokenizerOutput:
+        """
+        Runs the visual tokenizer as at inference, so that an image has the same codes wherever they are made: with the
+        configuration's selection, in the precision of its weights also under autocast, in evaluation mode also where
+        it is trained (a trained vision tower then has neither dropout nor gradient checkpointing), and without waiting
+        for other processes. Gradients are recorded where something in it is trained.
+
+        Same arguments, outputs and errors as [`~LavitVisualTokenizer.forward`].
+        """
+        images = pixel_values if vision_features is None else vision_features
+        device_type = self.device.type if images is None else images.device.type
+        given = {"selection": self.config.selection, "return_dict": True} | kwargs
+        with torch.autocast(device_type, enabled=False), gradients_where_trained(self), evaluation_mode(self):
+            return self(pixel_values, vision_features=vision_features, **given)
 
     def forward(
         self,

@@ -344,7 +344,7 @@ class LavitProcessor(ProcessorMixin):
         pixel_values = processed["pixel_values"]
         if not torch.is_tensor(pixel_values):
             pixel_values = torch.stack([torch.as_tensor(image) for image in pixel_values])
-        outputs = self.visual_tokenizer(pixel_values.to(self.visual_tokenizer.device))
+        outputs = self.visual_tokenizer.tokenize_images(pixel_values.to(self.visual_tokenizer.device))
         processed["vision_features"], processed["keep_mask"] = outputs.vision_features, outputs.keep_mask
         return outputs.num_codes.tolist()
 

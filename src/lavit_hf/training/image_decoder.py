@@ -200,14 +200,11 @@ class LavitImageDecoderForTraining(nn.Module):
     @torch.no_grad()
     def encode_pictures(self, pixel_values: torch.Tensor) -> tuple[torch.LongTensor, torch.BoolTensor]:
         """
-        Pixels (B, 3, S, S) as the tokenizer takes them -> codes (B, L), padded, and their mask (B, L). All processes
-        of a distributed run must call it together, since the tokenizer takes means over them.
+        Pixels (B, 3, S, S) as the tokenizer takes them -> codes (B, L), padded, and their mask (B, L).
         """
         if self.visual_tokenizer is None:
             raise ValueError("Without a visual_tokenizer, codes must be given; got pixel_values alone.")
-        # In its own precision, as at inference: rounded otherwise, some codes would come out as others.
-        with torch.autocast(pixel_values.device.type, enabled=False):
-            outputs = self.visual_tokenizer(pixel_values)
+        outputs = self.visual_tokenizer.tokenize_images(pixel_values)
         layout = outputs.partition.kept
         return layout.pad(outputs.codes), layout.mask
 
