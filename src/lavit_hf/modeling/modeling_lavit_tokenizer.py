@@ -294,6 +294,18 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         with torch.autocast(device_type, enabled=False), gradients_where_trained(self), evaluation_mode(self):
             return self(pixel_values, vision_features=vision_features, **given)
 
+    def select_patches(self, pixel_values: torch.FloatTensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Runs the vision tower and the selector alone, as [`~LavitVisualTokenizer.tokenize_images`] does: enough to know
+        how many codes each image has.
+
+        Returns:
+            The `vision_features` (B, N, hidden_size) and the `keep_mask` (B, N) that `forward` takes.
+        """
+        with torch.autocast(pixel_values.device.type, enabled=False), evaluation_mode(self):
+            vision_features = self.encode_vision(pixel_values)
+            return vision_features, select_patches(self.selector(vision_features), self.config.selection)
+
     def forward(
         self,
         pixel_values: torch.FloatTensor | None = None,

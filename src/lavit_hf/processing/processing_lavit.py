@@ -344,9 +344,10 @@ class LavitProcessor(ProcessorMixin):
         pixel_values = processed["pixel_values"]
         if not torch.is_tensor(pixel_values):
             pixel_values = torch.stack([torch.as_tensor(image) for image in pixel_values])
-        outputs = self.visual_tokenizer.tokenize_images(pixel_values.to(self.visual_tokenizer.device))
-        processed["vision_features"], processed["keep_mask"] = outputs.vision_features, outputs.keep_mask
-        return outputs.num_codes.tolist()
+        # The rest of the visual tokenizer runs in the model.
+        features, keep_mask = self.visual_tokenizer.select_patches(pixel_values.to(self.visual_tokenizer.device))
+        processed["vision_features"], processed["keep_mask"] = features, keep_mask
+        return keep_mask.sum(dim=-1).tolist()
 
     def get_text_with_replacements(self, text, images_replacements=(), *others):
         # Marks that the text has already are not written twice.
