@@ -299,6 +299,9 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         Runs the vision tower and the selector alone, as [`~LavitVisualTokenizer.tokenize_images`] does: enough to know
         how many codes each image has.
 
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(B, 3, image_size, image_size)`): Images.
+
         Returns:
             The `vision_features` (B, N, hidden_size) and the `keep_mask` (B, N) that `forward` takes.
         """
