@@ -249,6 +249,13 @@ def test_shifted_labels_of_sequence_parallel_training(model):
     for settings_ in ({}, {"skip_logits": True}):
         torch.testing.assert_close(model(ids, labels=ids, shift_labels=shifted, **settings_).loss, expected)
         assert model(ids, labels=ids, shift_labels=torch.tensor([[9, 7, 8, -100]]), **settings_).loss != expected
+    features = model.get_image_features(pictures(1))
+    ids = torch.tensor([[IMAGE_START, *[PLACEHOLDER] * len(features.pooler_output[0]), IMAGE_END, 5, 6]])
+    shifted = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
+    given = {"input_ids": ids, "mm_encoder_outputs": {"image": features}, "labels": ids}
+    expected = model(**given).loss  # placeholders are no labels
+    for settings_ in ({}, {"skip_logits": True}):
+        torch.testing.assert_close(model(**given, shift_labels=shifted, **settings_).loss, expected)
     with pytest.raises(ValueError, match="shift_labels do not go with images"):
         model(torch.tensor([IMAGE]), pictures(1), labels=torch.tensor([IMAGE]), shift_labels=torch.tensor([IMAGE]))
 

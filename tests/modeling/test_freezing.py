@@ -137,3 +137,36 @@ def test_lora_trains_adapters_alone():
     assert all("lora_" in name for name, parameter in lora.named_parameters() if parameter.requires_grad)
     assert not model.model.visual_tokenizer.training
     assert model.model.language_model.training
+
+
+@pytest.mark.parametrize("part", ["vision_tower", "vision_tower.encoder.layers.1.mlp.fc1"])
+@pytest.mark.parametrize("inner", [False, True], ids=["with_head", "without_head"])
+def test_a_trained_tower_refuses_features_without_gradients(part, inner):
+    model = tiny_lavit()
+    tokenizer = model.model.visual_tokenizer
+    tokenizer.get_submodule(part).requires_grad_(True)
+    called = model.model if inner else model
+    with torch.no_grad():
+        given = {"input_ids": IDS, "vision_features": tokenizer.encode_vision(pictures(1))}
+        called.train()(**given)
+    called.eval()(**given)
+    for pixels in ({}, {"pixel_values": pictures(1)}):
+        with pytest.raises(ValueError, match="vision_features .*vision tower.* pixel_values"):
+            called.train()(**given, **pixels)
+
+
+@pytest.mark.parametrize("part", ["visual_adapter", "language_model", "visual_tokenizer.selector"])
+def test_parts_behind_the_features_learn_from_them(part):
+    """Gradients are those of the images themselves."""
+    model = tiny_lavit().requires_grad_(False)
+    model.model.get_submodule(part).requires_grad_(True)
+    model.model.visual_adapter.projection.requires_grad_(True)
+    model.train()
+    gradients = []
+    features = model.model.visual_tokenizer.encode_vision(pictures(1))
+    for given in ({"pixel_values": pictures(1)}, {"vision_features": features}):
+        model.zero_grad()
+        model(IDS, labels=IDS, **given).loss.backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert "model.visual_adapter.projection.weight" in gradients[0]
+    torch.testing.assert_close(gradients[0], gradients[1])

@@ -264,6 +264,36 @@ def test_wrong_image_inputs(model):
         run(model, [IMAGE], pictures(1), image_inputs=["codes", "features"])
 
 
+@pytest.mark.parametrize("inner", [False, True], ids=["with_head", "without_head"])
+def test_arguments_of_images_without_images(model, inner):
+    forward = model.model if inner else model
+    ids = torch.tensor([[5, 6]])
+    with pytest.raises(ValueError, match="image_inputs must be 'features' or 'codes', got 'bogus'"):
+        forward(ids, image_inputs="bogus")
+    with pytest.raises(ValueError, match="image_inputs must have one word for each of 0 images, got 1 words"):
+        forward(ids, image_inputs=["codes"])
+    with pytest.raises(ValueError, match="keep_mask goes with pixel_values or vision_features"):
+        forward(ids, keep_mask=torch.ones(1, NUM_PATCHES, dtype=torch.bool))
+    with pytest.raises(ValueError, match="keep_mask must be that of 0 images, got 1 rows"):
+        forward(ids, pixel_values=pictures(0), keep_mask=torch.ones(1, NUM_PATCHES, dtype=torch.bool))
+    forward(ids, image_inputs="codes")  # that of all images, of which there may be none
+
+
+@torch.no_grad()
+def test_image_inputs_of_features_that_were_computed_before(model):
+    features = model.get_image_features(pictures(1))
+    ids = torch.tensor([[IMAGE_START, *[PLACEHOLDER] * len(features.pooler_output[0]), IMAGE_END]])
+    given = {"input_ids": ids, "mm_encoder_outputs": {"image": features}}
+    expected = model(**given).logits
+    for image_inputs in ("features", ["features"]):
+        assert torch.equal(model(**given, image_inputs=image_inputs).logits, expected)
+    for image_inputs in ("codes", ["codes"]):
+        with pytest.raises(ValueError, match="image_inputs must be 'features' with mm_encoder_outputs"):
+            model(**given, image_inputs=image_inputs)
+    with pytest.raises(ValueError, match="each of 1 images, got 2 words"):
+        model(**given, image_inputs=["features", "features"])
+
+
 def test_pictures_with_a_filled_cache(model):
     cache = model(torch.tensor([[5, 6]]), use_cache=True).cache
     with pytest.raises(ValueError, match="filled cache"):

@@ -33,6 +33,7 @@ from .expansion_lavit import (
     mask_labels,
     pad_id,
 )
+from .freezing_lavit import is_trained
 from .generation_lavit import LavitGenerationMixin
 from .guidance_lavit import combine_branches
 from .head_lavit import all_logits
@@ -94,6 +95,15 @@ def check_image_arguments(input_ids, inputs_embeds, cache: Cache | None, encoded
         raise ValueError("Give either images or mm_encoder_outputs.")
     if cache is not None and cache.get_seq_length() > 0:
         raise ValueError("Images belong to the first forward of a sequence, got a filled cache.")
+
+
+def check_no_image_arguments(image_inputs, keep_mask, encoded: BaseModelOutputWithPooling | None) -> None:
+    """Raises a `ValueError` for arguments that say something about images where there are none, or features alone."""
+    if keep_mask is not None:
+        raise ValueError("keep_mask goes with pixel_values or vision_features, got neither.")
+    num_images = 0 if encoded is None else len(encoded.pooler_output)
+    if image_inputs is not None and len(choose_features(image_inputs, num_images)) < num_images:
+        raise ValueError(f"image_inputs must be 'features' with mm_encoder_outputs, got {image_inputs!r}.")
 
 
 class LavitPreTrainedModel(LavitTokenizerPreTrainedModel):
@@ -179,8 +189,14 @@ class LavitModel(LavitPreTrainedModel):
         Runs the visual tokenizer as at inference, see [`LavitVisualTokenizer.tokenize_images`]. Where
         `vision_features` are given, the vision tower does not run.
 
-        Same arguments as [`LavitForCausalLM.forward`].
+        Same arguments and errors as [`LavitForCausalLM.forward`].
         """
+        is_learning = self.training and torch.is_grad_enabled()
+        if vision_features is not None and is_learning and is_trained(self.visual_tokenizer.vision_tower):
+            raise ValueError(
+                "vision_features do not go with training the vision tower, which gets no gradient from them: give "
+                "pixel_values alone."
+            )
         return self.visual_tokenizer.tokenize_images(
             pixel_values if vision_features is None else None, vision_features, keep_mask=keep_mask, **kwargs
         )
@@ -210,6 +226,8 @@ class LavitModel(LavitPreTrainedModel):
                 f"vision_features must be those of the {len(pixel_values)} images of pixel_values, got {len(images)}."
             )
         num_images = len(images)
+        if keep_mask is not None and len(keep_mask) != num_images:
+            raise ValueError(f"keep_mask must be that of {num_images} images, got {len(keep_mask)} rows.")
         chosen = choose_features(self.config.image_inputs if image_inputs is None else image_inputs, num_images)
         if supervise_images is None:
             supervise_images = self.config.supervise_images
@@ -343,6 +361,8 @@ class LavitModel(LavitPreTrainedModel):
         """Same arguments and errors as [`LavitForCausalLM.forward`]. Returns the output of the language model."""
         check_keyword_arguments(self, kwargs, self.language_model)
         encoded = (mm_encoder_outputs or {}).get("image")
+        if pixel_values is None and vision_features is None:
+            check_no_image_arguments(image_inputs, keep_mask, encoded)
         if pixel_values is not None or vision_features is not None:
             check_image_arguments(input_ids, inputs_embeds, cache, encoded)
             sequences = self.expand_images(
@@ -530,7 +550,8 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
                 Overrides the configuration's.
             supervise_images (`bool`, *optional*): Overrides the configuration's; False masks the codes out.
             vision_features (`torch.FloatTensor` of shape `(num_images, N, vision_hidden_size)`, *optional*):
-                Output of [`LavitVisualTokenizer.encode_vision`] for the images. The vision tower then does not run.
+                Output of [`LavitVisualTokenizer.encode_vision`] for the images. The vision tower then does not run,
+                and cannot be trained.
             keep_mask (`torch.BoolTensor` of shape `(num_images, N)`, *optional*):
                 The patches to keep, in place of the selector's decision.
             mm_encoder_outputs (`dict`, *optional*):
@@ -551,7 +572,8 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
 
         Raises:
             ValueError: as many placeholders as images, or as codes, were expected; images together with a filled
-                cache; a mask of another shape; an unknown `image_inputs`.
+                cache; a mask of another shape; an unknown `image_inputs`; arguments of images without images;
+                `vision_features` while the vision tower is trained.
             TypeError: an unknown argument.
         """
         sequences = None
@@ -580,6 +602,7 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
                 sequences.labels,
             )
             input_ids, inputs_embeds, mm_encoder_outputs = None, sequences.inputs_embeds, None
+            image_inputs, keep_mask = None, None
 
         outputs = self.model(
             input_ids=input_ids,
@@ -587,6 +610,8 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
             position_ids=position_ids,
             cache=cache,
             inputs_embeds=inputs_embeds,
+            image_inputs=image_inputs,
+            keep_mask=keep_mask,
             mm_encoder_outputs=mm_encoder_outputs,
             use_cache=use_cache,
             return_dict=True,
@@ -595,6 +620,8 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
         if labels is not None:
             labels = mask_labels(labels, attention_mask)
             labels = labels.masked_fill(labels == self.config.image_token_id, IGNORE_INDEX)
+        if shift_labels is not None:
+            shift_labels = shift_labels.masked_fill(shift_labels == self.config.image_token_id, IGNORE_INDEX)
         if sequences is not None:
             sequences.labels = labels
         loss, logits, token_losses = None, None, None
