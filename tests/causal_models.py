@@ -162,3 +162,11 @@ def check_logits(config: PreTrainedConfig, folder: Path, is_refused: bool = Fals
     batch, mask = pad_rows(rows)
     drawn = model.generate(batch, attention_mask=mask, return_full_text=False, **settings)
     assert drawn.tolist() == [[IMAGE_START, *guided_by_hand(model, row, 3.0, 3)] for row in rows]
+    # Layers with a state read a single token even where the mask hides it.
+    assert model.generate(torch.tensor(rows[1:]), return_full_text=False, **settings).tolist() == drawn.tolist()[1:]
+    try:
+        chunked = model.generate(batch, attention_mask=mask, return_full_text=False, prefill_chunk_size=2, **settings)
+    except ValueError as error:
+        assert "does not work with prefill_chunk_size" in str(error)
+    else:
+        assert chunked.tolist() == drawn.tolist()

@@ -6,7 +6,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GPT2Config
+from transformers import DynamicCache, GPT2Config
 
 from lavit_hf import LavitConfig, LavitForCausalLM
 
@@ -307,3 +307,26 @@ def test_hidden_states_and_attentions_of_image_features(ask):
             assert len(ours) == len(theirs) > 0
             assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
         assert all(torch.equal(*pair) for pair in zip(features.pooler_output, expected.pooler_output, strict=True))
+
+
+@pytest.mark.parametrize("left", [1, 2, 0])
+def test_placeholders_that_were_cut_off_are_refused(model, left):
+    """Whoever gives features and masks of images has expanded them, so that one placeholder is too few."""
+    outputs = model.model.tokenize_images(pictures(1))
+    images = {"vision_features": outputs.vision_features, "keep_mask": outputs.keep_mask}
+    ids = torch.tensor([[5, IMAGE_START, *[PLACEHOLDER] * left]])
+    with pytest.raises(ValueError, match=f"hold {left} image placeholders, .* one placeholder for each code"):
+        model(ids, **images)
+    with pytest.raises(ValueError, match=f"hold {left} image placeholders, .* one placeholder for each code"):
+        model.generate(ids, max_new_tokens=2, **images)
+
+
+@pytest.mark.parametrize("part", ["whole", "without head"])
+@pytest.mark.parametrize("given", ["input_ids", "inputs_embeds"])
+@pytest.mark.parametrize("with_cache", [False, True])
+def test_placeholders_without_images_are_refused(model, part, given, with_cache):
+    ids = torch.tensor([[5, IMAGE_START, PLACEHOLDER, IMAGE_END]])
+    inputs = {given: ids if given == "input_ids" else model.get_input_embeddings()(ids)}
+    cache = DynamicCache(config=model.config.text_config) if with_cache else None
+    with pytest.raises(ValueError, match="hold 1 image placeholders, but 0 images"):
+        (model if part == "whole" else model.model)(**inputs, cache=cache)

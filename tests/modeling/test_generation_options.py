@@ -5,7 +5,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList, TextStreamer
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextStreamer,
+)
 from transformers.generation import LogitsProcessor
 
 from lavit_hf import LavitForCausalLM
@@ -17,6 +25,7 @@ from ..tiny import (
     IMAGE_START,
     NUM_PATCHES,
     PLACEHOLDER,
+    TEXT,
     TEXT_TOKENS,
     VISUAL_OFFSET,
     pad_rows,
@@ -95,6 +104,75 @@ def test_options_of_prefill_and_cache(model, mode, start, option):
     if option == "num_return_sequences":
         expected = expected.repeat_interleave(2, dim=0)
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("start", PROMPTS)
+@pytest.mark.parametrize("mode", MODES)
+def test_an_assistant_changes_nothing(model, mode, start):
+    arguments = prompts(PROMPTS["text" if start == "open" and "interleaved" in mode else start]) | MODES[mode]
+    assistant = tiny_lavit(seed=1)
+    if "guided" in mode:
+        with pytest.raises(ValueError, match="guidance_scale=3.0 does not work with an assistant_model"):
+            model.generate(**arguments, assistant_model=assistant)
+        return
+    expected = model.generate(**arguments)
+    torch.manual_seed(1)
+    llama = LlamaForCausalLM(LlamaConfig(**TEXT | {"vocab_size": PLACEHOLDER + 1})).eval()
+    assert torch.equal(model.generate(**arguments, assistant_model=llama), expected)
+    if mode == "text" and start == "text":
+        assert torch.equal(model.generate(**arguments, assistant_model=assistant), expected)
+    else:
+        with pytest.raises(ValueError, match="assistant_model must be a plain language model"):
+            model.generate(**arguments, assistant_model=assistant)
+
+
+@pytest.mark.parametrize("settings_", [{}, {"max_new_tokens": 12, "min_new_tokens": 12}, {"max_length": 20}])
+def test_embeddings_alone_have_the_grammar_of_ids(model, settings_):
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    with_ids = model.generate(ids, **settings_)[:, 5:]
+    if "max_length" in settings_:
+        settings_ = {"max_length": settings_["max_length"] - 5}  # which does not count embeddings
+    alone = model.generate(inputs_embeds=model.get_input_embeddings()(ids), **settings_)
+    assert torch.equal(alone, with_ids)
+    assert (alone < TEXT_TOKENS).all()
+
+
+def test_features_that_were_computed_before(model):
+    pixel_values = pictures(2)
+    counts = model.model.tokenize_images(pixel_values).num_codes.tolist()
+    rows = [[5, IMAGE_START, *[PLACEHOLDER] * count, IMAGE_END, 6] for count in counts]
+    ids, mask = pad_rows(rows, "right")
+    given = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 5}
+    expected = model.generate(**given, pixel_values=pixel_values)
+    features = {"image": model.get_image_features(pixel_values)}
+    assert torch.equal(model.generate(**given, mm_encoder_outputs=features), expected)
+
+
+@pytest.mark.parametrize("name", ["position_ids", "inputs_embeds"])
+@pytest.mark.parametrize("moved", ["padding on the right", "an image of one placeholder"])
+def test_what_belongs_to_positions_is_refused_where_these_move(model, name, moved):
+    arguments = prompts([5, 6, 7], [8], side="right") if moved.startswith("padding") else prompts([5, *IMAGE, 6])
+    values = {
+        "position_ids": torch.arange(arguments["input_ids"].shape[1])[None].expand_as(arguments["input_ids"]),
+        "inputs_embeds": model.get_input_embeddings()(arguments["input_ids"]),
+    }
+    with pytest.raises(ValueError, match=name):
+        model.generate(**arguments, **{name: values[name]})
+
+
+def test_going_on_from_a_cache_needs_padding_on_the_left(model):
+    arguments = prompts([5, 6, 7, 8], [9, 10], side="right") | {"max_new_tokens": 3, "min_new_tokens": 3}
+    begun = model.generate(**arguments, return_dict_in_generate=True)
+    mask = torch.cat([arguments["attention_mask"], torch.ones(2, 3, dtype=torch.long)], dim=1)
+    with pytest.raises(ValueError, match="attention_mask must have its zeros on the left"):
+        model.generate(begun.sequences, attention_mask=mask, cache=begun.cache)
+
+
+def test_going_on_behind_a_placeholder_is_refused(model):
+    begun = model.generate(**prompts([5, *IMAGE, 6]), max_new_tokens=2, return_dict_in_generate=True)
+    longer = torch.cat([begun.sequences, torch.arange(20, 40)[None]], dim=1)
+    with pytest.raises(ValueError, match="`return_prompt_codes=True`"):
+        model.generate(longer, cache=begun.cache)
 
 
 @pytest.mark.parametrize("mode", ["image", "guided image"])
@@ -343,6 +421,14 @@ def test_defaults_are_those_of_transformers():
         ({"input_ids": torch.tensor([[5, -1]])}, "input_ids must be from 0 to 142, got -1 to 5"),
         ({"input_ids": torch.tensor([[5, 143]])}, "input_ids must be from 0 to 142, got 5 to 143"),
         ({"input_ids": torch.tensor([[5.0, 6.0]])}, "input_ids must be integers"),
+        ({"attention_mask": torch.ones(4).long()}, r"attention_mask must be of shape \(B, L\), got \(4,\)"),
+        ({"image_inputs": "bogus"}, "image_inputs must be 'features' or 'codes', got 'bogus'"),
+        ({"keep_mask": torch.ones(1, 16).bool()}, "keep_mask needs images"),
+        ({"assistant_early_exit": 1}, "assistant_early_exit does not work"),
+        (
+            {"input_ids": torch.zeros(1, 0).long(), "generation_mode": "image", "max_new_tokens": 1},
+            "max_new_tokens must be at least 2 to draw from empty prompts",
+        ),
         ({"bogus": 1}, "'bogus'"),
     ],
 )

@@ -186,7 +186,7 @@ def resolve_decoding(
     else:
         most = DEFAULT_MAX_LENGTH
     # In an image, the grammar knows when it may end.
-    asked |= {"min_new_tokens": None if mode == "image" else least or None, "min_length": None}
+    asked |= {"min_new_tokens": None if mode == "image" else least or None, "min_length": 0}
 
     sampling = None
     if mode == "interleaved":
@@ -201,6 +201,8 @@ def resolve_decoding(
             f"min_new_tokens must be at most {num_codes[1] + 2}, the most codes of an image and its two marks, got "
             f"{least}."
         )
+    if (early_exit := setting("assistant_early_exit")) is not None:
+        raise ValueError(f"assistant_early_exit does not work with a LaVIT, got {early_exit}.")
     if scale != 1:
         _check_guided(mode, scale, setting, asked, config)
     decoding = LavitDecoding(mode, scale, num_codes, most, least, max_images, first_modality, sampling)
@@ -231,14 +233,25 @@ def _split_sampling(asked: dict[str, Any], image: dict[str, Any], setting) -> tu
     return {"text": text, "image": image}, asked | NEUTRAL | {"do_sample": True}
 
 
+def keeps_state(config: LavitConfig) -> bool:
+    """Whether layers of the language model keep a state of all that they have seen, as Mamba's do."""
+    layers = DynamicCache(config=config.text_config).layers
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+
+
 def _check_guided(mode: str, scale: float, setting, asked: dict[str, Any], config: LavitConfig) -> None:
     """Raises a `ValueError` that names the argument with which guidance does not work."""
-    layers = DynamicCache(config=config.text_config).layers
-    if mode == "interleaved" and any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers):
-        raise ValueError(
-            f"guidance_scale={scale} does not work in interleaved generation with {config.text_config.model_type}, "
-            "whose layers keep a state of all that they have seen: the unconditional branch cannot begin at an [IMG]."
-        )
+    if keeps_state(config):
+        kind = config.text_config.model_type
+        if mode == "interleaved":
+            raise ValueError(
+                f"guidance_scale={scale} does not work in interleaved generation with {kind}, whose layers keep a "
+                "state of all that they have seen: the unconditional branch cannot begin at an [IMG]."
+            )
+        # Such layers read a single token even where the mask hides it from the unconditional branch.
+        for name in ("prefill_chunk_size", "cache"):
+            if setting(name) is not None:
+                raise ValueError(f"guidance_scale={scale} does not work with {name} with {kind}.")
     num_beams = setting("num_beams", 1)
     if num_beams > 1:
         raise ValueError(f"guidance_scale={scale} does not work with num_beams={num_beams}.")

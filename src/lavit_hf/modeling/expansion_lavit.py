@@ -63,20 +63,33 @@ def choose_features(image_inputs: str | Sequence[str], num_images: int) -> list[
     return [index for index, way in enumerate(ways) if way == "features"]
 
 
-def check_placeholders(num_placeholders: int, num_images: int = 0, num_codes: int = 0) -> None:
-    """Raises a `ValueError` unless there is one placeholder for each image or one for each code."""
-    if num_placeholders not in (num_images, num_codes):
+def check_placeholders(
+    num_placeholders: int, num_images: int = 0, num_codes: int = 0, is_expanded: bool = False
+) -> None:
+    """Raises a `ValueError` unless there is one placeholder for each code or, if not `is_expanded`, for each image."""
+    if num_placeholders != num_codes and (is_expanded or num_placeholders != num_images):
+        expected = "one placeholder for each code" + ("" if is_expanded else ", or one for each image")
         # It begins with the words by which trl recognizes placeholders that were cut off.
         raise ValueError(
             f"Image features and image tokens do not match: the sequences hold {num_placeholders} image placeholders, "
-            f"but {num_images} images with {num_codes} codes in total were given: expected one placeholder for each "
-            "image, or one for each code."
+            f"but {num_images} images with {num_codes} codes in total were given: expected {expected}."
         )
 
 
+def check_without_images(image_inputs: str | Sequence[str] | None, keep_mask: torch.Tensor | None) -> None:
+    """Raises a `ValueError` for arguments that say something about images where there are none."""
+    if image_inputs is not None:
+        choose_features(image_inputs, 0)
+    if keep_mask is not None:
+        raise ValueError("keep_mask needs images, but neither pixel_values nor vision_features were given.")
+
+
 def check_attention_mask(attention_mask: torch.Tensor | None, shape: torch.Size, past_length: int = 0) -> None:
-    """Raises a `ValueError` for a 2D `attention_mask` that does not cover the cache and the input."""
-    if attention_mask is None or not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2:
+    """
+    Raises a `ValueError` for an `attention_mask` that does not cover the cache and the input of `shape` (B, L, ...).
+    Masks of 4 dimensions are the language model's to check.
+    """
+    if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim == 4:
         return
     expected = (shape[0], past_length + shape[1])
     if attention_mask.shape != expected:
@@ -93,6 +106,7 @@ def expand_placeholders(
     supervise_images: bool = True,
     position_ids: torch.LongTensor | None = None,
     inputs_embeds: torch.FloatTensor | None = None,
+    is_expanded: bool = False,
 ) -> LavitSequences:
     """
     Replaces image placeholders by the codes of their images, in reading order.
@@ -112,6 +126,9 @@ def expand_placeholders(
         supervise_images (`bool`, *optional*, defaults to `True`): Whether the codes of images are labels.
         position_ids (`torch.LongTensor` of shape `(B, L)`, *optional*): Only with one placeholder for each code.
         inputs_embeds (`torch.FloatTensor` of shape `(B, L, hidden_size)`, *optional*): Moved along with the ids.
+        is_expanded (`bool`, *optional*, defaults to `False`):
+            Whether one placeholder for each code is expected. A single placeholder for an image of several codes is
+            then refused, as what is left of an image that was cut off.
 
     Raises:
         ValueError: the number of placeholders is neither that of the images nor that of their codes; the placeholders
@@ -132,7 +149,7 @@ def expand_placeholders(
     # Everything that decides about shapes is read from the device at once.
     facts = [is_image.sum(), lengths.max(), lengths.sum(), torn.any(), (~real[:, 0]).any(), (~real[:, -1]).any()]
     num_placeholders, new_length, total, is_torn, left, right = torch.stack([fact.long() for fact in facts]).tolist()
-    check_placeholders(num_placeholders, len(num_codes), len(codes))
+    check_placeholders(num_placeholders, len(num_codes), len(codes), is_expanded)
 
     if num_placeholders == len(codes):
         if is_torn:

@@ -12,8 +12,15 @@ from transformers.generation import GenerationConfig, GenerationMixin, LogitsPro
 from transformers.generation.streamers import BaseStreamer
 
 from .configuration_lavit import LavitConfig
-from .decoding_lavit import LavitDecoding, resolve_decoding
-from .expansion_lavit import check_attention_mask, check_placeholders, move_padding_left, open_image_start
+from .decoding_lavit import LavitDecoding, keeps_state, resolve_decoding
+from .expansion_lavit import (
+    check_attention_mask,
+    check_placeholders,
+    check_without_images,
+    move_padding_left,
+    open_image_start,
+    pad_id,
+)
 from .grammar_lavit import LavitGrammarLogitsProcessor, LavitModalityLogitsProcessor, warpers
 from .guidance_lavit import add_negative_prompts, branch_inputs, start_branches
 
@@ -180,13 +187,16 @@ class LavitGenerationMixin(GenerationMixin):
         implementation = kwargs.get("cache_implementation") or self.generation_config.cache_implementation or ""
         if implementation.startswith("offloaded") and self.device.type == "cpu":
             raise ValueError(f"cache_implementation={implementation!r} needs a GPU to offload from, got a CPU.")
+        if not has_images:
+            check_without_images(image_inputs, keep_mask)
         further = {"stopping_criteria": stopping_criteria, "prefix_allowed_tokens_fn": prefix_allowed_tokens_fn}
         if streamer is not None:
             further["streamer"] = streamer
         if inputs is None:
             if has_images or generation_mode != "text":
                 raise ValueError(f"Images and generation_mode={generation_mode!r} need input_ids.")
-            return super().generate(logits_processor=logits_processor, **further, **kwargs)
+            processors = self._processors(0, decoding, logits_processor)
+            return super().generate(logits_processor=processors, **further, **kwargs)
 
         self._check_prompts(inputs, decoding)
         cache = kwargs.get("cache")
@@ -201,13 +211,27 @@ class LavitGenerationMixin(GenerationMixin):
             kwargs |= self._add_branches(prompts, decoding, negative_prompt_ids, negative_prompt_attention_mask)
         if prompts.features is not None:
             kwargs["mm_encoder_outputs"] = prompts.features
-        if prompts.length < prompts.input_ids.shape[1]:
+        is_lavit = isinstance(kwargs.get("assistant_model"), LavitGenerationMixin)
+        if is_lavit and (generation_mode != "text" or prompts.features is not None):
+            # transformers tells an assistant neither what is to be generated, nor the features of images.
+            raise ValueError(
+                "assistant_model must be a plain language model of the same vocabulary where images are read as "
+                f"features, or drawn, got {type(kwargs['assistant_model']).__name__}."
+            )
+        if inputs.shape[1] == 0:
+            if kwargs["max_new_tokens"] == 1:
+                raise ValueError("max_new_tokens must be at least 2 to draw from empty prompts, got 1.")
             kwargs["max_new_tokens"] -= 1  # the [IMG] that stands for empty prompts
         if not prompts.is_as_given:
+            if moved := [name for name in ("position_ids", "inputs_embeds") if kwargs.get(name) is not None]:
+                raise ValueError(
+                    f"{moved[0]} must be given with prompts that are read as they are: padded on the left, with one "
+                    "placeholder for each code of an image, and no shorter than a negative prompt."
+                )
             logits_processor, further = self._show_as_given(prompts, logits_processor, further)
         outputs = super().generate(
             prompts.input_ids,
-            logits_processor=self._processors(prompts, decoding, logits_processor),
+            logits_processor=self._processors(prompts.length, decoding, logits_processor),
             attention_mask=prompts.attention_mask,
             **further,
             **kwargs,
@@ -257,6 +281,8 @@ class LavitGenerationMixin(GenerationMixin):
     def _read_prompts(self, given, images, image_inputs, decoding: LavitDecoding, kwargs) -> _Prompts:
         """Prompts with their images expanded. Images that enter as codes are codes, others stay placeholders."""
         attention_mask = self._attention_mask(given, kwargs)
+        if attention_mask.ndim != 2:
+            raise ValueError(f"attention_mask must be of shape (B, L), got {tuple(attention_mask.shape)}.")
         check_attention_mask(attention_mask, given.shape)
         self._check_not_empty(attention_mask, decoding)
         input_ids = given
@@ -266,8 +292,9 @@ class LavitGenerationMixin(GenerationMixin):
         elif not attention_mask[:, -1].all():
             input_ids, attention_mask = move_padding_left(given, attention_mask)
         if images is None:
-            check_placeholders(int(input_ids.eq(self.config.image_token_id).sum()))
-            coded, features = input_ids, None
+            coded, features = input_ids, kwargs.pop("mm_encoder_outputs", None)
+            if features is None:
+                check_placeholders(int(input_ids.eq(self.config.image_token_id).sum()))
         else:
             if image_inputs is None and decoding.generation_mode == "image":
                 image_inputs = "codes"
@@ -301,14 +328,17 @@ class LavitGenerationMixin(GenerationMixin):
     ) -> _Prompts:
         """Prompts whose beginning the model has read already, into `cache`."""
         past, length = cache.get_seq_length(), input_ids.shape[1]
-        attention_mask = kwargs.pop("attention_mask", None)
-        is_whole = attention_mask is None or attention_mask.shape[1] == length
-        new_ids = input_ids[:, past:] if is_whole else input_ids
-        if has_images or (is_whole and length <= past) or new_ids.eq(self.config.image_token_id).any():
+        attention_mask = self._attention_mask(input_ids, kwargs)
+        is_whole = attention_mask.shape[-1] == length
+        # What an image with one placeholder became in the cache is not known from the placeholder.
+        if has_images or (is_whole and length <= past) or input_ids.eq(self.config.image_token_id).any():
             raise ValueError(
                 f"cache holds {past} positions, and input_ids must be those and further ones without images, got "
                 f"{length} ids: sequences with images go on from the result of `return_prompt_codes=True`."
             )
+        check_attention_mask(attention_mask, input_ids.shape, 0 if is_whole else past)
+        if (attention_mask.diff(dim=-1) < 0).any():
+            raise ValueError("attention_mask must have its zeros on the left where a cache goes on, as the cache has.")
         keys = getattr(cache.layers[0], "keys", None)
         num_rows = len(input_ids) * (2 if decoding.guided else 1)
         if keys is not None and len(keys) != num_rows or decoding.guided and not is_whole:
@@ -316,14 +346,16 @@ class LavitGenerationMixin(GenerationMixin):
                 f"cache must hold {num_rows} rows of {len(input_ids)} whole prompts with guidance_scale="
                 f"{decoding.guidance_scale}, got {'' if keys is None else len(keys)} rows."
             )
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        check_attention_mask(attention_mask, input_ids.shape, 0 if is_whole else past)
         return _Prompts(input_ids, input_ids, attention_mask, length, input_ids)
 
     def _add_branches(self, prompts: _Prompts, decoding: LavitDecoding, negative_ids, negative_mask) -> dict[str, Any]:
         """The arguments of guidance. Longer negative prompts move the prompts to the right."""
         if negative_ids is None:
+            if prompts.input_ids.shape[1] == 1 and keeps_state(self.config):
+                # Such layers read a single token even where the mask hides it.
+                prompts.input_ids = nn.functional.pad(prompts.input_ids, (1, 0), value=pad_id(self.config))
+                prompts.attention_mask = nn.functional.pad(prompts.attention_mask, (1, 0))
+                prompts.length += 1
             branches = start_branches(prompts.input_ids, self.config)
             return branches | {"image_guidance_scale": decoding.guidance_scale}
         batch_size, device = len(prompts.input_ids), prompts.input_ids.device
@@ -364,19 +396,19 @@ class LavitGenerationMixin(GenerationMixin):
             further["streamer"] = _StreamedAsGiven(further["streamer"], prompts)
         return logits_processor, further
 
-    def _processors(self, prompts: _Prompts, decoding: LavitDecoding, logits_processor) -> LogitsProcessorList:
+    def _processors(self, prompt_length: int, decoding: LavitDecoding, logits_processor) -> LogitsProcessorList:
         """The grammar, what the user passes, and the sampling of text and images where it differs."""
         grammar = LavitGrammarLogitsProcessor(
             decoding.generation_mode,
             self.config,
             vocab_size=self.get_output_embeddings().weight.shape[0],
             num_codes=decoding.num_codes,
-            prompt_length=prompts.length,
-            max_length=prompts.length + decoding.max_new_tokens,
+            prompt_length=prompt_length,
+            max_length=prompt_length + decoding.max_new_tokens,
             max_images=decoding.max_images,
             first_modality=decoding.first_modality,
             min_new_tokens=decoding.min_new_tokens if decoding.generation_mode == "image" else 0,
-            device=prompts.input_ids.device,
+            device=self.device,
         )
         sampling = []
         if decoding.sampling is not None:

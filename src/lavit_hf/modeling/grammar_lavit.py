@@ -58,6 +58,7 @@ class LavitGrammarLogitsProcessor(LogitsProcessor):
         self.is_code = (ids >= first_code) & (ids < first_code + config.codebook_size)
         self.is_start = ids.eq(config.image_start_token_id)
         self.is_end = ids.eq(config.image_end_token_id)
+        # Tokens that a user has added behind the placeholder are text as well.
         self.is_text = ~(self.is_code | self.is_start | self.is_end | ids.eq(config.image_token_id))
         self.config = config
         self.generation_mode, self.max_images, self.first_modality = generation_mode, max_images, first_modality

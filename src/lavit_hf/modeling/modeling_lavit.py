@@ -252,6 +252,7 @@ class LavitModel(LavitPreTrainedModel):
             supervise_images,
             position_ids,
             inputs_embeds,
+            is_expanded=vision_features is not None and keep_mask is not None,
         )
         code_embeds = self.get_input_embeddings()(sequences.input_ids)
         image_mask = sequences.image_mask[..., None].to(code_embeds.device)
@@ -292,7 +293,10 @@ class LavitModel(LavitPreTrainedModel):
             return LavitSequences(input_ids, attention_mask), input_ids, None
         tokenized = self.tokenize_images(**images)
         codes, num_codes = tokenized.codes.to(input_ids.device), tokenized.num_codes.to(input_ids.device)
-        sequences = expand_placeholders(self.config, input_ids, attention_mask, None, codes, num_codes)
+        is_expanded = images["vision_features"] is not None and images["keep_mask"] is not None
+        sequences = expand_placeholders(
+            self.config, input_ids, attention_mask, None, codes, num_codes, is_expanded=is_expanded
+        )
         if not chosen:
             return sequences, sequences.input_ids, None
         features, feature_mask = self._read(tokenized, chosen, sequences.image_mask)
@@ -341,6 +345,12 @@ class LavitModel(LavitPreTrainedModel):
                 )
         return inputs_embeds.masked_scatter(is_placeholder[..., None].to(inputs_embeds.device), features)
 
+    def _check_no_images(self, input_ids, inputs_embeds, cache: Cache | None) -> None:
+        """Raises a `ValueError` for placeholders at the beginning of sequences for which no images were given."""
+        if torch.compiler.is_compiling() or (cache is not None and not is_linear(cache) and cache.get_seq_length()):
+            return
+        check_placeholders(int(self._find_placeholders(input_ids, inputs_embeds).sum()))
+
     @can_return_tuple
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(
@@ -379,10 +389,10 @@ class LavitModel(LavitPreTrainedModel):
             input_ids, inputs_embeds = None, sequences.inputs_embeds
         elif encoded is not None:
             input_ids, inputs_embeds = None, self._put_features(input_ids, inputs_embeds, encoded)
-        elif cache is None and input_ids is not None and not torch.compiler.is_compiling():
-            check_placeholders(int(input_ids.eq(self.config.image_token_id).sum()))
+        elif mm_encoder_outputs is None:  # an empty dict says that images are in `inputs_embeds` already
+            self._check_no_images(input_ids, inputs_embeds, cache)
         given = input_ids if inputs_embeds is None else inputs_embeds
-        if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2 and not is_linear(cache):
+        if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim != 4 and not is_linear(cache):
             check_attention_mask(attention_mask, given.shape, cache.get_seq_length() if cache is not None else 0)
             if position_ids is None:
                 # Padding on the left does not count, whatever kind of positions the language model has.
@@ -601,7 +611,7 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
                 sequences.position_ids,
                 sequences.labels,
             )
-            input_ids, inputs_embeds, mm_encoder_outputs = None, sequences.inputs_embeds, None
+            input_ids, inputs_embeds, mm_encoder_outputs = None, sequences.inputs_embeds, {}
             image_inputs, keep_mask = None, None
 
         outputs = self.model(
