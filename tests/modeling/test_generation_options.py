@@ -423,7 +423,7 @@ def test_defaults_are_those_of_transformers():
         ({"input_ids": torch.tensor([[5.0, 6.0]])}, "input_ids must be integers"),
         ({"attention_mask": torch.ones(4).long()}, r"attention_mask must be of shape \(B, L\), got \(4,\)"),
         ({"image_inputs": "bogus"}, "image_inputs must be 'features' or 'codes', got 'bogus'"),
-        ({"keep_mask": torch.ones(1, 16).bool()}, "keep_mask needs images"),
+        ({"keep_mask": torch.ones(1, 16).bool()}, "keep_mask goes with pixel_values or vision_features"),
         ({"assistant_early_exit": 1}, "assistant_early_exit does not work"),
         (
             {"input_ids": torch.zeros(1, 0).long(), "generation_mode": "image", "max_new_tokens": 1},

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 from .configuration_lavit import LavitConfig
@@ -76,12 +77,13 @@ def check_placeholders(
         )
 
 
-def check_without_images(image_inputs: str | Sequence[str] | None, keep_mask: torch.Tensor | None) -> None:
-    """Raises a `ValueError` for arguments that say something about images where there are none."""
-    if image_inputs is not None:
-        choose_features(image_inputs, 0)
+def check_no_image_arguments(image_inputs, keep_mask, encoded: BaseModelOutputWithPooling | None) -> None:
+    """Raises a `ValueError` for arguments that say something about images where there are none, or features alone."""
     if keep_mask is not None:
-        raise ValueError("keep_mask needs images, but neither pixel_values nor vision_features were given.")
+        raise ValueError("keep_mask goes with pixel_values or vision_features, got neither.")
+    num_images = 0 if encoded is None else len(encoded.pooler_output)
+    if image_inputs is not None and len(choose_features(image_inputs, num_images)) < num_images:
+        raise ValueError(f"image_inputs must be 'features' with mm_encoder_outputs, got {image_inputs!r}.")
 
 
 def check_attention_mask(attention_mask: torch.Tensor | None, shape: torch.Size, past_length: int = 0) -> None:

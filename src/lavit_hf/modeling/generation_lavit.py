@@ -15,8 +15,8 @@ from .configuration_lavit import LavitConfig
 from .decoding_lavit import LavitDecoding, keeps_state, resolve_decoding
 from .expansion_lavit import (
     check_attention_mask,
+    check_no_image_arguments,
     check_placeholders,
-    check_without_images,
     move_padding_left,
     open_image_start,
     pad_id,
@@ -188,7 +188,8 @@ class LavitGenerationMixin(GenerationMixin):
         if implementation.startswith("offloaded") and self.device.type == "cpu":
             raise ValueError(f"cache_implementation={implementation!r} needs a GPU to offload from, got a CPU.")
         if not has_images:
-            check_without_images(image_inputs, keep_mask)
+            encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
+            check_no_image_arguments(image_inputs, keep_mask, encoded)
         further = {"stopping_criteria": stopping_criteria, "prefix_allowed_tokens_fn": prefix_allowed_tokens_fn}
         if streamer is not None:
             further["streamer"] = streamer

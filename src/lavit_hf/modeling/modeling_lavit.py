@@ -27,6 +27,7 @@ from .expansion_lavit import (
     IGNORE_INDEX,
     LavitSequences,
     check_attention_mask,
+    check_no_image_arguments,
     check_placeholders,
     choose_features,
     expand_placeholders,
@@ -95,15 +96,6 @@ def check_image_arguments(input_ids, inputs_embeds, cache: Cache | None, encoded
         raise ValueError("Give either images or mm_encoder_outputs.")
     if cache is not None and cache.get_seq_length() > 0:
         raise ValueError("Images belong to the first forward of a sequence, got a filled cache.")
-
-
-def check_no_image_arguments(image_inputs, keep_mask, encoded: BaseModelOutputWithPooling | None) -> None:
-    """Raises a `ValueError` for arguments that say something about images where there are none, or features alone."""
-    if keep_mask is not None:
-        raise ValueError("keep_mask goes with pixel_values or vision_features, got neither.")
-    num_images = 0 if encoded is None else len(encoded.pooler_output)
-    if image_inputs is not None and len(choose_features(image_inputs, num_images)) < num_images:
-        raise ValueError(f"image_inputs must be 'features' with mm_encoder_outputs, got {image_inputs!r}.")
 
 
 class LavitPreTrainedModel(LavitTokenizerPreTrainedModel):
