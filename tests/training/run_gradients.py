@@ -41,6 +41,19 @@ def stage_two(args: TrainingArguments, rows: slice, kinds: list[str]):
     return trainer, trainer.data_collator([mixture[index] for index in range(NUM_ROWS)[rows]])
 
 
+def stage_two_accumulated(args: TrainingArguments, rows: slice):
+    """On several processes, two batches of unequal sizes, one of them without a label where there is only one row."""
+    trainer, whole = stage_two(args, rows, EVERY_KIND)
+    if rows.stop - rows.start == NUM_ROWS:
+        return trainer, [whole]
+    first = slice(rows.start, rows.start + 1)
+    rest = slice(first.stop, rows.stop) if rows.stop > first.stop else first
+    batches = [stage_two(args, part, EVERY_KIND)[1] for part in (first, rest)]
+    if rest == first:
+        batches[1]["labels"].fill_(-100)
+    return trainer, batches
+
+
 def stage_three(args: TrainingArguments, rows: slice, **settings):
     torch.manual_seed(0)
     trainer = LavitImageDecoderTrainer(make_decoder(condition_dropout=0.4, **settings), args)
@@ -75,6 +88,7 @@ CASES = {
     "stage_one_with_frozen_selector": lambda *given: stage_one(*given, freeze_selector=True),
     "stage_two": lambda *given: stage_two(*given, EVERY_KIND),
     "stage_two_text": lambda *given: stage_two(*given, ["text=1", "draw=1"]),
+    "stage_two_accumulated": stage_two_accumulated,
     "stage_three": lambda *given: stage_three(*given),
     "stage_three_whole": lambda *given: stage_three(*given, train_feature_decoder=True, snr_gamma=5.0),
     "vae": vae,
@@ -88,13 +102,18 @@ def compute_gradients(case: str, folder: Path, sizes: list[int]) -> dict[str, to
     args = TrainingArguments(str(folder), use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no")
     index, _ = process_index_and_count()
     start = sum(sizes[:index])
-    trainer, batch = CASES[case](args, slice(start, start + sizes[index]))
+    trainer, batches = CASES[case](args, slice(start, start + sizes[index]))
+    batches = batches if isinstance(batches, list) else [batches]
     assert isinstance(trainer, LavitTrainer | Trainer)
     model = trainer.accelerator.prepare(trainer.model).train()
     torch.manual_seed(1)
-    loss = trainer.compute_loss(model, batch)
-    loss.backward()
-    loss = trainer.accelerator.reduce(loss.detach(), reduction="mean")
+    batches, num_items = trainer.get_batch_samples(iter(batches), len(batches), args.device)
+    loss = torch.zeros(())
+    for batch in batches:
+        part = trainer.compute_loss(model, batch, num_items_in_batch=num_items)
+        part.backward()
+        loss += part.detach()
+    loss = trainer.accelerator.reduce(loss, reduction="mean")
     gradients = {name: p.grad for name, p in trainer.model.named_parameters() if p.requires_grad}
     return gradients | {"loss": loss}
 

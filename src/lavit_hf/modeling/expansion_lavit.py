@@ -222,20 +222,33 @@ def _count_error(is_image: torch.Tensor, image: torch.Tensor, num_codes: torch.T
     )
 
 
-def mask_labels(labels: torch.LongTensor, attention_mask: torch.Tensor | None) -> torch.LongTensor:
+def mask_labels(
+    config: LavitConfig, labels: torch.LongTensor, attention_mask: torch.Tensor | None
+) -> torch.LongTensor:
     """
-    Removes the labels that padding would decide about, so that a row has the same labels alone and in a batch: labels
-    at padding, and the label of the first token of a row, which nothing but padding precedes.
+    Removes what is never a label: the placeholder, and what padding would decide about, so that a row has the same
+    labels alone and in a batch: labels at padding, and the label of the first token of a row, which nothing but
+    padding precedes.
 
     Args:
+        config ([`LavitConfig`]): Names the id of the placeholder.
         labels (`torch.LongTensor` of shape `(B, L)`): -100 where nothing is predicted.
         attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): 0 at padding.
     """
+    labels = labels.masked_fill(labels == config.image_token_id, IGNORE_INDEX)
     if attention_mask is None or attention_mask.shape != labels.shape:
         return labels
     real = attention_mask.bool().to(labels.device)
     has_context = nn.functional.pad(real[:, :-1], (1, 0))
     return labels.masked_fill(~(real & has_context), IGNORE_INDEX)
+
+
+def count_labels(labels: torch.LongTensor, shift_labels: torch.LongTensor | None = None) -> torch.LongTensor:
+    """
+    The number () int64 of labels (B, L) that are predicted: nothing precedes the first column. With `shift_labels`
+    (B, L), the id that follows each position, the number of these.
+    """
+    return (labels[:, 1:] if shift_labels is None else shift_labels).ne(IGNORE_INDEX).sum()
 
 
 def pad_id(config: LavitConfig) -> int:

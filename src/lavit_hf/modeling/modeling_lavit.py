@@ -30,6 +30,7 @@ from .expansion_lavit import (
     check_no_image_arguments,
     check_placeholders,
     choose_features,
+    count_labels,
     expand_placeholders,
     mask_labels,
     pad_id,
@@ -410,8 +411,7 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
             Parts that exist already, instead of new ones.
     """
 
-    # Trainer would divide the loss by the labels that it counts before placeholders become codes.
-    accepts_loss_kwargs = False
+    accepts_loss_kwargs = True
     _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: LavitConfig, model: LavitModel | None = None, lm_head: nn.Linear | None = None):
@@ -567,7 +567,11 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
                 Set by `generate` under guidance, see [`combine_branches`].
             kwargs: Arguments that transformers has for every model, and those of the language model. `shift_labels`
                 (B, L), the id that follows each position, comes with `labels` in sequence parallel training. Not with
-                images.
+                images. With `num_items_in_batch`, the number of labels in this batch and in those whose gradients are
+                added to its own, the loss is not the mean, but its share of the mean over all of these. Both count the
+                `labels` as they are given: where the model has others, say of an image with one placeholder, the mean
+                over its own labels is weighed by the number of those that were given. That is the mean for one batch,
+                and an approximation for several.
 
         Returns:
             [`LavitCausalLMOutputWithPast`]
@@ -579,8 +583,9 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
             TypeError: an unknown argument.
         """
         sequences = None
-        # Named in the signature, Trainer would expect it in every batch.
-        shift_labels = kwargs.pop("shift_labels", None)
+        # Named in the signature, Trainer would expect them in every batch.
+        shift_labels, num_items_in_batch = kwargs.pop("shift_labels", None), kwargs.pop("num_items_in_batch", None)
+        num_given = None if labels is None or num_items_in_batch is None else count_labels(labels, shift_labels)
         if pixel_values is not None or vision_features is not None:
             if shift_labels is not None:
                 raise ValueError("shift_labels do not go with images, whose codes are labels as well.")
@@ -620,23 +625,30 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
             **kwargs,
         )
         if labels is not None:
-            labels = mask_labels(labels, attention_mask)
-            labels = labels.masked_fill(labels == self.config.image_token_id, IGNORE_INDEX)
+            labels = mask_labels(self.config, labels, attention_mask)
         if shift_labels is not None:
             shift_labels = shift_labels.masked_fill(shift_labels == self.config.image_token_id, IGNORE_INDEX)
+        if num_given is not None:
+            num_labels = count_labels(labels, shift_labels).clamp(min=1)
+            num_items_in_batch = num_items_in_batch * (num_labels / num_given.clamp(min=1))
         if sequences is not None:
             sequences.labels = labels
         loss, logits, token_losses = None, None, None
         if skip_logits and labels is not None:
             token_losses = self._token_losses(outputs.last_hidden_state, labels, shift_labels)
-            loss = token_losses.sum() / max(1, len(token_losses))
+            loss = token_losses.sum() / (
+                max(1, len(token_losses)) if num_items_in_batch is None else num_items_in_batch
+            )
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = all_logits(self.lm_head, outputs.last_hidden_state[:, kept], self.config)
             if labels is not None:
-                counted = {name: kwargs[name] for name in ("num_items_in_batch",) if name in kwargs}
                 loss = self.loss_function(
-                    logits=logits, labels=labels, vocab_size=logits.shape[-1], shift_labels=shift_labels, **counted
+                    logits=logits,
+                    labels=labels,
+                    vocab_size=logits.shape[-1],
+                    num_items_in_batch=num_items_in_batch,
+                    shift_labels=shift_labels,
                 )
             if image_guidance_scale is not None:
                 logits = combine_branches(logits, image_guidance_scale, guided_positions)

@@ -2,9 +2,12 @@
 """Stage 2 and fine-tuning: next-token prediction over text and codes, in which every label weighs the same."""
 
 import torch
+from peft import PeftModel
 from transformers import TrainingArguments
+from transformers.integrations.fsdp import is_fsdp_managed_module
 
-from ..modeling.expansion_lavit import IGNORE_INDEX
+from ..modeling.expansion_lavit import IGNORE_INDEX, count_labels, expand_placeholders, mask_labels
+from ..modeling.freezing_lavit import is_trained
 from .mixture import LengthGroupedSampler, MixtureRows
 from .trainer import LavitTrainer
 
@@ -13,9 +16,13 @@ class LavitForCausalLMTrainer(LavitTrainer):
     """
     Trains a [`LavitForCausalLM`] on batches of a [`LavitCollator`].
 
-    The loss of a batch is the mean over its labels on all processes, counted when pictures have become codes: two
-    processes do what one does with both their batches. The loss of accumulated batches is the mean of their losses.
-    The log has the mean losses of text, `loss_on_text`, and of pictures with their marks, `loss_on_codes`.
+    The loss of a step is the mean over all its labels, those of accumulated batches and of all processes alike,
+    counted when images have become codes: batches that accumulate gradients, on any number of processes, do what one
+    process does with one batch of all their rows. Accumulated batches are counted before the first of them is trained
+    on, and the vision tower then runs on images with one placeholder; unless it is trained, it does not run on them
+    again. FSDP and DeepSpeed do not run a part of the model alone: accumulated batches with images pass through the
+    whole model once more, without gradients.
+    The log has the mean losses of text, `loss_on_text`, and of images with their marks, `loss_on_codes`.
 
     Args:
         model ([`LavitForCausalLM`] or a `peft` model of one), args (`TrainingArguments`):
@@ -26,6 +33,8 @@ class LavitForCausalLMTrainer(LavitTrainer):
     Raises:
         ValueError: label smoothing, which the loss does not know.
     """
+
+    loss_is_scaled_for_ga = True
 
     def __init__(self, model, args: TrainingArguments, **kwargs):
         if args.label_smoothing_factor:
@@ -53,6 +62,60 @@ class LavitForCausalLMTrainer(LavitTrainer):
             return torch.utils.data.SequentialSampler(eval_dataset)
         return super()._get_eval_sampler(eval_dataset)
 
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if len(samples) < 2:
+            return samples, None  # `compute_loss` counts the labels of the only batch, when these are known
+        return samples, self._over_processes(sum(self._count_labels(batch) for batch in samples))
+
+    @torch.no_grad()
+    def _count_labels(self, batch: dict) -> torch.Tensor:
+        """
+        The number () int64 of a batch's labels once its images have become codes. Where the visual tokenizer has to
+        run for that, `batch` is expanded, so that it does not run again.
+        """
+        images = batch.get("vision_features", batch.get("pixel_values"))
+        labels, attention_mask, config = batch["labels"], batch.get("attention_mask"), self.model.config
+        if images is None:
+            return count_labels(mask_labels(config, labels, attention_mask))
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or is_fsdp_managed_module(self.model):
+            return count_labels(self.model_wrapped(**batch, supervise_images=True, skip_logits=True)["labels"])
+        input_ids = batch["input_ids"]
+        is_image = input_ids == config.image_token_id
+        if attention_mask is not None and attention_mask.ndim == 2:
+            is_image &= attention_mask.bool()
+        is_known = {"vision_features", "keep_mask"} <= batch.keys()
+        if len(images) > 0 and is_image.sum() == len(images) and not is_known:
+            labels, attention_mask = self._expand(batch)
+        else:
+            labels = labels.masked_fill(is_image & (labels != IGNORE_INDEX), config.visual_token_offset)
+        return count_labels(mask_labels(config, labels, attention_mask))
+
+    def _expand(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gives images one placeholder for each code; returns the labels (B, L) and attention mask (B, L)."""
+        model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        given = {name: batch[name] for name in ("pixel_values", "vision_features", "keep_mask") if name in batch}
+        tokenized = model.model.tokenize_images(**given)
+        sequences = expand_placeholders(
+            model.config,
+            batch["input_ids"],
+            batch.get("attention_mask"),
+            batch["labels"],
+            tokenized.codes,
+            tokenized.num_codes,
+            position_ids=batch.get("position_ids"),
+        )
+        batch["input_ids"] = sequences.input_ids.masked_fill(sequences.image_mask, model.config.image_token_id)
+        batch["attention_mask"], batch["labels"] = sequences.attention_mask, sequences.labels
+        batch["keep_mask"] = tokenized.keep_mask
+        if not is_trained(model.model.visual_tokenizer.vision_tower):
+            batch["vision_features"] = tokenized.vision_features
+            batch.pop("pixel_values", None)
+        return sequences.labels, sequences.attention_mask
+
+    def _over_processes(self, count: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(count.to(self.args.device), reduction="sum")
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # The labels alone say what is supervised, whatever the configuration.
         given = {**inputs, "supervise_images": True, "skip_logits": model.training or not self._wants_logits}
@@ -64,11 +127,11 @@ class LavitForCausalLMTrainer(LavitTrainer):
             is_picture = (labels >= self.model.config.image_start_token_id).long()
             self._sums[model.training][:, 0].index_add_(0, is_picture, outputs["token_losses"].detach())
             self._sums[model.training][:, 1] += is_picture.bincount(minlength=2)
-        if model.training and self.accelerator.num_processes > 1:
-            count = torch.tensor(float(len(labels)), device=loss.device)
-            total = self.accelerator.reduce(count, reduction="sum")
+        if model.training:
+            if num_items_in_batch is None:
+                num_items_in_batch = self._over_processes(count_labels(outputs["labels"]))
             # Gradients are averaged over processes, as is the loss in the log.
-            loss = loss * (len(labels) * self.accelerator.num_processes / total.clamp(min=1))
+            loss = loss * (len(labels) * self.accelerator.num_processes / num_items_in_batch.clamp(min=1))
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
