@@ -30,6 +30,7 @@ from lavit_hf import (
     LavitProcessor,
     LavitVisualTokenizer,
 )
+from lavit_hf.modeling import files_lavit
 from lavit_hf.modeling.files_lavit import find_stale, finish_replacing, replacing
 
 from .run_saving import OLD, build
@@ -219,6 +220,60 @@ def test_several_processes_complete_one_replacement(tmp_path):
             list(pool.map(finish_replacing, [folder] * 4))
         assert set(texts(folder).values()) == {"new"}
         assert len(texts(folder)) == len(names)
+
+
+@pytest.mark.parametrize("can_lock", [True, False])
+def test_a_save_that_ends_leaves_a_running_one_alone(tmp_path, monkeypatch, can_lock):
+    if not can_lock:
+        monkeypatch.setattr(files_lavit, "fcntl", None)  # as on Windows
+    with replacing(tmp_path) as outer:
+        write(outer, settings="outer", weights="outer")
+        replace(tmp_path, settings="inner", more="inner")
+        assert texts(outer) == {"settings": "outer", "weights": "outer"}
+    assert texts(tmp_path) == {"settings": "outer", "weights": "outer", "more": "inner"}
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_saves_at_the_same_time(tmp_path):
+    """The files are those of one save, and nothing is left of the others."""
+
+    def save(name: str) -> None:
+        for _ in range(30):
+            replace(tmp_path, **dict.fromkeys(("config.json", "unet__config.json", "z"), name))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(save, "abcd"))
+    assert len(set(texts(tmp_path).values())) == 1
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_replacements_that_were_committed_at_the_same_time(tmp_path):
+    """One after the other: weights of one do not stay beside those of the other."""
+    write(tmp_path, **{"config.json": "old", "model-00001-of-00002.safetensors": "old", "notes": "theirs"})
+    for journal, weights_file in (("a", "model-00001-of-00001.safetensors"), ("b", "model.safetensors")):
+        new = {f".replacing-{journal}__new__{name}": journal for name in ("config.json", weights_file)}
+        write(
+            tmp_path, **new, **{f".replacing-{journal}__old__none": "", f".replacing-{journal}__config.json": "none"}
+        )
+    finish_replacing(tmp_path)
+    assert texts(tmp_path) == {"config.json": "b", "model.safetensors": "b", "notes": "theirs"}
+
+
+def test_folders_of_killed_saves_are_deleted(tmp_path):
+    code = "import os; from lavit_hf.modeling.files_lavit import replacing\nwith replacing('.') as new: os.abort()"
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    assert len(list(tmp_path.glob(".saving-*"))) == 2
+    replace(tmp_path, settings="new")
+    assert texts(tmp_path) == {"settings": "new"}
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_new_files_that_somebody_deletes(tmp_path):
+    write(tmp_path, settings="old")
+    with pytest.raises(FileNotFoundError, match=r"\.saving-.*deleted"), replacing(tmp_path) as staged:
+        shutil.rmtree(write(staged, settings="new").parent)
+    assert texts(tmp_path) == {"settings": "old"}
 
 
 def test_links_are_replaced_and_not_followed(tmp_path):

@@ -5,7 +5,8 @@ Files of a saved folder: they are replaced together, and weights are checked bef
 A folder may hold other people's files and may be read at any moment, and no file system replaces several of its files
 at once. `replacing` therefore keeps one invariant: an old file never lies beside a new one.
 
-1. The new files are written to `.saving-*` in the folder. Until this is complete, the old files are untouched.
+1. The new files are written to `.saving-*` in the folder. Until this is complete, the old files are untouched. It is
+   locked meanwhile, so that another save can tell it from what a killed process has left and delete that.
 2. One rename to `.replacing-*` commits. From now on the new files count, whatever happens.
 3. The old files are moved aside. First `config.json` gives way to one that no library loads and whose error says what
    to do. Files without which nothing is loaded follow, and then the rest.
@@ -24,7 +25,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -81,6 +82,7 @@ def replacing(folder: str | os.PathLike) -> Iterator[Path]:
 
     Raises:
         ValueError: a folder lies where a file is to be saved, or a file where a folder is needed.
+        FileNotFoundError: what was saved has been deleted meanwhile.
     """
     folder = Path(folder)
     if any(part.startswith(SAVING) for part in folder.parts):  # a part of a whole that is being saved
@@ -88,10 +90,15 @@ def replacing(folder: str | os.PathLike) -> Iterator[Path]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     finish_replacing(folder)
-    staged = Path(tempfile.mkdtemp(dir=folder, prefix=SAVING))
-    try:
+    with ExitStack() as stack:
+        with _locked(folder):  # nobody takes it for abandoned before it is locked
+            staged = Path(tempfile.mkdtemp(dir=folder, prefix=SAVING))
+            stack.callback(shutil.rmtree, staged, ignore_errors=True)
+            stack.enter_context(_locked(staged))
         (staged / "new").mkdir()
         yield staged / "new"
+        if not (staged / "new").is_dir():
+            raise FileNotFoundError(f"{staged / 'new'}, where files were being saved for {folder}, has been deleted.")
         paths = list_files(staged / "new")
         if paths:  # with several processes, only one of them writes
             _check_places(folder, paths)
@@ -102,10 +109,16 @@ def replacing(folder: str | os.PathLike) -> Iterator[Path]:
             _sync(staged)
             staged.rename(folder / staged.name.replace(SAVING, REPLACING))
             finish_replacing(folder)
-            for left_behind in folder.glob(f"{SAVING}*"):
-                shutil.rmtree(left_behind, ignore_errors=True)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+            _delete_abandoned(folder)
+
+
+def _delete_abandoned(folder: Path) -> None:
+    """Deletes what killed processes have left of their saves; nothing, if the system cannot lock a folder."""
+    with _locked(folder):
+        for staged in folder.glob(f"{SAVING}*"):
+            with suppress(FileNotFoundError), _locked(staged, wait=False) as is_abandoned:
+                if is_abandoned:
+                    shutil.rmtree(staged, ignore_errors=True)
 
 
 def finish_replacing(folder: str | os.PathLike) -> bool:
@@ -121,32 +134,38 @@ def finish_replacing(folder: str | os.PathLike) -> bool:
     if not had_old_files and not any(folder.glob(f"{PLACING}*")):
         return False
     with _locked(folder):
-        for begin, step in ((REPLACING, _move_old_files_aside), (PLACING, _place_new_files)):
-            for journal in sorted(folder.glob(f"{begin}*")):
-                try:
-                    step(folder, journal)
-                except OSError as error:
-                    message = f"The files in {folder} cannot be replaced by those in {journal}: {error}"
-                    raise OSError(message) from error
+        for journal in (path for begin in (PLACING, REPLACING) for path in sorted(folder.glob(f"{begin}*"))):
+            try:
+                if journal.name.startswith(REPLACING):
+                    journal = _move_old_files_aside(folder, journal)
+                _place_new_files(folder, journal)
+            except OSError as error:
+                message = f"The files in {folder} cannot be replaced by those in {journal}: {error}"
+                raise OSError(message) from error
     return had_old_files
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes from completing the same replacement, if the system can lock a folder."""
+def _locked(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """
+    Locks a folder against other processes and threads. Yields whether it is locked: not where the system locks no
+    folders and, without `wait`, not where another one has locked it.
+    """
     if fcntl is None:
-        yield
+        yield False
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
+        is_locked = False
         with suppress(OSError):  # some network file systems lock no folders
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_locked = True
+        yield is_locked
     finally:
         os.close(descriptor)
 
 
-def _move_old_files_aside(folder: Path, journal: Path) -> None:
+def _move_old_files_aside(folder: Path, journal: Path) -> Path:
     new = list_files(journal / "new")
     if "config.json" in new:
         with suppress(FileNotFoundError):  # it is there already
@@ -159,7 +178,7 @@ def _move_old_files_aside(folder: Path, journal: Path) -> None:
             if path not in (".", "config.json") and os.path.lexists(folder / path):
                 # What is moved will be deleted, so that its name does not matter.
                 os.replace(folder / path, journal / "old" / path.replace("/", "-"))
-    journal.rename(folder / journal.name.replace(REPLACING, PLACING))
+    return journal.rename(folder / journal.name.replace(REPLACING, PLACING))
 
 
 def _find_stale_beside(folder: Path, new: Sequence[str]) -> Iterator[str]:
