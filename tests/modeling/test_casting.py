@@ -97,7 +97,8 @@ def check_runs(model: LavitForCausalLM, original: LavitForCausalLM) -> None:
     # Features that were computed before the model runs, by a visual tokenizer in float32.
     encoded = before(images[:1])
     given = {"vision_features": encoded.vision_features.float(), "keep_mask": encoded.keep_mask}
-    assert model(row, **given).logits.isfinite().all()
+    expanded = torch.cat([row[:, :2], row[:, 2:3].expand(-1, int(encoded.keep_mask.sum())), row[:, 3:]], dim=1)
+    assert model(expanded, **given).logits.isfinite().all()
     assert model.generate(row, pixel_values=images[:1], max_new_tokens=3, min_new_tokens=3).shape == (1, 8)
     settings = {"generation_mode": "image", "guidance_scale": 2.0, "max_new_tokens": 3, "min_new_tokens": 3}
     assert model.generate(torch.tensor([[5]]), **settings).shape == (1, 4)
