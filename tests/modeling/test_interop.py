@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import CohereConfig, pipeline
 
-from lavit_hf import LavitForCausalLM, demo_checkpoint
+from lavit_hf import LavitForCausalLM, LavitProcessor, demo_checkpoint
 
 from ..causal_models import tiny_text_config
 from ..tiny import TEXT, VISUAL_OFFSET, text_tokenizer, tiny_lavit
@@ -39,6 +39,31 @@ def test_pixels_of_what_was_drawn(model, demo):
     torch.testing.assert_close(pixels, pipe(codes, vocabulary_ids=False, **settings).images)
     pictures = processor.post_process_multimodal_output(pixels, generation_mode="image")
     assert [picture.size for picture in pictures] == [(64, 64)] * 2
+
+
+@pytest.mark.parametrize("expanded", [False, True], ids=["placeholder_per_image", "placeholder_per_code"])
+def test_token_types_say_nothing_new(model, demo, expanded):
+    """Other engines ask processors for them, and find images by them."""
+    processor = LavitProcessor.from_pretrained(demo_checkpoint())
+    processor.visual_tokenizer = model.model.visual_tokenizer if expanded else None
+    image = Image.new("RGB", (64, 64), "red")
+    given = {"text": ["<image> what color is it?", "a red circle"], "images": [image], "return_tensors": "pt"}
+    inputs = processor(**given)
+    typed = processor(**given, return_mm_token_type_ids=True)
+    assert torch.equal(typed["mm_token_type_ids"].bool(), inputs["input_ids"] == processor.image_token_id)
+    with torch.no_grad():
+        assert torch.equal(model(**typed).logits, model(**inputs).logits)
+        assert torch.equal(model.model(**typed).last_hidden_state, model.model(**inputs).last_hidden_state)
+    for settings in (
+        {"num_beams": 2, "max_new_tokens": 4},
+        {"generation_mode": "image", "guidance_scale": 2.0, "do_sample": False},
+        {"generation_mode": "interleaved", "max_new_tokens": 70, "prefill_chunk_size": 3},
+    ):
+        drawn = []
+        for given in (inputs, typed):
+            torch.manual_seed(0)
+            drawn.append(model.generate(**given, **settings))
+        assert torch.equal(*drawn)
 
 
 def test_the_last_picture_counts(model, demo):

@@ -358,6 +358,7 @@ class LavitModel(LavitPreTrainedModel):
         vision_features: torch.FloatTensor | None = None,
         keep_mask: torch.BoolTensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        mm_token_type_ids: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
@@ -522,6 +523,7 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
         vision_features: torch.FloatTensor | None = None,
         keep_mask: torch.BoolTensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        mm_token_type_ids: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         skip_logits: bool = False,
@@ -559,6 +561,8 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
             mm_encoder_outputs (`dict`, *optional*):
                 `{"image": output}` with an output of `get_image_features`, in place of images, and with one
                 placeholder for each code. The codes are not known then, and are no labels.
+            mm_token_type_ids (`torch.LongTensor` of shape `(B, L)`, *optional*):
+                1 at placeholders, as a processor gives it on request. Not used, since `input_ids` tell the same.
             use_cache (`bool`, *optional*): Whether to return keys and values.
             logits_to_keep (`int` or `torch.Tensor`, *optional*): Only the last positions' logits; 0 for all.
             skip_logits (`bool`, *optional*, defaults to `False`):
