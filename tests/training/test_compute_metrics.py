@@ -131,3 +131,24 @@ def test_predictions_without_metrics(trainer_class, model, rows, tmp_path):
     with torch.no_grad():
         [expected] = model.eval()(**collate(rows[-1:])).logits
     np.testing.assert_allclose(predictions[-1, : len(expected)], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_eval_metrics", [False, True])
+def test_metrics_are_given_what_they_ask_for(model, rows, tmp_path, batch_eval_metrics):
+    given = []
+
+    def metric(prediction: EvalPrediction, compute_result: bool = True) -> dict[str, float]:
+        given.append(prediction)
+        return {"rows": sum(len(part.label_ids) for part in given)}
+
+    collate = FromCollator(model, expand_images=False)
+    trainer = make_trainer(LavitForCausalLMTrainer, model, tmp_path, rows, collate, compute_metrics=metric)
+    trainer.args.include_for_metrics, trainer.args.batch_eval_metrics = ["inputs", "loss"], batch_eval_metrics
+    metrics = trainer.evaluate()
+    assert metrics["eval_rows"] == NUM_ROWS
+    assert all(part.predictions.shape == (*part.label_ids.shape, model.config.vocab_size) for part in given)
+    losses = np.concatenate([np.atleast_1d(part.losses) for part in given])
+    assert losses.mean() == pytest.approx(metrics["eval_loss"], abs=1e-5)
+    if not batch_eval_metrics:  # with them, the whole batch
+        assert given[0].inputs.shape[0] == NUM_ROWS
+        assert given[0].inputs.shape[1] < given[0].label_ids.shape[1]

@@ -8,6 +8,7 @@ import torch
 from peft import get_peft_model
 from transformers import LlamaForCausalLM, Trainer, TrainingArguments
 from transformers.models.auto import modeling_auto
+from transformers.utils import logging
 
 from lavit_hf.training.language_trainer import LavitForCausalLMTrainer
 from lavit_hf.training.lora import lora_config
@@ -61,18 +62,58 @@ def test_expanded_images_have_the_loss_of_a_llama(tmp_path):
     assert smoothed_loss(model, tmp_path, given) == pytest.approx(expected, abs=1e-5)
 
 
-def test_one_placeholder_for_an_image_is_no_input_of_the_smoother(tmp_path):
-    """The model makes the sequence longer than its labels, which the smoother takes away before the model runs."""
-    model = tiny_lavit()
+def train_one_step(model, folder, inputs: dict, **kwargs) -> None:
+    """In transformers' own Trainer, which takes the labels away from the model before it runs."""
+    args = TrainingArguments(
+        str(folder),
+        use_cpu=True,
+        report_to="none",
+        max_steps=1,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        **kwargs,
+    )
+    Trainer(model, args, train_dataset=[0], data_collator=lambda rows: dict(inputs)).train()
+
+
+@pytest.mark.parametrize("step", ["train", "evaluate"])
+def test_one_placeholder_for_an_image_is_refused(tmp_path, step):
+    """The model makes the sequence longer than its labels, which it is not given."""
     ids = torch.tensor([[5, IMAGE_START, PLACEHOLDER, IMAGE_END, 6]])
-    with pytest.raises(RuntimeError, match="[Ss]ize|shape"):
-        smoothed_loss(model, tmp_path, {"input_ids": ids, "pixel_values": pictures(1), "labels": ids})
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", label_smoothing_factor=0.1)
+    args.remove_unused_columns = False
+    inputs = {"input_ids": ids, "pixel_values": pictures(1), "labels": ids}
+    trainer = Trainer(tiny_lavit(), args, train_dataset=[0], eval_dataset=[0], data_collator=lambda rows: dict(inputs))
+    with pytest.raises(ValueError, match="one placeholder for each code.*label_smoothing_factor"):
+        getattr(trainer, step)()
+
+
+def test_labels_of_expanded_images(tmp_path, caplog):
+    """The model does not see whether they are codes, and warns; `expand_images` makes them."""
+    logger = logging.get_logger("lavit_hf.modeling.expansion_lavit")
+    logger.warning_once.cache_clear()
+    logger.addHandler(caplog.handler)
+    model = tiny_lavit()
+    tokens = model.model.visual_tokenizer(pictures(1))
+    placed = torch.tensor([[5, 6, IMAGE_START, *[PLACEHOLDER] * len(tokens.codes), IMAGE_END, 7, 8]])
+    given = {"input_ids": placed, "pixel_values": pictures(1)}
+    labels = model.model.expand_images(**given, labels=placed).labels
+    assert torch.equal(labels[labels != placed], tokens.codes + VISUAL_OFFSET)
+    train_one_step(model, tmp_path, given | {"labels": labels}, label_smoothing_factor=0.1)
+    assert "labels of images have to be their codes or -100" in caplog.text
+    logger.removeHandler(caplog.handler)
 
 
 def test_our_trainer_refuses_to_smooth(tmp_path):
     args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", label_smoothing_factor=0.1)
     with pytest.raises(ValueError, match="label_smoothing_factor must be 0, got 0.1"):
         LavitForCausalLMTrainer(tiny_lavit(), args)
+
+
+def test_our_trainer_refuses_another_loss(tmp_path):
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    with pytest.raises(ValueError, match="compute_loss_func must be None, got <function"):
+        LavitForCausalLMTrainer(tiny_lavit(), args, compute_loss_func=lambda outputs, labels, num_items_in_batch: 0)
 
 
 @pytest.mark.parametrize("table", ["MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES"])

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
-from transformers import GPT2Config, LlamaConfig
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import GPT2Config, LlamaConfig, TrainingArguments
+from transformers.utils import logging
 
 from lavit_hf import LavitForCausalLM
 from lavit_hf.training.collator import LavitCollator
+from lavit_hf.training.language_trainer import LavitForCausalLMTrainer
 from lavit_hf.training.lora import LoraArguments, lora_config
 from lavit_hf.training.mixture import MixtureRows
 from lavit_hf.training.rows import SequenceArguments
@@ -47,6 +49,33 @@ def test_the_language_models_layers_and_nothing_else(text):
     names = trained_parts(get_peft_model(model, lora_config(model)))
     assert all(name.startswith("model.language_model.") for name in names)
     assert len(names) == 2 * (4 if text == "gpt2" else 7)
+
+
+def all_linear(model, **kwargs):
+    return get_peft_model(model, LoraConfig(target_modules="all-linear", r=4, **kwargs))
+
+
+def test_adapters_of_the_visual_tokenizer_are_refused(tmp_path):
+    """They would change the codes in training, and those of a tokenized dataset would no longer fit."""
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    with pytest.raises(ValueError, match=r"got one in 'visual_tokenizer\.[a-z_.0-9]+'.*exclude_modules.*lora_config"):
+        LavitForCausalLMTrainer(all_linear(tiny_lavit()), args)
+    LavitForCausalLMTrainer(all_linear(tiny_lavit(), exclude_modules=r".*visual_tokenizer\..*"), args)
+    frozen = all_linear(tiny_lavit())
+    frozen.get_base_model().model.visual_tokenizer.requires_grad_(False)
+    LavitForCausalLMTrainer(frozen, args)
+
+
+def test_other_trainers_are_warned_of_adapters_of_the_visual_tokenizer(batch, caplog):
+    logger = logging.get_logger("lavit_hf.modeling.freezing_lavit")
+    logger.warning_once.cache_clear()
+    logger.addHandler(caplog.handler)
+    all_linear(make_base(False), exclude_modules=r".*visual_tokenizer\..*").train()(**batch)
+    all_linear(make_base(False)).eval()(**batch)
+    assert "exclude_modules" not in caplog.text
+    all_linear(make_base(False)).train()(**batch)
+    assert "exclude_modules" in caplog.text
+    logger.removeHandler(caplog.handler)
 
 
 @pytest.mark.parametrize("tie", [True, False])

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from .configuration_lavit import LavitConfig
 
+
+logger = logging.get_logger(__name__)
 
 IGNORE_INDEX = -100
 IMAGE_INPUTS = ("features", "codes")
@@ -84,6 +86,25 @@ def check_no_image_arguments(image_inputs, keep_mask, encoded: BaseModelOutputWi
     num_images = 0 if encoded is None else len(encoded.pooler_output)
     if image_inputs is not None and len(choose_features(image_inputs, num_images)) < num_images:
         raise ValueError(f"image_inputs must be 'features' with mm_encoder_outputs, got {image_inputs!r}.")
+
+
+def check_labels_elsewhere(length: int, image_mask: torch.BoolTensor) -> None:
+    """
+    For a trainer that counts labels but keeps them from the model: raises a `ValueError` where the model has expanded
+    sequences of `length` to those of `image_mask` (B, L), and warns of images whose labels the model cannot see.
+    """
+    reason = "the trainer (label_smoothing_factor or compute_loss_func) compares labels with logits itself"
+    if image_mask.shape[1] != length:
+        raise ValueError(
+            f"Images must have one placeholder for each code where {reason}: the labels have length {length}, the "
+            f"logits {image_mask.shape[1]}. See LavitCollator(..., expand_images=True), or give the processor a "
+            "visual_tokenizer."
+        )
+    if image_mask.any():
+        logger.warning_once(
+            f"As {reason}, labels of images have to be their codes or -100, which the model cannot check. "
+            "`LavitModel.expand_images` makes such labels."
+        )
 
 
 def check_attention_mask(attention_mask: torch.Tensor | None, shape: torch.Size, past_length: int = 0) -> None:

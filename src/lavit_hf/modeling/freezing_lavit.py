@@ -6,11 +6,33 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
 
 
 def is_trained(module: nn.Module) -> bool:
     """Whether any parameter of a module requires a gradient."""
     return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def find_trained_adapter(module: nn.Module) -> str | None:
+    """The name of the first layer in `module` that peft has put there and that is trained."""
+    for name, part in module.named_modules():
+        # By the name of its library, which need not be installed.
+        if type(part).__module__.startswith("peft.") and is_trained(part):
+            return name
+    return None
+
+
+def warn_of_trained_adapter(visual_tokenizer: nn.Module) -> None:
+    """Warns of an adapter that changes codes in training, say by `target_modules="all-linear"`."""
+    if (name := find_trained_adapter(visual_tokenizer)) is not None:
+        logger.warning_once(
+            f"An adapter is trained in the visual tokenizer, in {name!r}. It changes the codes of images, which a "
+            "tokenized dataset then no longer fits. exclude_modules=r'.*visual_tokenizer\\..*' leaves it out."
+        )
 
 
 def gradients_where_trained(module: nn.Module) -> torch.set_grad_enabled:

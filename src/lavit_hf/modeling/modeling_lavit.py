@@ -27,6 +27,7 @@ from .expansion_lavit import (
     IGNORE_INDEX,
     LavitSequences,
     check_attention_mask,
+    check_labels_elsewhere,
     check_no_image_arguments,
     check_placeholders,
     choose_features,
@@ -35,7 +36,7 @@ from .expansion_lavit import (
     mask_labels,
     pad_id,
 )
-from .freezing_lavit import is_trained
+from .freezing_lavit import is_trained, warn_of_trained_adapter
 from .generation_lavit import LavitGenerationMixin
 from .guidance_lavit import combine_branches
 from .head_lavit import all_logits
@@ -190,6 +191,8 @@ class LavitModel(LavitPreTrainedModel):
                 "vision_features do not go with training the vision tower, which gets no gradient from them: give "
                 "pixel_values alone."
             )
+        if is_learning and not torch.compiler.is_compiling():
+            warn_of_trained_adapter(self.visual_tokenizer)
         return self.visual_tokenizer.tokenize_images(
             pixel_values if vision_features is None else None, vision_features, keep_mask=keep_mask, **kwargs
         )
@@ -583,7 +586,8 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
         Raises:
             ValueError: as many placeholders as images, or as codes, were expected; images together with a filled
                 cache; a mask of another shape; an unknown `image_inputs`; arguments of images without images;
-                `vision_features` while the vision tower is trained.
+                `vision_features` while the vision tower is trained; one placeholder for an image, and a trainer that
+                compares `labels` with logits itself.
             TypeError: an unknown argument.
         """
         sequences = None
@@ -594,7 +598,8 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
             if shift_labels is not None:
                 raise ValueError("shift_labels do not go with images, whose codes are labels as well.")
             check_image_arguments(input_ids, inputs_embeds, cache, mm_encoder_outputs)
-            check_attention_mask(attention_mask, (input_ids if inputs_embeds is None else inputs_embeds).shape)
+            given_shape = (input_ids if inputs_embeds is None else inputs_embeds).shape
+            check_attention_mask(attention_mask, given_shape)
             sequences = self.model.expand_images(
                 input_ids,
                 pixel_values,
@@ -607,6 +612,8 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
                 vision_features,
                 keep_mask,
             )
+            if labels is None and num_items_in_batch is not None:
+                check_labels_elsewhere(given_shape[1], sequences.image_mask)
             attention_mask, position_ids, labels = (
                 sequences.attention_mask,
                 sequences.position_ids,

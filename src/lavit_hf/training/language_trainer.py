@@ -7,7 +7,8 @@ from transformers import TrainingArguments
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from ..modeling.expansion_lavit import IGNORE_INDEX, count_labels, expand_placeholders, mask_labels
-from ..modeling.freezing_lavit import is_trained
+from ..modeling.freezing_lavit import find_trained_adapter, is_trained
+from ..modeling.modeling_lavit import LavitForCausalLM
 from .mixture import LengthGroupedSampler, MixtureRows
 from .trainer import LavitTrainer
 
@@ -31,7 +32,8 @@ class LavitForCausalLMTrainer(LavitTrainer):
         kwargs: As of [`LavitTrainer`]. With a dict as `eval_dataset` the log has all losses of each dataset in it.
 
     Raises:
-        ValueError: label smoothing, which the loss does not know.
+        ValueError: `label_smoothing_factor` or `compute_loss_func`, which the loss does not know; adapters of `peft`
+            in the visual tokenizer that are trained, and would change codes.
     """
 
     loss_is_scaled_for_ga = True
@@ -39,13 +41,25 @@ class LavitForCausalLMTrainer(LavitTrainer):
     def __init__(self, model, args: TrainingArguments, **kwargs):
         if args.label_smoothing_factor:
             raise ValueError(f"label_smoothing_factor must be 0, got {args.label_smoothing_factor}.")
+        if kwargs.get("compute_loss_func") is not None:
+            raise ValueError(f"compute_loss_func must be None, got {kwargs['compute_loss_func']}.")
         if isinstance(kwargs.get("train_dataset"), torch.utils.data.IterableDataset):
             # The other way one process makes batches of them all and cuts them up, as if each row had one picture.
             args.accelerator_config.dispatch_batches = False
         super().__init__(model, args, **kwargs)
+        name = find_trained_adapter(self._unwrapped().model.visual_tokenizer)
+        if name is not None:
+            raise ValueError(
+                "No adapter may be trained in the visual tokenizer, whose codes it would change, got one in "
+                f"'visual_tokenizer.{name}': set exclude_modules=r'.*visual_tokenizer\\..*', or use "
+                "lavit_hf.training.lora.lora_config(model)."
+            )
         self._wants_logits = False  # in evaluation, what the caller of `prediction_step` asks for
         # Of text and of pictures: the sum of losses and the number of labels since the last entry of the log.
         self._sums = {training: torch.zeros(2, 2, device=args.device) for training in (True, False)}
+
+    def _unwrapped(self) -> LavitForCausalLM:
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     def _get_train_sampler(self, train_dataset=None):
         rows = self.train_dataset if train_dataset is None else train_dataset
@@ -93,7 +107,7 @@ class LavitForCausalLMTrainer(LavitTrainer):
 
     def _expand(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """Gives images one placeholder for each code; returns the labels (B, L) and attention mask (B, L)."""
-        model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        model = self._unwrapped()
         given = {name: batch[name] for name in ("pixel_values", "vision_features", "keep_mask") if name in batch}
         tokenized = model.model.tokenize_images(**given)
         sequences = expand_placeholders(
