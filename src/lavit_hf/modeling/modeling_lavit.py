@@ -1,7 +1,6 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """LaVIT (arXiv 2309.04669): one language model that reads and writes text and the codes of images alike."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Unpack
@@ -14,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.deprecation import deprecate_kwarg
 
+from .arguments_lavit import check_keyword_arguments
 from .backbones_lavit import (
     Backbone,
     check_logits,
@@ -72,17 +72,6 @@ class LavitCausalLMOutputWithPast(CausalLMOutputWithPast):
     sequences: LavitSequences | None = None
     labels: torch.LongTensor | None = None
     token_losses: torch.FloatTensor | None = None
-
-
-def check_keyword_arguments(model: nn.Module, kwargs: dict, *modules: nn.Module) -> None:
-    """Raises a `TypeError` for an argument that neither transformers nor the forward of one of `modules` knows."""
-    if not kwargs:
-        return
-    known = {*TransformersKwargs.__annotations__, "return_dict"}
-    for module in modules:
-        known |= inspect.signature(module.forward).parameters.keys()
-    if unknown := [name for name in kwargs if name not in known]:
-        raise TypeError(f"{type(model).__name__} got an unexpected argument {unknown[0]!r}.")
 
 
 def is_linear(cache: Cache | None) -> bool:
@@ -194,7 +183,7 @@ class LavitModel(LavitPreTrainedModel):
         if is_learning and not torch.compiler.is_compiling():
             warn_of_trained_adapter(self.visual_tokenizer)
         return self.visual_tokenizer.tokenize_images(
-            pixel_values if vision_features is None else None, vision_features, keep_mask=keep_mask, **kwargs
+            pixel_values if vision_features is None else None, vision_features, keep_mask, **kwargs
         )
 
     def expand_images(

@@ -278,6 +278,7 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         self,
         pixel_values: torch.FloatTensor | None = None,
         vision_features: torch.FloatTensor | None = None,
+        keep_mask: torch.BoolTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> LavitVisualTokenizerOutput:
         """
@@ -290,9 +291,10 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         """
         images = pixel_values if vision_features is None else vision_features
         device_type = self.device.type if images is None else images.device.type
-        given = {"selection": self.config.selection, "return_dict": True} | kwargs
+        given = {"vision_features": vision_features, "keep_mask": keep_mask, "selection": self.config.selection}
+        given |= kwargs | {"return_dict": True}
         with torch.autocast(device_type, enabled=False), gradients_where_trained(self), evaluation_mode(self):
-            return self(pixel_values, vision_features=vision_features, **given)
+            return self(pixel_values, **given)
 
     def select_patches(self, pixel_values: torch.FloatTensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
