@@ -11,8 +11,8 @@ test_fsdp_mixin.FSDP_DISTRIBUTED_TEST_MODEL_TYPES = None
 
 
 class DistributedTester(TextTester):
-    # The suites draw ids with fixed seeds: of this many, none is the placeholder, the last. It is even, since two
-    # processes do not share an odd number of tied rows rightly, with LlamaForCausalLM either.
+    # The suites draw ids with fixed seeds: of this many, none is the placeholder, the last. The number is even, since
+    # training with tied rows of an odd number differs between FSDP2 and DDP for LlamaForCausalLM as well.
     vocab_size = 898
 
 

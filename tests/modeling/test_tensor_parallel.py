@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from lavit_hf import LavitForCausalLM
 
@@ -45,3 +45,13 @@ def test_two_processes_are_one(folders, tie):
         assert shares == projections | ({"embed_tokens"} if tie else {"embed_tokens", "lm_head"})
     saved = LavitForCausalLM.from_pretrained(folders[tie] / "saved").state_dict()
     assert all(torch.equal(saved[name], weight) for name, weight in model.state_dict().items())
+
+
+def test_plans_are_those_of_the_language_model():
+    """How layers are shared among processes, `tp_plan`, and which parts FSDP shards by themselves, `fsdp_plan`."""
+    model = tiny_lavit()
+    plain = LlamaForCausalLM(model.config.text_config)
+    for name in ("tp_plan", "fsdp_plan"):
+        plan = {key.replace("model.", "model.language_model.", 1): way for key, way in getattr(plain, name).items()}
+        assert plan["lm_head"]
+        assert plan.items() <= getattr(model, name).items(), name
