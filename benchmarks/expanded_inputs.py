@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What it costs to know the lengths of sequences before the model runs.
+"""Measures the cost of knowing the lengths of sequences before the model runs.
 
     python benchmarks/expanded_inputs.py
 

@@ -41,7 +41,7 @@ SIZES = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-# Of fields that are None by default, those without which a model is not built, or not tiny.
+# The fields with the default None without which a model is not built, or not tiny.
 NEEDED = re.compile(".*head_dim|.*key_value_heads|n_routed_experts|num_experts_per_tok|.*token_id")
 # Numbers that may change logits, which are often without effect by default.
 SCALES = re.compile("(?!rope|.*multipliers).*(logit|lm_head|multiplier|scaling).*")

@@ -95,7 +95,7 @@ def read_results(output: Path) -> tuple[dict, dict]:
 
 
 def generated_by_hand(model, processor, rows: list[dict], with_images: bool) -> list[str]:
-    """Of each row alone."""
+    """Computes the results of each row alone."""
     texts = []
     for row in rows:
         prompt = QUESTION.format(row["question"])
@@ -111,7 +111,7 @@ def generated_by_hand(model, processor, rows: list[dict], with_images: bool) -> 
 
 @torch.no_grad()
 def log_likelihood(model, tokenizer, question: str, answer: str) -> tuple[float, bool]:
-    """Of an answer, and whether each of its tokens is the likeliest, by hand."""
+    """Computes by hand the log-likelihood of an answer, and whether each of its tokens is the likeliest."""
     prompt = tokenizer(QUESTION.format(question)).input_ids
     ids = torch.tensor([tokenizer(QUESTION.format(question) + f" {answer}").input_ids])
     targets = ids[0, len(prompt) :]

@@ -44,7 +44,7 @@ def of_forward(model, images):
 
 
 def of_processor(model, images):
-    """What the processor hands on, and what the model makes of it with no gradient."""
+    """Runs the processor, and the model without gradients on what the processor hands on."""
     inputs = make_processor(model.model.visual_tokenizer)(images=images, return_tensors="pt")
     assert inputs["input_ids"].eq(model.config.image_token_id).sum() == inputs["keep_mask"].sum()
     with torch.no_grad():

@@ -15,7 +15,7 @@ from ..training.small import run_in_processes
 
 @torch.no_grad()
 def compute(model: LavitForCausalLM) -> dict[str, torch.Tensor]:
-    """What a model reads in an image with text, and what it draws with guidance."""
+    """Computes what a model reads in an image with text, and what it draws with guidance."""
     ids = torch.tensor([[5, 6, IMAGE_START, model.config.image_token_id, IMAGE_END, 7]])
     settings = {"generation_mode": "image", "guidance_scale": 2.0, "max_new_tokens": 8, "min_new_tokens": 8}
     drawn = model.generate(torch.tensor([[5, 6, 7]]), **settings)

@@ -67,7 +67,7 @@ class FromProcessor:
 
 @torch.no_grad()
 def accuracy_by_hand(model, rows: list[dict], kind) -> float:
-    """Of each row alone, with one placeholder for its image, by the labels that the model counts."""
+    """The accuracy over rows that are each read alone, with one placeholder, by the labels that the model counts."""
     collate, hits = kind(model, expand_images=False), []
     for row in rows:
         outputs = model.eval()(**collate([row]))

@@ -11,7 +11,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 from torch import nn
 
-from ..modeling.files_lavit import check_weights, finish_replacing, list_files, replacing
+from ..modeling.files_lavit import check_none_missing, check_weights, finish_replacing, list_files, replacing
 from ..modeling.publishing_lavit import upload
 
 
@@ -137,6 +137,4 @@ class OwnFilesPipeline(DiffusionPipeline):
 def _check_complete(part: str, component: Any) -> None:
     # diffusers tells of missing weights in a warning, and leaves them without values.
     tensors = component.state_dict() if isinstance(component, nn.Module) else {}
-    missing = [name for name, tensor in tensors.items() if tensor.is_meta]
-    if missing:
-        raise ValueError(f"The files of {part} have {len(missing)} of its weights missing, such as {missing[0]}.")
+    check_none_missing(part, [name for name, tensor in tensors.items() if tensor.is_meta])

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from .configuration_lavit import LavitConfig, LavitVisualTokenizerConfig, check_vision_config
+from .freezing_lavit import evaluation_mode
 from .modeling_lavit_tokenizer import LavitVisualTokenizer
 from .vision_tower_lavit import build_vision_tower, check_model_type
 
@@ -152,10 +153,7 @@ def check_logits(text_model: PreTrainedModel, model: PreTrainedModel) -> None:
     # Every other logit is magnified: the small logits of a new model do not reach a cap, and a cap hides a factor.
     factors = torch.tensor([1.0, 1e4], device=head.weight.device).repeat(head.out_features)[: head.out_features]
     magnifier = head.register_forward_hook(lambda module, arguments, logits: logits.float() * factors)
-    modes = {module: module.training for module in (*text_model.modules(), *model.modules())}
-    text_model.eval()
-    model.eval()
-    try:
+    with evaluation_mode(text_model, model), magnifier:
         own = text_model(input_ids=first, use_cache=True)
         if getattr(own, "cache", None) is None:
             raise _refusal(text_model, "it returns no cache")
@@ -168,10 +166,6 @@ def check_logits(text_model: PreTrainedModel, model: PreTrainedModel) -> None:
             step = model(input_ids=last, cache=cache, use_cache=True)
         except (AttributeError, TypeError, ValueError) as error:
             raise _refusal(text_model, f"it does not run inside one ({error})") from error
-    finally:
-        magnifier.remove()
-        for module, training in modes.items():
-            module.training = training
     if not (_are_close(ours.logits, own.logits, 0.01) and _are_close(step.logits, own_step.logits, 0.01)):
         raise _refusal(text_model, "it changes its head's logits, or its input embeddings, in a way of its own")
     if not _are_close(own_whole.logits[:, :-1], own.logits, 0.1):

@@ -258,6 +258,12 @@ def open_safetensors(path: str | os.PathLike) -> safe_open:
         raise ValueError(f"{path} cannot be read as safetensors, it may be incomplete: {error}") from error
 
 
+def check_none_missing(name: str, missing: Sequence[str]) -> None:
+    """Raises a `ValueError` for weights of the part `name` that its files lack, and that would have any values."""
+    if missing:
+        raise ValueError(f"The files of {name} have {len(missing)} of its weights missing, such as {missing[0]}.")
+
+
 def check_weights(folder: str | os.PathLike, variant: str | None = None) -> None:
     """
     Checks the files of weights that are loaded from a folder: their index, and whether each file is complete.

@@ -331,7 +331,7 @@ class LavitGenerationMixin(GenerationMixin):
         past, length = cache.get_seq_length(), input_ids.shape[1]
         attention_mask = self._attention_mask(input_ids, kwargs)
         is_whole = attention_mask.shape[-1] == length
-        # What an image with one placeholder became in the cache is not known from the placeholder.
+        # A placeholder does not tell how many positions its image has in the cache.
         if has_images or (is_whole and length <= past) or input_ids.eq(self.config.image_token_id).any():
             raise ValueError(
                 f"cache holds {past} positions, and input_ids must be those and further ones without images, got "

@@ -357,8 +357,6 @@ class LavitModel(LavitPreTrainedModel):
         """Same arguments and errors as [`LavitForCausalLM.forward`]. Returns the output of the language model."""
         check_keyword_arguments(self, kwargs, self.language_model)
         encoded = (mm_encoder_outputs or {}).get("image")
-        if pixel_values is None and vision_features is None:
-            check_no_image_arguments(image_inputs, keep_mask, encoded)
         if pixel_values is not None or vision_features is not None:
             check_image_arguments(input_ids, inputs_embeds, cache, encoded)
             sequences = self.expand_images(
@@ -373,10 +371,12 @@ class LavitModel(LavitPreTrainedModel):
             )
             attention_mask, position_ids = sequences.attention_mask, sequences.position_ids
             input_ids, inputs_embeds = None, sequences.inputs_embeds
-        elif encoded is not None:
-            input_ids, inputs_embeds = None, self._put_features(input_ids, inputs_embeds, encoded)
-        elif mm_encoder_outputs is None:  # an empty dict says that images are in `inputs_embeds` already
-            self._check_no_images(input_ids, inputs_embeds, cache)
+        else:
+            check_no_image_arguments(image_inputs, keep_mask, encoded)
+            if encoded is not None:
+                input_ids, inputs_embeds = None, self._put_features(input_ids, inputs_embeds, encoded)
+            elif mm_encoder_outputs is None:  # an empty dict says that images are in `inputs_embeds` already
+                self._check_no_images(input_ids, inputs_embeds, cache)
         given = input_ids if inputs_embeds is None else inputs_embeds
         if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim != 4 and not is_linear(cache):
             check_attention_mask(attention_mask, given.shape, cache.get_seq_length() if cache is not None else 0)

@@ -16,6 +16,7 @@ from .attention_lavit import LavitAttention, LavitBlock, PolicyAttend, masked_at
 from .backbones_lavit import Backbone, load_vision_backbone
 from .configuration_lavit import LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
 from .distributed_lavit import batch_mean
+from .files_lavit import check_none_missing
 from .modeling_lavit_tokenizer import (
     LavitTokenizerPreTrainedModel,
     LavitVisualTokenizer,
@@ -112,11 +113,7 @@ class LavitFeatureDecoder(LavitPublishingMixin, LavitFloat32Mixin, PreTrainedMod
             ValueError: a checkpoint without some of the weights, which would be random ones.
         """
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        missing = sorted(info["missing_keys"])
-        if missing:
-            raise ValueError(
-                f"The files of {cls.__name__} have {len(missing)} of its weights missing, such as {missing[0]}."
-            )
+        check_none_missing(cls.__name__, sorted(info["missing_keys"]))
         return (model, info) if output_loading_info else model
 
     @torch.no_grad()

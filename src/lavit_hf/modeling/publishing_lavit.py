@@ -235,9 +235,9 @@ class LavitPublishingMixin:
             try:
                 super().save_pretrained(folder, is_main_process, state_dict, **weights, **kwargs)
                 is_whole = not (is_adapter or getattr(self, "is_quantized", False))
-                if saves and is_whole and self.widest_dtype() not in (None, self.dtype):
+                if saves and is_whole and (widest := self.widest_dtype()) not in (None, self.dtype):
                     # from_pretrained brings all weights to one dtype, and transformers has noted the first one's.
-                    self.config.dtype = self.widest_dtype()
+                    self.config.dtype = widest
                     self.config.save_pretrained(folder)
             finally:  # it belongs to the folder, and this model may go to another one
                 vars(self.config).pop("auto_map", None)

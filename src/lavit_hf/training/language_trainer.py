@@ -92,6 +92,7 @@ class LavitForCausalLMTrainer(LavitTrainer):
         labels, attention_mask, config = batch["labels"], batch.get("attention_mask"), self.model.config
         if images is None:
             return count_labels(mask_labels(config, labels, attention_mask))
+        # These do not run a part of the model alone.
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or is_fsdp_managed_module(self.model):
             return count_labels(self.model_wrapped(**batch, supervise_images=True, skip_logits=True)["labels"])
         input_ids = batch["input_ids"]
