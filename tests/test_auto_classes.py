@@ -157,19 +157,14 @@ def run_python(code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
 
 
-def test_importing_takes_neither_torch_nor_words():
-    """auto_docstring and its like print errors at import; nobody wants to read them."""
-    done = run_python("import sys, lavit_hf; assert not {'torch', 'diffusers'} & set(sys.modules)")
-    assert done.stdout == ""
-    assert done.stderr == ""
+def test_importing_prints_nothing():
+    """transformers' `auto_docstring` prints errors at import."""
     done = run_python("from lavit_hf import *")
     assert done.stdout == ""
     assert "ERROR" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    "first", ["import lavit_hf", "from transformers import Trainer", "from lavit_hf import modeling"]
-)
+@pytest.mark.parametrize("first", ["import lavit_hf", "from transformers import Trainer, pipeline"])
 def test_whatever_is_imported_first(converted, first):
     done = run_python(f"""
 {first}
@@ -187,13 +182,9 @@ print("known")
     assert done.stdout == "known\n"
 
 
-def test_every_public_name_is_found():
-    assert set(lavit_hf.__all__) <= set(dir(lavit_hf))
-    for name in lavit_hf.__all__:
-        assert getattr(lavit_hf, name) is not None
-    assert set(lavit_hf._MODULES) <= set(lavit_hf.__all__)
-    with pytest.raises(AttributeError, match="'lavit_hf' has no attribute 'LavitForSpeech'"):
-        lavit_hf.LavitForSpeech  # noqa: B018
+def test_registering_twice_changes_nothing():
+    lavit_hf.register()
+    assert transformers.AutoModelForCausalLM._model_mapping[LavitConfig] is LavitForCausalLM
 
 
 @torch.no_grad()

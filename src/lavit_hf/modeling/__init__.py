@@ -1,7 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """What computes: configurations, visual tokenizer, feature decoder, language model, generation."""
 
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM
+from transformers import AutoModelForCausalLM
 
 from .configuration_lavit import LavitConfig, LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
 from .modeling_lavit import LavitCausalLMOutputWithPast, LavitForCausalLM, LavitModel, LavitPreTrainedModel
@@ -32,13 +32,6 @@ __all__ = [
     "select_patches",
 ]
 
-
-AutoModel.register(LavitConfig, LavitModel)
-AutoModel.register(LavitVisualTokenizerConfig, LavitVisualTokenizer)
-AutoModel.register(LavitFeatureDecoderConfig, LavitFeatureDecoder)
-for auto_model in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
-    # The names that `registration` writes may have registered the class already.
-    auto_model.register(LavitConfig, LavitForCausalLM, exist_ok=True)
 
 # What is saved then carries the code that loads it where this package is not installed.
 LavitConfig.register_for_auto_class()
