@@ -13,6 +13,7 @@ from pathlib import Path
 
 import rich
 import torch
+from rich.markdown import Markdown
 
 from lavit_hf import (
     LavitConfig,
@@ -97,7 +98,7 @@ def measure(args: argparse.Namespace) -> EvaluationReport:
     model, processor = LavitForCausalLM.from_pretrained(args.output), LavitProcessor.from_pretrained(args.output)
     pipeline = LavitImageDecoderPipeline.from_pretrained(args.output, dtype=model.dtype)
     report = evaluate(model, processor, pipeline, args.dataset, num_samples=args.num_samples, progress=True)
-    rich.print(report.table())
+    rich.print(Markdown(report.to_markdown()))
     (args.output / "evaluation.json").write_text(report.to_json(), encoding="utf-8")
     report.save_samples(args.output / "samples")
     return report

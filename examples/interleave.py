@@ -21,6 +21,7 @@ from lavit_hf import (
     demo_checkpoint,
 )
 from lavit_hf.data.shapes.loading import make_row
+from lavit_hf.inference import decode_codes
 from lavit_hf.visualization import Sample, draw_sheet
 
 
@@ -53,9 +54,8 @@ def main():
     samples = []
     for segments in processor.batch_decode_interleaved(ids):
         codes = [segment.codes for segment in segments if isinstance(segment, ImageSegment)]
-        noise = [torch.Generator().manual_seed(args.seed + index) for index in range(len(codes))]
         texts = [segment.text.strip() for segment in segments if isinstance(segment, TextSegment)]
-        samples.append(Sample(tuple(pipeline(codes, generator=noise).images), tuple(f"“{text}”" for text in texts)))
+        samples.append(Sample(tuple(decode_codes(pipeline, codes, args.seed)), tuple(f"“{text}”" for text in texts)))
     draw_sheet(samples, columns=5).save(args.output)
 
 

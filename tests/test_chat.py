@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from lavit_hf import Conversation
-from lavit_hf.cli.chat import picture_as_text, split_pictures
+from lavit_hf.cli.chat import image_as_text, split_images
 from lavit_hf.data.shapes import render_scene, sample_scene
 
 
@@ -36,7 +36,7 @@ def test_a_conversation(monkeypatch, command_line, tmp_path, picture):
             "/quit",
         ]
     )
-    monkeypatch.setattr("lavit_hf.cli.common.console.input", lambda prompt: next(lines))
+    monkeypatch.setattr("lavit_hf.cli.loading.console.input", lambda prompt: next(lines))
     code, output, _ = command_line("chat", "--output", tmp_path / "out", "--steps", 4)
     assert code == 0
     answer, description = (line for line in output.splitlines() if "orange" in line)
@@ -44,8 +44,8 @@ def test_a_conversation(monkeypatch, command_line, tmp_path, picture):
     assert "orange star" in description
     assert output.count("/quit") == 2  # at the start, and when asked for
     assert "/draw needs a text" in output
-    assert "there is no picture nothing.png" in output
-    assert "/edit needs a picture" in output
+    assert "there is no image nothing.png" in output
+    assert "/edit needs an image" in output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["001.png", "002.png"]
     assert str(tmp_path / "out" / "001.png") in output
 
@@ -56,7 +56,7 @@ def test_what_no_longer_fits_is_left_out(demo):
         conversation.add("user", Image.new("RGB", (64, 64), "red"), "what is that?")
         conversation.add("assistant", "a square")
     list(conversation.answer("and that?"))
-    assert 0 < len(conversation.pictures) < 8
+    assert 0 < len(conversation.images) < 8
     assert conversation.messages[-1]["role"] == "assistant"
 
 
@@ -70,14 +70,14 @@ def test_a_failed_answer_leaves_no_trace(demo, monkeypatch):
 
 
 def test_lines(picture):
-    assert split_pictures(f'look at "{picture}" and say what it\'s') == ("look at and say what it's", [picture])
-    with pytest.raises(ValueError, match=r"there is no picture .*gone\.jpg"):
-        split_pictures("gone.jpg what is that?")
+    assert split_images(f'look at "{picture}" and say what it\'s') == ("look at and say what it's", [picture])
+    with pytest.raises(ValueError, match=r"there is no image .*gone\.jpg"):
+        split_images("gone.jpg what is that?")
 
 
-def test_a_picture_in_half_blocks():
+def test_an_image_in_half_blocks():
     image = Image.new("RGB", (8, 8), "#ff0000")
     image.paste("#0000ff", (0, 4, 8, 8))
-    shown = picture_as_text(image, columns=4)
+    shown = image_as_text(image, columns=4)
     assert shown.plain == "▀▀▀▀\n" * 2
     assert {str(span.style) for span in shown.spans} == {"#ff0000 on #ff0000", "#0000ff on #0000ff"}

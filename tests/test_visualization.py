@@ -1,11 +1,13 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What the pictures show is what the model does."""
+"""The images show what the model does."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageColor
+from transformers import AutoModelForCausalLM, AutoProcessor
 
+from lavit_hf import demo_checkpoint
 from lavit_hf.data.shapes import render_scene, sample_scene
 from lavit_hf.visualization import (
     Sample,
@@ -18,8 +20,7 @@ from lavit_hf.visualization import (
     show_guidance_sweep,
     show_kept_patches,
     show_merging,
-    show_reconstructions,
-    show_token_counts,
+    show_tokens,
 )
 
 
@@ -107,9 +108,11 @@ def test_merging_has_a_color_for_each_kept_patch():
     assert shown.getpixel((0, 0)) != (255, 255, 255)
 
 
-def test_attention(demo, pictures):
-    model, processor, _ = demo
-    before = model.config.text_config._attn_implementation
+def test_attention(pictures):
+    model, processor = (auto.from_pretrained(demo_checkpoint()) for auto in (AutoModelForCausalLM, AutoProcessor))
+    with pytest.raises(ValueError, match="returns no weights: call model.set_attn_implementation"):
+        attend_to_patches(model, processor, pictures[0], "a small red cross")
+    model.set_attn_implementation({"text_config": "eager"})
     words, weights = attend_to_patches(model, processor, pictures[0], "a small red cross")
     assert words == ["a", "small", "red", "cross"]
     assert weights.shape == (4, model.config.num_patches)
@@ -119,7 +122,6 @@ def test_attention(demo, pictures):
     assert (weights[:, ~keep_mask] == 0).all()
     assert (weights[:, keep_mask] > 0).all()
     assert (weights.sum(1) < 1).all()  # words look at words, too
-    assert model.config.text_config._attn_implementation == before
     sheet = show_attention(pictures[0], words, weights)
     assert sheet.width > 4 * 192
     with pytest.raises(ValueError, match="weights of a word must be of shape"):
@@ -137,12 +139,12 @@ def test_attention_is_brightest_where_a_word_looks():
 def test_sheets(demo, pictures):
     masks = torch.zeros(3, 64, dtype=torch.bool)
     masks[:, :5] = True
-    assert show_token_counts(pictures, masks).width > show_token_counts(pictures[:1], masks[:1]).width
-    sheet = show_reconstructions(pictures, masks, [Image.new("RGB", (64, 64), "lime")] * 3, side=64)
+    assert show_tokens(pictures, masks).width > show_tokens(pictures[:1], masks[:1]).width
+    sheet = show_tokens(pictures, masks, [Image.new("RGB", (64, 64), "lime")] * 3, side=64)
     left = 8 + 2 * 64  # the third picture of the first sample
     assert sheet.getpixel((left + 30, 40)) == ImageColor.getrgb("lime")
     with pytest.raises(ValueError, match="zip"):
-        show_reconstructions(pictures, masks[:2], pictures)
+        show_tokens(pictures, masks[:2], pictures)
     narrow = draw_sheet([Sample((pictures[0],), ("a line that is far too long for the width of one picture",))])
     assert narrow.height > 128 + 2 * 15
 

@@ -29,6 +29,7 @@ from lavit_hf import (
     demo_checkpoint,
 )
 from lavit_hf.data.shapes import render_scene, sample_scene
+from lavit_hf.inference import decode_codes, encode_images, write_texts
 from lavit_hf.processing import read_image
 from lavit_hf.visualization import find_merge_targets, show_kept_patches, show_merging
 
@@ -77,24 +78,16 @@ class Page:
         self.pipeline.set_progress_bar_config(disable=True)
         self.turn = threading.Lock()  # one visitor at a time: they share the model and the random numbers
 
-    def _tokenize(self, picture: Image.Image):
-        tokenizer = self.model.model.visual_tokenizer
-        pixel_values = self.processor.image_processor(picture, return_tensors="pt")["pixel_values"]
-        pixel_values = pixel_values.to(self.model.device, self.model.dtype)
-        with torch.no_grad():
-            return tokenizer(pixel_values)
+    def _encode(self, image: Image.Image):
+        return encode_images(self.model.model.visual_tokenizer, self.processor, [image])
 
-    def _write(self, picture: Image.Image, text: str) -> str:
-        inputs = self.processor(
-            text=self.processor.image_token + self.processor.escape(text), images=picture, return_tensors="pt"
-        )
-        ids = self.model.generate(**inputs.to(self.model.device), max_new_tokens=64, return_full_text=False)
-        return self.processor.decode(ids[0], skip_special_tokens=True).strip()
+    def _write(self, image: Image.Image, text: str) -> str:
+        return write_texts(self.model, self.processor, [text], [[image]], max_new_tokens=64)[0]
 
     def describe(self, picture: Image.Image | None) -> tuple[str, str, Image.Image, Image.Image]:
         needs(picture, "Give a picture")
         with self.turn:
-            tokens = self._tokenize(picture)
+            tokens = self._encode(picture)
             targets = find_merge_targets(self.model.model.visual_tokenizer, tokens)[0]
             caption = self._write(picture, "")
         codes, kept = tokens.codes.tolist(), tokens.keep_mask[0]
@@ -133,10 +126,9 @@ class Page:
 
     def reconstruct(self, picture: Image.Image | None, seed: float) -> tuple[Image.Image, str]:
         needs(picture, "Give a picture")
-        noise = torch.Generator().manual_seed(int(seed))
         with self.turn:
-            tokens = self._tokenize(picture)
-            rebuilt = self.pipeline([tokens.codes.tolist()], generator=noise).images[0]
+            tokens = self._encode(picture)
+            [rebuilt] = decode_codes(self.pipeline, [tokens.codes.tolist()], int(seed))
         return enlarge(rebuilt), f"from {len(tokens.codes)} tokens"
 
     def chat(self, message: dict, history: list, conversation: Conversation | None):

@@ -1,12 +1,13 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""A conversation in which both sides write and show pictures."""
+"""A conversation in which both sides write text and show images."""
 
 from collections.abc import Generator, Iterator, Sequence
 
-import torch
 from PIL import Image
+from transformers import BatchFeature
 
 from .diffusion import LavitImageDecoderPipeline
+from .inference import decode_codes, prepare_prompts
 from .modeling import LavitForCausalLM
 from .processing import ImageSegment, LavitIteratorStreamer, LavitProcessor, StreamedPicture, TextSegment, stream
 from .processing.chat_lavit import TURN_END
@@ -18,21 +19,22 @@ Piece = TextSegment | ImageSegment | StreamedPicture
 
 class Conversation:
     """
-    What was said and shown, as messages of a chat template.
+    A conversation, kept as messages of a chat template.
 
     ```python
     conversation = Conversation(model, processor, pipe)
-    for piece in conversation.answer(picture, "what color is the star?"):
+    for piece in conversation.answer(image, "what color is the star?"):
         ...  # TextSegment, ImageSegment, StreamedPicture
-    for piece in conversation.draw("make the star green", [picture]):
+    for piece in conversation.draw("make the star green", [image]):
         ...
     ```
 
     Args:
-        model ([`LavitForCausalLM`]), processor ([`LavitProcessor`]), pipeline ([`LavitImageDecoderPipeline`]):
-            A LaVIT, its processor and its pixel decoder.
-        seed (`int`, *optional*, defaults to 0): Of the noise of pictures.
-        settings: For the pixel decoder, say `num_inference_steps`.
+        model ([`LavitForCausalLM`]): The model.
+        processor ([`LavitProcessor`]): Its processor.
+        pipeline ([`LavitImageDecoderPipeline`]): Its pixel decoder.
+        seed (`int`, *optional*, defaults to 0): The seed of the noise of images.
+        settings: Arguments of the pixel decoder, such as `num_inference_steps`.
     """
 
     def __init__(
@@ -48,18 +50,18 @@ class Conversation:
         self.messages: list[dict] = []
 
     @property
-    def pictures(self) -> list[Image.Image]:
-        """All of them, in order."""
+    def images(self) -> list[Image.Image]:
+        """The images of all messages, in order."""
         parts = (part for message in self.messages for part in message["content"])
         return [part["image"] for part in parts if part["type"] == "image"]
 
     def add(self, role: str, *content: str | Image.Image) -> None:
         """
-        Puts a message at the end, as if it had been said.
+        Adds a message.
 
         Args:
-            role (`str`): Who said it: `"user"` or `"assistant"`.
-            content (`str` or `Image.Image`): Its texts and pictures, in their order.
+            role (`str`): `"user"` or `"assistant"`.
+            content (`str` or `Image.Image`): The texts and images of the message, in order.
         """
         parts = [
             {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part}
@@ -69,26 +71,24 @@ class Conversation:
 
     def answer(self, *content: str | Image.Image, preview_every: int | None = None) -> Generator[Piece, None, None]:
         """
-        What the model says to `content` and all before it, piece by piece; then both are messages. What goes
-        unanswered, because something failed or the iterator was closed, is none. Without content, to the last message.
+        Answers a message piece by piece, and then keeps the message and the answer. If the answer fails or the
+        iterator is closed before its end, neither is kept.
 
         Args:
-            content (`str` or `Image.Image`): The user's texts and pictures, in their order.
-            preview_every (`int`, *optional*): A picture is also shown unfinished, each time it has so many more codes.
+            content (`str` or `Image.Image`):
+                The texts and images of the user's message, in order. Default: the last message that was added.
+            preview_every (`int`, *optional*): The number of codes after which an unfinished image is shown again.
         """
         if content:
             self.add("user", *content)
         eos = self.model.generation_config.eos_token_id
+        turn_end = self.processor.tokenizer.encode(TURN_END)[-1]  # the template begins the next turn behind it
         settings = {
             "generation_mode": "interleaved",
             "max_new_tokens": self._room,
-            # After an answer the template goes on to the next turn.
-            "eos_token_id": [
-                *(eos if isinstance(eos, list) else [eos]),
-                self.processor.tokenizer.encode(TURN_END)[-1],
-            ],
+            "eos_token_id": [*(eos if isinstance(eos, list) else [eos]), turn_end],
         }
-        said = []
+        said: list[str | Image.Image] = []
         try:
             for piece in self._stream(self._prompt(), preview_every, **settings):
                 if isinstance(piece, TextSegment):
@@ -102,26 +102,21 @@ class Conversation:
                 self.messages.pop()
 
     def draw(
-        self, prompt: str, pictures: Sequence[Image.Image] = (), preview_every: int | None = None, **settings
+        self, prompt: str, images: Sequence[Image.Image] = (), preview_every: int | None = None, **settings
     ) -> Generator[Piece, None, None]:
         """
-        A drawing of `prompt` that starts from `pictures`, code by code; then request and drawing are messages.
+        Draws a prompt code by code, and then keeps the request and the drawing as messages.
 
         Args:
-            prompt (`str`): What to draw, or how to edit the picture.
-            pictures (`list[PIL.Image.Image]`, *optional*): What to start from.
-            preview_every (`int`, *optional*): Show the unfinished picture every so many codes.
-            settings: For `generate`, say `guidance_scale`.
+            prompt (`str`): What to draw, or how to edit the image before it.
+            images (`list[PIL.Image.Image]`, *optional*): Images before the prompt.
+            preview_every (`int`, *optional*): The number of codes after which the unfinished image is shown again.
+            settings: Arguments of `generate`, such as `guidance_scale`.
         """
-        inputs = self.processor(
-            text=self.processor.image_token * len(pictures) + self.processor.escape(prompt),
-            images=list(pictures) or None,
-            generation_mode="image",
-            return_tensors="pt",
-        )
+        inputs = prepare_prompts(self.processor, [prompt], [images], generation_mode="image")
         for piece in self._stream(inputs, preview_every, generation_mode="image", **settings):
             if isinstance(piece, StreamedPicture) and piece.complete:
-                self.add("user", *pictures, prompt)
+                self.add("user", *images, prompt)
                 self.add("assistant", piece.picture)
             yield piece
 
@@ -129,21 +124,21 @@ class Conversation:
     def _room(self) -> int:
         return self.model.config.num_patches + 2 + MAX_NEW_TEXT
 
-    def _stream(self, inputs, preview_every: int | None, **settings) -> Iterator[Piece]:
-        streamer = LavitIteratorStreamer(self.processor, decode_image=self._decode, preview_every=preview_every)
+    def _stream(self, inputs: BatchFeature, preview_every: int | None, **settings) -> Iterator[Piece]:
+        def decode_image(codes: list[int]) -> Image.Image:
+            return decode_codes(self.pipeline, [codes], self.seed, **self.settings)[0]
+
+        streamer = LavitIteratorStreamer(self.processor, decode_image=decode_image, preview_every=preview_every)
         return stream(self.model, streamer, **inputs.to(self.model.device), **settings)
 
-    def _decode(self, codes: list[int]) -> Image.Image:
-        return self.pipeline([codes], generator=torch.Generator().manual_seed(self.seed), **self.settings).images[0]
-
-    def _prompt(self):
-        """The inputs of the latest messages for which the model's context has room."""
+    def _prompt(self) -> BatchFeature:
+        """Prepares the latest messages for which the context of the model has room."""
         longest = getattr(self.model.config.text_config, "max_position_embeddings", None)
         while True:
             inputs = self.processor.apply_chat_template(
                 self.messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
             )
-            length = inputs["input_ids"].shape[1] + len(self.pictures) * self.model.config.num_patches
+            length = inputs["input_ids"].shape[1] + len(self.images) * self.model.config.num_patches
             if longest is None or length + self._room <= longest or len(self.messages) <= 1:
                 return inputs
             del self.messages[:2]  # a question and its answer

@@ -1,46 +1,55 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Pictures of what a LaVIT sees and does: which patches it keeps and what becomes of the others, what its words look at,
-what guidance does, which codes it uses. All return a `PIL.Image.Image`, the plot a `matplotlib` figure.
+Images of the inside of a LaVIT: the patches that the visual tokenizer keeps and merges, the patches that words attend
+to, the effect of guidance, the use of the codebook.
 """
 
 import colorsys
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from torch.distributions import Categorical
 
+from .inference import decode_codes, draw_codes, prepare_prompts
 from .modeling import LavitForCausalLM, LavitVisualTokenizer, LavitVisualTokenizerOutput
-from .processing import read_image
+from .processing import LavitProcessor, read_image
 
 
-MIN_SAMPLE_WIDTH = 160  # pixels, so that lines below a single picture are no columns of syllables
+MIN_SAMPLE_WIDTH = 160  # pixels, so that a line below a single small image has room for words
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One case as a person would look at it: pictures side by side and lines of text below."""
+    """
+    A case to look at.
 
-    pictures: tuple[Image.Image, ...]
+    Args:
+        images (`tuple[PIL.Image.Image, ...]`): Its images, side by side.
+        lines (`tuple[str, ...]`): The lines of text below them.
+    """
+
+    images: tuple[Image.Image, ...]
     lines: tuple[str, ...]
 
 
 def draw_sheet(samples: Sequence[Sample], side: int = 128, columns: int = 4) -> Image.Image:
     """
+    Draws samples in rows, with their lines of text below them.
+
     Args:
-        samples (`list[Sample]`): At least one, all with as many pictures.
-        side (`int`, *optional*, defaults to 128): Of each picture in pixels; others are padded to a square.
-        columns (`int`, *optional*, defaults to 4): Samples side by side.
+        samples (`list[Sample]`): At least one sample, all with the same number of images.
+        side (`int`, *optional*, defaults to 128): The side of each image in pixels. Images are padded to a square.
+        columns (`int`, *optional*, defaults to 4): The number of samples in a row.
 
     Returns:
-        `PIL.Image.Image`: RGB, the samples in rows with their lines of text below them.
+        `PIL.Image.Image`: An RGB image.
     """
     font, line_height, gap = ImageFont.load_default(12), 15, 8
-    width = max(len(samples[0].pictures) * side, MIN_SAMPLE_WIDTH)
+    width = max(len(samples[0].images) * side, MIN_SAMPLE_WIDTH)
     texts = [[part for line in sample.lines for part in textwrap.wrap(line, width // 6)] for sample in samples]
     height = side + line_height * max(map(len, texts)) + gap
     rows = -(-len(samples) // columns)
@@ -48,10 +57,10 @@ def draw_sheet(samples: Sequence[Sample], side: int = 128, columns: int = 4) -> 
     draw = ImageDraw.Draw(sheet)
     for index, (sample, lines) in enumerate(zip(samples, texts, strict=True)):
         left, top = gap + index % columns * (width + gap), gap + index // columns * (height + gap)
-        for position, picture in enumerate(sample.pictures):
-            # Small pictures keep their pixels.
-            method = Image.Resampling.NEAREST if max(picture.size) < side else Image.Resampling.BICUBIC
-            square = ImageOps.pad(read_image(picture), (side, side), method, color="white")
+        for position, image in enumerate(sample.images):
+            # The pixels of small images stay visible.
+            method = Image.Resampling.NEAREST if max(image.size) < side else Image.Resampling.BICUBIC
+            square = ImageOps.pad(read_image(image), (side, side), method, color="white")
             sheet.paste(square, (left + position * side, top))
         draw.multiline_text((left, top + side + 2), "\n".join(lines), "black", font, spacing=line_height - 12)
     return sheet
@@ -59,18 +68,18 @@ def draw_sheet(samples: Sequence[Sample], side: int = 128, columns: int = 4) -> 
 
 def show_kept_patches(image: Image.Image, keep_mask: torch.Tensor, size: int = 448) -> Image.Image:
     """
-    A picture in which the patches that the tokenizer keeps stand out, and those folded into them are pale.
+    Shows the patches of an image that the visual tokenizer keeps. The patches that are merged into them are pale.
 
     Args:
-        image (`PIL.Image.Image`): The picture that was tokenized.
-        keep_mask (`torch.BoolTensor` of shape `(num_patches,)`): As of [`LavitVisualTokenizerOutput`], one picture's.
-        size (`int`, *optional*, defaults to 448): Side of the result in pixels.
+        image (`PIL.Image.Image`): The image.
+        keep_mask (`torch.BoolTensor` of shape `(num_patches,)`): Its row of `LavitVisualTokenizerOutput.keep_mask`.
+        size (`int`, *optional*, defaults to 448): The side of the result in pixels.
 
     Returns:
-        `PIL.Image.Image`: RGB, square, as the tokenizer sees the picture.
+        `PIL.Image.Image`: A square RGB image.
 
     Raises:
-        ValueError: a mask that is not that of a square grid of patches.
+        ValueError: If the mask does not belong to a square grid of patches.
     """
     side = _grid_side(keep_mask, "keep_mask")
     image = _square(image, size)
@@ -84,21 +93,25 @@ def show_kept_patches(image: Image.Image, keep_mask: torch.Tensor, size: int = 4
     return shown
 
 
-def show_token_counts(images: Sequence[Image.Image], keep_masks: Sequence[torch.Tensor]) -> Image.Image:
+def show_tokens(
+    images: Sequence[Image.Image],
+    keep_masks: Sequence[torch.Tensor],
+    reconstructions: Sequence[Image.Image] | None = None,
+    side: int = 128,
+) -> Image.Image:
     """
-    Pictures beside their kept patches, and how many tokens each takes: the more there is to see, the more.
+    Shows images, their kept patches and numbers of tokens and, if given, their reconstructions from these tokens.
 
     Args:
-        images (`list[PIL.Image.Image]`): At least one picture.
-        keep_masks (`list[torch.BoolTensor]` of shape `(num_patches,)`): Of each picture.
+        images (`list[PIL.Image.Image]`): At least one image.
+        keep_masks (`list[torch.BoolTensor]` of shape `(num_patches,)`): The kept patches of each image.
+        reconstructions (`list[PIL.Image.Image]`, *optional*): The reconstruction of each image.
+        side (`int`, *optional*, defaults to 128): The side of each image of the result in pixels.
     """
-    pairs = zip(images, keep_masks, strict=True)
-    return draw_sheet(
-        [
-            Sample((image, show_kept_patches(image, mask)), (f"{int(mask.sum())} tokens for {len(mask)} patches",))
-            for image, mask in pairs
-        ]
-    )
+    columns = [images, map(show_kept_patches, images, keep_masks), *([reconstructions] if reconstructions else [])]
+    lines = [f"{int(mask.sum())} tokens for {len(mask)} patches" for mask in keep_masks]
+    samples = [Sample(tuple(case), (line,)) for *case, line in zip(*columns, lines, strict=True)]
+    return draw_sheet(samples, side, columns=5 - len(columns))
 
 
 @torch.no_grad()
@@ -106,19 +119,22 @@ def find_merge_targets(
     visual_tokenizer: LavitVisualTokenizer, outputs: LavitVisualTokenizerOutput
 ) -> torch.LongTensor:
     """
-    Into which kept patch each dropped one is folded: the one whose queries weigh it most in the merger's
-    cross-attention, on average over blocks and heads.
+    Finds the kept patch into which each dropped patch is merged: the one that attends most to it in the
+    cross-attention of the merger, averaged over blocks and heads.
 
     Args:
-        visual_tokenizer ([`LavitVisualTokenizer`]): In evaluation mode.
-        outputs ([`LavitVisualTokenizerOutput`]): What it said of B pictures. Only the merger runs again.
+        visual_tokenizer ([`LavitVisualTokenizer`]): The visual tokenizer, in evaluation mode.
+        outputs ([`LavitVisualTokenizerOutput`]): Its outputs for B images. Only the merger runs again.
 
     Returns:
-        `torch.LongTensor` of shape `(B, N)`: For each patch the number of a kept one; of a kept one its own.
+        `torch.LongTensor` of shape `(B, num_patches)`: The number of a kept patch for each patch. A kept patch has its
+        own number.
     """
     weights = _merge_weights(visual_tokenizer, outputs)
     kept, folded = outputs.partition.kept, outputs.partition.folded
-    taker = weights.masked_fill(~kept.mask[:, :, None], -1.0).argmax(1)  # (B, folded patches) -> which kept one
+    taker = weights.masked_fill(~kept.mask[:, :, None], -1.0).argmax(
+        1
+    )  # (B, folded patches), the index of a kept patch
 
     num_patches = outputs.keep_mask.shape[1]
     kept_patches = kept.pad(outputs.partition.kept_index % num_patches)
@@ -130,7 +146,7 @@ def find_merge_targets(
 
 
 def _merge_weights(visual_tokenizer: LavitVisualTokenizer, outputs: LavitVisualTokenizerOutput) -> torch.Tensor:
-    """(B, kept patches, folded patches), the weights of the cross-attention, summed over blocks."""
+    """Returns the weights of the cross-attention (B, kept patches, folded patches), summed over blocks."""
     recorded = []
     hooks = [
         layer.cross_attn.register_forward_pre_hook(lambda module, args: recorded.append((module, *args[:2])))
@@ -153,24 +169,25 @@ def _merge_weights(visual_tokenizer: LavitVisualTokenizer, outputs: LavitVisualT
 
 def show_merging(image: Image.Image, targets: torch.Tensor, size: int = 448) -> Image.Image:
     """
-    A picture over which each kept patch has a color of its own, and so have the patches that are folded into it.
+    Shows which patches of an image are merged. A kept patch has a frame, and the patches that are merged into it have
+    the color of this frame.
 
     Args:
-        image (`PIL.Image.Image`): The picture that was tokenized.
-        targets (`torch.LongTensor` of shape `(num_patches,)`): As of [`find_merge_targets`], one picture's.
-        size (`int`, *optional*, defaults to 448): Side of the result in pixels.
+        image (`PIL.Image.Image`): The image.
+        targets (`torch.LongTensor` of shape `(num_patches,)`): Its row of the result of [`find_merge_targets`].
+        size (`int`, *optional*, defaults to 448): The side of the result in pixels.
 
     Returns:
-        `PIL.Image.Image`: RGB, square; kept patches are as they are in a frame of their color.
+        `PIL.Image.Image`: A square RGB image.
 
     Raises:
-        ValueError: targets that are not those of a square grid of patches.
+        ValueError: If the targets do not belong to a square grid of patches.
     """
     side = _grid_side(targets, "targets")
     image = _square(image, size)
     targets = targets.tolist()
     kept = sorted(set(targets))
-    # Neighbours in raster order get hues far apart: steps of the golden ratio.
+    # Steps of the golden ratio give neighbors in raster order distant hues.
     hues = {patch: (index * 0.618034) % 1 for index, patch in enumerate(kept)}
     colors = {
         patch: tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.75, 0.95)) for patch, hue in hues.items()
@@ -189,83 +206,69 @@ def show_merging(image: Image.Image, targets: torch.Tensor, size: int = 448) -> 
     return shown
 
 
-def show_reconstructions(
-    pictures: Sequence[Image.Image],
-    keep_masks: Sequence[torch.Tensor],
-    reconstructions: Sequence[Image.Image],
-    side: int = 128,
-) -> Image.Image:
-    """
-    Pictures, their kept patches, and what the pixel decoder makes of their tokens, side by side.
-
-    Args:
-        pictures, reconstructions (`list[PIL.Image.Image]`): At least one of each.
-        keep_masks (`list[torch.BoolTensor]` of shape `(num_patches,)`): Of each picture.
-        side (`int`, *optional*, defaults to 128): Of each picture in the result, in pixels.
-    """
-    samples = [
-        Sample((picture, show_kept_patches(picture, mask), rebuilt), (f"{int(mask.sum())} tokens",))
-        for picture, mask, rebuilt in zip(pictures, keep_masks, reconstructions, strict=True)
-    ]
-    return draw_sheet(samples, side, columns=2)
-
-
 def show_guidance_sweep(
     model: LavitForCausalLM,
-    processor,
+    processor: LavitProcessor,
     prompt: str,
     scales: Sequence[float] = (1.0, 1.5, 2.0, 3.0, 5.0),
     seeds: Sequence[int] = (0, 1, 2),
     **settings,
 ) -> Image.Image:
     """
-    The same prompt drawn at several scales of guidance over the codes, a row for each seed.
+    Draws a prompt at several guidance scales, with a row for each seed.
 
     Args:
-        model ([`LavitForCausalLM`]), processor ([`LavitProcessor`]): With a pixel decoder, `model.image_decoder`.
-        prompt (`str`): What to draw.
-        scales (`list[float]`, *optional*): Of guidance, from 1.
-        seeds (`list[int]`, *optional*): Of codes and noise.
-        settings: For `generate`.
+        model ([`LavitForCausalLM`]): The model, which has a pixel decoder, `model.image_decoder`.
+        processor ([`LavitProcessor`]): Its processor.
+        prompt (`str`): The prompt.
+        scales (`list[float]`, *optional*): The guidance scales, from 1.
+        seeds (`list[int]`, *optional*): The seeds of codes and noise.
+        settings: Arguments of `generate`.
     """
-    inputs = processor(text=processor.escape(prompt), return_tensors="pt").to(model.device)
     samples = []
     for seed in seeds:
         for scale in scales:
             torch.manual_seed(seed)
-            ids = model.generate(**inputs, generation_mode="image", guidance_scale=scale, **settings)
-            codes = processor.decode_interleaved(ids[0])[-1].codes
-            [picture] = model.image_decoder(codes, generator=torch.Generator().manual_seed(seed)).images
-            samples.append(Sample((picture,), (f"guidance {scale:g}, {len(codes)} tokens",)))
+            codes = draw_codes(model, processor, [prompt], guidance_scale=scale, **settings)
+            images = decode_codes(model.image_decoder, codes, seed)
+            samples.append(Sample(tuple(images), (f"guidance {scale:g}, {len(codes[0])} tokens",)))
     return draw_sheet(samples, side=192, columns=len(scales))
 
 
 @torch.no_grad()
 def attend_to_patches(
-    model: LavitForCausalLM, processor, image: Image.Image, text: str
+    model: LavitForCausalLM, processor: LavitProcessor, image: Image.Image, text: str
 ) -> tuple[list[str], torch.FloatTensor]:
     """
-    How much each word after a picture attends to each of its patches: the mean over layers and heads.
+    Computes how much each word after an image attends to each patch of the image, averaged over layers and heads.
 
     Args:
-        model ([`LavitForCausalLM`]), processor ([`LavitProcessor`]): In evaluation mode.
-        image (`PIL.Image.Image`): The picture that is read.
-        text (`str`): What stands after it: a caption, a question.
+        model ([`LavitForCausalLM`]):
+            The model in evaluation mode, whose language model returns its attention weights:
+            `model.set_attn_implementation({"text_config": "eager"})`.
+        processor ([`LavitProcessor`]): Its processor.
+        image (`PIL.Image.Image`): The image that is read.
+        text (`str`): The text after it, such as a caption or a question.
 
     Returns:
-        `tuple[list[str], torch.FloatTensor]`: Words, and their weights `(num_words, num_patches)`, 0 for patches that
-        are not kept. A word of several tokens has the mean of theirs.
-    """
-    inputs = processor(text=processor.image_token + processor.escape(text), images=image, return_tensors="pt").to(
-        model.device
-    )
-    keep_mask = model.model.tokenize_images(inputs["pixel_values"]).keep_mask[0]
-    with _weights_are_returned(model):
-        outputs = model(**inputs, output_attentions=True, use_cache=False)
-    of_picture = outputs.sequences.image_mask[0]
-    weights = torch.stack([layer[0].float().mean(0) for layer in outputs.attentions]).mean(0)[:, of_picture]
+        `tuple[list[str], torch.FloatTensor]`: The words, and their weights of shape `(num_words, num_patches)`, 0 for
+        patches that are not kept. A word of several tokens has the mean of their weights.
 
-    first = int(of_picture.nonzero().max()) + 2  # after the last code comes [/IMG]
+    Raises:
+        ValueError: If the attention implementation returns no weights.
+    """
+    inputs = prepare_prompts(processor, [text], [[image]]).to(model.device)
+    keep_mask = model.model.tokenize_images(inputs["pixel_values"]).keep_mask[0]
+    outputs = model(**inputs, output_attentions=True, use_cache=False)
+    if not outputs.attentions or outputs.attentions[0] is None:
+        raise ValueError(
+            "The attention of the language model returns no weights: call "
+            "model.set_attn_implementation({'text_config': 'eager'}) first."
+        )
+    of_image = outputs.sequences.image_mask[0]
+    weights = torch.stack([layer[0].float().mean(0) for layer in outputs.attentions]).mean(0)[:, of_image]
+
+    first = int(of_image.nonzero().max()) + 2  # [/IMG] follows the last code
     words: list[str] = []
     rows: list[list[int]] = []
     for position, token in enumerate(outputs.sequences.input_ids[0, first:].tolist(), first):
@@ -282,16 +285,16 @@ def attend_to_patches(
 
 def show_attention(image: Image.Image, words: Sequence[str], weights: torch.Tensor, size: int = 192) -> Image.Image:
     """
-    A picture for each word, bright where the word looks.
+    Shows an image once for each word, bright where the word attends to it.
 
     Args:
-        image (`PIL.Image.Image`): The picture that is read.
-        words (`list[str]`), weights (`torch.FloatTensor` of shape `(num_words, num_patches)`):
-            As of [`attend_to_patches`].
-        size (`int`, *optional*, defaults to 192): Side of each picture in pixels.
+        image (`PIL.Image.Image`): The image that is read.
+        words (`list[str]`): The words that [`attend_to_patches`] returns.
+        weights (`torch.FloatTensor` of shape `(num_words, num_patches)`): Their weights.
+        size (`int`, *optional*, defaults to 192): The side of each image of the result in pixels.
 
     Raises:
-        ValueError: weights that are not those of a square grid of patches.
+        ValueError: If the weights do not belong to a square grid of patches.
     """
     side = _grid_side(weights[0], "weights of a word")
     image = _square(image, size)
@@ -304,44 +307,39 @@ def show_attention(image: Image.Image, words: Sequence[str], weights: torch.Tens
     return draw_sheet(samples, size, columns=min(8, len(samples)))
 
 
+def code_perplexity(codes: torch.LongTensor) -> float:
+    """Computes the exponential of the entropy of the frequencies of `codes`."""
+    _, counts = codes.unique(return_counts=True)
+    return Categorical(counts / counts.sum()).perplexity().item()
+
+
 def plot_code_usage(codes: Sequence[int] | torch.Tensor, codebook_size: int):
     """
-    How often each code of the codebook is used, the most used first.
+    Plots how often each code of the codebook is used, in descending order.
 
     Args:
-        codes (`torch.LongTensor` of shape `(T,)` or `list[int]`): Codes of many pictures.
-        codebook_size (`int`): How many codes there are.
+        codes (`torch.LongTensor` of shape `(T,)` or `list[int]`): The codes of many images.
+        codebook_size (`int`): The size of the codebook.
 
     Returns:
-        `matplotlib.figure.Figure`: With the share of codes that are used, and their perplexity.
+        `matplotlib.figure.Figure`: A plot whose title has the share of codes that are used, and their perplexity.
     """
     from matplotlib.figure import Figure
 
-    counts = torch.bincount(torch.as_tensor(codes).flatten().cpu(), minlength=codebook_size)
-    shares = counts[counts > 0] / counts.sum()
-    perplexity = torch.exp(-(shares * shares.log()).sum()).item()
+    codes = torch.as_tensor(codes).flatten().cpu()
+    counts = torch.bincount(codes, minlength=codebook_size).sort(descending=True).values
+    used = int(counts.count_nonzero())
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
-    axes.fill_between(range(codebook_size), counts.sort(descending=True).values.clamp_min(0.5).tolist(), 0.5, lw=0)
-    axes.set(yscale="log", xlabel="codes, the most used first", ylabel="times used", xlim=(0, codebook_size))
+    axes.fill_between(range(codebook_size), counts.clamp_min(0.5).tolist(), 0.5, lw=0)
+    axes.set(yscale="log", xlabel="codes, in descending order", ylabel="times used", xlim=(0, codebook_size))
     axes.set_title(
-        f"{len(shares)} of {codebook_size} codes used ({len(shares) / codebook_size:.0%}), "
-        f"perplexity {perplexity:.0f}, over {int(counts.sum())} tokens",
+        f"{used} of {codebook_size} codes used ({used / codebook_size:.0%}), "
+        f"perplexity {code_perplexity(codes):.0f}, over {len(codes)} tokens",
         fontsize=10,
     )
     axes.grid(alpha=0.3)
     return figure
-
-
-@contextmanager
-def _weights_are_returned(model: LavitForCausalLM) -> Iterator[None]:
-    """Attention written out in the language model: other implementations do not tell their weights."""
-    before = model.config.text_config._attn_implementation
-    model.set_attn_implementation({"text_config": "eager"})
-    try:
-        yield
-    finally:
-        model.set_attn_implementation({"text_config": before})
 
 
 def _grid_side(values: torch.Tensor, name: str) -> int:
@@ -356,7 +354,7 @@ def _square(image: Image.Image, size: int) -> Image.Image:
 
 
 def _box(patch: int, side: int, size: int) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a patch in a picture of `size` pixels, all of them inside."""
+    """Returns the first and last column and row of a patch in an image of `size` pixels: left, top, right, bottom."""
     row, column = divmod(patch, side)
     left, top, right, bottom = (round(place * size / side) for place in (column, row, column + 1, row + 1))
     return left, top, right - 1, bottom - 1
@@ -365,6 +363,7 @@ def _box(patch: int, side: int, size: int) -> tuple[int, int, int, int]:
 __all__ = [
     "Sample",
     "attend_to_patches",
+    "code_perplexity",
     "draw_sheet",
     "find_merge_targets",
     "plot_code_usage",
@@ -372,6 +371,5 @@ __all__ = [
     "show_guidance_sweep",
     "show_kept_patches",
     "show_merging",
-    "show_reconstructions",
-    "show_token_counts",
+    "show_tokens",
 ]

@@ -8,11 +8,13 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from rich.markdown import Markdown
 
 from lavit_hf.evaluation import TASKS, evaluate
 
 
-FAST = {"num_inference_steps": 1, "decoder_guidance_scale": 1.0, "max_caption_tokens": 4, "max_answer_tokens": 2}
+PIXELS = {"num_inference_steps": 1, "guidance_scale": 1.0}
+FAST = {"image_decoding": PIXELS, "max_caption_tokens": 4, "max_answer_tokens": 2}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def test_all_tasks(report, tmp_path):
     assert written["protocol"]["versions"]["torch"]
 
     console = Console(width=100, record=True, file=(tmp_path / "table").open("w"))
-    console.print(report.table())
+    console.print(Markdown(report.to_markdown()))
     text = console.export_text()
     assert all(task in text for task in TASKS)
     assert "unrelated" in text
@@ -64,7 +66,7 @@ def test_the_same_seed_gives_the_same_numbers(demo, rows, report):
     for task in ("captions", "drawing"):  # whatever was run before
         assert again.results[task] == report.results[task]
     drawings, repeated, different = (
-        [sample.pictures[0].tobytes() for sample in one.samples["drawing"]] for one in (report, again, other)
+        [sample.images[0].tobytes() for sample in one.samples["drawing"]] for one in (report, again, other)
     )
     assert repeated == drawings
     assert different != drawings
@@ -87,7 +89,7 @@ def test_settings_of_drawing(demo, rows):
     try:
         own, changed = (
             evaluate(model, *others, rows, num_samples=1, tasks=["drawing"], **FAST, **settings)
-            for settings in ({}, given)
+            for settings in ({}, {"image_generation": given})
         )
     finally:
         model.generation_config.image_generation = shipped
@@ -127,7 +129,7 @@ def test_other_datasets_and_no_decoder(demo, rows):
             "answers": [["circle"] * 10] * 3,
         }
     ).cast_column("photo", datasets.Image(decode=False))
-    columns = {"image_column": "photo", "caption_column": "texts", "question_column": "question"}
+    columns = {"columns": {"image": "photo", "caption": "texts", "questions": "question"}}
     report = evaluate(model, processor, pipeline, photos, **columns, **FAST)
     assert list(report.results) == ["captions", "questions", "reconstruction", "tokens"]
     assert set(report.results["captions"]) == {"cider"}
@@ -151,9 +153,11 @@ def test_refusals(demo, rows):
         evaluate(*demo, rows, tasks=["captions", "singing"])
     with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
         evaluate(*demo, rows, num_samples=0)
+    with pytest.raises(ValueError, match="columns must be names for image, .*got 'picture'"):
+        evaluate(*demo, rows, columns={"picture": "image"})
     with pytest.raises(ValueError, match="no rows"):
         evaluate(*demo, [])
-    with pytest.raises(ValueError, match="needs a caption in column 'caption', got None"):
+    with pytest.raises(ValueError, match="needs a caption, got None"):
         evaluate(*demo, [rows[0] | {"caption": None}], tasks=["drawing"])
     with pytest.raises(ValueError, match="row 1, column 'image' .*cannot be read"):
         evaluate(*demo, [rows[0], rows[1] | {"image": "nowhere.png"}], tasks=["tokens"])
@@ -176,7 +180,7 @@ def test_command(command_line, folder, tmp_path, monkeypatch):
     )
     assert code == 0, err
     assert "drawing" in out
-    assert "kept_fraction" in out
+    assert "kept fraction" in out
     written = json.loads(output.read_text())
     assert list(written["results"]) == ["drawing", "tokens"]
     assert written["protocol"]["dataset"] == "shapes"

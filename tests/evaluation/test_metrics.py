@@ -7,12 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchmetrics.functional.image import structural_similarity_index_measure
+from torch.nn.functional import conv2d
 
-from lavit_hf.evaluation.answers import answer_score, normalize_answer
-from lavit_hf.evaluation.cider import CiderD, tokenize_caption
-from lavit_hf.evaluation.metrics import average, perplexity, rate, spearman, wilson_interval
-from lavit_hf.evaluation.pixels import psnr, ssim
+from lavit_hf.evaluation.cider import cider_d, tokenize_caption
+from lavit_hf.evaluation.drawings import psnr, ssim
+from lavit_hf.evaluation.metrics import average, rate, wilson_interval
+from lavit_hf.evaluation.questions import answer_score, normalize_answer
+from lavit_hf.visualization import code_perplexity
 
 
 WORDS = st.lists(st.sampled_from("a red blue circle star at the top".split()), min_size=1, max_size=9).map(" ".join)
@@ -36,13 +37,11 @@ def test_rates_leave_out_what_does_not_apply():
     assert average([1.5, 2.5]).to_dict() == {"value": 2.0, "count": 2}
 
 
-def test_spearman_and_perplexity():
-    assert spearman([1, 2, 3, 4], [10, 20, 40, 80]) == pytest.approx(1)
-    assert spearman([1, 2, 3, 4, 5], [5, 6, 7, 8, 7]) == pytest.approx(0.820783)  # as SciPy's documentation has it
-    assert spearman([1, 1, 1], [1, 2, 3]) is None
-    assert perplexity(range(8)) == pytest.approx(8)
-    assert perplexity([3, 3, 3]) == pytest.approx(1)
-    assert perplexity([0, 0, 0, 1]) == pytest.approx(math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)))
+def test_perplexity():
+    assert code_perplexity(torch.arange(8)) == pytest.approx(8)
+    assert code_perplexity(torch.tensor([3, 3, 3])) == pytest.approx(1)
+    expected = math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    assert code_perplexity(torch.tensor([0, 0, 0, 1])) == pytest.approx(expected)
 
 
 def test_caption_words():
@@ -50,23 +49,24 @@ def test_caption_words():
 
 
 def test_cider_by_hand():
-    # Two pictures: every n-gram of a reference is used for one of them, so each weighs log 2, which cancels.
-    scorer = CiderD([["one two"], ["three four"]])
+    # Two images: every n-gram of a reference belongs to one of them, so each weighs log 2, which cancels.
+    references = [["one two"], ["three four"]]
     # The same words: cosine 1 for n = 1 and 2; there are no longer n-grams.
-    assert scorer.score(["one two", "three four"]) == pytest.approx([5, 5])
+    assert cider_d(["one two", "three four"], references) == pytest.approx([5, 5])
     # One word more: 2 of 3 words and 1 of 2 pairs are shared, and the length is off by one.
     cosines = 2 / math.sqrt(3 * 2) + 1 / math.sqrt(2 * 1)
-    assert scorer.score(["one two x", ""]) == pytest.approx([10 * cosines / 4 * math.exp(-1 / 72), 0])
+    assert cider_d(["one two x", ""], references) == pytest.approx([10 * cosines / 4 * math.exp(-1 / 72), 0])
     # A word said thrice counts no more often than in the reference, but makes the caption's vector longer.
-    assert scorer.score(["one one one", "no"])[0] == pytest.approx(10 / 4 / 3 / math.sqrt(2) * math.exp(-1 / 72))
+    assert cider_d(["one one one", "no"], references)[0] == pytest.approx(
+        10 / 4 / 3 / math.sqrt(2) * math.exp(-1 / 72)
+    )
 
 
 def test_cider_weighs_by_rarity_and_takes_the_mean_over_references():
-    # "the" stands in all pictures and says nothing.
-    scorer = CiderD([["the cat"], ["the dog"], ["the bird"]])
-    assert scorer.score(["the", "cat", "the bird"])[:2] == [0, 0]
+    # "the" belongs to all images and says nothing.
+    assert cider_d(["the", "cat", "the bird"], [["the cat"], ["the dog"], ["the bird"]])[:2] == [0, 0]
     both, first, second = (
-        CiderD([references, ["other words here"]]).score(["a red circle", "x"])[0]
+        cider_d(["a red circle", "x"], [references, ["other words here"]])[0]
         for references in (["a red circle", "one blue star"], ["a red circle"], ["one blue star"])
     )
     assert both == pytest.approx((first + second) / 2)
@@ -78,18 +78,18 @@ def test_cider_weighs_by_rarity_and_takes_the_mean_over_references():
 def test_cider_is_at_most_ten_and_does_not_depend_on_order(captions):
     references = [[caption] for caption in captions]
     other = captions[1:] + captions[:1]
-    scores = CiderD(references).score(other)
+    scores = cider_d(other, references)
     assert all(0 <= score <= 10 + 1e-9 for score in scores)
-    assert CiderD(references[::-1]).score(other[::-1]) == pytest.approx(scores[::-1])
-    own = CiderD(references).score(captions)
+    assert cider_d(other[::-1], references[::-1]) == pytest.approx(scores[::-1])
+    own = cider_d(captions, references)
     assert all(mine >= theirs - 1e-9 for mine, theirs in zip(own, scores, strict=True))
 
 
 def test_cider_refuses():
     with pytest.raises(ValueError, match="a reference for each"):
-        CiderD([["a"], []])
-    with pytest.raises(ValueError, match="each of 1 pictures, got 2"):
-        CiderD([["a"]]).score(["a", "b"])
+        cider_d(["a", "b"], [["a"], []])
+    with pytest.raises(ValueError, match="each of 1 images, got 2"):
+        cider_d(["a", "b"], [["a"]])
 
 
 def test_answers():
@@ -109,12 +109,21 @@ def test_answers():
 
 def test_pixel_distances():
     generator = torch.Generator().manual_seed(0)
-    picture = torch.rand(3, 40, 32, generator=generator)
-    noisy = (picture + 0.1 * torch.randn(3, 40, 32, generator=generator)).clamp(0, 1)
-    assert psnr(torch.full((3, 4, 4), 0.5), torch.full((3, 4, 4), 0.6)) == pytest.approx(20, abs=1e-4)
-    assert psnr(picture, picture) == 100
-    assert ssim(picture, picture) == pytest.approx(1)
-    # torchmetrics counts windows that reach beyond the border as well.
-    padded = structural_similarity_index_measure(noisy[None], picture[None], data_range=1.0, return_full_image=True)
-    inner = padded[1][0, :, 5:-5, 5:-5].mean().item()
-    assert ssim(noisy, picture) == pytest.approx(inner, abs=1e-5)
+    images = torch.rand(2, 3, 40, 32, generator=generator)
+    noisy = (images + 0.1 * torch.randn(2, 3, 40, 32, generator=generator)).clamp(0, 1)
+    grey, lighter = torch.full((1, 3, 4, 4), 0.5), torch.full((1, 3, 4, 4), 0.6)
+    assert psnr(torch.cat([grey, grey]), torch.cat([lighter, grey])) == pytest.approx([20, 100], abs=1e-4)
+    assert ssim(images, images) == pytest.approx([1, 1])
+    assert ssim(noisy, images)[1] == pytest.approx(_windowed_similarity(noisy[1], images[1]), abs=1e-5)
+
+
+def _windowed_similarity(image: torch.Tensor, reference: torch.Tensor) -> float:
+    """The structural similarity by its definition: Gaussian windows of 11 x 11 pixels within the image."""
+    offsets = torch.arange(11, dtype=torch.float64) - 5
+    window = torch.exp(-offsets.square() / (2 * 1.5**2))
+    window = window.outer(window) / window.sum().square()
+    x, y = image.double()[:, None], reference.double()[:, None]
+    x_mean, y_mean, xx, yy, xy = (conv2d(v, window[None, None]) for v in (x, y, x * x, y * y, x * y))
+    luminance = (2 * x_mean * y_mean + 0.01**2) / (x_mean**2 + y_mean**2 + 0.01**2)
+    contrast = (2 * (xy - x_mean * y_mean) + 0.03**2) / (xx - x_mean**2 + yy - y_mean**2 + 0.03**2)
+    return (luminance * contrast).mean().item()

@@ -1,16 +1,15 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The scorers on the truth, which is all right, and on unrelated cases, which is not."""
 
+import numpy as np
 import pytest
+import torch
 
 from lavit_hf.data.shapes import DescribedObject, parse_caption, read_scene
 from lavit_hf.evaluation.captions import score_captions
-from lavit_hf.evaluation.drawing import score_drawings
-from lavit_hf.evaluation.edits import score_edits
-from lavit_hf.evaluation.questions import AskedQuestion, list_questions, majority_answers, score_answers
-from lavit_hf.evaluation.reconstruction import score_reconstructions
-from lavit_hf.evaluation.scenes import JUDGEMENTS, judge, to_objects
-from lavit_hf.evaluation.subject import EvaluationSettings
+from lavit_hf.evaluation.drawings import score_edits
+from lavit_hf.evaluation.questions import Question, list_questions, majority_answers, score_answers
+from lavit_hf.evaluation.scenes import JUDGEMENTS, judge, scene_metrics
 from lavit_hf.evaluation.tokens import score_tokens
 
 
@@ -41,7 +40,7 @@ SCENE = [
     ],
 )
 def test_judge(caption, objects, places, sizes, everything):
-    outcome = judge(parse_caption(caption), to_objects(SCENE))
+    outcome = judge(parse_caption(caption), SCENE)
     assert outcome == {"objects": objects, "places": places, "sizes": sizes, "everything": everything}
 
 
@@ -65,14 +64,15 @@ def test_captions(rows):
 
 
 def test_drawings_and_reconstructions(rows, read):
-    drawings = score_drawings([row["caption"] for row in rows], read)
-    reconstructions = score_reconstructions([row["scene"] for row in rows], read)
+    captions = [parse_caption(row["caption"]) for row in rows]
+    drawings = scene_metrics(captions, read)
+    reconstructions = scene_metrics([row["scene"] for row in rows], read)
     for metrics in (drawings, reconstructions):
         for name in JUDGEMENTS:
             assert metrics[name].value == 1
             assert metrics[name].baselines["unrelated"] <= 0.05
     assert reconstructions["places"].count == reconstructions["sizes"].count == len(rows)
-    nothing = score_drawings([row["caption"] for row in rows], [[] for _ in rows])
+    nothing = scene_metrics(captions, [[] for _ in rows])
     assert nothing["objects"].value == 0
 
 
@@ -88,13 +88,13 @@ def test_edits(rows, read):
 
 
 def test_one_case_has_no_baseline(rows, read):
-    metrics = score_drawings([rows[0]["caption"]], read[:1])
+    metrics = scene_metrics([rows[0]["scene"]], read[:1])
     assert metrics["objects"].value == 1
     assert metrics["objects"].baselines == {}
 
 
 def test_answers(rows):
-    questions = list_questions(rows, EvaluationSettings())
+    questions = list_questions(rows)
     metrics = score_answers(questions, [question.references[0] for question in questions])
     assert metrics["accuracy"].value == 1
     assert 0 < metrics["accuracy"].baselines["majority"] < 0.5
@@ -104,7 +104,7 @@ def test_answers(rows):
 
 
 def test_majority_is_learned_from_other_rows():
-    asked = [AskedQuestion(*fields) for fields in (
+    asked = [Question(*fields) for fields in (
         (0, "q", ("yes",), "existence"), (0, "q", ("yes",), "existence"), (0, "q", ("yes",), "existence"),
         (1, "q", ("no",), "existence"), (2, "q", ("No.",), "existence"), (2, "q", ("red",), "color"),
     )]  # fmt: skip
@@ -114,20 +114,23 @@ def test_majority_is_learned_from_other_rows():
 
 
 def test_the_forms_of_questions():
-    settings = EvaluationSettings(question_column="question", answer_column="answer")
     ten = [{"answer": "cat", "answer_id": index} for index in range(10)]
-    rows = [{"question": "What?", "answer": "a cat"}, {"question": "What?", "answer": ten}]
-    assert [len(question.references) for question in list_questions(rows, settings)] == [1, 10]
-    assert score_answers(list_questions(rows, settings), ["cat", "dog"])["accuracy"].value == 0.5
+    rows = [{"questions": "What?", "answers": "a cat"}, {"questions": "What?", "answers": ten}]
+    assert [len(question.references) for question in list_questions(rows)] == [1, 10]
+    assert score_answers(list_questions(rows), ["cat", "dog"])["accuracy"].value == 0.5
     with pytest.raises(ValueError, match="Row 0 has 2 questions, 1 answers"):
-        list_questions([{"question": ["What?", "Who?"], "answer": ["a cat"]}], settings)
+        list_questions([{"questions": ["What?", "Who?"], "answers": ["a cat"]}])
 
 
 def test_tokens():
-    metrics = score_tokens([[0], [0, 1], [1, 2, 3]], num_patches=4, codebook_size=8, num_objects=[1, 2, 3])
+    codes = [torch.tensor(row) for row in ([0], [0, 1], [1, 2, 3], [5, 6], [1])]
+    metrics = score_tokens(codes[:3], num_patches=4, codebook_size=8, num_objects=[1, 2, 3])
     assert metrics["kept_fraction"].value == pytest.approx(0.5)
     assert metrics["kept_fraction_std"].value == pytest.approx((1 / 24) ** 0.5)
-    assert metrics["objects_spearman"].value == pytest.approx(1)
+    assert metrics["objects_spearman"].value == pytest.approx(1, abs=1e-5)
     assert metrics["codebook_usage"].value == 0.5
     assert 1 < metrics["codebook_perplexity"].value < 4
-    assert "objects_spearman" not in score_tokens([[0]], 4, 8, [1])
+    for num_objects in ([1], [1, 1, 1, 1, 1], []):  # without a variation there is no correlation
+        assert "objects_spearman" not in score_tokens(codes[: len(num_objects) or None], 4, 8, num_objects)
+    ranks = score_tokens(codes, 4, 8, [1, 2, 3, 4, 5])["objects_spearman"].value
+    assert ranks == pytest.approx(np.corrcoef([1, 2, 3, 4, 5], [1.5, 3.5, 5, 3.5, 1.5])[0, 1], abs=1e-5)

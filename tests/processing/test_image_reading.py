@@ -17,7 +17,6 @@ import pytest
 import torch
 from PIL import Image
 
-from lavit_hf.cli.common import open_image
 from lavit_hf.data.loading import read_picture, read_picture_file
 from lavit_hf.processing import LavitImageProcessor, LavitImageProcessorPil, load_pictures, read_image
 
@@ -73,7 +72,6 @@ def test_every_door_sees_the_same_image(name, folder):
         "PIL image": read_image(Image.open(path)),
         "dataset": read_picture(row),
         "dataset with file": read_picture_file(row)[0],
-        "command line": open_image(path),
         "RGB": read_image(load_pictures(path)),
         "again": read_image(read_image(path)),
     }

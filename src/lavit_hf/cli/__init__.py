@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""`lavit-hf`: what one does with a LaVIT, from a terminal."""
+"""The command line `lavit-hf`."""
 
 import sys
 from typing import Annotated
@@ -7,27 +7,61 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import chat, conversion, datasets, demo, evaluation, pictures, serving, show  # noqa: F401  (they are its commands)
-from .common import app
+from .chat import chat
+from .conversion import convert, export
+from .datasets import tokenize
+from .demo import demo
+from .evaluation import evaluate
+from .images import ask, caption, draw, encode, reconstruct, show
+from .serve import serve
 
 
-def _show_version(value: bool) -> None:
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (demo, caption, ask, draw, reconstruct, encode, show, chat, evaluate, tokenize, convert, export):
+    app.command()(command)
+# The options of `transformers serve` are passed on, --help included.
+passed_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+app.command(context_settings=passed_on)(serve)
+
+
+def _print_version(value: bool) -> None:
     if value:
         print(__version__)
         raise typer.Exit
 
 
 @app.callback()
-def _options(
+def _describe(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    """
+    LaVIT: one model that reads and draws images as a varying number of tokens.
+
+    `lavit-hf demo` shows everything on a small model that ships with the library. The other commands run on it, too,
+    if no model is named:
+
+        lavit-hf draw "a large red circle at the top left"
+
+    With the authors' checkpoint:
+
+        lavit-hf convert rain1011/LaVIT-7B-v2 lavit-7b --dtype bfloat16
+
+        lavit-hf caption photo.jpg --model lavit-7b
+
+        lavit-hf draw "a red fox in the snow" --model lavit-7b --output fox.png
+    """
 
 
 def main() -> None:
-    """Runs the command line; a user's mistake ends it with one line rather than a traceback."""
+    """Runs the command line. An error that the user can mend is printed as one line, without a traceback."""
     try:
         app()
     except (ValueError, OSError, ImportError) as error:

@@ -1,28 +1,29 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The authors' checkpoint to ours, and ours to what other engines load."""
+"""Commands that convert checkpoints: convert, export."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .common import Decoder, Dtype, DtypeOption, ModelOption, app, console, load_model, quiet_libraries
+from ..conversion import convert_official_checkpoint
+from . import options
+from .loading import console, load_model, quiet_libraries
 
 
-@app.command()
 def convert(
     source: Annotated[
         str,
         typer.Argument(help="The authors' checkpoint: a folder, or a repository as owner/name.", show_default=False),
     ],
-    target: Annotated[Path, typer.Argument(help="New folder to write.", show_default=False)],
-    dtype: Annotated[Dtype, typer.Option(help="Of the written weights; auto: as the authors'.")] = Dtype.auto,
-    max_shard_size: Annotated[str, typer.Option(help="Largest file of weights.")] = "5GB",
+    target: options.NewFolder,
+    dtype: options.Dtype = "auto",
+    max_shard_size: Annotated[str, typer.Option(help="Largest size of a file of weights.")] = "5GB",
     num_attention_heads: Annotated[
-        int, typer.Option(help="Heads of vision tower, merger and feature decoders; not told by the weights.")
+        int,
+        typer.Option(help="Heads of vision tower, merger and feature decoders, which the weights do not tell."),
     ] = 16,
     without: Annotated[
-        list[Decoder] | None, typer.Option(help="Leave out a pixel decoder that was not downloaded.")
+        list[options.Decoder] | None, typer.Option(help="Leave out a pixel decoder that was not downloaded.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse weights that the model does not have.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a repository.")] = None,
@@ -30,36 +31,30 @@ def convert(
     """
     Convert the authors' checkpoint into one folder that transformers and diffusers load.
 
-    Of a repository, downloads what is needed; once more, what is left of it. Reads shard by shard, never runs what a
-    pickle says, and writes nothing if anything is missing or of the wrong shape. What has no place in the model is
-    left out and named in the model card.
+    Downloads the files that are needed from a repository, and goes on with an interrupted download. Reads shard by
+    shard, never runs the code of a pickle, and writes nothing if a weight is missing or has a wrong shape. Weights
+    that the model does not have are left out and listed in the model card.
     """
-    from ..conversion import convert_official_checkpoint
-
     quiet_libraries()
-    decoders = tuple(decoder.value for decoder in Decoder if decoder not in (without or []))
     convert_official_checkpoint(
         source,
         target,
-        dtype=None if dtype is Dtype.auto else dtype.value,
+        dtype=None if dtype == "auto" else dtype,
         max_shard_size=max_shard_size,
         num_attention_heads=num_attention_heads,
-        pixel_decoders=decoders,
+        pixel_decoders=tuple(decoder.value for decoder in options.Decoder if decoder not in (without or [])),
         strict=strict,
         revision=revision,
     )
-    assumed = f"Assumed: {num_attention_heads} attention heads, and what else README.md in there lists."
-    console.print(f"{target} is ready: try `lavit-hf caption PICTURE --model {target}`.\n{assumed}", soft_wrap=True)
+    console.print(f"{target} is ready: try `lavit-hf caption photo.jpg --model {target}`.", soft_wrap=True)
+    console.print(
+        f"Assumed: {num_attention_heads} attention heads, and what {target}/README.md lists.", soft_wrap=True
+    )
 
 
-@app.command()
-def export(
-    target: Annotated[Path, typer.Argument(help="New folder to write.", show_default=False)],
-    model: ModelOption,
-    dtype: DtypeOption = Dtype.auto,
-) -> None:
+def export(target: options.NewFolder, model: options.Model, dtype: options.Dtype = "auto") -> None:
     """
-    Write the language model alone, as vLLM, SGLang and llama.cpp load an ordinary text model; it draws by codes.
+    Write the language model alone, as an ordinary text model for vLLM, SGLang and llama.cpp. It draws by codes.
     """
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"The folder to write must be new or empty, {target} is not.")

@@ -1,64 +1,47 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What one does with whole datasets: tokenize."""
+"""The command `tokenize`."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+from accelerate import PartialState
 
-from .common import (
-    DeviceOption,
-    Dtype,
-    DtypeOption,
-    ModelOption,
-    Selection,
-    app,
-    console,
-    quiet_libraries,
-)
+from . import options
+from .loading import console, quiet_libraries
 
 
-class BrokenPictures(StrEnum):
-    stop = "raise"
-    skip = "skip"
-
-
-@app.command()
 def tokenize(
-    dataset: Annotated[
-        str, typer.Argument(help="shapes, imagefolder, a folder, or any name that datasets loads.", show_default=False)
-    ],
-    output: Annotated[Path, typer.Argument(help="Folder to write, or to go on with.", show_default=False)],
-    model: ModelOption,
+    dataset: Annotated[str, typer.Argument(help=options.DatasetName, show_default=False)],
+    output: Annotated[Path, typer.Argument(help="Folder to write, or to continue.", show_default=False)],
+    model: options.Model,
     split: Annotated[str, typer.Option(help="Split to read and to write.")] = "train",
-    config_name: Annotated[str | None, typer.Option(help="The dataset's configuration.")] = None,
+    config_name: Annotated[str | None, typer.Option(help="Configuration of the dataset.")] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder of an imagefolder.")] = None,
     image_column: Annotated[
-        list[str] | None, typer.Option(help="Column with pictures; may be given several times. Default: image.")
+        list[str] | None, typer.Option(help="Column of images; may be given several times. Default: image.")
     ] = None,
-    num_rows: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
+    num_rows: Annotated[int | None, typer.Option(min=1, help="Number of rows. Default: all.")] = None,
     streaming: Annotated[bool, typer.Option("--streaming", help="Read rows as they come, without a cache.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows computed at once.")] = 32,
-    rows_per_shard: Annotated[int, typer.Option(min=1, help="Rows of the dataset per file.")] = 10_000,
-    selection: Annotated[Selection | None, typer.Option(help="How patches are kept. Default: the model's.")] = None,
-    broken_pictures: Annotated[
-        BrokenPictures, typer.Option(help="Stop at a picture that cannot be read, or leave its row out and record it.")
-    ] = BrokenPictures.stop,
-    drop_images: Annotated[bool, typer.Option("--drop-images", help="Write codes without the pictures.")] = False,
-    num_workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures.")] = 2,
-    seed: Annotated[int, typer.Option(help="Of shapes: another seed gives other rows.")] = 0,
-    device: DeviceOption = None,
-    dtype: DtypeOption = Dtype.auto,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows in one forward.")] = 32,
+    rows_per_shard: Annotated[int, typer.Option(min=1, help="Rows of the dataset in one file.")] = 10_000,
+    selection: options.Selection = None,
+    broken_images: Annotated[
+        Literal["raise", "skip"],
+        typer.Option(help="Stop at an image that cannot be read, or skip and record its row."),
+    ] = "raise",
+    drop_images: Annotated[bool, typer.Option("--drop-images", help="Write codes without the images.")] = False,
+    num_workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of the shapes: another seed gives other rows.")] = 0,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
 ) -> None:
     """
-    Write a dataset with the codes of its pictures. Stopped at any moment, it goes on when it is run again.
+    Write a dataset with the codes of its images. An interrupted run is continued by the same command.
 
     In several processes: `accelerate launch -m lavit_hf.cli tokenize DATASET OUTPUT --model MODEL`.
     """
-    from accelerate import PartialState
-
-    from ..data.tokenization import tokenize_dataset
+    from ..data.tokenization import tokenize_dataset  # imports packages of the extra
 
     quiet_libraries()
     summary = tokenize_dataset(
@@ -69,12 +52,12 @@ def tokenize(
         image_columns=image_column or ["image"],
         batch_size=batch_size,
         rows_per_shard=rows_per_shard,
-        selection=selection and selection.value,
-        broken_pictures=broken_pictures.value,
+        selection=selection,
+        broken_pictures=broken_images,
         keep_images=not drop_images,
         num_workers=num_workers,
         device=device,
-        dtype=dtype.value,
+        dtype=dtype,
         config_name=config_name,
         data_dir=data_dir,
         streaming=streaming,
@@ -83,15 +66,14 @@ def tokenize(
     )
     state = PartialState()
     if state.is_main_process:
-        console.print(
-            f"{output}: {summary.rows} rows, {summary.pictures} pictures, {summary.codes} codes, "
-            f"{summary.mean_codes:.1f} per picture",
-            soft_wrap=True,
-        )
+        lines = [
+            f"{output}: {summary.rows} rows, {summary.pictures} images, {summary.codes} codes, "
+            f"{summary.mean_codes:.1f} per image"
+        ]
         if summary.skipped_rows:
-            console.print(f"Left out for broken pictures: {summary.skipped_rows}, listed in broken.jsonl")
+            lines.append(f"Skipped rows with images that cannot be read: {summary.skipped_rows}, see broken.jsonl")
         if summary.new_pictures:
-            console.print(
-                f"{summary.pictures_per_second:.1f} pictures and {summary.codes_per_second:.1f} codes per second"
-            )
+            rates = summary.pictures_per_second, summary.codes_per_second
+            lines.append("{:.1f} images and {:.1f} codes per second".format(*rates))
+        console.print("\n".join(lines), soft_wrap=True)
     state.destroy_process_group()

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""How well a LaVIT captions, answers, draws, edits and reconstructs, and what its tokens are like."""
+"""Evaluation of captions, answers, drawings, edits, reconstructions and tokens."""
 
 from .metrics import Metric
 from .report import EvaluationReport

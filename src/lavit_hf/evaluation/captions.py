@@ -1,50 +1,58 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Captions: how near they are to people's, and whether they say what is there."""
+"""Captions: their similarity to references, and whether they describe the scene."""
 
 from collections.abc import Sequence
 
 from ..data.shapes import parse_caption
-from ..visualization import Sample
-from .cider import CiderD
-from .metrics import Metric, average
-from .scenes import judge_all, scene_metrics, to_objects
-from .subject import NUM_SAMPLES_SHOWN, Subject, TaskResult, shift
+from .cider import cider_d
+from .metrics import Metric, average, shift
+from .scenes import scene_metrics
+from .subject import Subject
 
 
 def score_captions(
     captions: Sequence[str], references: Sequence[Sequence[str]], scenes: Sequence[Sequence[dict]] | None = None
 ) -> dict[str, Metric | None]:
     """
+    Scores captions.
+
     Args:
-        captions (`list[str]`), references (`list[list[str]]`): Of the same pictures.
-        scenes (`list`, *optional*): The objects of these pictures, as the column `scene` of the shapes has them.
+        captions (`list[str]`): The caption of each image.
+        references (`list[list[str]]`): The references of each image.
+        scenes (`list[list[dict]]`, *optional*): The objects in each image, as in the column `scene` of the shapes.
 
     Returns:
-        `dict[str, Metric]`: `cider` and, with scenes, the rates of [`judge`]. The baseline is each picture with the
-        caption of another.
+        `dict[str, Metric]`: `cider` and, with scenes, the judgements of [`scene_metrics`].
     """
-    scorer, unrelated = CiderD(references), shift(captions)
-    metrics = {"cider": average(scorer.score(captions), unrelated=scorer.score(unrelated) if unrelated else [])}
-    if scenes is not None:
-        found = [to_objects(scene) for scene in scenes]
-        stated, others = ([parse_caption(caption) for caption in texts] for texts in (captions, unrelated))
-        metrics |= scene_metrics(judge_all(stated, found), unrelated=judge_all(others, found))
+    unrelated = shift(captions)
+    baseline = cider_d(unrelated, references) if unrelated else []
+    metrics = {"cider": average(cider_d(captions, references), unrelated=baseline)}
+    if scenes:
+        metrics |= scene_metrics([parse_caption(caption) for caption in captions], scenes)
     return metrics
 
 
-def evaluate_captions(subject: Subject, rows: Sequence[dict]) -> TaskResult:
-    """Captions every picture."""
-    captions, references, scenes, samples = [], [], [], []
+def evaluate_captions(subject: Subject, rows: Sequence[dict]) -> dict[str, Metric | None]:
+    """Captions the image of each row."""
+    captions, references, scenes = [], [], []
     for first, batch in subject.batches(rows, "captions"):
-        pictures = subject.pictures(batch, first)
-        prompts = [subject.processor.image_token] * len(batch)
-        written = subject.write(prompts, pictures, subject.settings.max_caption_tokens)
-        captions += [text.partition("\n")[0].strip() for text in written]
-        references += [subject.captions(row) for row in batch]
-        scenes += [row.get("scene") for row in batch]
-        samples += [Sample((picture,), (text,)) for picture, text in zip(pictures, written, strict=True)]
-        del samples[NUM_SAMPLES_SHOWN:]
-    return TaskResult(score_captions(captions, references, scenes if scenes[0] is not None else None), samples)
+        images = subject.read_images(batch, first)
+        texts = subject.write([""] * len(batch), images, subject.settings.max_caption_tokens)
+        captions += [text.partition("\n")[0].strip() for text in texts]
+        references += [read_captions(row) for row in batch]
+        scenes += [row["scene"] for row in batch if "scene" in row]
+        subject.show(images, lines=texts)
+    return score_captions(captions, references, scenes)
 
 
-__all__ = ["evaluate_captions", "score_captions"]
+def read_captions(row: dict) -> list[str]:
+    """
+    Returns the captions of a row.
+
+    Raises:
+        ValueError: If the row has no caption.
+    """
+    captions = row["caption"]
+    if not captions:
+        raise ValueError(f"Every row needs a caption, got {captions!r}.")
+    return [captions] if isinstance(captions, str) else list(captions)

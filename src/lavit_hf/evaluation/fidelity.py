@@ -1,6 +1,8 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""CLIP score (Hessel et al., arXiv 2104.08718) and Fréchet distance (Heusel et al., arXiv 1706.08500) of drawings,
-with networks that the user names: nothing is downloaded."""
+"""
+CLIP score (Hessel et al., arXiv 2104.08718) and Fréchet distance (Heusel et al., arXiv 1706.08500) of drawings, by
+networks from local files.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,25 +11,26 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from torchmetrics.image.fid import FrechetInceptionDistance
 from transformers import AutoModel, AutoProcessor
 
 from .metrics import Metric, average
-from .subject import shift
 
 
-FEATURE_SIZE = 299  # what the Inception network of the published distances reads
+FEATURE_SIZE = (299, 299)  # the input size of the Inception network of published distances
 
 
 class ClipScorer:
     """
-    How well drawings fit their captions: 100 times the mean cosine of their embeddings, and 0 where that is negative.
+    Computes 100 times the mean cosine of the embeddings of drawings and their captions. `CLIPScore` of torchmetrics
+    does not work with the outputs of transformers 5, and cuts off the end token of long captions.
 
     Args:
-        folder (`str`): A saved CLIP model with its processor.
-        device (`torch.device`): Where it computes.
+        folder (`str`): The folder of a CLIP model with its processor.
+        device (`torch.device`): The device to compute on.
 
     Raises:
-        ValueError: no such folder, or one without a model of pictures and texts.
+        ValueError: If there is no such folder, or its model does not embed images and texts.
     """
 
     def __init__(self, folder: str, device: torch.device):
@@ -37,84 +40,67 @@ class ClipScorer:
         self._model = AutoModel.from_pretrained(folder).to(device).eval()
         if not hasattr(self._model, "get_text_features"):
             raise ValueError(f"clip_model must be a CLIP model, {folder} holds a {type(self._model).__name__}.")
-        # A caption longer than the text tower is cut there, its end mark kept.
-        self._max_length = self._model.config.text_config.max_position_embeddings
         self._embeds: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     @torch.no_grad()
-    def update(self, pictures: Sequence[Image.Image], captions: Sequence[str]) -> None:
-        """Takes in drawings and what they should show."""
+    def update(self, drawings: Sequence[Image.Image], captions: Sequence[str]) -> None:
+        """Adds `drawings` and the `captions` that they should show."""
         inputs = self._processor(
-            images=list(pictures),
+            images=list(drawings),
             text=list(captions),
             return_tensors="pt",
             padding=True,
             truncation=True,
-            max_length=self._max_length,
+            max_length=self._model.config.text_config.max_position_embeddings,
         )
         outputs = self._model(**inputs.to(self._model.device))
-        self._embeds += zip(outputs.image_embeds.float().cpu(), outputs.text_embeds.float().cpu(), strict=True)
+        self._embeds.append((outputs.image_embeds.float().cpu(), outputs.text_embeds.float().cpu()))
 
     def compute(self) -> dict[str, Metric]:
-        """`clip_score`, 0 to 100. The baseline is each drawing with the caption of another."""
-        images, texts = zip(*self._embeds, strict=True)
-        own, others = (
-            [100 * torch.cosine_similarity(*pair, dim=0).item() for pair in zip(images, captions, strict=False)]
-            for captions in (texts, shift(texts))
-        )
-        metric = average(own, unrelated=others)
-        baselines = {name: max(value, 0.0) for name, value in metric.baselines.items()}
-        return {"clip_score": Metric(max(metric.value, 0.0), metric.count, baselines=baselines)}
+        """Returns `clip_score`. Its baseline pairs each drawing with the caption of another one."""
+        images, texts = map(torch.cat, zip(*self._embeds, strict=True))
+        own, unrelated = (100 * torch.cosine_similarity(images, other) for other in (texts, texts.roll(-1, 0)))
+        return {"clip_score": average(own.tolist(), unrelated=unrelated.tolist() if len(texts) > 1 else [])}
 
 
 class FrechetScorer:
     """
-    How far the distribution of drawings is from that of pictures, in the features of a network.
+    Computes the distance between the distributions of drawings and of the images of a dataset.
 
     Args:
         features (`str` or `nn.Module`): See [`EvaluationSettings`].
-        device (`torch.device`): Where it computes.
+        device (`torch.device`): The device to compute on.
 
     Raises:
-        ValueError: no such file.
-        ImportError: torchmetrics is not installed.
+        ValueError: If there is no such file, or it was not saved by TorchScript.
     """
 
     def __init__(self, features: str | nn.Module, device: torch.device):
-        try:
-            from torchmetrics.image.fid import FrechetInceptionDistance
-        except ImportError as error:
-            raise ImportError("fid_features needs torchmetrics: pip install 'lavit-hf[evaluate]'.") from error
         network = features if isinstance(features, nn.Module) else load_features(features)
         self._metric = FrechetInceptionDistance(feature=network.to(device)).to(device)
 
     @torch.no_grad()
-    def update(self, drawings: Sequence[Image.Image], pictures: Sequence[Image.Image]) -> None:
-        """Takes in drawings, and pictures as they should be."""
-        for images, real in ((drawings, False), (pictures, True)):
-            size, method = (FEATURE_SIZE, FEATURE_SIZE), Image.Resampling.BICUBIC
-            resized = [np.asarray(image.resize(size, method)) for image in images]
-            pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)
-            self._metric.update(pixels.to(self._metric.device), real=real)
+    def update(self, drawings: Sequence[Image.Image], images: Sequence[Image.Image]) -> None:
+        """Adds `drawings`, and `images` of the dataset."""
+        for added, real in ((drawings, False), (images, True)):
+            resized = np.stack([np.asarray(image.resize(FEATURE_SIZE, Image.Resampling.BICUBIC)) for image in added])
+            self._metric.update(torch.from_numpy(resized).permute(0, 3, 1, 2).to(self._metric.device), real=real)
 
     def compute(self) -> dict[str, Metric]:
-        """`fid`, from 0. It needs far more pictures than features to mean anything, and always many."""
+        """Returns `fid`. It is meaningful only for many more images than features."""
         return {"fid": Metric(float(self._metric.compute()), int(self._metric.fake_features_num_samples))}
 
 
 def load_features(path: str) -> nn.Module:
     """
-    A network that TorchScript saved. Such a file is a program: load only what you trust.
+    Loads a network that was saved by TorchScript. Such a file is a program: load only files that you trust.
 
     Raises:
-        ValueError: no such file, or another kind of file.
+        ValueError: If there is no such file, or it was not saved by TorchScript.
     """
     if not Path(path).is_file():
         raise ValueError(f"fid_features must be the file of a saved network: there is no file {path}.")
     try:
         return torch.jit.load(path, map_location="cpu").eval()
     except RuntimeError as error:
-        raise ValueError(f"fid_features must be a file that TorchScript saved, {path} is none.") from error
-
-
-__all__ = ["ClipScorer", "FrechetScorer", "load_features"]
+        raise ValueError(f"fid_features must be a file that was saved by TorchScript, {path} is not.") from error

@@ -1,19 +1,32 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Questions about pictures: the accuracy of short answers."""
+"""Questions about images: the accuracy of short answers, as in VQAv2 (arXiv 1612.00837)."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..visualization import Sample
-from .answers import answer_score, normalize_answer
 from .metrics import Metric, rate
-from .subject import NUM_SAMPLES_SHOWN, EvaluationSettings, Subject, TaskResult
+from .subject import Subject
+
+
+ARTICLES = {"a", "an", "the"}
+NUMBERS = "zero one two three four five six seven eight nine ten".split()
+DIGITS = {word: str(number) for number, word in enumerate(NUMBERS)}
+SOFT_ANSWERS = 10  # the number of people who answered each question of VQAv2, OK-VQA, TextVQA and VizWiz
 
 
 @dataclass(frozen=True)
-class AskedQuestion:
-    """A question about the picture of row number `row`, its reference answers, and its kind where there are kinds."""
+class Question:
+    """
+    A question about the image of a row.
+
+    Args:
+        row (`int`): The number of the row.
+        text (`str`): The question.
+        references (`tuple[str, ...]`): Its right answers.
+        kind (`str`, *optional*): The kind of the question.
+    """
 
     row: int
     text: str
@@ -21,82 +34,98 @@ class AskedQuestion:
     kind: str | None = None
 
 
-def list_questions(rows: Sequence[dict], settings: EvaluationSettings) -> list[AskedQuestion]:
+def normalize_answer(text: str) -> str:
+    """Lowers the case, removes punctuation and articles, and writes numbers up to ten as digits."""
+    # A comma or a period between digits belongs to a number, and an apostrophe to a word; all others separate words.
+    text = re.sub(r"(?<=\d),(?=\d)|['’]", "", text.lower())
+    words = re.sub(r"(?<!\d)\.|\.(?!\d)|[^\w\s.]|_", " ", text).split()
+    return " ".join(DIGITS.get(word, word) for word in words if word not in ARTICLES)
+
+
+def answer_score(answer: str, references: Sequence[str]) -> float:
     """
-    The questions of rows, of which each has one or a list of them.
+    Scores an answer from 0 to 1.
+
+    Args:
+        answer (`str`): The answer of the model.
+        references (`list[str]`): The answers of people. With ten or more, the score is the soft accuracy of VQAv2: the
+            mean of min(number that agree / 3, 1) over all choices of all but one of them. With fewer, it is 1.0 if
+            any of them agrees.
 
     Raises:
-        ValueError: a row whose lists of questions and answers are not equally long.
+        ValueError: If there are no references.
+    """
+    if not references:
+        raise ValueError(f"The answer {answer!r} has no reference.")
+    agree = [normalize_answer(answer) == normalize_answer(reference) for reference in references]
+    if len(references) < SOFT_ANSWERS:
+        return float(any(agree))
+    return sum(min((sum(agree) - one) / 3, 1.0) for one in agree) / len(agree)
+
+
+def list_questions(rows: Sequence[dict]) -> list[Question]:
+    """
+    Lists the questions of rows. A row has one question with its answers, or lists of these.
+
+    Raises:
+        ValueError: If the lists of a row have different lengths.
     """
     questions = []
     for index, row in enumerate(rows):
-        texts, answers = row[settings.question_column], row[settings.answer_column]
-        kinds = row.get(settings.kind_column)
+        texts, answers, kinds = row["questions"], row["answers"], row.get("question_kinds")
         if isinstance(texts, str):
             texts, answers, kinds = [texts], [answers], [kinds]
         kinds = kinds or [None] * len(texts)
         if not len(texts) == len(answers) == len(kinds):
             raise ValueError(f"Row {index} has {len(texts)} questions, {len(answers)} answers and {len(kinds)} kinds.")
-        for text, answer, kind in zip(texts, answers, kinds, strict=True):
-            references = (answer,) if isinstance(answer, str) else tuple(map(_to_text, answer))
-            questions.append(AskedQuestion(index, text, references, kind))
+        for text, given, kind in zip(texts, answers, kinds, strict=True):
+            given = [given] if isinstance(given, str) else given
+            # The files of VQAv2 hold each answer with who gave it and how sure they were.
+            references = tuple(answer["answer"] if isinstance(answer, dict) else answer for answer in given)
+            questions.append(Question(index, text, references, kind))
     return questions
 
 
-def _to_text(answer: str | dict) -> str:
-    # VQAv2's own files have each answer with who gave it and how sure they were.
-    return answer["answer"] if isinstance(answer, dict) else answer
-
-
-def majority_answers(questions: Sequence[AskedQuestion]) -> list[str | None]:
-    """For each question, the commonest answer to those of its kind in all other rows; None where there is none."""
+def majority_answers(questions: Sequence[Question]) -> list[str | None]:
+    """Returns the commonest answer to the questions of the same kind in all other rows, or `None` if there is none."""
     everywhere: dict[str | None, Counter] = defaultdict(Counter)
     in_row: dict[tuple, Counter] = defaultdict(Counter)
     for question in questions:
         answer = Counter(map(normalize_answer, question.references)).most_common(1)[0][0]
         everywhere[question.kind][answer] += 1
         in_row[question.kind, question.row][answer] += 1
-    majority = []
-    for question in questions:
-        own, counts = in_row[question.kind, question.row], everywhere[question.kind]
-        # Among answers equally common the first by name, so that the order of rows does not matter.
-        others = sorted(((own[answer] - count, answer) for answer, count in counts.items()))
-        majority.append(others[0][1] if others[0][0] < 0 else None)
-    return majority
+    counts = [everywhere[question.kind] - in_row[question.kind, question.row] for question in questions]
+    # Among equally common answers the first one by name, so that the order of rows does not matter.
+    return [min(count, key=lambda answer: (-count[answer], answer), default=None) for count in counts]
 
 
-def score_answers(questions: Sequence[AskedQuestion], answers: Sequence[str]) -> dict[str, Metric | None]:
+def score_answers(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, Metric | None]:
     """
-    `accuracy` over all questions, and `accuracy_KIND` over those of each kind. The baseline answers each question with
-    the commonest answer of its kind, as learned from the other rows.
+    Computes `accuracy` over all questions, and `accuracy_KIND` over those of each kind. The baseline is the score of
+    [`majority_answers`].
     """
-    scores = [answer_score(answer, q.references) for q, answer in zip(questions, answers, strict=True)]
-    majority = [
-        None if answer is None else answer_score(answer, q.references)
-        for q, answer in zip(questions, majority_answers(questions), strict=True)
-    ]
-    metrics = {"accuracy": rate(scores, majority=majority)}
-    for kind in sorted({question.kind for question in questions if question.kind is not None}):
-        chosen = [index for index, question in enumerate(questions) if question.kind == kind]
-        own, common = ([values[index] for index in chosen] for values in (scores, majority))
-        metrics[f"accuracy_{kind}"] = rate(own, majority=common)
-    return metrics
+    usual = majority_answers(questions)
+    cases: dict[str, list[tuple[float, float | None]]] = defaultdict(list)
+    for question, answer, other in zip(questions, answers, usual, strict=True):
+        baseline = None if other is None else answer_score(other, question.references)
+        for name in ("accuracy", question.kind and f"accuracy_{question.kind}"):
+            cases[name].append((answer_score(answer, question.references), baseline))
+    cases.pop(None, None)
+    return {
+        name: rate([own for own, _ in cases[name]], majority=[baseline for _, baseline in cases[name]])
+        for name in sorted(cases)
+    }
 
 
-def evaluate_questions(subject: Subject, rows: Sequence[dict]) -> TaskResult:
-    """Asks every question about its picture."""
-    questions, samples, answers = list_questions(rows, subject.settings), [], []
-    prompt = subject.processor.image_token + subject.processor.vqa_prompt
+def evaluate_questions(subject: Subject, rows: Sequence[dict]) -> dict[str, Metric | None]:
+    """Asks each question about the image of its row."""
+    questions, answers = list_questions(rows), []
     for _, batch in subject.batches(questions, "questions"):
-        pictures = [subject.picture(rows[question.row], question.row) for question in batch]
-        prompts = [prompt.format(question=subject.processor.escape(question.text)) for question in batch]
-        written = subject.write(prompts, pictures, subject.settings.max_answer_tokens)
-        answers += [text.partition("\n")[0].strip() for text in written]
-        for question, picture, answer in zip(batch, pictures, answers[-len(batch) :], strict=True):
-            lines = (question.text, f"says: {answer}", f"expected: {question.references[0]}")
-            samples.append(Sample((picture,), lines))
-        del samples[NUM_SAMPLES_SHOWN:]
-    return TaskResult(score_answers(questions, answers), samples)
-
-
-__all__ = ["AskedQuestion", "evaluate_questions", "list_questions", "majority_answers", "score_answers"]
+        images = [image for q in batch for image in subject.read_images([rows[q.row]], q.row)]
+        texts = [subject.processor.vqa_prompt.format(question=question.text) for question in batch]
+        written = subject.write(texts, images, subject.settings.max_answer_tokens)
+        written = [text.partition("\n")[0].strip() for text in written]
+        answers += written
+        cases = zip(batch, written, strict=True)
+        subject.show(images, lines=(f"{q.text}\nsays: {text}\nexpected: {q.references[0]}" for q, text in cases))
+    return score_answers(questions, answers)

@@ -1,13 +1,11 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What an evaluation found, as JSON, as a table, and as sheets of pictures."""
+"""The results of an evaluation, as JSON, as a table, and as sheets of images."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
-
-from rich.table import Table
 
 from ..visualization import Sample, draw_sheet
 from .metrics import Metric
@@ -16,12 +14,14 @@ from .metrics import Metric
 @dataclass(frozen=True)
 class EvaluationReport:
     """
+    The results of an evaluation.
+
     Args:
-        results (`dict[str, dict[str, Metric]]`): Of each task, its metrics by name.
-        seconds (`dict[str, float]`): Of each task, how long it took.
-        left_out (`dict[str, str]`): The tasks that were not asked for by name and could not be run, and why.
-        protocol (`dict`): How it was done: model, data, decoding, seed, versions. Plain values.
-        samples (`dict[str, list[Sample]]`): Of each task, its first cases.
+        results (`dict[str, dict[str, Metric]]`): The metrics of each task, by name.
+        seconds (`dict[str, float]`): The duration of each task.
+        left_out (`dict[str, str]`): The tasks that could not be run, with the reason.
+        protocol (`dict`): How the evaluation was done: model, data, decoding, seed, versions. Plain values.
+        samples (`dict[str, list[Sample]]`, *optional*): The first cases of each task.
     """
 
     results: dict[str, dict[str, Metric]]
@@ -31,7 +31,7 @@ class EvaluationReport:
     samples: dict[str, list[Sample]] = field(default_factory=dict, repr=False)
 
     def to_dict(self) -> dict:
-        """Everything but the samples, in plain values."""
+        """Returns everything except the samples in plain values."""
         return {
             "results": {
                 task: {name: metric.to_dict() for name, metric in metrics.items()}
@@ -44,68 +44,41 @@ class EvaluationReport:
 
     @classmethod
     def from_dict(cls, values: Mapping) -> Self:
-        """The report of `values`, as [`to_dict`] wrote them, without samples."""
+        """Creates a report without samples from the `values` that [`to_dict`] returned."""
         results = {
             task: {name: Metric.from_dict(metric) for name, metric in metrics.items()}
             for task, metrics in values["results"].items()
         }
-        return cls(results, **{name: values[name] for name in ("seconds", "left_out", "protocol")})
+        return cls(**values | {"results": results})
 
     def to_json(self) -> str:
-        """[`to_dict`] as text."""
+        """Returns [`to_dict`] as JSON."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
-    def table(self) -> Table:
-        """The results for a terminal, with intervals and baselines; print it with `rich.print`."""
-        protocol = self.protocol
-        table = Table(
-            title=f"{protocol['model']} on {protocol['dataset']}, {protocol['split']}: {protocol['num_samples']} rows",
-            caption="\n".join(f"{task} left out: {reason}" for task, reason in self.left_out.items()) or None,
-        )
-        table.add_column("task and metric", no_wrap=True)
-        for column in ("value", "95% interval", "baselines", "cases"):
-            table.add_column(column, justify="right")
-        for task, metrics in self.results.items():
-            table.add_row(f"[bold]{task}[/bold] ({self.seconds[task]:.0f} s)")
-            for name, metric in metrics.items():
-                table.add_row(f"  {name}", *_cells(metric, "\n"))
-            table.add_section()
-        return table
-
     def to_markdown(self) -> str:
-        """The results as a table for a model card."""
+        """Returns the results as a table. `rich.markdown.Markdown` shows it in a terminal."""
         lines = [
             "| task | metric | value | 95% interval | baselines | cases |",
             "| --- | --- | --- | --- | --- | --- |",
         ]
         for task, metrics in self.results.items():
             for name, metric in metrics.items():
-                cells = (task, name.replace("_", " "), *_cells(metric, ", "))
-                lines.append(f"| {' | '.join(cells)} |")
+                interval = " to ".join(_format(bound, metric) for bound in metric.interval or ())
+                baselines = ", ".join(f"{other} {_format(value, metric)}" for other, value in metric.baselines.items())
+                cells = (task, name.replace("_", " "), _format(metric.value, metric), interval, baselines)
+                lines.append(f"| {' | '.join(cells)} | {metric.count} |")
         return "\n".join(lines) + "\n"
 
     def save_samples(self, folder: str | Path) -> list[Path]:
-        """Writes a sheet of pictures for each task as `folder/TASK.png`, and returns their paths."""
+        """Writes a sheet of images for each task as `folder/TASK.png`, and returns their paths."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        paths = []
         for task, samples in self.samples.items():
-            paths.append(folder / f"{task}.png")
-            draw_sheet(samples).save(paths[-1])
-        return paths
+            draw_sheet(samples).save(folder / f"{task}.png")
+        return [folder / f"{task}.png" for task in self.samples]
 
 
-def _cells(metric: Metric, separator: str) -> tuple[str, str, str, str]:
-    """Value, interval, baselines and number of cases, as tables show them."""
-    interval = " to ".join(_show(bound, metric) for bound in metric.interval or ())
-    baselines = separator.join(f"{other} {_show(value, metric)}" for other, value in metric.baselines.items())
-    return _show(metric.value, metric), interval, baselines, str(metric.count)
-
-
-def _show(value: float, metric: Metric) -> str:
+def _format(value: float, metric: Metric) -> str:
     if metric.is_rate:
         return f"{100 * value:.1f}%"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
-
-
-__all__ = ["EvaluationReport"]

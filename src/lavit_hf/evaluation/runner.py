@@ -1,50 +1,74 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""One call that evaluates a model: which tasks a dataset allows, and the protocol of how they were run."""
+"""`evaluate`: the tasks that a dataset and a model allow, and the protocol of how they were run."""
 
 import importlib.metadata
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
+
+import lavit_hf
 
 from ..data.loading import load_rows
 from ..diffusion import LavitImageDecoderPipeline
 from ..modeling import LavitForCausalLM
+from ..modeling.freezing_lavit import evaluation_mode
 from ..processing import LavitProcessor
 from .captions import evaluate_captions
-from .drawing import evaluate_drawing
-from .edits import evaluate_edits
+from .drawings import evaluate_drawing, evaluate_edits, evaluate_reconstruction
+from .metrics import Metric
 from .questions import evaluate_questions
-from .reconstruction import evaluate_reconstruction
 from .report import EvaluationReport
-from .subject import GREEDY, EvaluationSettings, Subject, TaskResult
+from .subject import GREEDY, EvaluationSettings, Subject
 from .tokens import evaluate_tokens
 
 
 @dataclass(frozen=True)
 class Task:
     """
+    A task of an evaluation.
+
     Args:
-        run (`Callable`): From a [`Subject`] and rows to a [`TaskResult`].
-        columns (`tuple[str]`): What it reads: columns, or settings that name them.
+        run (`Callable`): Computes metrics from a [`Subject`] and rows.
+        columns (`tuple[str, ...]`): The columns that it needs.
         needs_pixels (`bool`): Whether it needs a pixel decoder.
     """
 
-    run: Callable[[Subject, Sequence[dict]], TaskResult]
+    run: Callable[[Subject, Sequence[dict]], dict[str, Metric | None]]
     columns: tuple[str, ...]
     needs_pixels: bool = False
 
 
 TASKS = {
-    "captions": Task(evaluate_captions, ("image_column", "caption_column")),
-    "questions": Task(evaluate_questions, ("image_column", "question_column", "answer_column")),
-    "drawing": Task(evaluate_drawing, ("caption_column",), needs_pixels=True),
-    "edits": Task(evaluate_edits, ("image_column", "instruction", "edited_image", "edited_scene"), needs_pixels=True),
-    "reconstruction": Task(evaluate_reconstruction, ("image_column",), needs_pixels=True),
-    "tokens": Task(evaluate_tokens, ("image_column",)),
+    "captions": Task(evaluate_captions, ("image", "caption")),
+    "questions": Task(evaluate_questions, ("image", "questions", "answers")),
+    "drawing": Task(evaluate_drawing, ("caption",), needs_pixels=True),
+    "edits": Task(evaluate_edits, ("image", "instruction", "edited_image", "edited_scene"), needs_pixels=True),
+    "reconstruction": Task(evaluate_reconstruction, ("image",), needs_pixels=True),
+    "tokens": Task(evaluate_tokens, ("image",)),
 }
+
+
+class Rows(Sequence):
+    """The first rows of a dataset, which are read when they are asked for, by the names of columns that tasks use."""
+
+    def __init__(self, dataset, num_rows: int, columns: dict[str, str]):
+        self.dataset = dataset if hasattr(dataset, "__len__") else list(dataset.take(num_rows))
+        self.num_rows, self.columns = min(num_rows, len(self.dataset)), columns
+        if self.num_rows == 0:
+            raise ValueError("The dataset to evaluate on has no rows.")
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __getitem__(self, index: int) -> dict:
+        if index >= self.num_rows:
+            raise IndexError(f"There is no row {index} in {self.num_rows} rows.")
+        row = self.dataset[index]
+        return row | {name: row[column] for name, column in self.columns.items() if column in row}
 
 
 def evaluate(
@@ -60,25 +84,25 @@ def evaluate(
     **settings,
 ) -> EvaluationReport:
     """
-    Measures what a model understands and draws. It may be in the middle of training: its mode and the random numbers
-    are left as they were.
+    Evaluates a model. It may be in the middle of training: its mode and the random numbers stay as they were.
 
     Args:
-        model ([`LavitForCausalLM`], or a `PeftModel` of one): On any device.
+        model ([`LavitForCausalLM`], or a `PeftModel` of one): The model, on any device.
         processor ([`LavitProcessor`]): Its processor.
         pipeline ([`LavitImageDecoderPipeline`], *optional*): Its pixel decoder, without which nothing is drawn.
         dataset (`str`, `datasets.Dataset` or `list[dict]`, *optional*, defaults to `"shapes"`):
-            A name as `load_rows` takes it, or rows.
-        split (`str`, *optional*, defaults to `"test"`), data_dir (`str`, *optional*): Of a named dataset.
-        tasks (`list[str]`, *optional*): Some of `TASKS`. Default: all that the dataset and the model allow.
-        num_samples (`int`, *optional*, defaults to 1000): The first so many rows, or all where there are fewer.
-        settings: Fields of [`EvaluationSettings`], say `batch_size`, `seed` or `guidance_scale`.
+            The name of a dataset as in [`load_rows`], or rows.
+        split (`str`, *optional*, defaults to `"test"`): The split of a named dataset.
+        data_dir (`str`, *optional*): The folder of a named dataset.
+        tasks (`list[str]`, *optional*): Names of `TASKS`. Default: all that the dataset and the model allow.
+        num_samples (`int`, *optional*, defaults to 1000): The number of rows, from the first one on.
+        settings: Fields of [`EvaluationSettings`], such as `batch_size` and `seed`.
 
     Returns:
         [`EvaluationReport`]: The same numbers for the same arguments on the same machine.
 
     Raises:
-        ValueError: an unknown task, or one asked for that cannot be run; no rows; a setting out of its range.
+        ValueError: If a task is unknown or cannot be run, there are no rows, or a setting is out of its range.
     """
     settings = EvaluationSettings(**settings)
     check_tasks(tasks)
@@ -87,44 +111,38 @@ def evaluate(
     name = dataset if isinstance(dataset, str) else type(dataset).__name__
     if isinstance(dataset, str):
         dataset = load_rows(dataset, split, data_dir=data_dir, num_rows=num_samples)
-    rows = _first_rows(dataset, num_samples)
+    rows = Rows(dataset, num_samples, settings.columns)
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if pipeline is not None:  # with the same components, but a state and a progress bar of its own
+        pipeline = type(pipeline)(**pipeline.components, **pipeline.parameters)
+        pipeline.set_progress_bar_config(disable=True)
     subject = Subject(model, processor, pipeline, settings)
-    chosen, left_out = _choose_tasks(subject, rows[0], tasks)
+    chosen, left_out = _choose_tasks(subject, rows, tasks)
 
+    parts = [] if pipeline is None else pipeline.components.values()
+    modules = [model, *(part for part in parts if isinstance(part, nn.Module))]
+    devices = [model.device] if model.device.type == "cuda" else []
     results, seconds, samples = {}, {}, {}
-    with subject.at_rest():
+    with torch.random.fork_rng(devices), torch.no_grad(), evaluation_mode(*modules):
         for task in chosen:
             started = time.perf_counter()
-            result = TASKS[task].run(subject, rows)
-            seconds[task] = time.perf_counter() - started
-            results[task] = {key: metric for key, metric in result.metrics.items() if metric is not None}
-            samples[task] = result.samples
-    drew = any(TASKS[task].needs_pixels for task in chosen)
-    protocol = {"dataset": name, "split": split, "num_samples": len(rows)} | _describe(subject, drew)
+            asked = replace(subject, samples=[])
+            metrics = TASKS[task].run(asked, rows)
+            seconds[task], samples[task] = time.perf_counter() - started, asked.samples
+            results[task] = {key: metric for key, metric in metrics.items() if metric is not None}
+    protocol = {"dataset": name, "split": split, "num_samples": len(rows)} | _describe(subject)
     return EvaluationReport(results, seconds, left_out, protocol, samples)
 
 
 def check_tasks(tasks: Sequence[str] | None) -> None:
-    """Raises a ValueError that names what of `tasks` is none of `TASKS`."""
+    """Raises a `ValueError` that names the unknown ones of `tasks`."""
     if unknown := [task for task in tasks or () if task not in TASKS]:
         raise ValueError(f"tasks must be of {', '.join(TASKS)}, got {', '.join(map(repr, unknown))}.")
 
 
-def _first_rows(dataset, num_samples: int) -> Sequence[dict]:
-    """Rows with a length and numbers, read when they are asked for where the dataset can."""
-    if not hasattr(dataset, "__len__"):
-        return list(dataset.take(num_samples))
-    if len(dataset) == 0:
-        raise ValueError("The dataset to evaluate on has no rows.")
-    if len(dataset) <= num_samples:
-        return dataset
-    return dataset[:num_samples] if isinstance(dataset, list) else dataset.select(range(num_samples))
-
-
-def _choose_tasks(subject: Subject, row: dict, tasks: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
-    """The tasks to run in the order of `TASKS`, and why others cannot be."""
-    reasons = {task: _why_not(task, subject, row) for task in TASKS if tasks is None or task in tasks}
+def _choose_tasks(subject: Subject, rows: Rows, tasks: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
+    """Returns the tasks to run in the order of `TASKS`, and the reasons why others cannot be run."""
+    reasons = {task: _why_not(task, subject, rows) for task in TASKS if tasks is None or task in tasks}
     left_out = {task: reason for task, reason in reasons.items() if reason}
     if tasks is not None and left_out:
         task, reason = next(iter(left_out.items()))
@@ -132,9 +150,9 @@ def _choose_tasks(subject: Subject, row: dict, tasks: Sequence[str] | None) -> t
     return [task for task in reasons if task not in left_out], left_out
 
 
-def _why_not(name: str, subject: Subject, row: dict) -> str | None:
-    task, settings = TASKS[name], subject.settings
-    columns = [getattr(settings, column, column) for column in task.columns]
+def _why_not(name: str, subject: Subject, rows: Rows) -> str | None:
+    task, settings, row = TASKS[name], subject.settings, rows.dataset[0]
+    columns = [settings.columns.get(column, column) for column in task.columns]
     if missing := [column for column in columns if column not in row]:
         return f"the dataset has no column {', '.join(map(repr, missing))} (it has {', '.join(row)})"
     if task.needs_pixels and subject.pipeline is None:
@@ -144,9 +162,10 @@ def _why_not(name: str, subject: Subject, row: dict) -> str | None:
     return None
 
 
-def _describe(subject: Subject, drew: bool) -> dict:
-    model, settings = subject.model, subject.settings
-    given = {entry.name: getattr(settings, entry.name) for entry in fields(settings)}
+def _describe(subject: Subject) -> dict:
+    """Returns the protocol of an evaluation in plain values."""
+    model, settings, pipeline = subject.model, subject.settings, subject.pipeline
+    given = dict(vars(settings))
     if isinstance(settings.fid_features, nn.Module):
         given["fid_features"] = type(settings.fid_features).__name__
     decoding = {
@@ -154,14 +173,13 @@ def _describe(subject: Subject, drew: bool) -> dict:
         "answers": GREEDY | {"max_new_tokens": settings.max_answer_tokens},
         "drawing": subject.drawing_settings(),
     }
-    if drew:  # only now does the pipeline tell what its defaults were
-        pipeline = subject.pipeline
+    if pipeline is not None and pipeline.num_timesteps:  # after its last call a pipeline tells its settings
         decoding["pixels"] = {
             "scheduler": type(pipeline.scheduler).__name__,
             "num_inference_steps": pipeline.num_timesteps,
             "guidance_scale": pipeline.guidance_scale,
         }
-    packages = ("lavit-hf", "torch", "transformers", "diffusers", "datasets", "pillow")
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "diffusers", "datasets")}
     return {
         "model": model.config._name_or_path or type(model).__name__,
         "num_parameters": model.num_parameters(),
@@ -170,15 +188,5 @@ def _describe(subject: Subject, drew: bool) -> dict:
         "selection": model.config.visual_tokenizer_config.selection,
         "decoding": decoding,
         "settings": given,
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
+        "versions": {"python": platform.python_version(), "lavit-hf": lavit_hf.__version__} | versions,
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-__all__ = ["TASKS", "check_tasks", "evaluate"]

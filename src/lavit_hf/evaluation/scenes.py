@@ -1,60 +1,66 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Whether two accounts of a scene agree: what a text or a scene says, and what is there."""
+"""Comparison of the objects that a text or a scene states with the objects that are there."""
 
 from collections.abc import Sequence
 
-from ..data.shapes import DescribedObject, scene_matches
-from .metrics import Metric, rate
+from ..data.shapes import scene_matches
+from .metrics import Metric, rate, shift
 
 
-# What is judged, and the fields that have to be right for it. Beyond shape and color, only what is stated counts.
+# The fields that each judgement compares. The last one of "places" and "sizes" may be left unstated.
 JUDGEMENTS = {
     "objects": ("shape", "color"),
     "places": ("shape", "color", "place"),
     "sizes": ("shape", "color", "size"),
     "everything": ("shape", "color", "place", "size"),
 }
-OPTIONAL = {"places": "place", "sizes": "size"}
-
-
-def to_objects(scene: Sequence[dict]) -> list[DescribedObject]:
-    """The objects of a column `scene`, all of them wholly described."""
-    return [DescribedObject(*(item[name] for name in ("shape", "color", "size", "place"))) for item in scene]
 
 
 def judge(stated: Sequence, found: Sequence) -> dict[str, bool | None]:
     """
+    Judges whether stated objects are there. An object has a `shape`, `color`, `size` and `place`, as attributes or as
+    the keys of a dictionary.
+
     Args:
-        stated (`list`): Objects with `shape`, `color`, `size` and `place`, the last two None where nothing is said.
-        found (`list`): What is there: objects of a scene, or as `read_scene` reads them off a picture.
+        stated (`list`): The stated objects. Size and place are `None` if they are not stated.
+        found (`list`): The objects of a scene, or those that `read_scene` finds in an image.
 
     Returns:
-        `dict[str, bool]`: `objects`: every shape and color, no object more or less; `places`, `sizes`: these as well
-        as the objects, None where none is stated; `everything`: all that is stated.
+        `dict[str, bool]`: `objects`: whether all shapes and colors are right and no object is missing or added.
+        `places`, `sizes`: whether these are right as well, or `None` if no object states any. `everything`: whether
+        all that is stated is right.
     """
-    if any(item.color is None for item in stated):  # an account of an object says its colour, or is wrong
+    values = [item if isinstance(item, dict) else vars(item) for item in stated]
+    if any(item["color"] is None for item in values):  # a description without a color is wrong
         return dict.fromkeys(JUDGEMENTS, False)
-    outcomes = {name: scene_matches(stated, found, fields) for name, fields in JUDGEMENTS.items()}
-    unstated = (name for name, field in OPTIONAL.items() if all(getattr(item, field) is None for item in stated))
-    return outcomes | dict.fromkeys(unstated)
+    outcomes: dict[str, bool | None] = {
+        name: scene_matches(stated, found, fields) for name, fields in JUDGEMENTS.items()
+    }
+    for name in ("places", "sizes"):
+        if all(item[JUDGEMENTS[name][-1]] is None for item in values):
+            outcomes[name] = None
+    return outcomes
 
 
-def judge_all(stated: Sequence[Sequence], found: Sequence[Sequence]) -> list[dict[str, bool | None]]:
-    """[`judge`] case by case; what is found may be shorter, as that of other cases is where there is one case only."""
-    return [judge(*case) for case in zip(stated, found, strict=False)]
+def scene_metrics(stated: Sequence, found: Sequence, **baselines: Sequence) -> dict[str, Metric | None]:
+    """
+    Computes the share of cases that are right, for each judgement of [`judge`].
 
-
-def scene_metrics(
-    outcomes: Sequence[dict[str, bool | None]], **baselines: Sequence[dict[str, bool | None]]
-) -> dict[str, Metric | None]:
-    """The share of cases right, for each of `JUDGEMENTS`, beside what the same judge says of the baselines."""
+    Args:
+        stated (`list`): The stated objects of each case.
+        found (`list`): The objects that are there in each case.
+        baselines (`list`): Objects to compare instead, by the name of the baseline. The baseline `unrelated`, the
+            found objects of another case, is always added.
+    """
+    judged = {
+        name: [judge(*case) for case in zip(stated, cases, strict=True)] if cases else []
+        for name, cases in {"own": found, **baselines, "unrelated": shift(found)}.items()
+    }
+    own = judged.pop("own")
     return {
         name: rate(
-            [outcome[name] for outcome in outcomes],
-            **{other: [outcome[name] for outcome in judged] for other, judged in baselines.items()},
+            [outcome[name] for outcome in own],
+            **{other: [outcome[name] for outcome in outcomes] for other, outcomes in judged.items()},
         )
         for name in JUDGEMENTS
     }
-
-
-__all__ = ["JUDGEMENTS", "judge", "judge_all", "scene_metrics", "to_objects"]

@@ -1,61 +1,56 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""How many tokens pictures take, and which."""
+"""The number of tokens of images, and the use of the codebook."""
 
 from collections.abc import Sequence
 
-import numpy as np
+import torch
+from torchmetrics.functional.regression import spearman_corrcoef
 
-from ..visualization import Sample, show_kept_patches
-from .metrics import Metric, perplexity, spearman
-from .subject import NUM_SAMPLES_SHOWN, Subject, TaskResult
+from ..visualization import code_perplexity, show_kept_patches
+from .metrics import Metric
+from .subject import Subject
 
 
 def score_tokens(
-    codes: Sequence[Sequence[int]],
-    num_patches: int,
-    codebook_size: int,
-    num_objects: Sequence[int] | None = None,
+    codes: Sequence[torch.LongTensor], num_patches: int, codebook_size: int, num_objects: Sequence[int] = ()
 ) -> dict[str, Metric]:
     """
+    Describes the codes of images.
+
     Args:
-        codes (`list[list[int]]`): Of each picture.
-        num_patches, codebook_size (`int`): The most codes of a picture, and how many different ones there are.
-        num_objects (`list[int]`, *optional*): In each picture.
+        codes (`list[torch.LongTensor]`): The codes of each image.
+        num_patches (`int`): The largest number of codes of an image.
+        codebook_size (`int`): The number of different codes.
+        num_objects (`list[int]`, *optional*): The number of objects in each image.
 
     Returns:
-        `dict[str, Metric]`: `kept_fraction` of the patches (mean) and `kept_fraction_std` over pictures;
-        `objects_spearman`, the rank correlation of objects and tokens, where both vary; `codebook_usage`, the share of
-        the codebook used at least once, and `codebook_perplexity` of how often each code is.
+        `dict[str, Metric]`: `kept_fraction` and `kept_fraction_std`, the mean and the standard deviation of the share
+        of patches that are kept; `codebook_usage`, the share of codes that occur; `codebook_perplexity`; and
+        `objects_spearman`, the rank correlation of the numbers of objects and tokens, if both vary.
     """
-    lengths = [len(picture) for picture in codes]
-    kept = np.array(lengths) / num_patches
-    used = [code for picture in codes for code in picture]
+    lengths, used = torch.tensor([float(len(image_codes)) for image_codes in codes]), torch.cat(list(codes))
+    kept = lengths / num_patches
     metrics = {
-        "kept_fraction": Metric(float(kept.mean()), len(codes)),
-        "kept_fraction_std": Metric(float(kept.std()), len(codes)),
-        "codebook_usage": Metric(len(set(used)) / codebook_size, len(used)),
-        "codebook_perplexity": Metric(perplexity(used), len(used)),
+        "kept_fraction": Metric(kept.mean().item(), len(codes)),
+        "kept_fraction_std": Metric(kept.std(correction=0).item(), len(codes)),
+        "codebook_usage": Metric(len(used.unique()) / codebook_size, len(used)),
+        "codebook_perplexity": Metric(code_perplexity(used), len(used)),
     }
-    correlation = None if num_objects is None else spearman(num_objects, lengths)
-    if correlation is not None:
-        metrics["objects_spearman"] = Metric(correlation, len(codes))
+    objects = torch.tensor(num_objects, dtype=torch.float32)
+    if len(objects.unique()) > 1 and len(lengths.unique()) > 1:
+        metrics["objects_spearman"] = Metric(spearman_corrcoef(objects, lengths).item(), len(codes))
     return metrics
 
 
-def evaluate_tokens(subject: Subject, rows: Sequence[dict]) -> TaskResult:
-    """Encodes every picture."""
-    codes: list[list[int]] = []
-    samples: list[Sample] = []
+def evaluate_tokens(subject: Subject, rows: Sequence[dict]) -> dict[str, Metric]:
+    """Encodes the image of each row."""
+    codes, num_objects = [], []
     for first, batch in subject.batches(rows, "tokens"):
-        pictures = subject.pictures(batch, first)
-        outputs = subject.encode(pictures)
-        codes += [picture.tolist() for picture in outputs.split()]
-        for picture, mask in zip(pictures, outputs.keep_mask, strict=True):
-            if len(samples) < NUM_SAMPLES_SHOWN:
-                samples.append(Sample((picture, show_kept_patches(picture, mask)), (f"{int(mask.sum())} tokens",)))
-    num_objects = [len(row["scene"]) for row in rows] if "scene" in rows[0] else None
+        images = subject.read_images(batch, first)
+        outputs = subject.encode(images)
+        codes += [image_codes.cpu() for image_codes in outputs.split()]
+        num_objects += [len(row["scene"]) for row in batch if "scene" in row]
+        kept = map(show_kept_patches, images, outputs.keep_mask)
+        subject.show(images, kept, lines=[f"{int(count)} tokens" for count in outputs.keep_mask.sum(1)])
     config = subject.model.config
-    return TaskResult(score_tokens(codes, config.num_patches, config.codebook_size, num_objects), samples)
-
-
-__all__ = ["evaluate_tokens", "score_tokens"]
+    return score_tokens(codes, config.num_patches, config.codebook_size, num_objects)

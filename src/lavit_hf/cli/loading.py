@@ -1,0 +1,57 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Loading of models and pixel decoders, and the consoles that commands print to."""
+
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoProcessor
+
+from ..diffusion import LavitImageDecoderPipeline
+from .options import Decoder
+
+
+console = Console(highlight=False)
+progress = Console(stderr=True)
+
+
+def quiet_libraries() -> None:
+    """Silences the warnings and progress bars of transformers and diffusers."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    diffusers.logging.disable_progress_bar()
+
+
+def load_model(model: str, device: str | None, dtype: str, model_class: Any = AutoModelForCausalLM):
+    """
+    Loads a model and its processor.
+
+    Args:
+        model (`str`): A folder or a repository.
+        device (`str`, *optional*): The device. Default: an accelerator if there is one.
+        dtype (`str`): The data type of the weights.
+        model_class (*optional*): The class of the model.
+    """
+    quiet_libraries()
+    device = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    with progress.status(f"Loading {model}"):
+        loaded = model_class.from_pretrained(model, dtype=dtype).to(device).eval()
+        return loaded, AutoProcessor.from_pretrained(model)
+
+
+def load_decoder(model: str, decoder: Decoder, like) -> LavitImageDecoderPipeline:
+    """
+    Loads a pixel decoder.
+
+    Args:
+        model (`str`): The folder or repository of the model that it belongs to.
+        decoder (`Decoder`): Which of the pixel decoders.
+        like (`PreTrainedModel`): The model whose device and data type it gets.
+    """
+    subfolder = "lowres_decoder" if decoder is Decoder.lowres else None
+    with progress.status(f"Loading the {decoder} pixel decoder"):
+        pipeline = LavitImageDecoderPipeline.from_pretrained(model, subfolder=subfolder, dtype=like.dtype)
+    pipeline.set_progress_bar_config(desc="pixels", leave=False)
+    return pipeline.to(like.device)

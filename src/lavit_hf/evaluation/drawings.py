@@ -1,0 +1,138 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Images that the model draws from captions, from instructions, and from the codes of an image."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+from ..data.shapes import parse_caption, read_scene
+from .captions import read_captions
+from .fidelity import ClipScorer, FrechetScorer
+from .metrics import Metric, average, rate
+from .scenes import judge, scene_metrics
+from .subject import Subject
+
+
+MAX_PSNR = 100.0  # of equal images, since the mean over images needs a number
+SSIM_BORDER = 5  # half the width of a window
+
+
+def psnr(images: torch.Tensor, references: torch.Tensor) -> list[float]:
+    """
+    Computes the peak signal-to-noise ratio in dB. Equal images have 100 dB.
+
+    Args:
+        images, references (`torch.FloatTensor` of shape `(B, 3, height, width)`): Images in [0, 1].
+    """
+    values = peak_signal_noise_ratio(images, references, data_range=1.0, reduction="none", dim=(1, 2, 3))
+    return values.clamp(max=MAX_PSNR).tolist()
+
+
+def ssim(images: torch.Tensor, references: torch.Tensor) -> list[float]:
+    """
+    Computes the structural similarity (Wang et al. 2004), the mean over the windows that lie within the image.
+
+    Args:
+        images, references (`torch.FloatTensor` of shape `(B, 3, height, width)`): Images in [0, 1].
+    """
+    _, windows = structural_similarity_index_measure(images, references, data_range=1.0, return_full_image=True)
+    inside = slice(SSIM_BORDER, -SSIM_BORDER)
+    return windows[..., inside, inside].mean(dim=(1, 2, 3)).tolist()
+
+
+def score_edits(
+    scenes: Sequence[Sequence[dict]], drawn: Sequence, unedited: Sequence, kinds: Sequence[str] = ()
+) -> dict[str, Metric | None]:
+    """
+    Scores edited images.
+
+    Args:
+        scenes (`list[list[dict]]`): The objects of the edited scenes, as in the column `edited_scene` of the shapes.
+        drawn, unedited (`list`): What `read_scene` finds in each result, and in each image before the edit.
+        kinds (`list[str]`, *optional*): The kind of each edit.
+
+    Returns:
+        `dict[str, Metric]`: The judgements of [`scene_metrics`], and `everything_KIND` for each kind of edit.
+    """
+    metrics = scene_metrics(scenes, drawn, unedited=unedited)
+    for kind in sorted(set(kinds)):
+        cases = zip(scenes, drawn, kinds, strict=True)
+        metrics[f"everything_{kind}"] = rate([judge(*case)["everything"] for *case, other in cases if other == kind])
+    return metrics
+
+
+def evaluate_drawing(subject: Subject, rows: Sequence[dict]) -> dict[str, Metric | None]:
+    """Draws the first caption of each row. The judge needs a column `scene`, the CLIP score and `fid` do not."""
+    settings, device = subject.settings, subject.model.device
+    clip = ClipScorer(settings.clip_model, device) if settings.clip_model else None
+    frechet = FrechetScorer(settings.fid_features, device) if settings.fid_features else None
+    captions, drawn = [], []
+    for first, batch in subject.batches(rows, "drawing"):
+        texts = [read_captions(row)[0] for row in batch]
+        images = subject.draw(texts, first)
+        if "scene" in batch[0]:
+            captions += map(parse_caption, texts)
+            drawn += map(read_scene, images)
+        if clip:
+            clip.update(images, texts)
+        if frechet:
+            frechet.update(images, subject.read_images(batch, first))
+        subject.show(images, lines=texts)
+    metrics = scene_metrics(captions, drawn) if drawn else {}
+    for scorer in (clip, frechet):
+        metrics |= scorer.compute() if scorer else {}
+    return metrics
+
+
+def evaluate_edits(subject: Subject, rows: Sequence[dict]) -> dict[str, Metric | None]:
+    """Draws the instruction of each row, with its image before it in the prompt."""
+    scenes, drawn, unedited, kinds = [], [], [], []
+    for first, batch in subject.batches(rows, "edits"):
+        before, wanted = (subject.read_images(batch, first, column) for column in ("image", "edited_image"))
+        texts = [row["instruction"] for row in batch]
+        images = subject.draw(texts, first, before)
+        scenes += [row["edited_scene"] for row in batch]
+        kinds += [row["edit_kind"] for row in batch if "edit_kind" in row]
+        drawn += map(read_scene, images)
+        unedited += map(read_scene, before)
+        subject.show(before, images, wanted, lines=[f"{text}\nbefore, drawn, wanted" for text in texts])
+    return score_edits(scenes, drawn, unedited, kinds)
+
+
+def evaluate_reconstruction(subject: Subject, rows: Sequence[dict]) -> dict[str, Metric | None]:
+    """
+    Encodes and decodes the image of each row. `psnr` and `ssim` compare at the size of the pixel decoder; the judge
+    needs a column `scene`.
+    """
+    settings = subject.settings
+    frechet = FrechetScorer(settings.fid_features, subject.model.device) if settings.fid_features else None
+    measures = {"psnr": psnr, "ssim": ssim}
+    own, unrelated = ({name: [] for name in measures} for _ in range(2))
+    scenes, drawn, previous = [], [], []
+    for first, batch in subject.batches(rows, "reconstruction"):
+        originals = subject.read_images(batch, first)
+        codes = [image_codes.tolist() for image_codes in subject.encode(originals).split()]
+        images = subject.decode(codes, first)
+        pixels, references = (_to_pixels(side, images[0].size) for side in (images, originals))
+        others = torch.cat([*previous, references[:-1]])  # the image before each one, except the very first
+        for name, measure in measures.items():
+            own[name] += measure(pixels, references)
+            unrelated[name] += measure(pixels[-len(others) :], others) if len(others) else []
+        previous = [references[-1:]]
+        scenes += [row["scene"] for row in batch if "scene" in row]
+        drawn += map(read_scene, images if scenes else [])
+        if frechet:
+            frechet.update(images, originals)
+        subject.show(originals, images, lines=[f"{len(image_codes)} tokens" for image_codes in codes])
+    metrics = scene_metrics(scenes, drawn) if scenes else {}
+    metrics |= {name: average(own[name], unrelated=unrelated[name]) for name in measures}
+    return metrics | (frechet.compute() if frechet else {})
+
+
+def _to_pixels(images: Sequence[Image.Image], size: tuple[int, int]) -> torch.Tensor:
+    """Converts images to (B, 3, height, width) in [0, 1]."""
+    pixels = np.stack([np.asarray(image.resize(size, Image.Resampling.BICUBIC)) for image in images])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255

@@ -1,0 +1,95 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""One call each from images to codes, from images and text to text or codes, and from codes to images."""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from transformers import BatchFeature
+
+from .diffusion import LavitImageDecoderPipeline
+from .modeling import LavitForCausalLM, LavitVisualTokenizer, LavitVisualTokenizerOutput
+from .processing import LavitProcessor
+
+
+Images = Sequence[Sequence[Image.Image]]
+
+
+@torch.no_grad()
+def encode_images(
+    visual_tokenizer: LavitVisualTokenizer, processor: LavitProcessor, images: Sequence[Image.Image], **kwargs
+) -> LavitVisualTokenizerOutput:
+    """
+    Encodes images.
+
+    Args:
+        visual_tokenizer ([`LavitVisualTokenizer`]): The visual tokenizer.
+        processor ([`LavitProcessor`]): The processor, whose image processor is used.
+        images (`list[PIL.Image.Image]`): The images.
+        kwargs: Arguments of the visual tokenizer, such as `selection` and `generator`.
+    """
+    pixel_values = processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
+    return visual_tokenizer(pixel_values.to(visual_tokenizer.device, visual_tokenizer.dtype), **kwargs)
+
+
+def prepare_prompts(
+    processor: LavitProcessor, texts: Sequence[str], images: Images | None = None, **kwargs
+) -> BatchFeature:
+    """
+    Prepares prompts in which images precede a text.
+
+    Args:
+        processor ([`LavitProcessor`]): The processor.
+        texts (`list[str]`): One text for each prompt. Special tokens in them are read as plain text.
+        images (`list[list[PIL.Image.Image]]`, *optional*): The images before each text.
+        kwargs: Arguments of the processor, such as `generation_mode`.
+    """
+    images = images or [[] for _ in texts]
+    prompts = [
+        processor.image_token * len(before) + processor.escape(text)
+        for before, text in zip(images, texts, strict=True)
+    ]
+    return processor(text=prompts, images=images, return_tensors="pt", **kwargs)
+
+
+def write_texts(
+    model: LavitForCausalLM, processor: LavitProcessor, texts: Sequence[str], images: Images | None = None, **kwargs
+) -> list[str]:
+    """
+    Generates a text after each prompt.
+
+    Args:
+        model ([`LavitForCausalLM`]): The model.
+        processor, texts, images: Same as in [`prepare_prompts`].
+        kwargs: Arguments of `generate`, such as `max_new_tokens`.
+    """
+    inputs = prepare_prompts(processor, texts, images).to(model.device)
+    ids = model.generate(**inputs, return_full_text=False, **kwargs)
+    return [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
+
+
+def draw_codes(
+    model: LavitForCausalLM, processor: LavitProcessor, texts: Sequence[str], images: Images | None = None, **kwargs
+) -> list[list[int]]:
+    """
+    Generates the codes of an image after each prompt. Same arguments as [`write_texts`].
+    """
+    inputs = prepare_prompts(processor, texts, images, generation_mode="image").to(model.device)
+    ids = model.generate(**inputs, generation_mode="image", return_full_text=False, **kwargs)
+    return [processor.decode_interleaved(row)[0].codes for row in ids]
+
+
+def decode_codes(
+    pipeline: LavitImageDecoderPipeline, codes: Sequence[Sequence[int]], seed: int = 0, **kwargs
+) -> list[Image.Image]:
+    """
+    Decodes the codes of images. The noise of each image depends on the seed and the image's place alone.
+
+    Args:
+        pipeline ([`LavitImageDecoderPipeline`]): The pixel decoder.
+        codes (`list[list[int]]`): The codes of each image.
+        seed (`int`, *optional*, defaults to 0): The seed of the first image's noise; that of the next is one larger.
+        kwargs: Arguments of the pipeline, such as `num_inference_steps`.
+    """
+    generators = [torch.Generator().manual_seed(seed + index) for index in range(len(codes))]
+    return pipeline(codes, generator=generators, **kwargs).images
