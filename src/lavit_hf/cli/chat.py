@@ -123,7 +123,8 @@ def _show(pieces: Generator[Piece, None, None], output: Path) -> None:
             elif isinstance(piece, ImageSegment):
                 progress.print(f"\r{len(piece.codes)} tokens ", end="")
             else:
-                path = output / f"{len(list(output.glob('*.png'))) + 1:03}.png"
+                numbers = [int(path.stem) for path in output.glob("*.png") if path.stem.isdecimal()]
+                path = output / f"{max(numbers, default=0) + 1:03}.png"
                 piece.picture.save(path)
                 console.print()
                 if console.is_terminal and console.color_system is not None:

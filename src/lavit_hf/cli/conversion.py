@@ -52,7 +52,7 @@ def convert(
     )
 
 
-def export(target: options.NewFolder, model: options.Model, dtype: options.Dtype = "auto") -> None:
+def export(target: options.NewFolder, model: options.RequiredModel, dtype: options.Dtype = "auto") -> None:
     """
     Write the language model alone, as an ordinary text model for vLLM, SGLang and llama.cpp. It draws by codes.
     """

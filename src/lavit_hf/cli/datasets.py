@@ -8,13 +8,13 @@ import typer
 from accelerate import PartialState
 
 from . import options
-from .loading import console, quiet_libraries
+from .loading import console, pick_device, quiet_libraries
 
 
 def tokenize(
     dataset: Annotated[str, typer.Argument(help=options.DatasetName, show_default=False)],
     output: Annotated[Path, typer.Argument(help="Folder to write, or to continue.", show_default=False)],
-    model: options.Model,
+    model: options.RequiredModel,
     split: Annotated[str, typer.Option(help="Split to read and to write.")] = "train",
     config_name: Annotated[str | None, typer.Option(help="Configuration of the dataset.")] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder of an imagefolder.")] = None,
@@ -56,7 +56,7 @@ def tokenize(
         broken_pictures=broken_images,
         keep_images=not drop_images,
         num_workers=num_workers,
-        device=device,
+        device=device and pick_device(device),
         dtype=dtype,
         config_name=config_name,
         data_dir=data_dir,

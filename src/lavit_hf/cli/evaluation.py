@@ -32,7 +32,9 @@ def evaluate(
             "can be run."
         ),
     ] = None,
-    samples_dir: Annotated[Path | None, typer.Option(help="Folder for a sheet of images of each task.")] = None,
+    samples_dir: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder for a sheet of images of each task.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows in one forward.")] = 32,
     guidance_scale: options.GuidanceScale = None,
     decoder: options.PixelDecoder = options.Decoder.highres,

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 from transformers.generation.streamers import BaseStreamer
 
-from ..diffusion import ASPECT_RATIOS
+from ..diffusion import ASPECT_RATIOS, LavitImageDecoderPipeline
 from ..inference import decode_codes, draw_codes, encode_images, write_texts
 from ..modeling import LavitVisualTokenizer
 from ..processing import read_image
@@ -40,9 +40,19 @@ class _TokenBar(BaseStreamer):
         self._bar.close()
 
 
-def _decode_and_save(pipeline, codes: list[list[int]], output: Path, seed: int, steps, aspect_ratio) -> None:
-    size = dict(zip(("height", "width"), ASPECT_RATIOS[aspect_ratio], strict=True)) if aspect_ratio else {}
-    images = decode_codes(pipeline, codes, seed, num_inference_steps=steps, **size)
+def _find_size(pipeline: LavitImageDecoderPipeline, aspect_ratio: str | None) -> dict[str, int]:
+    """Returns the height and width of an aspect ratio as arguments of a pixel decoder."""
+    height, width = pipeline.default_size
+    if aspect_ratio and (height, width) != ASPECT_RATIOS["1:1"]:
+        raise ValueError(
+            f"--aspect-ratio goes with the highres decoder of the release, got {aspect_ratio} with one that draws "
+            f"{width} x {height} pixels."
+        )
+    return dict(zip(("height", "width"), ASPECT_RATIOS[aspect_ratio], strict=True)) if aspect_ratio else {}
+
+
+def _decode_and_save(pipeline, codes: list[list[int]], output: Path, seed: int, **settings) -> None:
+    images = decode_codes(pipeline, codes, seed, **settings)
     console.print(f"{', '.join(str(len(image_codes)) for image_codes in codes)} tokens")
     for index, image in enumerate(images):
         path = output if len(images) == 1 else output.with_stem(f"{output.stem}-{index}")
@@ -55,7 +65,7 @@ def caption(
     model: options.Model = options.DEMO,
     prompt: Annotated[str, typer.Option(help="The beginning of the caption.")] = "",
     num_beams: options.NumBeams = 2,
-    min_new_tokens: options.MinNewTokens = 8,
+    min_new_tokens: Annotated[int, typer.Option(min=0, help="Smallest number of tokens.")] = 8,
     max_new_tokens: options.MaxNewTokens = 36,
     full_text: options.FullText = False,
     device: options.Device = None,
@@ -64,7 +74,8 @@ def caption(
     """Describe images, by default in one sentence. The defaults are those of the authors' evaluation."""
     opened = [read_image(path) for path in images]
     loaded, processor = load_model(model, device, dtype)
-    settings = {"num_beams": num_beams, "min_new_tokens": min_new_tokens, "max_new_tokens": max_new_tokens}
+    least = min(min_new_tokens, max_new_tokens)
+    settings = {"num_beams": num_beams, "min_new_tokens": least, "max_new_tokens": max_new_tokens}
     for path, image in zip(images, opened, strict=True):
         [text] = write_texts(loaded, processor, [prompt], [[image]], **settings)
         text = text if full_text else text.partition(".")[0]
@@ -76,13 +87,18 @@ def ask(
     question: Annotated[str, typer.Argument(help='Such as "What is on the table?"', show_default=False)],
     model: options.Model = options.DEMO,
     num_beams: options.NumBeams = 5,
-    min_new_tokens: options.MinNewTokens = 2,
+    min_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=0, help="Smallest number of tokens. Default: 2, or 1 for the small model that ships."),
+    ] = None,
     max_new_tokens: options.MaxNewTokens = 10,
     full_text: options.FullText = False,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
 ) -> None:
     """Answer a question about an image in one line. The defaults are those of the authors' evaluation."""
+    if min_new_tokens is None:
+        min_new_tokens = 1 if model == options.DEMO else 2
     opened = read_image(image)
     loaded, processor = load_model(model, device, dtype)
     [text] = write_texts(
@@ -122,10 +138,11 @@ def draw(
     loaded, processor = load_model(model, device, dtype)
     pipeline = load_decoder(model, decoder, like=loaded)
     torch.manual_seed(seed)
+    size = _find_size(pipeline, aspect_ratio)
     settings: dict[str, Any] = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
     settings |= {"num_return_sequences": num_images, "streamer": _TokenBar(loaded.config.num_patches)}
     codes = draw_codes(loaded, processor, [prompt], [before], **settings)
-    _decode_and_save(pipeline, codes, output, seed, steps, aspect_ratio)
+    _decode_and_save(pipeline, codes, output, seed, num_inference_steps=steps, **size)
 
 
 def reconstruct(
@@ -143,16 +160,19 @@ def reconstruct(
     opened = read_image(image)
     tokenizer, processor = load_model(model, device, dtype, LavitVisualTokenizer)
     pipeline = load_decoder(model, decoder, like=tokenizer)
+    size = _find_size(pipeline, aspect_ratio)
     generator = torch.Generator().manual_seed(seed)
     codes = encode_images(tokenizer, processor, [opened], generator=generator).codes.tolist()
-    _decode_and_save(pipeline, [codes], output, seed, steps, aspect_ratio)
+    _decode_and_save(pipeline, [codes], output, seed, num_inference_steps=steps, **size)
 
 
 def encode(
     images: options.ImageFiles,
     model: options.Model = options.DEMO,
     selection: options.Selection = None,
-    overlay: Annotated[Path | None, typer.Option(help="Folder to write each image to, with its kept patches.")] = None,
+    overlay: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder to write each image to, with its kept patches.")
+    ] = None,
     seed: options.Seed = 0,
     device: options.Device = None,
     dtype: options.Dtype = "auto",

@@ -24,6 +24,22 @@ def quiet_libraries() -> None:
     diffusers.logging.disable_progress_bar()
 
 
+def pick_device(device: str | None) -> str | torch.device:
+    """
+    Returns the device that is asked for, or else an accelerator if there is one.
+
+    Raises:
+        ValueError: If torch does not know the device, or it is not there.
+    """
+    if device is None:
+        return torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"--device must be one that is there, got {device}: {error}".partition("\n")[0]) from error
+    return device
+
+
 def load_model(model: str, device: str | None, dtype: str, model_class: Any = AutoModelForCausalLM):
     """
     Loads a model and its processor.
@@ -35,7 +51,7 @@ def load_model(model: str, device: str | None, dtype: str, model_class: Any = Au
         model_class (*optional*): The class of the model.
     """
     quiet_libraries()
-    device = device or torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    device = pick_device(device)
     with progress.status(f"Loading {model}"):
         loaded = model_class.from_pretrained(model, dtype=dtype).to(device).eval()
         return loaded, AutoProcessor.from_pretrained(model)

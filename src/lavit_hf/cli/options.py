@@ -57,21 +57,24 @@ MODEL = {
     "callback": _check_model,
 }
 Model = Annotated[str, typer.Option("--model", "-m", **MODEL)]
+RequiredModel = Annotated[str, typer.Option("--model", "-m", **MODEL | {"show_default": False})]
 ModelArgument = Annotated[str, typer.Argument(**MODEL)]
 DatasetName = "shapes, imagefolder, a folder, or any name that datasets loads."
 ImageFile = Annotated[Path, typer.Argument(help="Image file.", show_default=False)]
 ImageFiles = Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)]
 ImageOutput = Annotated[
-    Path, typer.Option("--output", "-o", help="Image file to write.", callback=_check_image_output)
+    Path, typer.Option("--output", "-o", dir_okay=False, help="Image file to write.", callback=_check_image_output)
 ]
-JsonOutput = Annotated[Path, typer.Option("--output", "-o", help="JSON file to write.", callback=_check_output)]
-ImageFolder = Annotated[Path, typer.Option("--output", "-o", help="Folder to write images to.")]
+JsonOutput = Annotated[
+    Path, typer.Option("--output", "-o", dir_okay=False, help="JSON file to write.", callback=_check_output)
+]
+ImageFolder = Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder to write images to.")]
 NewFolder = Annotated[Path, typer.Argument(help="New folder to write.", show_default=False)]
 PixelDecoder = Annotated[Decoder, typer.Option(help="The pixel decoder of the model.")]
 AspectRatio = Annotated[
     str | None,
     typer.Option(
-        help="Width to height, such as 4:3, for the highres decoder of the release. Default: square.",
+        help="Width to height, such as 4:3, for the highres decoder of the release alone. Default: the decoder's.",
         callback=_check_aspect_ratio,
     ),
 ]
@@ -88,6 +91,5 @@ Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Data type of the weights; auto: as saved.")
 ]
 NumBeams = Annotated[int, typer.Option(min=1, help="Number of beams.")]
-MinNewTokens = Annotated[int, typer.Option(min=0, help="Smallest number of tokens.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Largest number of tokens.")]
 FullText = Annotated[bool, typer.Option("--full-text", help="Print all of the text.")]

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The conditions of the U-Net beside those that come from codes: those of the unconditional branch, and their map."""
+"""The conditions of the U-Net: those of the unconditional branch, those of the SDXL kind, and their map."""
 
 import math
 
@@ -12,12 +12,12 @@ from ..modeling.modeling_lavit_feature_decoder import LavitFeatureDecoder
 
 def unconditional_embeds(feature_decoder: LavitFeatureDecoder, prompt_embeds: torch.Tensor) -> torch.Tensor:
     """
-    Args:
-        feature_decoder ([`LavitFeatureDecoder`]): With stored unconditional embeddings or without.
-        prompt_embeds (`torch.Tensor` of shape `(B, num_patches, sum(condition_dims))`): The conditions of images.
+    Computes the conditions of the unconditional branch: the stored embeddings, if there are any, and then zeros.
 
-    Returns:
-        `torch.Tensor` of the same shape, dtype and device: the stored embeddings, if there are any, then zeros.
+    Args:
+        feature_decoder ([`LavitFeatureDecoder`]): The feature decoder, with or without stored embeddings.
+        prompt_embeds (`torch.Tensor` of shape `(B, num_patches, sum(condition_dims))`):
+            The conditions of images, whose shape, dtype and device the result has.
     """
     unconditional = torch.zeros_like(prompt_embeds)
     stored = feature_decoder.config.num_unconditional_tokens
@@ -34,15 +34,18 @@ def prepare_conditions(
     guided: bool,
 ) -> dict[str, torch.Tensor]:
     """
+    Prepares all conditions of the U-Net.
+
     Args:
-        feature_decoder ([`LavitFeatureDecoder`]): Holds the stored unconditional embeddings, if there are any.
+        feature_decoder ([`LavitFeatureDecoder`]): The feature decoder, with or without stored embeddings.
         prompt_embeds (`torch.Tensor` of shape `(B, num_patches, sum(condition_dims))`): The conditions of images.
-        pooled_prompt_embeds (`torch.Tensor` of shape `(B, pooled_condition_dim)`, *optional*): For the SDXL kind.
+        pooled_prompt_embeds (`torch.Tensor` of shape `(B, pooled_condition_dim)`, *optional*):
+            The pooled conditions of the SDXL kind.
         size (`tuple[int, int]`): Height and width of the images in pixels.
-        guided (`bool`): Whether to put an unconditional row for each image before the others.
+        guided (`bool`): Whether to add an unconditional row for each image before the others.
 
     Returns:
-        `dict[str, torch.Tensor]`: The conditions of the U-Net by the names that callbacks use.
+        `dict[str, torch.Tensor]`: The conditions by the names that callbacks use.
     """
     rows = prompt_embeds
     if guided:
@@ -59,13 +62,15 @@ def prepare_conditions(
 
 def guidance_attention_mask(config: LavitFeatureDecoderConfig, latents: torch.Tensor) -> torch.Tensor | None:
     """
+    Computes the attention mask of guided rows. It hides the zeros that follow the stored unconditional embeddings.
+
     Args:
         config ([`LavitFeatureDecoderConfig`]): The configuration of the feature decoder.
-        latents (`torch.Tensor` of shape `(B, C, h, w)`): The latents of images, whose dtype and device the mask has.
+        latents (`torch.Tensor` of shape `(B, ...)`): A tensor whose number of images, dtype and device the mask has.
 
     Returns:
-        `torch.Tensor` of shape `(2 B, num_patches)` for the unconditional and the conditional rows: 0 for the zeros
-        after the stored unconditional embeddings, else 1. `None` where it would be 1 everywhere.
+        `torch.Tensor` of shape `(2 B, num_patches)` for the unconditional and the conditional rows, or `None` if it
+        would be 1 everywhere.
     """
     if config.num_unconditional_tokens in (0, config.num_patches):
         return None
@@ -76,14 +81,15 @@ def guidance_attention_mask(config: LavitFeatureDecoderConfig, latents: torch.Te
 
 def append_condition_map(latents: torch.Tensor, prompt_embeds: torch.Tensor, in_channels: int) -> torch.Tensor:
     """
+    Appends each patch's conditions at the place of the patch, if the U-Net takes more channels than latents have.
+
     Args:
         latents (`torch.Tensor` of shape `(B, C, h, w)`): The latents of images.
         prompt_embeds (`torch.Tensor` of shape `(B, num_patches, D)`): Their conditions.
-        in_channels (`int`): The number of channels that the U-Net takes, `C` or `C + D`.
+        in_channels (`int`): The number of channels of the U-Net, `C` or `C + D`.
 
     Returns:
-        `torch.Tensor` of shape `(B, in_channels, h, w)`: the latents and, where the U-Net takes more channels, behind
-        them each patch's conditions at the place of the patch.
+        `torch.Tensor` of shape `(B, in_channels, h, w)`.
     """
     if in_channels == latents.shape[1]:
         return latents

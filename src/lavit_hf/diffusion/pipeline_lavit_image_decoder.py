@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Pixels from the codes of an image: a diffusion U-Net conditioned on rebuilt vision features (arXiv 2309.04669)."""
+"""The pixel decoder: a diffusion U-Net, conditioned on vision features rebuilt from codes (arXiv 2309.04669)."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,18 +10,19 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.models import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.schedulers import SchedulerMixin
-from diffusers.utils.torch_utils import get_module_execution_device, randn_tensor
+from diffusers.utils.torch_utils import randn_tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..modeling.modeling_lavit_feature_decoder import LavitFeatureDecoder
 from . import checks
+from .checks import check_guidance_scale, check_integer
 from .conditions import append_condition_map, guidance_attention_mask, prepare_conditions
 from .image_tokens import ImageTokens, to_codes
-from .loading import OwnFilesPipeline
+from .loading import LavitPipelineFiles
 from .schedulers import check_scheduler, set_timesteps, step_options
 
 
-# Height and width in pixels of what the released high-resolution decoder was trained on.
+# Height and width in pixels of the images on which the released high-resolution decoder was trained.
 ASPECT_RATIOS = {
     "1:1": (1024, 1024),
     "4:3": (896, 1152),
@@ -32,30 +33,29 @@ ASPECT_RATIOS = {
 }
 
 
-class LavitImageDecoderPipeline(OwnFilesPipeline):
+class LavitImageDecoderPipeline(LavitPipelineFiles):
     r"""
-    Draws images from their codes. One class for both kinds of U-Net, told apart by the U-Net's config: that of SDXL
-    (`addition_embed_type="text_time"`), which is also given a pooled condition and the size, and that of SD 1.5.
-    Either may take more channels than latents have (`in_channels` is then the sum of both widths): it is given the
-    conditions of its cross-attention a second time, as a map behind the latents, each patch's condition at its place.
-    The released U-Nets take no such map.
+    A pipeline that draws images from their codes, by a U-Net of the SD 1.5 or of the SDXL kind. The configuration of
+    the U-Net tells its kind: with `addition_embed_type="text_time"` (SDXL) it also takes a pooled condition and the
+    image size. If its `in_channels` are the channels of latents and conditions together, it takes the conditions of
+    its cross-attention a second time, as a map behind the latents. The released U-Nets take no such map.
 
     Args:
-        feature_decoder ([`LavitFeatureDecoder`]): Makes the conditions of the U-Net from codes.
+        feature_decoder ([`LavitFeatureDecoder`]): Computes the conditions of the U-Net from codes.
         unet (`UNet2DConditionModel`): Predicts the noise in the latents.
         vae (`AutoencoderKL` or `AutoencoderTiny`):
             Decodes latents to pixels. Its `enable_tiling` and `enable_slicing` save memory.
         scheduler (`SchedulerMixin`):
-            Any scheduler that diffusers' Stable Diffusion pipelines take; the release uses DDIM.
+            Any scheduler of the Stable Diffusion pipelines of diffusers. The release uses DDIM.
         visual_token_offset (`int`, *optional*):
             The vocabulary id of code 0 (32002 in the release). A call with `vocabulary_ids=True` needs it.
         default_num_inference_steps (`int`, *optional*):
-            The `num_inference_steps` of a call that gives none. Default: that of the release, see `__call__`.
+            The default of `num_inference_steps`. Default: that of the release, see `__call__`.
         default_guidance_scale (`float`, *optional*):
-            The `guidance_scale` of a call that gives none. Default: that of the release, see `__call__`.
+            The default of `guidance_scale`. Default: that of the release, see `__call__`.
 
     Raises:
-        ValueError: components that do not fit each other, or an argument out of its range.
+        ValueError: If the components do not fit each other, or an argument is out of its range.
 
     Example:
 
@@ -67,17 +67,17 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
     """
 
     feature_decoder: LavitFeatureDecoder
-    # diffusers' own annotations know neither the fields of configurations nor what schedulers do.
+    # The annotations of diffusers know neither the fields of configurations nor the methods of schedulers.
     unet: Any
     vae: Any
     scheduler: Any
     config: Any
 
     model_cpu_offload_seq = "feature_decoder->unet->vae"
-    # Sequential offloading leaves no values in a buffer outside of forward, and the stored unconditional embeddings
-    # are read there.
+    # Sequential offloading leaves no values in buffers outside of forward, where the stored unconditional embeddings
+    # are read.
     _exclude_from_cpu_offload = ["feature_decoder"]
-    # The names under which the callbacks of diffusers find and change the state of a call.
+    # Callbacks of diffusers find and change the state of a call under these names.
     _guidance_scale: float | None = None
     _num_timesteps = 0
     _interrupt = False
@@ -96,20 +96,17 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
         checks.check_components(feature_decoder, unet, vae)
         check_scheduler(scheduler)
         self.register_modules(feature_decoder=feature_decoder, unet=unet, vae=vae, scheduler=scheduler)
-        if visual_token_offset is not None:
-            visual_token_offset = checks.check_integer("visual_token_offset", visual_token_offset, 0)
-        if default_num_inference_steps is not None:
-            most = self.scheduler.config.num_train_timesteps
-            steps = checks.check_integer("default_num_inference_steps", default_num_inference_steps, 1, most)
-            default_num_inference_steps = steps
-        if default_guidance_scale is not None:
-            default_guidance_scale = checks.check_guidance_scale("default_guidance_scale", default_guidance_scale)
+        most = self.scheduler.config.num_train_timesteps
         self.register_to_config(
-            visual_token_offset=visual_token_offset,
-            default_num_inference_steps=default_num_inference_steps,
-            default_guidance_scale=default_guidance_scale,
+            visual_token_offset=_check_optional(check_integer, "visual_token_offset", visual_token_offset, 0),
+            default_num_inference_steps=_check_optional(
+                check_integer, "default_num_inference_steps", default_num_inference_steps, 1, most
+            ),
+            default_guidance_scale=_check_optional(
+                check_guidance_scale, "default_guidance_scale", default_guidance_scale
+            ),
         )
-        self.image_processor = VaeImageProcessor()  # only its postprocess, for which no scale factor matters
+        self.image_processor = VaeImageProcessor()  # its postprocess needs no scale factor
 
     @property
     def is_sdxl(self) -> bool:
@@ -118,16 +115,16 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
 
     @property
     def vae_scale_factor(self) -> int:
-        """How many pixels along a side become one latent."""
+        """The number of pixels along a side for each latent."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
     def default_size(self) -> tuple[int, int]:
         """
-        Height and width in pixels that the U-Net was made for.
+        Height and width in pixels for which the U-Net was made.
 
         Raises:
-            ValueError: a U-Net whose config does not say.
+            ValueError: If the configuration of the U-Net does not tell.
         """
         size = self.unet.config.sample_size
         if size is None:
@@ -141,32 +138,33 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
         return names + ["add_text_embeds", "add_time_ids"] if self.is_sdxl else names
 
     @property
-    def guidance_scale(self) -> float:
-        """
-        The scale of the running call, else of the last one, else the default. A callback changes it by setting
-        `_guidance_scale`, as diffusers' own callbacks do; at 1 or below there is no more guidance.
-        """
-        return self._default_guidance_scale if self._guidance_scale is None else self._guidance_scale
+    def _defaults(self) -> tuple[int, float]:
+        """The default number of steps and guidance scale."""
+        steps, scale = (25, 7.0) if self.is_sdxl else (50, 5.0)
+        return self.config.default_num_inference_steps or steps, self.config.default_guidance_scale or scale
 
     @property
-    def _default_guidance_scale(self) -> float:
-        default = self.config.default_guidance_scale
-        return (7.0 if self.is_sdxl else 5.0) if default is None else default
+    def guidance_scale(self) -> float:
+        """
+        The guidance scale of the running or the last call, or else the default. A callback changes it by setting
+        `_guidance_scale`, as those of diffusers do. At 1 or below there is no more guidance.
+        """
+        return self._defaults[1] if self._guidance_scale is None else self._guidance_scale
 
     @property
     def do_classifier_free_guidance(self) -> bool:
-        """Whether there is guidance at `guidance_scale`, which needs an unconditional row for each image."""
+        """Whether there is guidance, which needs an unconditional row for each image."""
         return self.guidance_scale > 1
 
     @property
     def num_timesteps(self) -> int:
-        """The number of timesteps of the running call, else of the last one, else 0."""
+        """The number of timesteps of the running or the last call, or else 0."""
         return self._num_timesteps
 
     @property
     def interrupt(self) -> bool:
         """
-        Whether denoising ends early. A callback sets `_interrupt`; the images are then decoded from the latents as
+        Whether denoising ends early. A callback sets `_interrupt`, and the images are then decoded from the latents as
         they are. Each call begins with `False`.
         """
         return self._interrupt
@@ -194,26 +192,26 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
 
         Args:
             image_tokens (`list[int]`, `list[list[int]]`, `torch.Tensor` or a list of them):
-                The tokens of one image, or those of several images, whose numbers may differ; 1 to `num_patches`
+                The tokens of one image, or those of several images, whose numbers may differ: 1 to `num_patches`
                 tokens each, without `[IMG]` and `[/IMG]`. They are codes unless `vocabulary_ids=True`.
             height, width (`int`, *optional*):
-                In pixels, multiples of the VAE's scale factor. Default: the U-Net's sample size times that factor.
-                [`ASPECT_RATIOS`] lists the sizes of the released high-resolution decoder.
+                The size of the images in pixels, multiples of the VAE's scale factor. Default: the U-Net's sample size
+                times that factor. [`ASPECT_RATIOS`] lists the sizes of the released high-resolution decoder.
             num_inference_steps (`int`, *optional*):
-                At most the scheduler's `num_train_timesteps`. Default: that of the pipeline's config, else that of the
-                release: 25 for the SDXL kind, 50 for the other.
+                The number of denoising steps, at most the scheduler's `num_train_timesteps`. Default:
+                `default_num_inference_steps`, or else that of the release: 25 for the SDXL kind, 50 for the other.
             guidance_scale (`float`, *optional*):
-                At least 1, where 1 means no guidance and half of the work. Default: that of the pipeline's config,
-                else that of the release: 7.0 for the SDXL kind, 5.0 for the other.
+                The guidance scale, at least 1. At 1 there is no guidance and half of the computation. Default:
+                `default_guidance_scale`, or else that of the release: 7.0 for the SDXL kind, 5.0 for the other.
             num_images_per_prompt (`int`, *optional*, defaults to 1): The number of drawings of each image.
             eta (`float`, *optional*, defaults to 0.0):
-                How much noise DDIM adds in each step, 0 to 1 (eta of its paper). Other schedulers refuse another
-                value than 0, unless their `step` knows an `eta` as well.
+                The amount of noise that DDIM adds in each step, 0 to 1 (eta of its paper). It must be 0 with a
+                scheduler whose `step` has no `eta`.
             generator (`torch.Generator` or a list of them, *optional*):
-                Makes the noise reproducible. A list has one generator for each image drawn, and then an image does not
-                depend on the others of its call.
+                The generator of the noise. With a list of one generator for each image that is drawn, no image depends
+                on the others of its call.
             latents (`torch.Tensor` of shape `(B, C, height / scale factor, width / scale factor)`, *optional*):
-                Standard normal noise to start from, where B is the number of images drawn. Default: drawn by
+                Standard normal noise to start from, where B is the number of images that are drawn. Default: drawn by
                 `generator`.
             output_type (`str`, *optional*, defaults to `"pil"`):
                 `"pil"`: a list of PIL images; `"np"`: `(B, height, width, 3)`, `"pt"`: `(B, 3, height, width)`, both
@@ -223,63 +221,60 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
                 Called as `callback(pipe, step, timestep, tensors)` after each step. It returns a dictionary of the
                 tensors to replace, which may be empty.
             callback_on_step_end_tensor_inputs (`list[str]`, *optional*):
-                The tensors that the callback is given: `latents`, `prompt_embeds` and, for the SDXL kind,
-                `add_text_embeds` and `add_time_ids`. In a call with guidance the unconditional rows of the last three
-                stand before the others. Callbacks of diffusers' own name their tensors themselves.
+                The tensors for the callback: `latents`, `prompt_embeds` and, for the SDXL kind, `add_text_embeds` and
+                `add_time_ids`. With guidance, the unconditional rows of the last three precede the others. Callbacks
+                of diffusers name their tensors themselves.
             vocabulary_ids (`bool`, *optional*, defaults to `False`):
                 Whether `image_tokens` are vocabulary ids (`visual_token_offset` + code) instead of codes.
 
         Returns:
-            `ImagePipelineOutput` with `images`, or a tuple of just these: the `num_images_per_prompt` drawings of the
-            first image, then those of the second, and so on.
+            `ImagePipelineOutput` with `images`, or a tuple of them: the `num_images_per_prompt` drawings of the first
+            image, then those of the second, and so on.
 
         Raises:
-            ValueError: any argument out of its range, named with its value, before anything is computed; a callback's
-                return value that is no dictionary of tensors of the known names and shapes; an image that comes out
-                as NaN or infinity, since the scale or the dtype overflows.
+            ValueError: If an argument is out of its range, before anything is computed; if a callback does not return
+                a dictionary of tensors with known names and shapes; if an image becomes NaN or infinity, since the
+                guidance scale or the dtype overflows.
         """
-        # 0. Defaults
-        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
-            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        # 1. Check the inputs, and the components, which may have been replaced
+        checks.check_components(self.feature_decoder, self.unet, self.vae)
+        check_scheduler(self.scheduler)
+        codes = self._to_codes(image_tokens, vocabulary_ids)
+        num_images_per_prompt = check_integer("num_images_per_prompt", num_images_per_prompt, 1)
+        num_images = len(codes) * num_images_per_prompt
         if height is None or width is None:
             default_height, default_width = self.default_size
             height = default_height if height is None else height
             width = default_width if width is None else width
-        if num_inference_steps is None:
-            num_inference_steps = self.config.default_num_inference_steps or (25 if self.is_sdxl else 50)
-        if guidance_scale is None:
-            guidance_scale = self._default_guidance_scale
-
-        # 1. Check inputs, and the components, which may have been replaced
-        checks.check_components(self.feature_decoder, self.unet, self.vae)
-        check_scheduler(self.scheduler)
-        codes = self._to_codes(image_tokens, vocabulary_ids)
-        num_images_per_prompt = checks.check_integer("num_images_per_prompt", num_images_per_prompt, 1)
-        num_images = len(codes) * num_images_per_prompt
-        height, width = checks.check_size(height, width, self.vae_scale_factor, num_images)
-        guidance_scale = checks.check_guidance_scale("guidance_scale", guidance_scale)
-        shape = self._latents_shape(num_images, height, width)
+        factor = self.vae_scale_factor
+        height, width = checks.check_size(height, width, factor, num_images)
+        shape = (num_images, self.vae.config.latent_channels, height // factor, width // factor)
         checks.check_noise(shape, generator, latents)
-        checks.check_output_type(output_type)
-        checks.check_callback(callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        names = callback_on_step_end_tensor_inputs
+        checks.check_output(output_type, callback_on_step_end, names, self._callback_tensor_inputs)
+        steps, scale = self._defaults
+        scale = check_guidance_scale("guidance_scale", scale if guidance_scale is None else guidance_scale)
         generator = list(generator) if isinstance(generator, tuple) else generator
-        kwargs = step_options(self.scheduler, generator, eta)
-        set_timesteps(self.scheduler, num_inference_steps, self._execution_device)
-        self._guidance_scale = guidance_scale
-        self._interrupt = False
+        step_kwargs = step_options(self.scheduler, generator, eta)
+        device, dtype = self._execution_device, self.unet.dtype
+        set_timesteps(self.scheduler, steps if num_inference_steps is None else num_inference_steps, device)
+        self._guidance_scale, self._interrupt = scale, False
 
-        # 2. Encode the codes
-        prompt_embeds, pooled = self._encode_codes(codes)
-
-        # 3. Prepare everything that changes from step to step, or that a callback may change
-        prompt_embeds = self._to_unet(prompt_embeds, num_images_per_prompt)
-        pooled = None if pooled is None else self._to_unet(pooled, num_images_per_prompt)
+        # 2. Compute the conditions
+        prompt_embeds, pooled = self._encode_codes([row for row in codes for _ in range(num_images_per_prompt)])
+        prompt_embeds, pooled = prompt_embeds.to(device, dtype), None if pooled is None else pooled.to(device, dtype)
         guided = self.do_classifier_free_guidance
         tensors = prepare_conditions(self.feature_decoder, prompt_embeds, pooled, (height, width), guided)
-        tensors["latents"] = self.prepare_latents(shape, generator, latents)
+
+        # 3. Prepare the latents
+        if latents is None:
+            latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+        tensors["latents"] = latents.to(device, dtype) * self.scheduler.init_noise_sigma
 
         # 4. Denoise
-        latents = self._denoise(tensors, kwargs, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        latents = self._denoise(tensors, step_kwargs, callback_on_step_end, names)
         checks.check_finite(latents, "unet", self.guidance_scale)
 
         # 5. Decode the latents
@@ -298,17 +293,17 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
         self, image_tokens: ImageTokens, vocabulary_ids: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        Computes the conditions that the U-Net is given.
+        Computes the conditions of the U-Net.
 
         Args:
-            image_tokens, vocabulary_ids: As in `__call__`.
+            image_tokens, vocabulary_ids: Same as in `__call__`.
 
         Returns:
-            `prompt_embeds` of shape `(B, num_patches, cross_attention_dim)` and, for the SDXL kind, pooled ones of
-            shape `(B, pooled_condition_dim)`, else `None`; in the feature decoder's dtype.
+            `prompt_embeds` of shape `(B, num_patches, cross_attention_dim)`, and the pooled conditions of shape
+            `(B, pooled_condition_dim)` for the SDXL kind, or else `None`; in the dtype of the feature decoder.
 
         Raises:
-            ValueError: `image_tokens` that are not the tokens of images, by index and value.
+            ValueError: If `image_tokens` are not the tokens of images.
         """
         return self._encode_codes(self._to_codes(image_tokens, vocabulary_ids))
 
@@ -318,42 +313,27 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
         return to_codes(image_tokens, config.codebook_size, config.num_patches, offset, vocabulary_ids)
 
     def _encode_codes(self, codes: list[torch.LongTensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        device = get_module_execution_device(self.feature_decoder)
+        device = self._execution_device
         lengths = torch.tensor([len(image_codes) for image_codes in codes])
         padded = pad_sequence(codes, batch_first=True)
         attention_mask = torch.arange(padded.shape[1]) < lengths[:, None]
         outputs = self.feature_decoder(codes=padded.to(device), attention_mask=attention_mask.to(device))
         return outputs.prompt_embeds, outputs.pooled_prompt_embeds if self.is_sdxl else None
 
-    def _to_unet(self, conditions: torch.Tensor, num_images_per_prompt: int) -> torch.Tensor:
-        """(B, ...) -> (B * num_images_per_prompt, ...), in the U-Net's dtype and on its device."""
-        return conditions.to(self._execution_device, self.unet.dtype).repeat_interleave(num_images_per_prompt, dim=0)
-
-    def _latents_shape(self, batch_size: int, height: int, width: int) -> tuple[int, int, int, int]:
-        factor = self.vae_scale_factor
-        return batch_size, self.vae.config.latent_channels, height // factor, width // factor
-
-    def prepare_latents(self, shape: tuple[int, ...], generator, latents: torch.Tensor | None = None) -> torch.Tensor:
-        """Standard normal `latents`, or new ones of `shape` by `generator`, as strong as the scheduler starts with."""
-        device, dtype = self._execution_device, self.unet.dtype
-        if latents is None:
-            latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
-        return latents.to(device, dtype) * self.scheduler.init_noise_sigma
-
-    def _denoise(self, tensors, extra_step_kwargs, callback, callback_names) -> torch.Tensor:
-        """All steps of the scheduler on `tensors["latents"]`, under the conditions that are the other tensors."""
+    def _denoise(self, tensors, step_kwargs, callback, callback_names) -> torch.Tensor:
+        """Runs all steps of the scheduler on `tensors["latents"]`. The other tensors are the conditions."""
         timesteps = self.scheduler.timesteps
         self._num_timesteps = len(timesteps)
         mask = guidance_attention_mask(self.feature_decoder.config, tensors["latents"])
         if hasattr(self.scheduler, "set_begin_index"):
-            self.scheduler.set_begin_index(0)  # spares the scheduler a look-up on the device
+            self.scheduler.set_begin_index(0)  # otherwise the scheduler looks the timestep up, which synchronizes
         with self.progress_bar(total=len(timesteps)) as progress_bar:
             for step, timestep in enumerate(timesteps):
                 if self.interrupt:
                     break
                 latents = tensors["latents"]
                 noise = self._predict_noise(timestep, tensors, mask)
-                stepped = self.scheduler.step(noise, timestep, latents, **extra_step_kwargs, return_dict=False)[0]
+                stepped = self.scheduler.step(noise, timestep, latents, **step_kwargs, return_dict=False)[0]
                 tensors["latents"] = stepped.to(latents.dtype)
                 if callback is not None:
                     outputs = callback(self, step, timestep, {name: tensors[name] for name in callback_names})
@@ -363,11 +343,11 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
         return tensors["latents"]
 
     def _predict_noise(self, timestep, tensors: dict[str, torch.Tensor], encoder_attention_mask) -> torch.Tensor:
-        """The noise in the latents, both branches of the guidance in one call of the U-Net."""
+        """Predicts the noise in the latents, with both branches of guidance in one call of the U-Net."""
         guided = self.do_classifier_free_guidance
         latents = torch.cat([tensors["latents"]] * 2) if guided else tensors["latents"]
         latents = self.scheduler.scale_model_input(latents, timestep)
-        # Where a callback has ended the guidance, the unconditional rows before the others may still be there.
+        # If a callback has ended the guidance, the unconditional rows before the others may still be there.
         conditions = {name: tensor[-len(latents) :] for name, tensor in tensors.items() if name != "latents"}
         added = None
         if self.is_sdxl:
@@ -386,14 +366,18 @@ class LavitImageDecoderPipeline(OwnFilesPipeline):
         return unconditional + self.guidance_scale * (conditional - unconditional)
 
     def _decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """(B, C, h, w) -> (B, 3, height, width) in about [-1, 1]."""
-        # The VAE of SDXL overflows in float16, and its config says so.
+        """Decodes latents (B, C, h, w) to pixels (B, 3, height, width) in about [-1, 1]."""
+        # The VAE of SDXL overflows in float16, and its configuration says so.
         upcast = self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast")
         if upcast:
             self.vae.to(torch.float32)
         try:
-            latents = latents.to(get_module_execution_device(self.vae), self.vae.dtype)
+            latents = latents.to(self._execution_device, self.vae.dtype)
             return self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
         finally:
             if upcast:
                 self.vae.to(torch.float16)
+
+
+def _check_optional(check: Callable, name: str, value: Any, *limits: float) -> Any:
+    return None if value is None else check(name, value, *limits)

@@ -4,11 +4,13 @@
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
 import lavit_hf
 
@@ -50,6 +52,9 @@ TASKS = {
     "reconstruction": Task(evaluate_reconstruction, ("image",), needs_pixels=True),
     "tokens": Task(evaluate_tokens, ("image",)),
 }
+
+
+KEPT_SETTINGS = ("bos_token_id", "eos_token_id", "pad_token_id", "guidance_scale", "image_generation")
 
 
 class Rows(Sequence):
@@ -119,11 +124,8 @@ def evaluate(
     subject = Subject(model, processor, pipeline, settings)
     chosen, left_out = _choose_tasks(subject, rows, tasks)
 
-    parts = [] if pipeline is None else pipeline.components.values()
-    modules = [model, *(part for part in parts if isinstance(part, nn.Module))]
-    devices = [model.device] if model.device.type == "cuda" else []
     results, seconds, samples = {}, {}, {}
-    with torch.random.fork_rng(devices), torch.no_grad(), evaluation_mode(*modules):
+    with _evaluating(model, pipeline):
         for task in chosen:
             started = time.perf_counter()
             asked = replace(subject, samples=[])
@@ -132,6 +134,22 @@ def evaluate(
             results[task] = {key: metric for key, metric in metrics.items() if metric is not None}
     protocol = {"dataset": name, "split": split, "num_samples": len(rows)} | _describe(subject)
     return EvaluationReport(results, seconds, left_out, protocol, samples)
+
+
+@contextmanager
+def _evaluating(model: LavitForCausalLM, pipeline: LavitImageDecoderPipeline | None) -> Iterator[None]:
+    """A context in evaluation mode without gradients. Afterwards the model and the random numbers are as before."""
+    parts = [] if pipeline is None else pipeline.components.values()
+    modules = [model, *(part for part in parts if isinstance(part, nn.Module))]
+    devices = [model.device] if model.device.type == "cuda" else []
+    own = model.generation_config
+    # Settings of generation that the protocol does not name do not hold.
+    model.generation_config = GenerationConfig(**{name: getattr(own, name, None) for name in KEPT_SETTINGS})
+    try:
+        with torch.random.fork_rng(devices), torch.no_grad(), evaluation_mode(*modules):
+            yield
+    finally:
+        model.generation_config = own
 
 
 def check_tasks(tasks: Sequence[str] | None) -> None:
