@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 MODULES = [
     "lavit_hf",
     *("lavit_hf.conversion", "lavit_hf.data.shapes", "lavit_hf.diffusion", "lavit_hf.evaluation"),
-    *("lavit_hf.modeling", "lavit_hf.processing", "lavit_hf.training", "lavit_hf.visualization"),
+    *("lavit_hf.inference", "lavit_hf.modeling", "lavit_hf.processing", "lavit_hf.training", "lavit_hf.visualization"),
 ]
 # Where another docstring is pointed to that does.
 ELSEWHERE = re.compile(r"[Aa]rguments( and \w+)? as (of|there|in)|Same (arguments|as in)")

@@ -15,9 +15,7 @@ from lavit_hf.visualization import (
     attend_to_patches,
     draw_sheet,
     find_merge_targets,
-    plot_code_usage,
     show_attention,
-    show_guidance_sweep,
     show_kept_patches,
     show_merging,
     show_tokens,
@@ -147,16 +145,3 @@ def test_sheets(demo, pictures):
         show_tokens(pictures, masks[:2], pictures)
     narrow = draw_sheet([Sample((pictures[0],), ("a line that is far too long for the width of one picture",))])
     assert narrow.height > 128 + 2 * 15
-
-
-def test_guidance_sweep(demo):
-    model, processor, _ = demo
-    sheet = show_guidance_sweep(
-        model, processor, "a large red circle", scales=(1.0, 2.0), seeds=(0,), image_generation={"max_new_tokens": 8}
-    )
-    assert sheet.width > 2 * 192 > sheet.height // 2
-
-
-def test_code_usage():
-    figure = plot_code_usage(torch.tensor([3, 3, 3, 5]), 8)
-    assert figure.axes[0].get_title() == "2 of 8 codes used (25%), perplexity 2, over 4 tokens"

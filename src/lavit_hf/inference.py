@@ -93,3 +93,6 @@ def decode_codes(
     """
     generators = [torch.Generator().manual_seed(seed + index) for index in range(len(codes))]
     return pipeline(codes, generator=generators, **kwargs).images
+
+
+__all__ = ["decode_codes", "draw_codes", "encode_images", "prepare_prompts", "write_texts"]

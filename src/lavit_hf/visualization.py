@@ -1,8 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""
-Images of the inside of a LaVIT: the patches that the visual tokenizer keeps and merges, the patches that words attend
-to, the effect of guidance, the use of the codebook.
-"""
+"""Images of what a LaVIT does: the patches that it keeps and merges, and the patches that words attend to."""
 
 import colorsys
 import math
@@ -14,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch.distributions import Categorical
 
-from .inference import decode_codes, draw_codes, prepare_prompts
+from .inference import prepare_prompts
 from .modeling import LavitForCausalLM, LavitVisualTokenizer, LavitVisualTokenizerOutput
 from .processing import LavitProcessor, read_image
 
@@ -206,35 +203,6 @@ def show_merging(image: Image.Image, targets: torch.Tensor, size: int = 448) -> 
     return shown
 
 
-def show_guidance_sweep(
-    model: LavitForCausalLM,
-    processor: LavitProcessor,
-    prompt: str,
-    scales: Sequence[float] = (1.0, 1.5, 2.0, 3.0, 5.0),
-    seeds: Sequence[int] = (0, 1, 2),
-    **settings,
-) -> Image.Image:
-    """
-    Draws a prompt at several guidance scales, with a row for each seed.
-
-    Args:
-        model ([`LavitForCausalLM`]): The model, which has a pixel decoder, `model.image_decoder`.
-        processor ([`LavitProcessor`]): Its processor.
-        prompt (`str`): The prompt.
-        scales (`list[float]`, *optional*): The guidance scales, from 1.
-        seeds (`list[int]`, *optional*): The seeds of codes and noise.
-        settings: Arguments of `generate`.
-    """
-    samples = []
-    for seed in seeds:
-        for scale in scales:
-            torch.manual_seed(seed)
-            codes = draw_codes(model, processor, [prompt], guidance_scale=scale, **settings)
-            images = decode_codes(model.image_decoder, codes, seed)
-            samples.append(Sample(tuple(images), (f"guidance {scale:g}, {len(codes[0])} tokens",)))
-    return draw_sheet(samples, side=192, columns=len(scales))
-
-
 @torch.no_grad()
 def attend_to_patches(
     model: LavitForCausalLM, processor: LavitProcessor, image: Image.Image, text: str
@@ -313,35 +281,6 @@ def code_perplexity(codes: torch.LongTensor) -> float:
     return Categorical(counts / counts.sum()).perplexity().item()
 
 
-def plot_code_usage(codes: Sequence[int] | torch.Tensor, codebook_size: int):
-    """
-    Plots how often each code of the codebook is used, in descending order.
-
-    Args:
-        codes (`torch.LongTensor` of shape `(T,)` or `list[int]`): The codes of many images.
-        codebook_size (`int`): The size of the codebook.
-
-    Returns:
-        `matplotlib.figure.Figure`: A plot whose title has the share of codes that are used, and their perplexity.
-    """
-    from matplotlib.figure import Figure
-
-    codes = torch.as_tensor(codes).flatten().cpu()
-    counts = torch.bincount(codes, minlength=codebook_size).sort(descending=True).values
-    used = int(counts.count_nonzero())
-    figure = Figure(figsize=(7, 3.5), layout="constrained")
-    axes = figure.subplots()
-    axes.fill_between(range(codebook_size), counts.clamp_min(0.5).tolist(), 0.5, lw=0)
-    axes.set(yscale="log", xlabel="codes, in descending order", ylabel="times used", xlim=(0, codebook_size))
-    axes.set_title(
-        f"{used} of {codebook_size} codes used ({used / codebook_size:.0%}), "
-        f"perplexity {code_perplexity(codes):.0f}, over {len(codes)} tokens",
-        fontsize=10,
-    )
-    axes.grid(alpha=0.3)
-    return figure
-
-
 def _grid_side(values: torch.Tensor, name: str) -> int:
     side = math.isqrt(values.numel())
     if values.ndim != 1 or side * side != values.numel():
@@ -366,9 +305,7 @@ __all__ = [
     "code_perplexity",
     "draw_sheet",
     "find_merge_targets",
-    "plot_code_usage",
     "show_attention",
-    "show_guidance_sweep",
     "show_kept_patches",
     "show_merging",
     "show_tokens",

@@ -2,7 +2,6 @@
 """The command `serve`."""
 
 import typer
-from transformers.utils.import_utils import is_serve_available
 
 from .loading import quiet_libraries
 
@@ -12,9 +11,7 @@ def serve(context: typer.Context) -> None:
     Run `transformers serve`, a server for clients of OpenAI's API: images and text in, text out. All arguments are
     those of `transformers serve`: `lavit-hf serve MODEL`, `lavit-hf serve --help`.
     """
-    if not is_serve_available():
-        raise ImportError("Serving needs more packages: pip install 'lavit-hf[serve]'.")
-    from transformers.cli.transformers import app  # imports packages of the extra
+    from transformers.cli.transformers import app  # takes time, which the other commands do not need
 
     quiet_libraries()
     app(["serve", *context.args], prog_name="lavit-hf")

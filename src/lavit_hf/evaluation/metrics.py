@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
-from typing import Self
 
 
 Z_95 = 1.959964  # the 97.5% quantile of the standard normal distribution
@@ -19,13 +18,13 @@ class Metric:
     Args:
         value (`float`): The value.
         count (`int`): The number of cases.
-        interval (`tuple[float, float]`, *optional*): The 95% Wilson interval, for a share of cases.
+        interval (`Sequence[float]` of length 2, *optional*): The 95% Wilson interval, for a share of cases.
         baselines (`dict[str, float]`, *optional*): The value of the same measure for results that ignore the input.
     """
 
     value: float
     count: int
-    interval: tuple[float, float] | None = None
+    interval: Sequence[float] | None = None
     baselines: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -36,12 +35,6 @@ class Metric:
     def to_dict(self) -> dict:
         """Returns the fields that are set, for JSON."""
         return {name: value for name, value in asdict(self).items() if value not in (None, {})}
-
-    @classmethod
-    def from_dict(cls, values: Mapping) -> Self:
-        """Creates a metric from the `values` that [`to_dict`] returned."""
-        interval = values.get("interval")
-        return cls(**values | {"interval": interval and tuple(interval)})
 
 
 def wilson_interval(rate: float, count: int) -> tuple[float, float]:

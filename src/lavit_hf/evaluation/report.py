@@ -46,7 +46,7 @@ class EvaluationReport:
     def from_dict(cls, values: Mapping) -> Self:
         """Creates a report without samples from the `values` that [`to_dict`] returned."""
         results = {
-            task: {name: Metric.from_dict(metric) for name, metric in metrics.items()}
+            task: {name: Metric(**metric) for name, metric in metrics.items()}
             for task, metrics in values["results"].items()
         }
         return cls(**values | {"results": results})

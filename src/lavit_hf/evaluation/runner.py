@@ -199,7 +199,7 @@ def _describe(subject: Subject) -> dict:
         }
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "diffusers", "datasets")}
     return {
-        "model": model.config._name_or_path or type(model).__name__,
+        "model": model.name_or_path or type(model).__name__,
         "num_parameters": model.num_parameters(),
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
