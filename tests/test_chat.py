@@ -12,20 +12,20 @@ from lavit_hf.data.shapes import render_scene, sample_scene
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     """A star, a square and a triangle."""
-    path = tmp_path / "my picture.png"
+    path = tmp_path / "my image.png"
     render_scene(sample_scene(6, "test")).save(path)
-    shutil.copy(path, tmp_path / "picture.png")
+    shutil.copy(path, tmp_path / "image.png")
     return path
 
 
-def test_a_conversation(monkeypatch, command_line, tmp_path, picture):
+def test_a_conversation(monkeypatch, command_line, tmp_path, image):
     lines = iter(
         [
-            f'"{picture}" what color is the star?',
+            f'"{image}" what color is the star?',
             "/new",
-            f"{picture.parent / 'picture.png'}",
+            f"{image.parent / 'image.png'}",
             "/help",
             "/draw a large red circle at the top left",
             "/edit make the circle blue",
@@ -53,7 +53,7 @@ def test_a_conversation(monkeypatch, command_line, tmp_path, picture):
     assert str(tmp_path / "out" / "004.png") in output
 
 
-def test_answers_stand_in_later_prompts_as_they_were_written(demo, picture, monkeypatch):
+def test_answers_stand_in_later_prompts_as_they_were_written(demo, image, monkeypatch):
     """Each prompt begins with the ids of the prompt before it and of its answer, up to the token that ended it."""
     model, processor, pipe = demo
     generate, prompts, results = model.generate, [], []
@@ -72,7 +72,7 @@ def test_answers_stand_in_later_prompts_as_they_were_written(demo, picture, monk
         "describe it",
     ]
     for index, question in enumerate(questions):
-        list(conversation.answer(*([Image.open(picture)] if index == 0 else []), question))
+        list(conversation.answer(*([Image.open(image)] if index == 0 else []), question))
     assert len(prompts) == len(questions)
     for result, prompt in zip(results, prompts[1:], strict=False):
         assert prompt[: result.shape[1] - 1] == result[0, :-1].tolist()
@@ -97,8 +97,8 @@ def test_a_failed_answer_leaves_no_trace(demo, monkeypatch):
     assert conversation.messages == []
 
 
-def test_lines(picture):
-    assert split_images(f'look at "{picture}" and say what it\'s') == ("look at and say what it's", [picture])
+def test_lines(image):
+    assert split_images(f'look at "{image}" and say what it\'s') == ("look at and say what it's", [image])
     with pytest.raises(ValueError, match=r"there is no image .*gone\.jpg"):
         split_images("gone.jpg what is that?")
 

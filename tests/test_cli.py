@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The command line, on the goldens' checkpoint as its user would have it."""
+"""The command line, on the checkpoint of the goldens."""
 
 import json
 import shutil
@@ -199,7 +199,7 @@ def test_an_aspect_ratio_that_the_decoder_does_not_know(run, tmp_path, image):
 
 
 def test_one_word_of_the_small_model(run, tmp_path):
-    """Its answers are single words, where the least of the authors' evaluation is two tokens."""
+    """Its answers are single words, while the authors' evaluation asks for at least two tokens."""
     scene = sample_scene(6, "test")
     render_scene(scene).save(tmp_path / "scene.png")
     assert run("ask", tmp_path / "scene.png", "what color is the star?").strip() == "orange"

@@ -25,7 +25,7 @@ def client(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def question() -> list[dict]:
-    """What color the star is, of a picture with one orange star."""
+    """A question about the color of the only star in an image, which is orange."""
     file = io.BytesIO()
     render_scene(sample_scene(6, "test")).save(file, "PNG")
     url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -23,13 +23,13 @@ from lavit_hf.visualization import (
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[Image.Image]:
+def images() -> list[Image.Image]:
     return [render_scene(sample_scene(index, "test")) for index in range(3)]
 
 
 @pytest.fixture(scope="module")
-def pixel_values(demo, pictures):
-    return demo[1].image_processor(pictures, return_tensors="pt")["pixel_values"]
+def pixel_values(demo, images):
+    return demo[1].image_processor(images, return_tensors="pt")["pixel_values"]
 
 
 def patch_means(image: Image.Image, side: int) -> np.ndarray:
@@ -37,20 +37,20 @@ def patch_means(image: Image.Image, side: int) -> np.ndarray:
 
 
 def test_kept_patches_keep_their_color():
-    picture = Image.new("RGB", (64, 64), "red")
+    image = Image.new("RGB", (64, 64), "red")
     mask = torch.zeros(16, dtype=torch.bool)
     mask[5] = True
-    means = patch_means(show_kept_patches(picture, mask, 256), 4)
+    means = patch_means(show_kept_patches(image, mask, 256), 4)
     assert means[1, 1, 1] < 60
     others = np.delete(means.reshape(16, 3), 5, axis=0)
     assert others.min() > 190  # pale
     with pytest.raises(ValueError, match=r"keep_mask must be of shape \(num_patches,\), a square number, got \(15,\)"):
-        show_kept_patches(picture, mask[:15])
+        show_kept_patches(image, mask[:15])
 
 
 @torch.no_grad()
 def test_merge_targets(demo, pixel_values):
-    """Of a batch as of each picture alone; dropped patches go to kept ones, and where attention says."""
+    """A batch gives the targets of each image alone. Dropped patches go to the kept patches that attend most to them."""
     tokenizer = demo[0].model.visual_tokenizer
     outputs = tokenizer(pixel_values)
     targets = find_merge_targets(tokenizer, outputs)
@@ -106,24 +106,24 @@ def test_merging_has_a_color_for_each_kept_patch():
     assert shown.getpixel((0, 0)) != (255, 255, 255)
 
 
-def test_attention(pictures):
+def test_attention(images):
     model, processor = (auto.from_pretrained(demo_checkpoint()) for auto in (AutoModelForCausalLM, AutoProcessor))
     with pytest.raises(ValueError, match="returns no weights: call model.set_attn_implementation"):
-        attend_to_patches(model, processor, pictures[0], "a small red cross")
+        attend_to_patches(model, processor, images[0], "a small red cross")
     model.set_attn_implementation({"text_config": "eager"})
-    words, weights = attend_to_patches(model, processor, pictures[0], "a small red cross")
+    words, weights = attend_to_patches(model, processor, images[0], "a small red cross")
     assert words == ["a", "small", "red", "cross"]
     assert weights.shape == (4, model.config.num_patches)
-    inputs = processor(text="<image>", images=pictures[0], return_tensors="pt")
+    inputs = processor(text="<image>", images=images[0], return_tensors="pt")
     with torch.no_grad():
         keep_mask = model.model.visual_tokenizer(inputs["pixel_values"]).keep_mask[0]
     assert (weights[:, ~keep_mask] == 0).all()
     assert (weights[:, keep_mask] > 0).all()
     assert (weights.sum(1) < 1).all()  # words look at words, too
-    sheet = show_attention(pictures[0], words, weights)
+    sheet = show_attention(images[0], words, weights)
     assert sheet.width > 4 * 192
     with pytest.raises(ValueError, match="weights of a word must be of shape"):
-        show_attention(pictures[0], words, weights[:, :15])
+        show_attention(images[0], words, weights[:, :15])
 
 
 def test_attention_is_brightest_where_a_word_looks():
@@ -134,14 +134,14 @@ def test_attention_is_brightest_where_a_word_looks():
     assert np.unravel_index(brightness.argmax(), (4, 4)) == (2, 2)
 
 
-def test_sheets(demo, pictures):
+def test_sheets(demo, images):
     masks = torch.zeros(3, 64, dtype=torch.bool)
     masks[:, :5] = True
-    assert show_tokens(pictures, masks).width > show_tokens(pictures[:1], masks[:1]).width
-    sheet = show_tokens(pictures, masks, [Image.new("RGB", (64, 64), "lime")] * 3, side=64)
-    left = 8 + 2 * 64  # the third picture of the first sample
+    assert show_tokens(images, masks).width > show_tokens(images[:1], masks[:1]).width
+    sheet = show_tokens(images, masks, [Image.new("RGB", (64, 64), "lime")] * 3, side=64)
+    left = 8 + 2 * 64  # the third image of the first sample
     assert sheet.getpixel((left + 30, 40)) == ImageColor.getrgb("lime")
     with pytest.raises(ValueError, match="zip"):
-        show_tokens(pictures, masks[:2], pictures)
-    narrow = draw_sheet([Sample((pictures[0],), ("a line that is far too long for the width of one picture",))])
+        show_tokens(images, masks[:2], images)
+    narrow = draw_sheet([Sample((images[0],), ("a line that is far too long for the width of one image",))])
     assert narrow.height > 128 + 2 * 15

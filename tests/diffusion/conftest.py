@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Pipelines with the weights of the goldens' checkpoint."""
+"""Pipelines with the weights of the checkpoint of the goldens."""
 
 import pytest
 
@@ -51,4 +51,4 @@ def visual_ids(golden_json):
 
 @pytest.fixture(scope="session")
 def codes(visual_ids):
-    return [[token - VISUAL_TOKEN_OFFSET for token in picture] for picture in visual_ids]
+    return [[token - VISUAL_TOKEN_OFFSET for token in image] for image in visual_ids]

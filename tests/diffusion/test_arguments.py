@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What the pipeline refuses, in which words; and that everything else gives finite images."""
+"""The pipeline refuses wrong arguments by name, and gives finite images for all others."""
 
 import re
 from fractions import Fraction
@@ -110,7 +110,7 @@ def test_the_caller_says_what_tokens_are(lowres, tokens, vocabulary_ids, value, 
 
 
 def test_values_never_tell_whether_tokens_are_vocabulary_ids(lowres):
-    """With ranges that overlap, every token could be read both ways."""
+    """With ranges that overlap, each value is a code as well as a vocabulary id."""
     pipe = LavitImageDecoderPipeline(**lowres.components, visual_token_offset=100)
     as_codes, _ = pipe.encode_image_tokens([150, 151])
     as_ids, _ = pipe.encode_image_tokens([150, 151], vocabulary_ids=True)
@@ -296,7 +296,7 @@ if is_scipy_available():
 
 @pytest.mark.parametrize("name", [name for name in SCHEDULERS if name not in NO_CONFIG | TORCHSDE])
 def test_every_scheduler_of_diffusers_works_or_is_refused(highres, codes, name):
-    """What works draws the same again, and each image of a batch as if it were alone."""
+    """A scheduler that works gives the same images again, and each image of a batch as if it were alone."""
     settings = {"num_inference_steps": 4}
     scheduler = getattr(schedulers, name).from_config(highres.scheduler.config)
     if name in USABLE:

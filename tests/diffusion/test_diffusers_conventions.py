@@ -1,7 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Asks of both kinds of our pipeline what diffusers' common tests ask of every pipeline. Those tests themselves are
-neither in the package nor in its source distribution.
+The checks of the common pipeline tests of diffusers, for both kinds of U-Net. Those tests themselves are neither in
+the package nor in its source distribution.
 """
 
 import inspect

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Guidance and callbacks: what a call says of itself, and what may change while it runs."""
+"""Guidance and callbacks: the state of a call, and the changes that are possible while it runs."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def remake(pipe, **settings):
 
 
 def set_scales(*scales):
-    """A callback that sets the guidance scale of the step after each."""
+    """Returns a callback that sets the guidance scale after each step."""
 
     def callback(pipe, step, timestep, tensors):
         pipe._guidance_scale = scales[step]
@@ -87,7 +87,7 @@ def test_changing_scales_equal_diffusers_own_sdxl_pipeline(highres, goldens, cod
 
 @pytest.mark.parametrize("scales", [(1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 6.0, 6.0), (2.5, 1.0, 4.0)])
 def test_changing_scales_keep_images_apart(pipe, goldens, codes, scales):
-    """Guidance may end, and come back, without a change of the tensors."""
+    """Guidance may end and begin again, without a change of the tensors."""
     callback = set_scales(*scales)
     together = draw(pipe, codes, latents=goldens["latents"], callback_on_step_end=callback)
     for index, image_codes in enumerate(codes):
@@ -111,7 +111,7 @@ def test_ended_guidance_is_that_of_diffusers_callbacks(pipe, codes):
 
 
 def test_the_padding_of_the_unconditional_branch_is_never_seen(lowres, codes):
-    """The released decoder has fewer unconditional embeddings than patches; what comes after them is masked."""
+    """The released decoder has fewer unconditional embeddings than patches. The zeros after them are masked."""
     stored = lowres.feature_decoder.config.num_unconditional_tokens
     assert 0 < stored < lowres.feature_decoder.config.num_patches
 

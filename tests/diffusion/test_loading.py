@@ -112,7 +112,7 @@ def test_missing_parts_are_named(lowres, tmp_path, missing):
 
 @pytest.mark.parametrize("part", ["feature_decoder", "unet", "vae"])
 def test_missing_weights_are_named(lowres, tmp_path, part):
-    """They would be random, or nothing at all, and images would come out wrong."""
+    """Missing weights would be random or without values, and images wrong."""
     lowres.save_pretrained(tmp_path)
     [file] = (tmp_path / part).glob("*.safetensors")
     weights = load_file(file)

@@ -63,8 +63,8 @@ def test_equals_diffusers_own_sdxl_pipeline(highres, goldens, codes):
 
 def test_batch_equals_single(pipe, goldens, codes):
     together = draw(pipe, codes, latents=goldens["latents"])
-    for index, picture in enumerate(codes):
-        alone = draw(pipe, picture, latents=goldens["latents"][index : index + 1])
+    for index, image in enumerate(codes):
+        alone = draw(pipe, image, latents=goldens["latents"][index : index + 1])
         np.testing.assert_allclose(alone[0], together[index], atol=1e-5)
 
 
@@ -105,7 +105,7 @@ def test_generators_reproduce_the_noise(pipe, codes):
 
 
 def test_no_image_depends_on_its_neighbours(pipe, codes):
-    """Codes of different lengths, several drawings of each, noise in every step: as each alone."""
+    """With codes of different lengths, several drawings and noise in every step, each image is as if it were alone."""
     lengths = [3, 24, 11]
     batch = [image_codes[:length] for image_codes, length in zip(codes, lengths, strict=False)]
     settings = {"num_images_per_prompt": 2, "eta": 1.0}
@@ -126,7 +126,7 @@ def test_given_latents_stay_as_they_are_in_every_dtype(pipe, codes):
 
 
 def test_an_image_has_the_size_that_its_vae_makes(lowres, codes):
-    """A VAE that is replaced may scale otherwise."""
+    """A VAE that replaces another one may have another scale factor."""
     pipe = LavitImageDecoderPipeline(**lowres.components)
     pipe.set_progress_bar_config(disable=True)
     config = dict(lowres.vae.config)
@@ -228,7 +228,7 @@ def test_eta_adds_noise(pipe, codes):
     ids=["model", "group"],
 )
 def test_offloading_changes_nothing(pipe, codes, tmp_path, move, options):
-    """With the CPU as the accelerator: the same hooks."""
+    """With the CPU as the accelerator, offloading uses the same hooks."""
     pipe.save_pretrained(tmp_path)
     offloaded = LavitImageDecoderPipeline.from_pretrained(tmp_path)
     offloaded.set_progress_bar_config(disable=True)

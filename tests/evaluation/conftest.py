@@ -6,5 +6,5 @@ from lavit_hf.data.shapes.loading import make_row
 
 @pytest.fixture(scope="session")
 def rows() -> list[dict]:
-    """Rows of the shapes' test split."""
+    """Rows of the test split of the shapes."""
     return [make_row(index, "test") for index in range(40)]

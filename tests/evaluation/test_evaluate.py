@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""`evaluate` and `lavit-hf evaluate` on the model that ships: what is run, reported, left as it was, and refused."""
+"""`evaluate` and `lavit-hf evaluate` on the model that ships: tasks, reports, side effects, errors."""
 
 import copy
 import json
@@ -100,7 +100,7 @@ def test_settings_of_drawing(demo, rows):
 
 
 def test_settings_of_generation_that_the_protocol_does_not_name_do_not_hold(demo, rows):
-    """`from_backbones` takes them over from the language model."""
+    """A model made by `from_backbones` has settings of its language model."""
     model = demo[0]
     settings = {"num_samples": 4, "tasks": ["captions", "questions", "drawing"], "image_decoding": PIXELS}
     expected = evaluate(*demo, rows, **settings)

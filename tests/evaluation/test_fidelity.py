@@ -24,7 +24,7 @@ def clip_folder(tmp_path_factory):
 
 
 def test_clip_score_is_that_of_torchmetrics(clip_folder, rows):
-    pictures, captions = [row["image"] for row in rows[:8]], ["a red circle", "a large blue star at the top"] * 4
+    images, captions = [row["image"] for row in rows[:8]], ["a red circle", "a large blue star at the top"] * 4
 
     class Pooled(CLIPModel):  # torchmetrics expects what these returned before transformers 5
         def get_image_features(self, *args):
@@ -37,10 +37,10 @@ def test_clip_score_is_that_of_torchmetrics(clip_folder, rows):
         return Pooled.from_pretrained(clip_folder).eval(), CLIPProcessor.from_pretrained(clip_folder)
 
     scorer = ClipScorer(clip_folder, CPU)
-    scorer.update(pictures[:5], captions[:5])
-    scorer.update(pictures[5:], captions[5:])
+    scorer.update(images[:5], captions[:5])
+    scorer.update(images[5:], captions[5:])
     metric = scorer.compute()["clip_score"]
-    pixels = [torch.from_numpy(np.array(picture)).permute(2, 0, 1) for picture in pictures]
+    pixels = [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images]
     with torch.no_grad():
         expected, unrelated = (
             clip_score(pixels, texts, load).item() for texts in (captions, captions[1:] + captions[:1])
@@ -49,18 +49,16 @@ def test_clip_score_is_that_of_torchmetrics(clip_folder, rows):
     assert max(metric.value, 0) == pytest.approx(expected, abs=1e-3)
     assert max(metric.baselines["unrelated"], 0) == pytest.approx(unrelated, abs=1e-3)
     assert max(expected, unrelated) > 1
-    scorer.update(pictures[:1], ["a red circle " * 20])  # longer than the text tower
+    scorer.update(images[:1], ["a red circle " * 20])  # longer than the text tower
 
 
 def test_frechet_distance(rows):
-    pictures, others = [row["image"] for row in rows[:20]], [row["image"] for row in rows[20:40]]
+    images, others = [row["image"] for row in rows[:20]], [row["image"] for row in rows[20:40]]
     scorer, same = FrechetScorer(Colors(), CPU), FrechetScorer(Colors(), CPU)
-    scorer.update(others, pictures)
-    same.update(pictures[:10], pictures[10:])
-    same.update(pictures[10:], pictures[:10])
-    means = [
-        np.stack([np.asarray(p.resize((299, 299), 3)).mean((0, 1)) / 255 for p in ps]) for ps in (others, pictures)
-    ]
+    scorer.update(others, images)
+    same.update(images[:10], images[10:])
+    same.update(images[10:], images[:10])
+    means = [np.stack([np.asarray(p.resize((299, 299), 3)).mean((0, 1)) / 255 for p in ps]) for ps in (others, images)]
     (mu, sigma), (mu_real, sigma_real) = ((x.mean(0), np.cov(x, rowvar=False)) for x in means)
     root = np.sqrt(np.linalg.eigvals(sigma @ sigma_real)).real.sum()
     expected = ((mu - mu_real) ** 2).sum() + np.trace(sigma + sigma_real) - 2 * root
@@ -71,12 +69,12 @@ def test_frechet_distance(rows):
 
 
 def test_a_network_from_a_file(rows, tmp_path):
-    path, pictures = tmp_path / "network.pt", [row["image"] for row in rows]
+    path, images = tmp_path / "network.pt", [row["image"] for row in rows]
     torch.jit.save(torch.jit.script(Colors()), path)
     distances = []
     for features in (str(path), Colors()):
         scorer = FrechetScorer(features, CPU)
-        scorer.update(pictures[:5], pictures[5:12])
+        scorer.update(images[:5], images[5:12])
         distances.append(scorer.compute()["fid"].value)
     assert distances[0] == pytest.approx(distances[1])
 

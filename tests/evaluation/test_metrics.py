@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Metrics on values known by hand or by another implementation."""
+"""Metrics on cases that are computed by hand or by another implementation."""
 
 import math
 
