@@ -50,7 +50,7 @@ def test_kept_patches_keep_their_color():
 
 @torch.no_grad()
 def test_merge_targets(demo, pixel_values):
-    """A batch gives the targets of each image alone. Dropped patches go to the kept patches that attend most to them."""
+    """A batch gives the targets of each image alone. A dropped patch goes to the kept one that attends most to it."""
     tokenizer = demo[0].model.visual_tokenizer
     outputs = tokenizer(pixel_values)
     targets = find_merge_targets(tokenizer, outputs)
