@@ -44,12 +44,11 @@ def prepare_prompts(
         images (`list[list[PIL.Image.Image]]`, *optional*): The images before each text.
         kwargs: Arguments of the processor, such as `generation_mode`.
     """
-    images = images or [[] for _ in texts]
+    before = [list(row) for row in images or [[]] * len(texts)]
     prompts = [
-        processor.image_token * len(before) + processor.escape(text)
-        for before, text in zip(images, texts, strict=True)
+        processor.image_token * len(row) + processor.escape(text) for row, text in zip(before, texts, strict=True)
     ]
-    return processor(text=prompts, images=images, return_tensors="pt", **kwargs)
+    return processor(text=prompts, images=before if any(before) else None, return_tensors="pt", **kwargs)
 
 
 def write_texts(

@@ -3,11 +3,11 @@
 
 from typing import Any
 
-import diffusers
 import torch
-import transformers
+from diffusers.utils import logging as diffusers_logging
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoProcessor
+from transformers.utils import logging as transformers_logging
 
 from ..diffusion import LavitImageDecoderPipeline
 from .options import Decoder
@@ -19,9 +19,9 @@ progress = Console(stderr=True)
 
 def quiet_libraries() -> None:
     """Silences the warnings and progress bars of transformers and diffusers."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    diffusers.logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    for logging in (transformers_logging, diffusers_logging):
+        logging.disable_progress_bar()
 
 
 def pick_device(device: str | None) -> str | torch.device:

@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Images that the model draws from captions, from instructions, and from the codes of an image."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -69,19 +70,19 @@ def evaluate_drawing(subject: Subject, rows: Sequence[dict]) -> dict[str, Metric
     settings, device = subject.settings, subject.model.device
     clip = ClipScorer(settings.clip_model, device) if settings.clip_model else None
     frechet = FrechetScorer(settings.fid_features, device) if settings.fid_features else None
-    captions, drawn = [], []
+    cases: defaultdict[str, list] = defaultdict(list)
     for first, batch in subject.batches(rows, "drawing"):
         texts = [read_captions(row)[0] for row in batch]
         images = subject.draw(texts, first)
         if "scene" in batch[0]:
-            captions += map(parse_caption, texts)
-            drawn += map(read_scene, images)
+            cases["stated"] += map(parse_caption, texts)
+            cases["found"] += map(read_scene, images)
         if clip:
             clip.update(images, texts)
         if frechet:
             frechet.update(images, subject.read_images(batch, first))
         subject.show(images, lines=texts)
-    metrics = scene_metrics(captions, drawn) if drawn else {}
+    metrics = scene_metrics(**cases) if cases else {}
     for scorer in (clip, frechet):
         metrics |= scorer.compute() if scorer else {}
     return metrics
@@ -89,17 +90,17 @@ def evaluate_drawing(subject: Subject, rows: Sequence[dict]) -> dict[str, Metric
 
 def evaluate_edits(subject: Subject, rows: Sequence[dict]) -> dict[str, Metric | None]:
     """Draws the instruction of each row, with its image before it in the prompt."""
-    scenes, drawn, unedited, kinds = [], [], [], []
+    cases: defaultdict[str, list] = defaultdict(list)
     for first, batch in subject.batches(rows, "edits"):
         before, wanted = (subject.read_images(batch, first, column) for column in ("image", "edited_image"))
         texts = [row["instruction"] for row in batch]
         images = subject.draw(texts, first, before)
-        scenes += [row["edited_scene"] for row in batch]
-        kinds += [row["edit_kind"] for row in batch if "edit_kind" in row]
-        drawn += map(read_scene, images)
-        unedited += map(read_scene, before)
+        cases["scenes"] += [row["edited_scene"] for row in batch]
+        cases["kinds"] += [row["edit_kind"] for row in batch if "edit_kind" in row]
+        cases["drawn"] += map(read_scene, images)
+        cases["unedited"] += map(read_scene, before)
         subject.show(before, images, wanted, lines=[f"{text}\nbefore, drawn, wanted" for text in texts])
-    return score_edits(scenes, drawn, unedited, kinds)
+    return score_edits(**cases)
 
 
 def evaluate_reconstruction(subject: Subject, rows: Sequence[dict]) -> dict[str, Metric | None]:
@@ -109,26 +110,28 @@ def evaluate_reconstruction(subject: Subject, rows: Sequence[dict]) -> dict[str,
     """
     settings = subject.settings
     frechet = FrechetScorer(settings.fid_features, subject.model.device) if settings.fid_features else None
-    measures = {"psnr": psnr, "ssim": ssim}
-    own, unrelated = ({name: [] for name in measures} for _ in range(2))
-    scenes, drawn, previous = [], [], []
+    cases: defaultdict[str, list] = defaultdict(list)
+    similarities: dict[str, defaultdict[str, list]] = {"psnr": defaultdict(list), "ssim": defaultdict(list)}
+    previous: list[torch.Tensor] = []
     for first, batch in subject.batches(rows, "reconstruction"):
         originals = subject.read_images(batch, first)
         codes = [image_codes.tolist() for image_codes in subject.encode(originals).split()]
         images = subject.decode(codes, first)
         pixels, references = (_to_pixels(side, images[0].size) for side in (images, originals))
         others = torch.cat([*previous, references[:-1]])  # the image before each one, except the very first
-        for name, measure in measures.items():
-            own[name] += measure(pixels, references)
-            unrelated[name] += measure(pixels[-len(others) :], others) if len(others) else []
+        for measure in (psnr, ssim):
+            values = similarities[measure.__name__]
+            values["values"] += measure(pixels, references)
+            values["unrelated"] += measure(pixels[-len(others) :], others) if len(others) else []
         previous = [references[-1:]]
-        scenes += [row["scene"] for row in batch if "scene" in row]
-        drawn += map(read_scene, images if scenes else [])
+        if "scene" in batch[0]:
+            cases["stated"] += [row["scene"] for row in batch]
+            cases["found"] += map(read_scene, images)
         if frechet:
             frechet.update(images, originals)
         subject.show(originals, images, lines=[f"{len(image_codes)} tokens" for image_codes in codes])
-    metrics = scene_metrics(scenes, drawn) if scenes else {}
-    metrics |= {name: average(own[name], unrelated=unrelated[name]) for name in measures}
+    metrics = scene_metrics(**cases) if cases else {}
+    metrics |= {name: average(**values) for name, values in similarities.items()}
     return metrics | (frechet.compute() if frechet else {})
 
 

@@ -56,7 +56,7 @@ class ClipScorer:
         outputs = self._model(**inputs.to(self._model.device))
         self._embeds.append((outputs.image_embeds.float().cpu(), outputs.text_embeds.float().cpu()))
 
-    def compute(self) -> dict[str, Metric]:
+    def compute(self) -> dict[str, Metric | None]:
         """Returns `clip_score`. Its baseline pairs each drawing with the caption of another one."""
         images, texts = map(torch.cat, zip(*self._embeds, strict=True))
         own, unrelated = (100 * torch.cosine_similarity(images, other) for other in (texts, texts.roll(-1, 0)))

@@ -108,9 +108,9 @@ def score_answers(questions: Sequence[Question], answers: Sequence[str]) -> dict
     cases: dict[str, list[tuple[float, float | None]]] = defaultdict(list)
     for question, answer, other in zip(questions, answers, usual, strict=True):
         baseline = None if other is None else answer_score(other, question.references)
-        for name in ("accuracy", question.kind and f"accuracy_{question.kind}"):
-            cases[name].append((answer_score(answer, question.references), baseline))
-    cases.pop(None, None)
+        case = answer_score(answer, question.references), baseline
+        for name in ["accuracy"] if question.kind is None else ["accuracy", f"accuracy_{question.kind}"]:
+            cases[name].append(case)
     return {
         name: rate([own for own, _ in cases[name]], majority=[baseline for _, baseline in cases[name]])
         for name in sorted(cases)

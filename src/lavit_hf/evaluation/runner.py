@@ -109,19 +109,19 @@ def evaluate(
     Raises:
         ValueError: If a task is unknown or cannot be run, there are no rows, or a setting is out of its range.
     """
-    settings = EvaluationSettings(**settings)
+    given = EvaluationSettings(**settings)
     check_tasks(tasks)
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
     name = dataset if isinstance(dataset, str) else type(dataset).__name__
     if isinstance(dataset, str):
         dataset = load_rows(dataset, split, data_dir=data_dir, num_rows=num_samples)
-    rows = Rows(dataset, num_samples, settings.columns)
+    rows = Rows(dataset, num_samples, given.columns)
     model = model.get_base_model() if hasattr(model, "get_base_model") else model
     if pipeline is not None:  # with the same components, but a state and a progress bar of its own
         pipeline = type(pipeline)(**pipeline.components, **pipeline.parameters)
         pipeline.set_progress_bar_config(disable=True)
-    subject = Subject(model, processor, pipeline, settings)
+    subject = Subject(model, processor, pipeline, given)
     chosen, left_out = _choose_tasks(subject, rows, tasks)
 
     results, seconds, samples = {}, {}, {}
