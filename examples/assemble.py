@@ -1,7 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Puts a language model of stage 2 and a pixel decoder of stage 3 into one folder, which transformers and diffusers load,
-measures it, and writes its model card.
+Puts the language model of stage 2 and the pixel decoder of stage 3 into one folder, which transformers and diffusers
+load, evaluates it, and writes its model card.
 
     python examples/assemble.py runs/shapes/lavit runs/shapes/image_decoder my-model --dtype float16 --dataset shapes
 """
@@ -32,7 +32,7 @@ from lavit_hf import LavitForCausalLM, LavitImageDecoderPipeline, LavitProcessor
 model, processor = LavitForCausalLM.from_pretrained(path), LavitProcessor.from_pretrained(path)
 
 # Read
-inputs = processor(text="<image>", images=picture, return_tensors="pt")
+inputs = processor(text="<image>", images=image, return_tensors="pt")
 ids = model.generate(**inputs, max_new_tokens=64, return_full_text=False)
 print(processor.decode(ids[0], skip_special_tokens=True))
 
@@ -40,7 +40,7 @@ print(processor.decode(ids[0], skip_special_tokens=True))
 inputs = processor(text=prompt, return_tensors="pt")
 ids = model.generate(**inputs, generation_mode="image")
 pipe = LavitImageDecoderPipeline.from_pretrained(path)
-picture = pipe(processor.decode_interleaved(ids[0])[-1].codes).images[0]
+image = pipe(processor.decode_interleaved(ids[0])[-1].codes).images[0]
 """
 
 
@@ -49,15 +49,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("model", help="folder of stage 2")
     parser.add_argument("image_decoder", help="folder of stage 3")
     parser.add_argument("output", type=Path, help="folder to write")
-    parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16", "float16"], help="of the files")
-    parser.add_argument("--dataset", help="measure it on that, as lavit-hf evaluate does, say shapes")
-    parser.add_argument("--num_samples", type=int, default=1000, help="rows to measure it on")
-    parser.add_argument("--title", default="LaVIT", help="of the card")
     parser.add_argument(
-        "--without_code", action="store_true", help="leave out the code for trust_remote_code: lavit_hf is enough"
+        "--dtype", default="bfloat16", choices=["float32", "bfloat16", "float16"], help="dtype of the files"
     )
-    parser.add_argument("--license", help="of the card, as the Hub calls it, say apache-2.0")
-    parser.add_argument("--description", type=Path, help="Markdown file with what the card says of the model")
+    parser.add_argument("--dataset", help="dataset to evaluate it on, as lavit-hf evaluate does")
+    parser.add_argument("--num_samples", type=int, default=1000, help="number of rows to evaluate it on")
+    parser.add_argument("--title", default="LaVIT", help="title of the card")
+    parser.add_argument("--without_code", action="store_true", help="leave out the code for trust_remote_code")
+    parser.add_argument("--license", help="license of the card, as the Hub calls it, such as apache-2.0")
+    parser.add_argument("--description", type=Path, help="Markdown file with the description of the model")
     return parser.parse_args()
 
 
@@ -67,9 +67,9 @@ def assemble(args: argparse.Namespace) -> None:
     pipeline = LavitImageDecoderPipeline.from_pretrained(args.image_decoder, dtype=dtype)
     codebooks = model.model.visual_tokenizer.quantizer.codebook, pipeline.feature_decoder.codebook
     if not torch.equal(*codebooks):
-        raise ValueError(f"{args.model} and {args.image_decoder} do not come from the same visual tokenizer.")
+        raise ValueError(f"{args.model} and {args.image_decoder} do not have the same visual tokenizer.")
     model.save_pretrained(args.output, processor=LavitProcessor.from_pretrained(args.model), image_decoder=pipeline)
-    # Small files are one thing, what is computed in another: that stays what it was.
+    # The dtype of the files is not that of the computation, which stays the same.
     config = LavitConfig.from_pretrained(args.output)
     decoder_config = LavitFeatureDecoderConfig.from_pretrained(args.output / "feature_decoder")
     trained = LavitConfig.from_pretrained(args.model).dtype
@@ -82,7 +82,7 @@ def assemble(args: argparse.Namespace) -> None:
 
 
 def remove_code(folder: Path) -> None:
-    """Takes out of a folder what loads it where lavit_hf is not installed, and every mention of it."""
+    """Removes the code that loads a folder where lavit_hf is not installed, and every mention of it."""
     for path in folder.glob("*_lavit*.py"):
         path.unlink()
     for path in folder.glob("*config.json"):
@@ -94,7 +94,7 @@ def _without_auto_map(values: dict) -> dict:
     return {name: value for name, value in values.items() if name != "auto_map"}
 
 
-def measure(args: argparse.Namespace) -> EvaluationReport:
+def evaluate_model(args: argparse.Namespace) -> EvaluationReport:
     model, processor = LavitForCausalLM.from_pretrained(args.output), LavitProcessor.from_pretrained(args.output)
     pipeline = LavitImageDecoderPipeline.from_pretrained(args.output, dtype=model.dtype)
     report = evaluate(model, processor, pipeline, args.dataset, num_samples=args.num_samples, progress=True)
@@ -105,7 +105,7 @@ def measure(args: argparse.Namespace) -> EvaluationReport:
 
 
 def training_of(stages: dict[str, str]) -> dict[str, str]:
-    """How each stage was trained, from the cards that training left in their folders."""
+    """Returns how each stage was trained, from the model card in its folder."""
     tables = {}
     for name, folder in stages.items():
         card = Path(folder, "README.md")
@@ -117,11 +117,11 @@ def training_of(stages: dict[str, str]) -> dict[str, str]:
 
 def main():
     args = parse_arguments()
-    description = "One language model that reads and draws pictures (arXiv 2309.04669)."
+    description = "One language model that reads and draws images (arXiv 2309.04669)."
     if args.description is not None:
         description = args.description.read_text(encoding="utf-8").strip()
     assemble(args)
-    report = measure(args) if args.dataset else None
+    report = evaluate_model(args) if args.dataset else None
     write_model_card(
         args.output,
         title=args.title,
@@ -131,7 +131,7 @@ def main():
         evaluation=report,
         license=args.license,
         pipeline_tag="any-to-any",
-        pictures=[f"samples/{task}.png" for task in report.samples] if report else [],
+        images=[f"samples/{task}.png" for task in report.samples] if report else [],
     )
 
 

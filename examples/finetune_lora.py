@@ -14,20 +14,19 @@ from peft import get_peft_model
 from transformers import TrainingArguments, set_seed
 
 from lavit_hf import LavitForCausalLM, LavitProcessor
-from lavit_hf.data.tokenized_dataset import check_codebook
+from lavit_hf.data.code_files import check_codebook
 from lavit_hf.training import (
-    CurvesCallback,
     DataArguments,
+    LavitCollator,
+    LavitForCausalLMTrainer,
+    SequenceArguments,
     last_checkpoint,
+    load_mixture,
     parse_recipe,
     run_script,
     write_model_card,
 )
-from lavit_hf.training.collator import LavitCollator
-from lavit_hf.training.language_trainer import LavitForCausalLMTrainer
 from lavit_hf.training.lora import LoraArguments, lora_config
-from lavit_hf.training.mixture import load_eval_mixtures, load_training_mixture
-from lavit_hf.training.rows import SequenceArguments
 
 
 USAGE = """\
@@ -42,9 +41,11 @@ processor = LavitProcessor.from_pretrained(base_model)
 @dataclass
 class ModelArguments:
     model: str = field(metadata={"help": "Folder or repository of a LaVIT."})
-    dtype: str = field(default="auto", metadata={"help": "Of its weights: auto, as they are saved, or say bfloat16."})
-    max_length: int | None = field(default=None, metadata={"help": "Longest sequence."})
-    save_merged: bool = field(default=False, metadata={"help": "Whether to save the whole model, to merged/."})
+    dtype: str = field(
+        default="auto", metadata={"help": "The dtype of its weights: auto, as they are saved, or bfloat16."}
+    )
+    max_length: int | None = field(default=None, metadata={"help": "The largest length of a sequence."})
+    save_merged: bool = field(default=False, metadata={"help": "Whether to save the whole model to merged/."})
 
 
 def main():
@@ -58,17 +59,18 @@ def main():
     model = get_peft_model(base, lora_config(base, lora))
     model.print_trainable_parameters()
 
+    train_rows, eval_rows = load_mixture(data, sequences, args)
     trainer = LavitForCausalLMTrainer(
         model,
         args,
-        train_dataset=load_training_mixture(data, sequences, args.seed),
-        eval_dataset=load_eval_mixtures(data, sequences),
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
         data_collator=LavitCollator(processor, base.config.num_patches, model_args.max_length),
         processing_class=processor,
-        callbacks=[CurvesCallback()],
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(args))
-    metrics = trainer.evaluate() if trainer.eval_dataset else {}
+    if eval_rows is not None:
+        trainer.evaluate()
     trainer.save_model()  # the adapter: PeftModel.from_pretrained(base, folder), or base.load_adapter(folder)
     trainer.save_state()
     if not trainer.is_world_process_zero():
@@ -81,9 +83,7 @@ def main():
         library_name="peft",
         base_models={"model": model_args.model},
         dataset=data.dataset_name,
-        arguments=args,
-        metrics=metrics,
-        pictures=["curves.png"],
+        trainer=trainer,
     )
     if model_args.save_merged:
         merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()

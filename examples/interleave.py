@@ -1,7 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Lets a model go on from a description in text and pictures, in one sequence: it draws the scene, describes what it
-drew, says how to change it, draws that, and describes it once more. Writes a sheet of such sequences, by default of
+Lets a model continue a description with text and images, in one sequence: it draws the scene, describes its drawing,
+says how to change it, draws the change, and describes it once more. Writes a sheet of such sequences, by default of
 the small model that ships:
 
     python examples/interleave.py docs/interleaved.png
@@ -27,10 +27,10 @@ from lavit_hf.visualization import Sample, draw_sheet
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("output", type=Path, help="picture file to write")
+    parser.add_argument("output", type=Path, help="image file to write")
     parser.add_argument("--model", default=demo_checkpoint(), help="folder or repository of a LaVIT")
-    parser.add_argument("--num_sequences", type=int, default=10, help="captions of the test split to go on from")
-    parser.add_argument("--max_images", type=int, default=2, help="most pictures of a sequence")
+    parser.add_argument("--num_sequences", type=int, default=10, help="number of captions to continue")
+    parser.add_argument("--max_images", type=int, default=2, help="largest number of images in a sequence")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

@@ -1,11 +1,13 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Stage 3: trains a pixel decoder, which draws pictures from the codes of a tokenizer that stage 1 has trained.
+Stage 3: trains a pixel decoder, which draws images from the codes of a visual tokenizer that stage 1 has trained.
 
     python examples/train_image_decoder.py examples/recipes/shapes/image_decoder.yaml
     python examples/train_image_decoder.py --visual_tokenizer my-tokenizer --output_dir my-decoder --max_steps 50000 \\
         --stable_diffusion stable-diffusion-v1-5/stable-diffusion-v1-5 \\
         --dataset_name imagefolder --data_dir pictures
+
+The loss is in `lavit_hf/training/image_decoder.py`; `lavit_hf/training/image_decoder_trainer.py` averages the weights.
 """
 
 import json
@@ -16,55 +18,53 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import AutoImageProcessor, TrainingArguments, set_seed
 
 from lavit_hf import LavitImageDecoderPipeline, LavitVisualTokenizer
-from lavit_hf.data.tokenized_dataset import check_codebook
+from lavit_hf.data.code_files import check_codebook
+from lavit_hf.data.loading import column_names
+from lavit_hf.processing import new_image_processor
 from lavit_hf.training import (
-    CurvesCallback,
     DataArguments,
+    ImageCollator,
     SamplesCallback,
     last_checkpoint,
-    load_eval_rows,
-    load_training_rows,
     parse_recipe,
     run_script,
     write_model_card,
 )
 from lavit_hf.training.image_decoder import LavitImageDecoderForTraining, load_stage_one, new_image_decoder
-from lavit_hf.training.image_decoder_trainer import (
-    ImageDecoderCollator,
-    LavitImageDecoderTrainer,
-    show_image_decoder,
-)
+from lavit_hf.training.image_decoder_trainer import LavitImageDecoderTrainer, show_image_decoder
 
 
 USAGE = """\
 from lavit_hf import LavitImageDecoderPipeline
 
 pipe = LavitImageDecoderPipeline.from_pretrained(path)
-picture = pipe(codes).images[0]
+image = pipe(codes).images[0]
 """
 
 
 @dataclass
 class ModelArguments:
-    visual_tokenizer: str = field(metadata={"help": "Folder or repository of what stage 1 trained."})
-    image_decoder: str | None = field(default=None, metadata={"help": "A trained pixel decoder to go on from."})
+    visual_tokenizer: str = field(metadata={"help": "Folder or repository that stage 1 has written."})
+    image_decoder: str | None = field(default=None, metadata={"help": "A trained pixel decoder to start from."})
     stable_diffusion: str | None = field(
-        default=None, metadata={"help": "Stable Diffusion (XL), whose U-Net, VAE and scheduler are the start."}
+        default=None, metadata={"help": "Stable Diffusion (XL), to start from its U-Net, VAE and scheduler."}
     )
     vae: str | None = field(default=None, metadata={"help": "Folder or repository of an AutoencoderKL."})
     unet: str = field(
-        default="{}", metadata={"help": "JSON with fields of UNet2DConditionModel: a new one's, or what to change."}
+        default="{}", metadata={"help": "JSON with fields of UNet2DConditionModel, for a new U-Net or to change it."}
     )
     scheduler: str = field(
-        default="{}", metadata={"help": "JSON with fields of DDIMScheduler: a new one's, or what to change."}
+        default="{}", metadata={"help": "JSON with fields of DDIMScheduler, for a new scheduler or to change it."}
     )
-    train_feature_decoder: bool = field(default=False, metadata={"help": "Train it all, not its projections alone."})
-    condition_dropout: float = field(default=0.1, metadata={"help": "How often to draw without a picture's codes."})
+    train_feature_decoder: bool = field(
+        default=False, metadata={"help": "Train the whole feature decoder, not only projections."}
+    )
+    condition_dropout: float = field(default=0.1, metadata={"help": "The probability to drop the codes of an image."})
     snr_gamma: float | None = field(default=None, metadata={"help": "Weigh timesteps by min(SNR, gamma), say 5."})
-    ema_decay: float = field(default=0.999, metadata={"help": "Of the weights' moving average, which is saved."})
-    num_sample_pictures: int = field(default=8, metadata={"help": "Pictures in samples/."})
-    num_inference_steps: int = field(default=25, metadata={"help": "What the decoder draws with by default."})
-    guidance_scale: float = field(default=3.0, metadata={"help": "What the decoder draws with by default."})
+    ema_decay: float = field(default=0.999, metadata={"help": "The decay of the moving average of the weights."})
+    num_sample_images: int = field(default=8, metadata={"help": "The number of images in samples/."})
+    num_inference_steps: int = field(default=25, metadata={"help": "The default number of steps of the decoder."})
+    guidance_scale: float = field(default=3.0, metadata={"help": "The default guidance scale of the decoder."})
 
 
 def load_components(arguments: ModelArguments) -> tuple[LavitImageDecoderPipeline, LavitVisualTokenizer]:
@@ -100,15 +100,18 @@ def main():
         snr_gamma=model_args.snr_gamma,
         train_feature_decoder=model_args.train_feature_decoder,
     )
-    train_rows, eval_rows = load_training_rows(data), load_eval_rows(data)
-    # A tokenized dataset has the codes beside the pictures.
+    train_rows, eval_rows = data.load_images()
+    height, width = pipeline.default_size
+    image_processors = {
+        "images": new_image_processor(
+            image_size={"height": height, "width": width}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+        )
+    }
     codes_column = f"{data.image_column}_codes"
-    collator = ImageDecoderCollator(
-        *pipeline.default_size,
-        AutoImageProcessor.from_pretrained(model_args.visual_tokenizer),
-        data.image_column,
-        codes_column if codes_column in next(iter(train_rows)) else None,
-    )
+    if codes_column not in column_names(train_rows.dataset):  # then the visual tokenizer computes them
+        image_processors["pixel_values"] = AutoImageProcessor.from_pretrained(model_args.visual_tokenizer)
+        codes_column = None
+    collator = ImageCollator(image_processors, data.image_column, codes_column)
     trainer = LavitImageDecoderTrainer(
         model,
         args,
@@ -116,9 +119,8 @@ def main():
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         data_collator=collator,
-        callbacks=[CurvesCallback()],
     )
-    samples = collator(list(islice(iter(eval_rows or train_rows), model_args.num_sample_pictures)))
+    samples = collator(list(islice(iter(eval_rows or train_rows), model_args.num_sample_images)))
     images, codes = samples["images"], model.list_codes(samples)
 
     def draw_samples():
@@ -127,26 +129,25 @@ def main():
 
     trainer.add_callback(SamplesCallback(draw_samples))
     trainer.train(resume_from_checkpoint=last_checkpoint(args))
-    metrics = trainer.evaluate() if eval_rows is not None else {}
+    if eval_rows is not None:
+        trainer.evaluate()
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
-        bases = {
-            "visual tokenizer": model_args.visual_tokenizer,
-            "pixel decoder": model_args.image_decoder,
-            "U-Net": model_args.stable_diffusion,
-            "VAE": model_args.vae or model_args.stable_diffusion,
-        }
         write_model_card(
             args.output_dir,
             title="LaVIT pixel decoder",
-            description="Draws pictures from their codes: stage 3 of LaVIT (arXiv 2309.04669).",
+            description="Draws images from their codes: stage 3 of LaVIT (arXiv 2309.04669).",
             usage=USAGE,
             library_name="diffusers",
-            base_models={part: name for part, name in bases.items() if name is not None},
+            base_models={
+                "visual tokenizer": model_args.visual_tokenizer,
+                "pixel decoder": model_args.image_decoder,
+                "U-Net": model_args.stable_diffusion,
+                "VAE": model_args.vae or model_args.stable_diffusion,
+            },
             dataset=data.dataset_name,
-            arguments=args,
-            metrics=metrics,
+            trainer=trainer,
         )
 
 

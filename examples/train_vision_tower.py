@@ -1,8 +1,8 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Trains a small vision tower with transformers' own classes, as a masked autoencoder (He et al., arXiv 2111.06377) that
-also names what its patches show, where the dataset has maps of labels. Only needed where no pretrained vision model
-fits: LaVIT takes any.
+Trains a small vision tower with the classes of transformers, as a masked autoencoder (He et al., arXiv 2111.06377)
+that also predicts the labels of its patches if the dataset has label maps. It is only needed where no pretrained
+vision model fits: LaVIT takes any.
 
     python examples/train_vision_tower.py examples/recipes/shapes/vision_tower.yaml
 """
@@ -19,14 +19,11 @@ from transformers import TrainingArguments, ViTConfig, ViTMAEConfig, ViTMAEForPr
 from lavit_hf import LavitImageProcessorPil
 from lavit_hf.data.loading import read_annotation
 from lavit_hf.training import (
-    CurvesCallback,
     DataArguments,
+    ImageCollator,
     LavitTrainer,
-    PictureCollator,
     batch_mean,
     last_checkpoint,
-    load_eval_rows,
-    load_training_rows,
     parse_recipe,
     run_script,
     share_of_batch,
@@ -34,7 +31,7 @@ from lavit_hf.training import (
 )
 
 
-# Labels are told at this many places along each side of a patch: where a shape ends says which it is.
+# The number of labels along each side of a patch. The outline of a shape tells which shape it is.
 CELLS_PER_SIDE = 4
 
 
@@ -43,18 +40,20 @@ class ModelArguments:
     config: str = field(default="{}", metadata={"help": "JSON with the fields of the ViTMAEConfig."})
     annotation_column: str | None = field(
         default=None,
-        metadata={"help": "Column with a picture's labels pixel by pixel, as for semantic segmentation."},
+        metadata={"help": "Column with the label of each pixel of an image, as for semantic segmentation."},
     )
-    num_annotation_labels: int = field(default=256, metadata={"help": "How many labels there are, from 0 on."})
-    label_loss_weight: float = field(default=1.0, metadata={"help": "Of the labels' loss beside that of the pixels."})
+    num_annotation_labels: int = field(default=256, metadata={"help": "The number of labels, which begin at 0."})
+    label_loss_weight: float = field(
+        default=1.0, metadata={"help": "The weight of the loss of labels beside that of pixels."}
+    )
 
 
 class LabelledMAE(ViTMAEForPreTraining):
     """
-    A masked autoencoder whose encoder also labels the cells of each patch that it sees.
+    A masked autoencoder whose encoder also predicts the labels of the patches that it sees, in several cells of each.
 
     Args:
-        config (`ViTMAEConfig`): With `num_annotation_labels` and `label_loss_weight` beside its own fields.
+        config (`ViTMAEConfig`): The configuration, with the fields `num_annotation_labels` and `label_loss_weight`.
     """
 
     def __init__(self, config: ViTMAEConfig):
@@ -80,11 +79,11 @@ class LabelledMAE(ViTMAEForPreTraining):
         return {"loss": losses["pixel_loss"] + self.config.label_loss_weight * losses.get("label_loss", 0.0)} | losses
 
 
-class TowerCollator(PictureCollator):
-    """[`PictureCollator`], with the labels of each patch's cells as `annotations`, (B, N, CELLS_PER_SIDE^2) int64."""
+class TowerCollator(ImageCollator):
+    """An [`ImageCollator`] that adds `annotations`, the labels (B, N, CELLS_PER_SIDE^2) of the cells of each patch."""
 
     def __init__(self, processor, data: DataArguments, model_args: ModelArguments, config: ViTMAEConfig):
-        super().__init__(processor, data.image_column)
+        super().__init__({"pixel_values": processor}, data.image_column)
         self.column = model_args.annotation_column
         self.cells = config.image_size // config.patch_size * CELLS_PER_SIDE
 
@@ -100,7 +99,7 @@ class TowerCollator(PictureCollator):
 
 
 class TowerTrainer(LavitTrainer):
-    """Logs the losses of pixels and labels one by one."""
+    """Logs the losses of pixels and labels."""
 
     def measure(self, outputs) -> dict[str, torch.Tensor]:
         return {name: outputs[name] for name in ("pixel_loss", "label_loss") if name in outputs}
@@ -117,20 +116,20 @@ def main():
     processor = LavitImageProcessorPil(
         size={"height": config.image_size, "width": config.image_size}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
-    model = LabelledMAE(config)
+    train_rows, eval_rows = data.load_images()
     trainer = TowerTrainer(
-        model,
+        LabelledMAE(config),
         args,
-        train_dataset=load_training_rows(data),
-        eval_dataset=load_eval_rows(data),
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
         data_collator=TowerCollator(processor, data, model_args, config),
-        callbacks=[CurvesCallback()],
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(args))
-    metrics = trainer.evaluate() if trainer.eval_dataset else {}
+    if eval_rows is not None:
+        trainer.evaluate()
     trainer.save_state()
 
-    # The encoder is a plain ViT; what masks, rebuilds and labels stays behind.
+    # The encoder is a plain ViT. The parts for masking, rebuilding and labels are not saved.
     names = set(ViTConfig().to_dict()) - {"model_type", "architectures", "transformers_version"}
     tower = ViTModel(
         ViTConfig(**{name: value for name, value in config.to_dict().items() if name in names}),
@@ -146,9 +145,7 @@ def main():
             description="A plain ViT, for a visual tokenizer to be trained around.",
             usage="from transformers import AutoModel\n\ntower = AutoModel.from_pretrained(path)",
             dataset=data.dataset_name,
-            arguments=args,
-            metrics=metrics,
-            pictures=["curves.png"],
+            trainer=trainer,
         )
 
 

@@ -1,35 +1,37 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Stage 1: trains LaVIT's visual tokenizer on pictures alone, around any vision tower, which stays frozen.
+Stage 1: trains LaVIT's visual tokenizer on images alone, around any vision tower, which stays frozen.
 
     python examples/train_visual_tokenizer.py examples/recipes/shapes/visual_tokenizer.yaml
     python examples/train_visual_tokenizer.py --vision_tower openai/clip-vit-base-patch16 \\
         --dataset_name imagefolder --data_dir pictures --output_dir my-tokenizer --max_steps 50000
+
+The loss is in the model, `LavitVisualTokenizerForPreTraining`, and the schedule in its trainer,
+`lavit_hf/training/tokenizer_trainer.py`.
 """
 
 import json
 from dataclasses import dataclass, field
 from itertools import islice
 
+import torch
+from PIL import Image
 from transformers import TrainingArguments, set_seed
 
 from lavit_hf import LavitVisualTokenizerForPreTraining
 from lavit_hf.processing import new_image_processor
 from lavit_hf.training import (
-    CurvesCallback,
     DataArguments,
+    ImageCollator,
     LavitVisualTokenizerTrainer,
-    PictureCollator,
     SamplesCallback,
     TokenizerSchedule,
     last_checkpoint,
-    load_eval_rows,
-    load_training_rows,
     parse_recipe,
     run_script,
-    show_tokenizer,
     write_model_card,
 )
+from lavit_hf.visualization import Sample, draw_sheet, show_kept_patches
 
 
 @dataclass
@@ -38,7 +40,84 @@ class ModelArguments:
     config: str = field(
         default="{}", metadata={"help": "JSON with fields of LavitVisualTokenizerConfig, such as codebook_size."}
     )
-    num_sample_pictures: int = field(default=256, metadata={"help": "Pictures that fit the linear map of samples/."})
+    num_sample_images: int = field(
+        default=256, metadata={"help": "The number of images that the linear maps of samples/ are fitted to."}
+    )
+
+
+class PixelProbe:
+    """
+    The linear map from the features of a patch to its pixels that is best by least squares. A low cosine loss can hide
+    that colors or places are lost; the images that the probe makes of rebuilt features show it.
+
+    Args:
+        features (`torch.FloatTensor` of shape `(B, N, d)`): Features.
+        pixel_values (`torch.FloatTensor` of shape `(B, 3, S, S)`): The images of the features, with N = (S / patch)^2.
+    """
+
+    def __init__(self, features: torch.Tensor, pixel_values: torch.Tensor):
+        self.side = round(features.shape[1] ** 0.5)
+        self.patch = pixel_values.shape[-1] // self.side
+        patches = pixel_values.unfold(2, self.patch, self.patch).unfold(3, self.patch, self.patch)
+        patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)
+        self.weight = torch.linalg.lstsq(self._with_one(features), patches.float()).solution
+
+    @staticmethod
+    def _with_one(features: torch.Tensor) -> torch.Tensor:
+        features = features.flatten(0, 1).float()
+        return torch.cat([features, torch.ones_like(features[:, :1])], dim=-1)
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            features (`torch.FloatTensor` of shape `(B, N, d)`): Features.
+
+        Returns:
+            `torch.FloatTensor` of shape `(B, 3, S, S)`: Pixels on the scale of `pixel_values`.
+        """
+        patches = self._with_one(features) @ self.weight
+        grid = patches.view(len(features), self.side, self.side, 3, self.patch, self.patch)
+        return grid.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
+@torch.no_grad()
+def show_tokenizer(
+    model: LavitVisualTokenizerForPreTraining,
+    images: list[Image.Image],
+    pixel_values: torch.Tensor,
+    num_shown: int = 8,
+    size: int = 128,
+) -> Image.Image:
+    """
+    Draws a sheet of `num_shown` images, each with its kept patches, what a linear map sees in the original features,
+    and what another one sees in the features rebuilt from the codes.
+
+    Args:
+        model ([`LavitVisualTokenizerForPreTraining`]): The model, in evaluation mode.
+        images (`list[Image.Image]`): Images.
+        pixel_values (`torch.FloatTensor` of shape `(B, 3, S, S)`):
+            The same images from the image processor. The linear maps are fitted to all of them.
+        num_shown (`int`, *optional*, defaults to 8): The number of images on the sheet.
+        size (`int`, *optional*, defaults to 128): The side of each image on the sheet, in pixels.
+    """
+    outputs = model(pixel_values.to(model.device))
+    # Each has its own map, since the cosine loss leaves the length of rebuilt features free.
+    seen = [
+        PixelProbe(features, pixel_values)(features)
+        for features in (outputs.tokenizer_output.vision_features.cpu(), outputs.rebuilt_features.cpu())
+    ]
+    low, high = pixel_values.min(), pixel_values.max()
+
+    def to_images(pixels: torch.Tensor) -> list[Image.Image]:
+        pixels = ((pixels[:num_shown] - low) / (high - low)).clamp(0, 1).mul(255).byte().permute(0, 2, 3, 1)
+        return [Image.fromarray(rows.numpy()) for rows in pixels.cpu()]
+
+    keep_masks = outputs.tokenizer_output.keep_mask[:num_shown]
+    samples = [
+        Sample((image, show_kept_patches(image, mask, size), *linear), (f"{int(mask.sum())} tokens",))
+        for image, mask, *linear in zip(images[:num_shown], keep_masks, *map(to_images, seen), strict=True)
+    ]
+    return draw_sheet(samples, size, columns=2)
 
 
 def main():
@@ -51,11 +130,11 @@ def main():
     )
     vision_config = model.config.vision_config
     processor = new_image_processor(model_args.vision_tower, image_size=vision_config.image_size)
-    collator = PictureCollator(processor, data.image_column)
-    train_rows, eval_rows = load_training_rows(data), load_eval_rows(data)
+    collator = ImageCollator({"pixel_values": processor}, data.image_column)
+    train_rows, eval_rows = data.load_images()
 
-    samples = list(islice(iter(eval_rows or train_rows), model_args.num_sample_pictures))
-    pictures, pixel_values = [row[data.image_column] for row in samples], collator(samples)["pixel_values"]
+    samples = list(islice(iter(eval_rows or train_rows), model_args.num_sample_images))
+    images, pixel_values = [row[data.image_column] for row in samples], collator(samples)["pixel_values"]
     trainer = LavitVisualTokenizerTrainer(
         model,
         args,
@@ -64,21 +143,22 @@ def main():
         eval_dataset=eval_rows,
         data_collator=collator,
         processing_class=processor,
-        callbacks=[CurvesCallback(), SamplesCallback(lambda: show_tokenizer(model, pictures, pixel_values))],
+        callbacks=[SamplesCallback(lambda: show_tokenizer(model, images, pixel_values))],
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(args))
-    metrics = trainer.evaluate() if eval_rows is not None else {}
+    if eval_rows is not None:
+        trainer.evaluate()
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
         write_model_card(
             args.output_dir,
             title="LaVIT visual tokenizer",
-            description=f"Pictures to a varying number of {model.config.codebook_size} codes, around "
-            f"{model_args.vision_tower}: stage 1 of LaVIT (arXiv 2309.04669).",
+            description=f"Encodes an image as a varying number of {model.config.codebook_size} codes: stage 1 of "
+            "LaVIT (arXiv 2309.04669).",
+            base_models={"vision tower": model_args.vision_tower},
             dataset=data.dataset_name,
-            arguments=args,
-            metrics=metrics,
+            trainer=trainer,
         )
 
 

@@ -13,8 +13,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from lavit_hf import LavitForCausalLM, LavitProcessor, demo_checkpoint
 from lavit_hf.data.shapes.loading import make_row
-from lavit_hf.training.collator import LavitCollator
-from lavit_hf.training.rows import PicturePart, TextPart
+from lavit_hf.training import ImagePart, LavitCollator, TextPart
 
 from .guides import blocks_of
 from .tiny import loosen
@@ -282,7 +281,7 @@ def test_sft_on_codes_of_a_tokenized_dataset(folder, processor, rows, tmp_path):
         texts = [QUESTION.format(row["question"]) + f" {row['answer']}" for row in examples]
         return collator(
             [
-                [PicturePart(row["image"], row["codes"], image_input="features"), TextPart(text)]
+                [ImagePart(row["image"], row["codes"], image_input="features"), TextPart(text)]
                 for row, text in zip(examples, texts, strict=True)
             ]
         )

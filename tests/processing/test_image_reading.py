@@ -17,7 +17,6 @@ import pytest
 import torch
 from PIL import Image
 
-from lavit_hf.data.loading import read_picture, read_picture_file
 from lavit_hf.processing import LavitImageProcessor, LavitImageProcessorPil, load_pictures, read_image
 
 from .images import COLOR, SIZE, animation, encode, two_halves, zoo
@@ -67,11 +66,8 @@ def test_every_door_sees_the_same_image(name, folder):
     assert np.abs(np.subtract(seen.getpixel((2, 2)), color)).max() <= 3
     if name.startswith("lying"):
         assert np.subtract(COLOR, seen.getpixel((37, 2))).max() > 50
-    row = {"bytes": content, "path": name}
     pixels = {
         "PIL image": read_image(Image.open(path)),
-        "dataset": read_picture(row),
-        "dataset with file": read_picture_file(row)[0],
         "RGB": read_image(load_pictures(path)),
         "again": read_image(read_image(path)),
     }
@@ -119,20 +115,11 @@ def test_sources(folder, server):
     expected = np.asarray(Image.open(path))
     with open(path, "rb") as file:
         for source in [*sources, file, file]:
-            for image in (read_image(source), read_picture(source), *processed(source)):
+            for image in (read_image(source), *processed(source)):
                 assert np.array_equal(np.asarray(image), expected), str(source)[:100]
         many = PROCESSORS[1]([sources[:9], [], tuple(sources[9:])], return_tensors="pt", **AS_STORED).pixel_values
     assert (many == many[0]).all()
     assert len(many) == len(sources)
-
-
-def test_a_dataset_keeps_the_file_of_an_image(folder):
-    content, path = ZOO["rgb.png"][0], str(folder / "rgb.png")
-    assert read_picture_file(path)[1] == {"bytes": content, "path": path}
-    assert read_picture_file({"bytes": content, "path": "a.png"})[1] == {"bytes": content, "path": "a.png"}
-    for source in (content, io.BytesIO(content), f"data:,{quote(content)}"):
-        assert read_picture_file(source)[1] == {"bytes": content, "path": None}
-    assert read_picture_file(Image.open(path))[1] == {}
 
 
 def test_files_are_closed(folder, recwarn):
@@ -189,9 +176,8 @@ def test_what_is_no_image_is_named_with_its_cause(source, message):
         with pytest.raises(ValueError, match=rf"^Image 1 .*{message}") as raised:
             processor([two_halves(), source])
         assert " at 0x" not in str(raised.value)
-    for read in (read_image, read_picture):
-        with pytest.raises(ValueError, match=rf"^row 3 .*{message}"):
-            read(source, "row 3")
+    with pytest.raises(ValueError, match=rf"^row 3 .*{message}"):
+        read_image(source, "row 3")
 
 
 @pytest.mark.parametrize("processor", PROCESSORS, ids=lambda processor: processor.backend)

@@ -1,22 +1,25 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The gradients of one batch, which as many processes share as there are sizes; the first process leaves them."""
 
-import runpy
 import sys
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
+from train_vae import VaeForTraining, VaeTrainer
+from train_vision_tower import LabelledMAE, TowerTrainer
 from transformers import Trainer, TrainingArguments, ViTMAEConfig
 
 from lavit_hf.modeling.distributed_lavit import process_index_and_count
-from lavit_hf.training import LavitTrainer, LavitVisualTokenizerTrainer, run_script
-from lavit_hf.training.autoencoder import AutoencoderForTraining, AutoencoderTrainer
+from lavit_hf.training import (
+    LavitTrainer,
+    LavitVisualTokenizerTrainer,
+    MixtureRows,
+    SequenceArguments,
+    run_script,
+)
 from lavit_hf.training.image_decoder_trainer import LavitImageDecoderTrainer
-from lavit_hf.training.mixture import MixtureRows
-from lavit_hf.training.rows import SequenceArguments
 
-from ..guides import ROOT
 from ..tiny import loosen, pictures
 from .small import EVERY_KIND, VAE, make_dataset
 from .test_image_decoder import make_collator, make_decoder, make_rows
@@ -62,21 +65,20 @@ def stage_three(args: TrainingArguments, rows: slice, **settings):
 
 def vae(args: TrainingArguments, rows: slice):
     torch.manual_seed(0)
-    model = AutoencoderForTraining(AutoencoderKL(**VAE), kl_weight=0.1)
-    return AutoencoderTrainer(model, args), {"pixel_values": pictures(NUM_ROWS)[rows, :, ::2, ::2].clamp(-1, 1)}
+    model = VaeForTraining(AutoencoderKL(**VAE), kl_weight=0.1)
+    return VaeTrainer(model, args), {"pixel_values": pictures(NUM_ROWS)[rows, :, ::2, ::2].clamp(-1, 1)}
 
 
 def vision_tower(args: TrainingArguments, rows: slice):
     torch.manual_seed(0)
-    script = runpy.run_path(str(ROOT / "examples" / "train_vision_tower.py"))
     size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
     decoder = {f"decoder_{name}": value for name, value in size.items()}
     config = ViTMAEConfig(
         **size, **decoder, image_size=32, patch_size=8, num_annotation_labels=5, label_loss_weight=2.0
     )
-    model = loosen(script["LabelledMAE"](config), 0.1)
+    model = loosen(LabelledMAE(config), 0.1)
     annotations = torch.randint(5, (NUM_ROWS, 16, 16), generator=torch.Generator().manual_seed(0))
-    return script["TowerTrainer"](model, args), {
+    return TowerTrainer(model, args), {
         "pixel_values": pictures(NUM_ROWS)[rows],
         "annotations": annotations[rows],
     }
@@ -107,12 +109,11 @@ def compute_gradients(case: str, folder: Path, sizes: list[int]) -> dict[str, to
     assert isinstance(trainer, LavitTrainer | Trainer)
     model = trainer.accelerator.prepare(trainer.model).train()
     torch.manual_seed(1)
-    batches, num_items = trainer.get_batch_samples(iter(batches), len(batches), args.device)
+    trainer.current_gradient_accumulation_steps = len(batches)
     loss = torch.zeros(())
-    for batch in batches:
-        part = trainer.compute_loss(model, batch, num_items_in_batch=num_items)
-        part.backward()
-        loss += part.detach()
+    for number, batch in enumerate(batches, 1):
+        trainer.accelerator.gradient_state._set_sync_gradients(number == len(batches))
+        loss += trainer.training_step(model, batch)
     loss = trainer.accelerator.reduce(loss, reduction="mean")
     gradients = {name: p.grad for name, p in trainer.model.named_parameters() if p.requires_grad}
     return gradients | {"loss": loss}

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""A small dataset of coloured pictures with captions, questions and edits, and a small LaVIT to train on it."""
+"""A small dataset of colored images with captions, questions and edits, and a small LaVIT to train on it."""
 
 import os
 import subprocess
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
+from pretrain import list_texts, train_text_tokenizer
 from transformers import CLIPVisionConfig, LlamaConfig
 
 from lavit_hf import (
@@ -19,9 +20,8 @@ from lavit_hf import (
     LavitVisualTokenizer,
     LavitVisualTokenizerForPreTraining,
 )
-from lavit_hf.data.loading import read_picture
-from lavit_hf.training.language_model import list_texts, train_text_tokenizer
-from lavit_hf.training.rows import SequenceArguments
+from lavit_hf.processing import read_image
+from lavit_hf.training import MixtureRows, SequenceArguments
 
 from ..guides import ROOT
 from ..tiny import CODEBOOK_SIZE, IMAGE_SIZE, TEXT, VISION, loosen, tiny_lavit
@@ -76,7 +76,9 @@ def make_dataset(count: int = 24) -> Dataset:
 
 
 def make_processor(**kwargs) -> LavitProcessor:
-    tokenizer = train_text_tokenizer(list_texts(make_dataset(), SequenceArguments(EVERY_KIND)), 300)
+    kinds, dataset = SequenceArguments(EVERY_KIND, questions_per_sequence=2), make_dataset()
+    texts = [text for kind in kinds.weights for text in list_texts(MixtureRows(dataset, kinds.only(kind)))]
+    tokenizer = train_text_tokenizer(texts, 300)
     return LavitProcessor.from_backbones(
         vision=image_processor(), text=tokenizer, codebook_size=CODEBOOK_SIZE, **kwargs
     )
@@ -94,9 +96,9 @@ def make_model(processor: LavitProcessor, **kwargs) -> LavitForCausalLM:
 
 
 def tokenize(dataset: Dataset, tokenizer: LavitVisualTokenizer, drop: bool = False) -> Dataset:
-    """With the codes of both pictures beside them, or in their place, as a tokenized dataset has them."""
+    """Adds the codes of both images, or puts them in the place of the images, as precomputed codes are."""
     for column in ("image", "edited_image"):
-        pictures = [read_picture(row[column]) for row in dataset]
+        pictures = [read_image(row[column]) for row in dataset]
         codes = tokenizer(image_processor()(pictures, return_tensors="pt")["pixel_values"]).split()
         dataset = dataset.add_column(f"{column}_codes", [row.tolist() for row in codes])
     return dataset.remove_columns(["image", "edited_image"]) if drop else dataset
@@ -123,6 +125,7 @@ def run_in_processes(count: int, script: str, *arguments) -> None:
     """Run `tests/training/{script}.py` in `count` processes that torchrun starts; their output if they fail."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     command += ["-m", f"tests.training.{script}", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    python_path = os.pathsep.join([str(ROOT / "examples"), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-6000:]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
-from lavit_hf.training.language_trainer import LavitForCausalLMTrainer
+from lavit_hf.training import LavitForCausalLMTrainer
 
 from ..tiny import IMAGE_END, IMAGE_START, PLACEHOLDER, VISUAL_OFFSET, pad_rows, pictures, tiny_lavit
 

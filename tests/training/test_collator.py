@@ -8,11 +8,9 @@ import torch
 from datasets import Dataset
 
 from lavit_hf import LavitProcessor
-from lavit_hf.data.loading import BrokenPictureError
+from lavit_hf.data.rows import RowStream
 from lavit_hf.processing.chat_lavit import VQA_PROMPT
-from lavit_hf.training.collator import LavitCollator
-from lavit_hf.training.mixture import LengthGroupedSampler, MixtureRows, MixtureStream
-from lavit_hf.training.rows import PicturePart, RowReader, SequenceArguments, TextPart
+from lavit_hf.training import ImagePart, LavitCollator, MixtureRows, SequenceArguments, SequenceReader, TextPart
 
 from ..tiny import CODEBOOK_SIZE, IMAGE_SIZE, NUM_PATCHES
 from .small import EVERY_KIND, make_dataset, make_model, make_picture, make_processor, tokenize
@@ -25,7 +23,9 @@ def processor() -> LavitProcessor:
 
 def read(row: dict, kind: str, **kwargs) -> list:
     arguments = SequenceArguments([f"{kind}=1"], prompt_dropout=0.0, **kwargs)
-    return RowReader(arguments, list(row)).make(row, "Row 0", Random(0))
+    reader = SequenceReader(arguments)
+    reader.select(Dataset.from_list([dict.fromkeys(row)]))  # the columns are there
+    return reader.compose(row, "row 0", Random(0))
 
 
 def real_ids(batch, index: int = 0) -> list[int]:
@@ -78,7 +78,7 @@ def test_several_questions_are_turns_of_a_chat(processor):
     arguments = SequenceArguments(
         ["question=1"], questions_per_sequence=9, supervise_images=False, supervise_prompts=False
     )
-    sequences = [RowReader(arguments, list(row)).make(row, "Row 0", Random(seed)) for seed in range(20)]
+    sequences = [SequenceReader(arguments).compose(row, "row 0", Random(seed)) for seed in range(20)]
     # Each question has three parts, after the picture; there are as many as the row has, in any order.
     assert {len(parts) for parts in sequences} == {1 + 3 * len(row["questions"])}
     assert len({parts[2].text for parts in sequences}) == len(row["questions"])
@@ -121,7 +121,7 @@ def test_columns_in_any_order(processor):
     arguments = {"supervise_prompts": False, "supervise_images": False}
 
     def parts(*columns) -> list:
-        return read(row, "columns", sequence_columns=list(columns), **arguments)
+        return read(row, "interleaved", sequence_columns=list(columns), **arguments)
 
     story = parts("caption", "image", "caption", "instruction", "edited_image", "caption")
     drawn, caption, instruction = "[IMG]<image>[/IMG]", row["caption"], row["instruction"]
@@ -131,15 +131,14 @@ def test_columns_in_any_order(processor):
     assert processor.tokenizer.decode(batch["labels"][batch["labels"] != -100]) == written
     assert batch["image_inputs"] == ["codes", "codes"]
 
-    # Pictures before all text are read, and those after it drawn, also where it is the same.
+    # Images are read if all of them come before the text. Otherwise, they are drawn.
+    assert collator([parts("image", "caption")])["image_inputs"] == ["features"]
     batch = collator([parts("image", "caption", "image")])
-    assert batch["image_inputs"] == ["features", "codes"]
-    assert processor.tokenizer.decode(batch["labels"][batch["labels"] != -100]) == caption + drawn
+    assert batch["image_inputs"] == ["codes", "codes"]
+    assert processor.tokenizer.decode(batch["labels"][batch["labels"] != -100]) == drawn + caption + drawn
     with pytest.raises(ValueError, match="'captions'"):
         parts("captions", "image")
-    with pytest.raises(ValueError, match="go together"):
-        SequenceArguments(["columns=1"])
-    with pytest.raises(ValueError, match="go together"):
+    with pytest.raises(ValueError, match="sequence_columns need a weight of the kind 'interleaved'"):
         SequenceArguments(["caption=1"], sequence_columns=["caption"])
 
 
@@ -181,7 +180,7 @@ def test_images_expanded_by_their_codes(processor):
     image, model = make_picture("red", "blue"), make_model(processor)
     pixel_values = processor.image_processor(image, return_tensors="pt")["pixel_values"]
     codes = model.model.visual_tokenizer(pixel_values).codes.tolist()
-    row = [PicturePart(image, codes, image_input="features"), TextPart("red above blue")]
+    row = [ImagePart(image, codes, image_input="features"), TextPart("red above blue")]
     short, long = (LavitCollator(processor, NUM_PATCHES, expand_images=expand)([row]) for expand in (False, True))
     assert (long["input_ids"] == processor.image_token_id).sum() == len(codes)
     offset = processor.visual_token_offset
@@ -190,13 +189,13 @@ def test_images_expanded_by_their_codes(processor):
     assert outputs.logits.shape[:2] == long["labels"].shape
     torch.testing.assert_close(outputs.loss, model(**short).loss)
     with pytest.raises(ValueError, match="expand_images needs the codes"):
-        LavitCollator(processor, NUM_PATCHES, expand_images=True)([[PicturePart(image, image_input="features")]])
+        LavitCollator(processor, NUM_PATCHES, expand_images=True)([[ImagePart(image, image_input="features")]])
 
 
 def test_codes_and_pictures_in_one_batch(processor):
-    picture = PicturePart(make_picture("red", "blue"), image_input="features")
+    picture = ImagePart(make_picture("red", "blue"), image_input="features")
     collator = LavitCollator(processor, NUM_PATCHES)
-    batch = collator([[TextPart("red"), PicturePart(codes=[5, 0])], [picture, TextPart("blue above")]])
+    batch = collator([[TextPart("red"), ImagePart(codes=[5, 0])], [picture, TextPart("blue above")]])
     assert batch["pixel_values"].shape == (1, 3, IMAGE_SIZE, IMAGE_SIZE)
     assert batch["image_inputs"] == ["features"]
     offset = processor.visual_token_offset
@@ -205,15 +204,15 @@ def test_codes_and_pictures_in_one_batch(processor):
     assert batch["attention_mask"][:, 0].all()
     assert collator([[TextPart("red")]])["pixel_values"].shape == (0, 3, IMAGE_SIZE, IMAGE_SIZE)
     with pytest.raises(ValueError, match=f"0 to {CODEBOOK_SIZE - 1}, got 3 to {CODEBOOK_SIZE}"):
-        collator([[PicturePart(codes=[3, CODEBOOK_SIZE])]])
+        collator([[ImagePart(codes=[3, CODEBOOK_SIZE])]])
 
 
 def test_long_sequences_are_cut_in_text_alone(processor):
     collator = LavitCollator(processor, NUM_PATCHES, max_length=20)
     long, codes, picture = (
         TextPart("red above blue " * 20),
-        PicturePart(codes=[1] * 9),
-        PicturePart(make_picture("red", "red")),
+        ImagePart(codes=[1] * 9),
+        ImagePart(make_picture("red", "red")),
     )
     mark = processor.image_start_token_id
 
@@ -231,7 +230,7 @@ def test_long_sequences_are_cut_in_text_alone(processor):
     ids = real_ids(collator([[long, picture]]))
     assert ids[-3:] == [mark, processor.image_token_id, mark + 1]
     assert len(ids) - 1 + NUM_PATCHES == 20
-    with pytest.raises(ValueError, match="16 codes and 2 marks; got 17"):
+    with pytest.raises(ValueError, match="16 codes and 2 markers; got 17"):
         LavitCollator(processor, NUM_PATCHES, max_length=17)
 
 
@@ -255,16 +254,18 @@ def test_an_item_is_the_same_wherever_it_is_read():
 
 def test_batches_of_alike_length():
     dataset = Dataset.from_dict({"caption": ["x" * (index % 50 + 1) for index in range(210)]})
-    rows, estimate = MixtureRows(dataset, SequenceArguments(["text=1"])), lambda parts: len(parts[0].text)
-    order = list(LengthGroupedSampler(rows, 4, estimate))
-    assert sorted(order) == list(range(210))
-    assert list(LengthGroupedSampler(rows, 4, estimate)) == order
-    batches = [[estimate(rows[index]) for index in order[place : place + 4]] for place in range(0, 210, 4)]
+    texts, arguments = dataset["caption"], SequenceArguments(["text=1"])
+    grouped = MixtureRows(dataset, arguments, batch_size=4)
+    items = [row[0].text for row in iter_rows(grouped)]
+    assert sorted(items) == sorted(texts)
+    assert items != [row[0].text for row in iter_rows(MixtureRows(dataset, arguments))]
+    assert [grouped[index][0].text for index in (150, 3)] == [items[150], items[3]]
+    batches = [[len(text) for text in items[place : place + 4]] for place in range(0, 210, 4)]
     filled = sum(map(sum, batches)) / sum(4 * max(batch) for batch in batches)
     assert filled > 0.85
     assert [max(batch) for batch in batches[:8]] != sorted(max(batch) for batch in batches[:8])
-    rows.set_epoch(1)
-    assert list(LengthGroupedSampler(rows, 4, estimate)) != order
+    grouped.set_epoch(1)
+    assert [row[0].text for row in iter_rows(grouped)] != items
 
 
 def test_an_epoch_has_each_row_once_and_kinds_by_weight():
@@ -274,8 +275,8 @@ def test_an_epoch_has_each_row_once_and_kinds_by_weight():
     texts = [int(item[0].text) for item in items if isinstance(item[0], TextPart)]
     assert len(set(texts)) == len(texts)
     assert texts != sorted(texts)
-    unconditional = [item for item in items if len(item) == 1 and isinstance(item[0], PicturePart)]
-    drawn = [item for item in items if isinstance(item[-1], PicturePart)]
+    unconditional = [item for item in items if len(item) == 1 and isinstance(item[0], ImagePart)]
+    drawn = [item for item in items if isinstance(item[-1], ImagePart)]
     assert len(drawn) / len(items) == pytest.approx(0.75, abs=0.04)
     assert len(unconditional) / len(drawn) == pytest.approx(0.1, abs=0.03)
 
@@ -284,7 +285,7 @@ def test_rows_are_taken_for_what_they_have():
     dataset = Dataset.from_list([{"caption": "red", "text": None}, {"caption": None, "text": "blue"}])
     arguments = SequenceArguments(["text=1"])
     assert [part.text for part in MixtureRows(dataset.select([0]), arguments)[0]] == ["red"]
-    with pytest.raises(ValueError, match="Row 0 lacks what a sequence of the kinds text is made of"):
+    with pytest.raises(ValueError, match="Row 0 lacks columns for a sequence of the kinds text"):
         MixtureRows(dataset.select([1]), arguments)[0]
     several = Dataset.from_list([{"caption": ["red", "blue"], "question": "which?", "answer": [{"answer": "red"}]}])
     assert MixtureRows(several, arguments)[0][0].text in ("red", "blue")
@@ -296,9 +297,9 @@ def test_pictures_are_decoded_for_what_needs_them(tmp_path):
     files = [str(tmp_path / name) for name in ("broken.png", "fine.png", "fine.png")]
     dataset = Dataset.from_dict({"image": files, "caption": ["red", "green", "blue"]})
     assert len(iter_rows(MixtureRows(dataset, SequenceArguments(["text=1"])))) == 3
-    with pytest.raises(BrokenPictureError, match="broken.png"):
+    with pytest.raises(ValueError, match="row 0 .*broken.png"):
         iter_rows(MixtureRows(dataset, SequenceArguments(["draw=1"])))
-    rows = MixtureRows(dataset, SequenceArguments(["draw=1"], prompt_dropout=0.0), broken_pictures="skip")
+    rows = MixtureRows(dataset, SequenceArguments(["draw=1"], prompt_dropout=0.0), broken_images="skip")
     assert sorted(item[0].text for item in iter_rows(rows)) in (["blue", "blue", "green"], ["blue", "green", "green"])
 
 
@@ -308,7 +309,7 @@ def iter_rows(rows) -> list:
 
 def test_a_stream_has_the_sequences_of_its_rows(processor):
     dataset, arguments = make_dataset(), SequenceArguments(EVERY_KIND)
-    stream = MixtureStream(dataset.to_iterable_dataset(num_shards=2), arguments, seed=1)
+    stream = RowStream(dataset.to_iterable_dataset(num_shards=2), SequenceReader(arguments), seed=1)
     items = list(stream)
     assert len(items) == len(dataset)
     assert list(stream) == items

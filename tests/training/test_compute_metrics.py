@@ -8,9 +8,7 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from lavit_hf import LavitProcessor
 from lavit_hf.modeling.expansion_lavit import IGNORE_INDEX
-from lavit_hf.training.collator import LavitCollator
-from lavit_hf.training.language_trainer import LavitForCausalLMTrainer
-from lavit_hf.training.rows import PicturePart, TextPart
+from lavit_hf.training import ImagePart, LavitCollator, LavitForCausalLMTrainer, TextPart
 
 from .small import make_dataset, make_model, make_processor, tokenize
 
@@ -33,7 +31,7 @@ def rows(model) -> list[dict]:
 
 
 def parts(row: dict) -> list:
-    image = PicturePart(row["image"], row["image_codes"], image_input="features")
+    image = ImagePart(row["image"], row["image_codes"], image_input="features")
     return [image, TextPart(row["text"], supervised=True)]
 
 

@@ -12,6 +12,7 @@ import torch
 import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
 from PIL import Image
+from train_vae import VaeForTraining, new_vae, set_scaling_factor
 from transformers import TrainingArguments
 
 from lavit_hf import (
@@ -19,11 +20,11 @@ from lavit_hf import (
     LavitFeatureDecoderConfig,
     LavitImageDecoderPipeline,
 )
-from lavit_hf.training.autoencoder import AutoencoderForTraining, new_autoencoder, set_scaling_factor
+from lavit_hf.processing import new_image_processor
+from lavit_hf.training import ImageCollator
 from lavit_hf.training.image_decoder import LavitImageDecoderForTraining, load_stage_one, new_image_decoder
 from lavit_hf.training.image_decoder_trainer import (
     AVERAGED_WEIGHTS_NAME,
-    ImageDecoderCollator,
     LavitImageDecoderTrainer,
     show_image_decoder,
 )
@@ -60,8 +61,11 @@ def make_pictures(count: int) -> list[Image.Image]:
     return [Image.fromarray(colour).resize(sizes[i % 3]) for i, colour in enumerate(colours)]
 
 
-def make_collator(**kwargs) -> ImageDecoderCollator:
-    return ImageDecoderCollator(SIZE, SIZE, image_processor(), **kwargs)
+def make_collator(codes_column: str | None = None) -> ImageCollator:
+    processors = {"images": new_image_processor(image_size=SIZE, image_mean=[0.5] * 3, image_std=[0.5] * 3)}
+    if codes_column is None:
+        processors["pixel_values"] = image_processor()
+    return ImageCollator(processors, codes_column=codes_column)
 
 
 def make_rows(count: int = 8) -> list[dict]:
@@ -166,16 +170,16 @@ def test_the_unet_is_told_what_the_pipeline_tells_it(kind, converted):
     pictures = torch.nn.utils.rnn.pad_sequence([torch.tensor(picture) for picture in codes], batch_first=True)
     mask = torch.arange(pictures.shape[1]) < torch.tensor([[len(picture)] for picture in codes])
     dropped = torch.tensor([True, True, False, False])
-    conditions, attention_mask, pooled = decoder.encode_conditions(pictures.repeat(2, 1), mask.repeat(2, 1), dropped)
+    conditions = decoder.encode_conditions(pictures.repeat(2, 1), mask.repeat(2, 1), dropped, (height, width))
 
     told = calls[0]
-    torch.testing.assert_close(conditions, told["encoder_hidden_states"])
+    torch.testing.assert_close(conditions["prompt_embeds"], told["encoder_hidden_states"])
     if kind == "lowres":
-        torch.testing.assert_close(attention_mask, told["encoder_attention_mask"], rtol=0, atol=0)
+        torch.testing.assert_close(conditions["attention_mask"], told["encoder_attention_mask"], rtol=0, atol=0)
     else:
-        assert attention_mask is None
+        assert "attention_mask" not in conditions
         assert told["encoder_attention_mask"] is None
-        torch.testing.assert_close(pooled, told["added_cond_kwargs"]["text_embeds"])
+        torch.testing.assert_close(conditions["add_text_embeds"], told["added_cond_kwargs"]["text_embeds"])
         decoder.train()(torch.zeros(2, 3, height, width), codes=pictures, attention_mask=mask)
         time_ids = calls[-1]["added_cond_kwargs"]["time_ids"]
         torch.testing.assert_close(time_ids, told["added_cond_kwargs"]["time_ids"][:2], rtol=0, atol=0)
@@ -216,7 +220,7 @@ def test_a_perfect_prediction_has_no_loss(prediction_type):
     """What the U-Net is to say is what leads DDIM from the noisy latents back to the latents."""
     decoder = make_decoder(scheduler={"prediction_type": prediction_type, "clip_sample": False}).eval()
     batch = make_collator()(make_rows(4))
-    latents = decoder.encode_images(batch["images"])
+    latents = decoder.encode_latents(batch["images"])
     calls = _watch(decoder.unet)
     scheduler = decoder.pipeline.scheduler
     scheduler.set_timesteps(1000)
@@ -351,20 +355,20 @@ def test_mistakes_are_named(tmp_path):
     with pytest.raises(ValueError, match="codebook"):
         LavitImageDecoderForTraining(pipe, other)
     decoder.visual_tokenizer.save_pretrained(tmp_path / "tokenizer")
-    with pytest.raises(ValueError, match="stage 1"):
+    with pytest.raises(ValueError, match="The files of stage 1 have"):
         load_stage_one(tmp_path / "tokenizer")
 
 
 def test_latents_have_unit_deviation_after_scaling():
     torch.manual_seed(0)
-    vae = new_autoencoder(**VAE).eval()
+    vae = new_vae(**VAE).eval()
     images = make_collator()(make_rows(8))["images"]
     factor = set_scaling_factor(vae, [images[:4], images[4:]])
     assert factor == vae.config.scaling_factor
     assert vae.encode(images).latent_dist.std.max() < 0.1
     assert (vae.encode(images).latent_dist.mode() * factor).std().item() == pytest.approx(1, abs=1e-3)
-    output = AutoencoderForTraining(vae, kl_weight=0.5)(images)
-    torch.testing.assert_close(output.loss, output.reconstruction_loss + 0.5 * output.kl_loss)
+    output = VaeForTraining(vae, kl_weight=0.5)(images)
+    torch.testing.assert_close(output["loss"], output["reconstruction_loss"] + 0.5 * output["kl_loss"])
 
 
 def write_photographs(folder: Path) -> None:
@@ -386,7 +390,7 @@ def test_the_scripts_run_on_a_folder_of_pictures(tmp_path, monkeypatch):
         "save_steps": 2,
         "logging_steps": 1,
         "per_device_train_batch_size": 2,
-        "num_sample_pictures": 2,
+        "num_sample_images": 2,
         "report_to": "none",
         "use_cpu": True,
     }
@@ -410,7 +414,7 @@ def test_the_scripts_run_on_a_folder_of_pictures(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "argv", [f"examples/{name}.py", str(path)])
         runpy.run_path(ROOT / "examples" / f"{name}.py", run_name="__main__")
         folder = Path(recipe["output_dir"])
-        for left in ("README.md", "curves.png", "samples/step-0000002.png", "checkpoint-3"):
+        for left in ("README.md", "samples/step-0000002.png", "checkpoint-3"):
             assert (folder / left).exists(), left
         assert "eval loss" in (folder / "README.md").read_text()
 

@@ -9,7 +9,10 @@ from PIL import Image
 from transformers import TrainingArguments
 
 from lavit_hf.evaluation import EvaluationReport, Metric
-from lavit_hf.training.model_card import write_model_card
+from lavit_hf.training import LavitVisualTokenizerTrainer, write_model_card
+
+from ..tiny import pictures
+from .test_tokenizer_training import make_model
 
 
 def test_the_card_says_what_made_the_model(tmp_path):
@@ -18,30 +21,43 @@ def test_the_card_says_what_made_the_model(tmp_path):
     (tmp_path / "samples").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "samples" / "step-10.png")
     arguments = TrainingArguments(
-        str(tmp_path), max_steps=10, per_device_train_batch_size=4, gradient_accumulation_steps=3, learning_rate=2e-4
+        str(tmp_path),
+        max_steps=1,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=3,
+        learning_rate=2e-4,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
     )
+    rows = [{"pixel_values": image} for image in pictures(12)]
+    trainer = LavitVisualTokenizerTrainer(make_model(), arguments, train_dataset=rows, eval_dataset=rows[:4])
+    trainer.train()
+    loss = trainer.evaluate()["eval_loss"]
     path = write_model_card(
         tmp_path,
         title="A tokenizer",
-        description="Pictures to codes.",
+        description="Images to codes.",
         usage="load(path)",
-        base_models={"vision tower": str(local), "decoder": "someone/decoder"},
-        dataset="someone/pictures",
-        arguments=arguments,
-        metrics={"eval_loss": 0.123456, "eval_runtime": 5.0, "epoch": 1.0},
-        pictures=["samples/step-10.png"],
+        base_models={"vision tower": str(local), "decoder": "someone/decoder", "other": None},
+        dataset="someone/images",
+        trainer=trainer,
+        images=["samples/step-10.png"],
     )
     card = ModelCard.load(path)
     assert card.data.base_model == ["someone/decoder"]
-    assert card.data.datasets == ["someone/pictures"]
+    assert card.data.datasets == ["someone/images"]
     assert card.data.tags == ["lavit"]
-    assert "# A tokenizer\n\nPictures to codes." in card.text
+    assert "# A tokenizer\n\nImages to codes." in card.text
     assert "```python\nload(path)\n```" in card.text
     assert "| vision tower | my-tower |" in card.text
+    assert "| other |" not in card.text
     assert str(tmp_path) not in card.text
+    assert "| steps | 1 |" in card.text
     assert "| batch size | 12 |" in card.text
-    assert "| learning rate | 0.0002, linear |" in card.text
-    assert "| eval loss | 0.1235 |" in card.text
+    assert "| optimizer | AdamW |" in card.text
+    assert "| learning rate | 0.0002 |\n| lr scheduler type | linear |" in card.text
+    assert f"| eval loss | {loss:.4g} |" in card.text
     assert "runtime" not in card.text
     assert "![step-10](samples/step-10.png)" in card.text
 
@@ -52,11 +68,11 @@ def test_little_is_needed(tmp_path):
     assert "##" not in text.replace("# A model", "")
 
 
-def test_pictures_must_be_in_the_folder(tmp_path):
+def test_images_must_be_in_the_folder(tmp_path):
     (tmp_path / "model").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "outside.png")
     with pytest.raises(ValueError, match="outside.png"):
-        write_model_card(tmp_path / "model", title="A", description="B", pictures=["../outside.png"])
+        write_model_card(tmp_path / "model", title="A", description="B", images=["../outside.png"])
 
 
 def test_figures_of_an_evaluation(tmp_path):

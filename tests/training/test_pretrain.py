@@ -13,14 +13,22 @@ from random import Random
 
 import pytest
 import torch
+from optimizers import OptimizerFactory
+from pretrain import ModelArguments, load_model, read_config, train_text_tokenizer
 from transformers import AutoModelForCausalLM, AutoProcessor, TrainingArguments
 
-from lavit_hf.training import DataArguments, freeze_parts, last_checkpoint, parse_recipe
-from lavit_hf.training.collator import LavitCollator
-from lavit_hf.training.language_model import LanguageModelArguments, build_lavit, read_config, train_text_tokenizer
-from lavit_hf.training.language_trainer import LavitForCausalLMTrainer
-from lavit_hf.training.mixture import MixtureRows, MixtureStream
-from lavit_hf.training.rows import RowReader, SequenceArguments
+from lavit_hf.data.rows import RowStream
+from lavit_hf.training import (
+    DataArguments,
+    LavitCollator,
+    LavitForCausalLMTrainer,
+    MixtureRows,
+    SequenceArguments,
+    SequenceReader,
+    freeze_parts,
+    last_checkpoint,
+    parse_recipe,
+)
 
 from ..tiny import NUM_PATCHES, TEXT
 from .small import (
@@ -57,14 +65,16 @@ def make_arguments(folder, **settings) -> TrainingArguments:
 def make_trainer(folder, rows=None, model=None, eval_dataset=None, learning_rates=None, **settings):
     processor = make_processor()
     model = model or make_model(processor)
+    args = make_arguments(folder, **settings)
+    optimizer = (OptimizerFactory, {"args": args, "learning_rates": learning_rates}) if learning_rates else None
     return LavitForCausalLMTrainer(
         model,
-        make_arguments(folder, **settings),
+        args,
         train_dataset=rows or MixtureRows(make_dataset(), SequenceArguments(EVERY_KIND)),
         eval_dataset=eval_dataset,
         data_collator=LavitCollator(processor, model.config.num_patches),
         processing_class=processor,
-        learning_rates=learning_rates,
+        optimizer_cls_and_kwargs=optimizer,
     )
 
 
@@ -126,7 +136,7 @@ def test_the_loss_is_that_of_rows_in_two_processes(tmp_path):
 
 def test_accumulated_batches_and_streams(tmp_path):
     dataset, arguments = make_dataset(), SequenceArguments(["draw=1"])
-    stream = MixtureStream(dataset.to_iterable_dataset(), arguments)
+    stream = RowStream(dataset.to_iterable_dataset(), SequenceReader(arguments))
     trainer = make_trainer(
         tmp_path,
         rows=stream,
@@ -149,7 +159,7 @@ def test_inference_finds_what_training_taught():
     model = make_model(processor).train()
     kinds = [SequenceArguments(EVERY_KIND).only(kind) for kind in ("caption", "draw", "question", "edit")]
     sequences = [
-        RowReader(arguments, list(row)).make(row, "Row", Random(seed))
+        SequenceReader(arguments).compose(row, "row", Random(seed))
         for row in dataset
         for arguments in kinds
         for seed in range(4 if "question" in arguments.weights else 1)
@@ -239,7 +249,6 @@ def test_killed_and_started_again_is_undisturbed(monkeypatch, parts, tmp_path):
     drawn = model.generate(**processor(text="red above blue", return_tensors="pt"), generation_mode="image")
     assert processor.decode_interleaved(drawn[0])[0].text == "red above blue"
     assert "eval draw loss on codes" in (folder / "README.md").read_text()
-    assert (folder / "curves.png").exists()
 
 
 def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path):
@@ -254,12 +263,20 @@ def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path):
 
 def test_the_recipe():
     recipe = str(ROOT / "examples" / "recipes" / "shapes" / "pretrain.yaml")
-    classes = (LanguageModelArguments, SequenceArguments, DataArguments, TrainingArguments)
+    classes = (ModelArguments, SequenceArguments, DataArguments, TrainingArguments)
     model, sequences, _, arguments = parse_recipe(*classes, args=[recipe, "--learning_rates", "lm_head=1e-4"])
-    assert sequences.weights == {"caption": 1, "draw": 1.5, "question": 2.5, "edit": 4, "columns": 1.5, "text": 0.1}
+    assert sequences.weights == {
+        "caption": 1,
+        "draw": 1.5,
+        "question": 2.5,
+        "edit": 4,
+        "interleaved": 1.5,
+        "text": 0.1,
+    }
     assert read_config(model.language_model_config, make_processor().tokenizer).hidden_size == 256
     assert model.part_learning_rates == {"lm_head": 1e-4}
-    assert arguments.train_sampling_strategy == "group_by_length"
+    assert sequences.group_by_length
+    assert arguments.lr_scheduler_kwargs == {"num_decay_steps": 1500, "decay_type": "1-sqrt"}
 
 
 # The model that it starts with
@@ -287,7 +304,7 @@ def test_a_whole_model_to_go_on_from(tmp_path):
     processor = make_processor()
     make_model(processor).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    model, loaded = build_lavit(LanguageModelArguments(model=str(tmp_path), image_generation='{"top_k": 3}'))
+    model, loaded = load_model(ModelArguments(model=str(tmp_path), image_generation='{"top_k": 3}'))
     assert model.config.image_start_token_id == loaded.image_start_token_id
     assert model.generation_config.image_generation == {"top_k": 3}
 
@@ -304,4 +321,4 @@ def test_a_whole_model_to_go_on_from(tmp_path):
 )
 def test_refusals(given):
     with pytest.raises(ValueError, match="Give either|needs either|learning_rates must be NAME=NUMBER"):
-        LanguageModelArguments(**given)
+        ModelArguments(**given)

@@ -15,6 +15,7 @@ import yaml
 from datasets import Image
 from peft import get_peft_model
 from safetensors.torch import load_file, save_file
+from train_vae import VaeForTraining, VaeTrainer, new_vae
 from transformers import (
     AutoModel,
     MixtralConfig,
@@ -26,10 +27,9 @@ from transformers import (
 
 from lavit_hf import LavitForCausalLM
 from lavit_hf.training import LavitTrainer
-from lavit_hf.training.autoencoder import AutoencoderForTraining, AutoencoderTrainer, new_autoencoder
 from lavit_hf.training.image_decoder_trainer import AVERAGED_WEIGHTS_NAME
 from lavit_hf.training.lora import LoraArguments, lora_config
-from lavit_hf.training.resuming import load_weights
+from lavit_hf.training.trainer import load_weights
 
 from ..guides import ROOT
 from ..modeling.test_backbones import VISION_CONFIGS
@@ -66,7 +66,7 @@ def check_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 def entries(folder: Path, after: int) -> list[dict]:
     """The log of the steps after one, but how long they took."""
     log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    timed = ("runtime", "per_second", "data_wait")
+    timed = ("runtime", "per_second")
     return [{k: v for k, v in entry.items() if not k.endswith(timed)} for entry in log if entry["step"] > after]
 
 
@@ -106,7 +106,7 @@ def parts(tmp_path_factory) -> Path:
     dataset.to_parquet(folder / "data" / "train.parquet")
     save_visual_tokenizer(folder / "tokenizer")
     torch.manual_seed(0)
-    new_autoencoder(**VAE).save_pretrained(folder / "vae")
+    new_vae(**VAE).save_pretrained(folder / "vae")
     return folder
 
 
@@ -159,15 +159,15 @@ RECIPES = {
         "quantize_from": 1,
         "codebook_start_vectors": 2,
         "final_gumbel_temperature": 0.3,
-        "num_sample_pictures": 2,
+        "num_sample_images": 2,
     },
-    "train_vae": lambda parts, folder, kind: {"config": as_lists(VAE), "num_sample_pictures": 2},
+    "train_vae": lambda parts, folder, kind: {"config": as_lists(VAE), "num_sample_images": 2},
     "train_image_decoder": lambda parts, folder, kind: {
         "visual_tokenizer": str(parts / "tokenizer"),
         "vae": str(parts / "vae"),
         "unet": as_lists(UNET),
         "num_inference_steps": 2,
-        "num_sample_pictures": 2,
+        "num_sample_images": 2,
     },
     "pretrain": lambda parts, folder, kind: (
         {
@@ -226,7 +226,7 @@ def test_a_resumed_script_is_the_undisturbed_one(monkeypatch, parts, tmp_path, h
     shutil.copytree(undisturbed / "checkpoint-2", resumed / "checkpoint-2")
     heard.clear()
     run(monkeypatch, script, recipe, resumed)
-    assert [message for message in heard if "Resuming" in message] == ["Resuming at step 2 of 4."]
+    assert [message for message in heard if "Resuming" in message] == [f"Resuming from {resumed / 'checkpoint-2'}."]
     assert not [message for message in heard if "missing" in message.lower() or "unexpected" in message.lower()]
     check_equal(weights(resumed), weights(undisturbed))
     assert weights(undisturbed)
@@ -247,8 +247,8 @@ def train_mae(folder: Path, **settings) -> LavitTrainer:
 
 def train_vae(folder: Path, **settings) -> LavitTrainer:
     torch.manual_seed(0)
-    vae = new_autoencoder(**(VAE | {"sample_size": IMAGE_SIZE}))
-    return run_trainer(AutoencoderTrainer, AutoencoderForTraining(vae), folder, **settings)
+    vae = new_vae(**(VAE | {"sample_size": IMAGE_SIZE}))
+    return run_trainer(VaeTrainer, VaeForTraining(vae), folder, **settings)
 
 
 def run_trainer(trainer_class, model, folder: Path, resume=None, **settings) -> LavitTrainer:
@@ -335,7 +335,7 @@ def test_the_best_model_is_the_one_that_was_saved(tmp_path, kind):
     if kind == "unet":
         average = torch.load(best / AVERAGED_WEIGHTS_NAME)["shadow_params"]
         assert all(torch.equal(*pair) for pair in zip(trainer.average.shadow_params, average, strict=True))
-    trainer.save_model(str(tmp_path / "saved"), **({"_internal_call": True} if kind in ("vae", "unet") else {}))
+    trainer.save_model(str(tmp_path / "saved"), **({"_internal_call": True} if kind == "unet" else {}))
     check_equal(weights(tmp_path / "saved"), weights(best))
     last = weights(tmp_path / "checkpoint-3")
     assert any(not torch.equal(value, last[name]) for name, value in weights(best).items())

@@ -1,17 +1,19 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The command `tokenize`."""
+"""The command `precompute-codes`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from accelerate import PartialState
+from transformers import AutoImageProcessor
 
+from ..modeling import LavitVisualTokenizer
 from . import options
 from .loading import console, pick_device, quiet_libraries
 
 
-def tokenize(
+def precompute_codes(
     dataset: Annotated[str, typer.Argument(help=options.DatasetName, show_default=False)],
     output: Annotated[Path, typer.Argument(help="Folder to write, or to continue.", show_default=False)],
     model: options.RequiredModel,
@@ -39,41 +41,35 @@ def tokenize(
     """
     Write a dataset with the codes of its images. An interrupted run is continued by the same command.
 
-    In several processes: `accelerate launch -m lavit_hf.cli tokenize DATASET OUTPUT --model MODEL`.
+    In several processes: `accelerate launch -m lavit_hf.cli precompute-codes DATASET OUTPUT --model MODEL`.
     """
-    from ..data.tokenization import tokenize_dataset  # imports packages of the extra
+    from ..data import precompute  # imports packages of the extra
+    from ..data.loading import load_rows
 
     quiet_libraries()
-    summary = tokenize_dataset(
-        dataset,
+    loading = {"config_name": config_name, "data_dir": data_dir, "streaming": streaming, "num_rows": num_rows}
+    rows = load_rows(dataset, split, seed=seed, **loading)
+    visual_tokenizer = LavitVisualTokenizer.from_pretrained(model, dtype=dtype).to(pick_device(device))
+    visual_tokenizer.config.selection = selection or visual_tokenizer.config.selection
+    summary = precompute.precompute_codes(
+        rows,
         output,
-        model,
-        split=split,
+        visual_tokenizer,
+        AutoImageProcessor.from_pretrained(model),
         image_columns=image_column or ["image"],
-        batch_size=batch_size,
-        rows_per_shard=rows_per_shard,
-        selection=selection,
-        broken_pictures=broken_images,
         keep_images=not drop_images,
+        broken_images=broken_images,
+        rows_per_shard=rows_per_shard,
+        batch_size=batch_size,
         num_workers=num_workers,
-        device=device and pick_device(device),
-        dtype=dtype,
-        config_name=config_name,
-        data_dir=data_dir,
-        streaming=streaming,
-        num_rows=num_rows,
-        seed=seed,
     )
     state = PartialState()
     if state.is_main_process:
         lines = [
-            f"{output}: {summary.rows} rows, {summary.pictures} images, {summary.codes} codes, "
+            f"{output}: {summary.rows} rows, {summary.images} images, {summary.codes} codes, "
             f"{summary.mean_codes:.1f} per image"
         ]
         if summary.skipped_rows:
             lines.append(f"Skipped rows with images that cannot be read: {summary.skipped_rows}, see broken.jsonl")
-        if summary.new_pictures:
-            rates = summary.pictures_per_second, summary.codes_per_second
-            lines.append("{:.1f} images and {:.1f} codes per second".format(*rates))
         console.print("\n".join(lines), soft_wrap=True)
     state.destroy_process_group()

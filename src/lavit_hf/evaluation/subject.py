@@ -10,11 +10,10 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from ..data.loading import read_picture
 from ..diffusion import LavitImageDecoderPipeline
 from ..inference import decode_codes, draw_codes, encode_images, write_texts
 from ..modeling import LavitForCausalLM, LavitVisualTokenizerOutput
-from ..processing import LavitProcessor
+from ..processing import LavitProcessor, read_image
 from ..visualization import Sample
 
 
@@ -100,7 +99,7 @@ class Subject:
     def read_images(self, rows: Sequence[dict], first: int, column: str = "image") -> list[Image.Image]:
         """Reads the images of neighboring rows as RGB. The number of the `first` row is for errors."""
         name = self.settings.columns.get(column, column)
-        return [read_picture(row[column], f"row {first + index}, column {name!r}") for index, row in enumerate(rows)]
+        return [read_image(row[column], f"row {first + index}, column {name!r}") for index, row in enumerate(rows)]
 
     def show(self, *images: Iterable[Image.Image], lines: Iterable[str]) -> None:
         """Keeps cases as samples, until there are enough: the images of each, and the lines below them."""

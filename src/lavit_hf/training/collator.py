@@ -1,48 +1,52 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Sequences of text and pictures to the tensors that the language model trains on."""
+"""Batches: sequences of text and images for the language model, and images for everything else."""
 
+from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import BaseImageProcessor
 
 from ..modeling.expansion_lavit import IGNORE_INDEX
 from ..processing import LavitProcessor
-from .rows import Part, PicturePart, TextPart
+from .sequences import ImagePart, Part, TextPart, needs_pixels
 
 
 @dataclass
 class _Piece:
-    """Ids of a part of a sequence, `length` positions once placeholders are codes, and the picture if it is one."""
+    """The ids and labels of a part of a sequence, its image, and its length once placeholders are codes."""
 
     ids: list[int]
-    supervised: bool
+    labels: list[int]
     length: int
-    picture: PicturePart | None = None
+    image: ImagePart | None = None
 
 
 class LavitCollator:
     """
-    Makes batches of sequences, token by token what the processor makes of the same prompts at inference: pictures
-    between `[IMG]` and `[/IMG]`, in prompts of drawings as the processor's `drawing_image_markers` says. Text at the
-    end of a sequence is followed by the end-of-sequence token; a drawing ends by its `[/IMG]`.
+    Makes batches of sequences, with exactly the ids that the processor gives the same prompts at inference. Images are
+    between `[IMG]` and `[/IMG]`, except in prompts of drawings if the processor has `drawing_image_markers=False`. A
+    sequence that ends with text is followed by the end-of-sequence token; a drawing ends with its `[/IMG]`.
 
-    An image that enters as codes and has codes goes in as ids. Any other image is one placeholder, which the model
-    expands, or with `expand_images`, where its codes are known, one placeholder for each code.
+    An image that enters as codes and has codes becomes their ids. Any other image becomes one placeholder, which the
+    model expands, or with `expand_images` one placeholder for each of its codes.
 
     Args:
-        processor ([`LavitProcessor`]): Of the model. Its tokenizer needs an end of sequence.
-        num_patches (`int`): The most codes of a picture, `model.config.num_patches`.
+        processor ([`LavitProcessor`]): The processor of the model. Its tokenizer needs an end-of-sequence token.
+        num_patches (`int`): The largest number of codes of an image, `model.config.num_patches`.
         max_length (`int`, *optional*):
-            Longest sequence, in positions. A picture counts as many as it has codes, and `num_patches` where these are
-            not known yet. Longer ones are cut at the end of their text; a picture stays or goes as a whole, and one
-            that ends a sequence, a drawing, stays.
+            The largest number of positions of a sequence, where an image counts as many as it has codes, and
+            `num_patches` if they are not known. Longer sequences are cut at the end of their text. An image is kept or
+            dropped as a whole, and kept if it ends the sequence.
         expand_images (`bool`, *optional*, defaults to `False`):
             Whether lengths are known before the model runs, as trainers of other libraries need it. Images that enter
-            as features then need their codes in the dataset, made by this model's visual tokenizer.
+            as features then need codes in the dataset, computed by the visual tokenizer of this model.
 
     Raises:
-        ValueError: a tokenizer without end of sequence; a `max_length` too short for a picture.
+        ValueError: If the tokenizer has no end-of-sequence token, or `max_length` is too short for an image.
     """
 
     def __init__(
@@ -53,10 +57,10 @@ class LavitCollator:
         expand_images: bool = False,
     ):
         if processor.tokenizer.eos_token_id is None:
-            raise ValueError("The tokenizer has no end of sequence: set `tokenizer.eos_token` first.")
+            raise ValueError("The tokenizer has no end-of-sequence token: set `tokenizer.eos_token` first.")
         if max_length is not None and max_length < num_patches + 2:
             raise ValueError(
-                f"max_length must have room for a picture, {num_patches} codes and 2 marks; got {max_length}."
+                f"max_length must have room for an image, {num_patches} codes and 2 markers; got {max_length}."
             )
         self.processor, self.num_patches, self.max_length = processor, num_patches, max_length
         self.expand_images = expand_images
@@ -64,48 +68,42 @@ class LavitCollator:
     def __call__(self, rows: list[list[Part]]) -> dict[str, torch.Tensor | list[str]]:
         """
         Args:
-            rows (`list[list[TextPart | PicturePart]]`): B sequences.
+            rows (`list[list[TextPart | ImagePart]]`): B sequences.
 
         Returns:
-            `dict`: `input_ids`, `attention_mask` and `labels` (-100 where nothing is predicted), (B, L) int64, padded
-            on the right; `pixel_values` (num_images, 3, height, width) float32 of the placeholders in reading order,
-            which may be none; `image_inputs`, how each of them goes in, a list of strings.
+            `dict`: `input_ids`, `attention_mask` and `labels` (-100 where there is no label), `torch.LongTensor`s of
+            shape `(B, L)`, padded on the right; `pixel_values`, a `torch.FloatTensor` of shape
+            `(num_images, 3, height, width)` for the images with placeholders, in reading order; `image_inputs`, a list
+            with the `image_input` of each of them.
 
         Raises:
-            ValueError: an empty sequence; a code beyond the codebook; with `expand_images`, an image without codes.
+            ValueError: If a sequence is empty, a code is beyond the codebook, or with `expand_images` an image has no
+                codes.
         """
-        texts = iter(self._tokenize(rows))
-        sequences = [self._truncate(self._pieces(row, texts)) for row in rows]
-        ids = [[token for piece in sequence for token in piece.ids] for sequence in sequences]
-        labels = [[token for piece in sequence for token in self._labels(piece)] for sequence in sequences]
-        pictures = [piece.picture for sequence in sequences for piece in sequence if piece.picture is not None]
-        pictures = [picture for picture in pictures if not _is_coded(picture)]
+        texts = self._tokenize(rows)
+        sequences = [self._truncate(list(self._pieces(row, texts))) for row in rows]
+        pieces = [piece for sequence in sequences for piece in sequence]
+        images = [piece.image for piece in pieces if piece.image is not None and needs_pixels(piece.image)]
+        ids = [torch.tensor([token for piece in sequence for token in piece.ids]) for sequence in sequences]
+        labels = [torch.tensor([label for piece in sequence for label in piece.labels]) for sequence in sequences]
         lengths = torch.tensor([len(row) for row in ids])
+        pad_token_id = self.processor.tokenizer.pad_token_id
         return {
-            "input_ids": _pad(ids, self.processor.tokenizer.pad_token_id),
+            "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_token_id),
             "attention_mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long(),
-            "labels": _pad(labels, IGNORE_INDEX),
-            "pixel_values": self._pixel_values([picture.image for picture in pictures]),
-            "image_inputs": [picture.image_input for picture in pictures],
+            "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX),
+            "pixel_values": self._process([image.image for image in images]),
+            "image_inputs": [image.image_input for image in images],
         }
 
-    def estimate_length(self, row: list[Part]) -> float:
-        """How many positions a sequence takes, roughly: what is alike in length goes into one batch."""
-        unknown = self.num_patches / 3  # what training usually aims at
-        return sum(
-            len(part.text) / 4 if isinstance(part, TextPart) else len(part.codes or ()) or unknown for part in row
-        )
-
-    def _tokenize(self, rows: list[list[Part]]) -> list[list[list[int]]]:
-        """Of each run of text between pictures, which is tokenized as a whole, the ids of each of its parts."""
-        runs = [
-            list(run)
-            for row in rows
-            for is_text, run in groupby(row, key=lambda part: isinstance(part, TextPart))
-            if is_text
-        ]
+    def _tokenize(self, rows: list[list[Part]]) -> Iterator[list[int]]:
+        """
+        Yields the ids of each text in the batch. Consecutive texts are tokenized as one; each of them gets the tokens
+        whose last character belongs to it.
+        """
+        runs = [list(run) for row in rows for is_text, run in groupby(row, key=_is_text) if is_text]
         if not runs:
-            return []
+            return
         encoded = self.processor.tokenizer(
             ["".join(part.text for part in run) for run in runs],
             add_special_tokens=False,
@@ -113,97 +111,119 @@ class LavitCollator:
             return_offsets_mapping=True,
             verbose=False,
         )
-        return [
-            self._deal_out(run, *tokens)
-            for run, *tokens in zip(runs, encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        ]
+        for run, ids, offsets in zip(runs, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            ends = list(accumulate(len(part.text) for part in run))
+            dealt: list[list[int]] = [[] for _ in run]
+            for token, (_, stop) in zip(ids, offsets, strict=True):
+                dealt[bisect_left(ends, stop)].append(token)
+            yield from dealt
 
-    def _deal_out(self, run: list[TextPart], ids: list[int], offsets: list[tuple[int, int]]) -> list[list[int]]:
-        """Gives each part the tokens whose last character is its own."""
-        dealt: list[list[int]] = [[] for _ in run]
-        part, end = 0, len(run[0].text)
-        for token, (_, stop) in zip(ids, offsets, strict=True):
-            while stop > end:
-                part += 1
-                end += len(run[part].text)
-            dealt[part].append(token)
-        return dealt
-
-    def _pieces(self, row: list[Part], texts) -> list[_Piece]:
-        """The pieces of a row; `texts` goes on to the next of its runs of text."""
+    def _pieces(self, row: list[Part], texts: Iterator[list[int]]) -> Iterator[_Piece]:
+        """Yields the pieces of a row, whose texts are the next ones in `texts`."""
         if not row:
-            raise ValueError("A sequence holds neither text nor a picture.")
-        pieces = []
-        for is_text, run in groupby(row, key=lambda part: isinstance(part, TextPart)):
-            if is_text:
-                pieces += [_Piece(ids, part.supervised, len(ids)) for part, ids in zip(run, next(texts), strict=True)]
-            else:
-                pieces += [self._picture_piece(part) for part in run]
+            raise ValueError("A sequence has neither text nor an image.")
+        for part in row:
+            yield _text_piece(next(texts), part.supervised) if isinstance(part, TextPart) else self._image_piece(part)
         if isinstance(row[-1], TextPart):
-            pieces.append(_Piece([self.processor.tokenizer.eos_token_id], row[-1].supervised, 1))
-        return pieces
+            yield _text_piece([self.processor.tokenizer.eos_token_id], row[-1].supervised)
 
-    def _picture_piece(self, part: PicturePart) -> _Piece:
-        processor = self.processor
-        if part.codes is None:
+    def _image_piece(self, part: ImagePart) -> _Piece:
+        processor, codes = self.processor, list(part.codes or ())
+        if codes and not 0 <= min(codes) <= max(codes) < processor.codebook_size:
+            raise ValueError(
+                f"Codes must be 0 to {processor.codebook_size - 1}, got {min(codes)} to {max(codes)}: were they "
+                "computed by the visual tokenizer of this model?"
+            )
+        if self.expand_images and not codes:
+            raise ValueError("expand_images needs the codes of all images in the dataset, got an image without.")
+        ids = [processor.visual_token_offset + code for code in codes]
+        inside, labels, length = ids, ids, len(ids)
+        if needs_pixels(part):
             if self.expand_images:
-                raise ValueError("expand_images needs the codes of all images in the dataset, got an image without.")
-            inside, length = [processor.image_token_id], self.num_patches
-        elif not _is_coded(part):
-            length = len(part.codes) if self.expand_images else self.num_patches
-            inside = [processor.image_token_id] * (length if self.expand_images else 1)
-        else:
-            if not 0 <= min(part.codes) <= max(part.codes) < processor.codebook_size:
-                raise ValueError(
-                    f"Codes must be 0 to {processor.codebook_size - 1}, got {min(part.codes)} to {max(part.codes)}: "
-                    "was the dataset tokenized with this model's visual tokenizer?"
-                )
-            inside, length = [processor.visual_token_offset + code for code in part.codes], len(part.codes)
-        if part.in_drawing_prompt and not processor.drawing_image_markers:
-            return _Piece(inside, part.supervised, length, part)
-        ids = [processor.image_start_token_id, *inside, processor.image_end_token_id]
-        return _Piece(ids, part.supervised, length + 2, part)
+                # A loss that is computed outside the model, such as Trainer's label smoothing, finds the codes here.
+                inside = [processor.image_token_id] * length
+            else:
+                inside, length = [processor.image_token_id], self.num_patches
+                labels = inside
+        if not part.in_drawing_prompt or processor.drawing_image_markers:
+            inside, labels = (
+                [processor.image_start_token_id, *tokens, processor.image_end_token_id] for tokens in (inside, labels)
+            )
+            length += 2
+        return _Piece(inside, labels if part.supervised else [IGNORE_INDEX] * len(labels), length, part)
 
     def _truncate(self, pieces: list[_Piece]) -> list[_Piece]:
         if self.max_length is None or sum(piece.length for piece in pieces) <= self.max_length:
             return pieces
-        drawing = pieces[-1:] if pieces[-1].picture is not None else []
+        drawing = pieces[-1:] if pieces[-1].image is not None else []
         room = self.max_length - sum(piece.length for piece in drawing)
         kept = []
         for piece in pieces[: len(pieces) - len(drawing)]:
             if piece.length > room:
-                if piece.picture is None:
-                    kept.append(_Piece(piece.ids[:room], piece.supervised, room))
+                if piece.image is None:
+                    kept.append(_Piece(piece.ids[:room], piece.labels[:room], room))
                 break
             kept.append(piece)
             room -= piece.length
         return kept + drawing
 
-    def _labels(self, piece: _Piece) -> list[int]:
-        if not piece.supervised:
-            return [IGNORE_INDEX] * len(piece.ids)
-        if piece.picture is None or not self.expand_images:
-            return piece.ids
-        # Whoever computes a loss without the model, as Trainer's label smoothing does, finds the codes here.
-        codes = iter(piece.picture.codes)
-        placeholder, offset = self.processor.image_token_id, self.processor.visual_token_offset
-        return [offset + next(codes) if token == placeholder else token for token in piece.ids]
-
-    def _pixel_values(self, images: list) -> torch.Tensor:
+    def _process(self, images: list) -> torch.Tensor:
         if images:
             return self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
         size = self.processor.image_processor.size
         return torch.zeros(0, 3, size["height"], size["width"])
 
 
-def _is_coded(picture: PicturePart) -> bool:
-    """Whether an image goes in as the ids of its codes."""
-    return picture.codes is not None and picture.image_input == "codes"
+def _is_text(part: Part) -> bool:
+    return isinstance(part, TextPart)
 
 
-def _pad(rows: list[list[int]], fill: int) -> torch.Tensor:
-    length = max(map(len, rows))
-    return torch.tensor([row + [fill] * (length - len(row)) for row in rows])
+def _text_piece(ids: list[int], supervised: bool) -> _Piece:
+    return _Piece(ids, ids if supervised else [IGNORE_INDEX] * len(ids), len(ids))
 
 
-__all__ = ["LavitCollator"]
+class ImageCollator:
+    """
+    Makes batches of images, and of their codes where a dataset has them.
+
+    Args:
+        image_processors (`dict[str, BaseImageProcessor]`):
+            Image processors by the name of the tensor that each makes, such as `{"pixel_values": image_processor}`.
+        image_column (`str`, *optional*, defaults to `"image"`): The column with the `PIL.Image.Image`s.
+        codes_column (`str`, *optional*):
+            The column with the codes. They become `codes`, a `torch.LongTensor` of shape `(B, L)`, padded on the
+            right, with their `attention_mask`.
+    """
+
+    def __init__(
+        self,
+        image_processors: dict[str, BaseImageProcessor],
+        image_column: str = "image",
+        codes_column: str | None = None,
+    ):
+        self.image_processors, self.image_column, self.codes_column = image_processors, image_column, codes_column
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            rows (`list[dict]`): B rows.
+
+        Raises:
+            ValueError: If the column of codes has an empty row.
+        """
+        images = [row[self.image_column] for row in rows]
+        batch = {
+            name: image_processor(images, return_tensors="pt")["pixel_values"]
+            for name, image_processor in self.image_processors.items()
+        }
+        if self.codes_column is not None:
+            codes = [torch.as_tensor(row[self.codes_column], dtype=torch.long) for row in rows]
+            lengths = torch.tensor([len(row) for row in codes])
+            if not lengths.all():
+                raise ValueError(f"Column {self.codes_column!r} must have at least one code in each row, got none.")
+            batch["codes"] = pad_sequence(codes, batch_first=True)
+            batch["attention_mask"] = torch.arange(int(lengths.max())) < lengths[:, None]
+        return batch
+
+
+__all__ = ["ImageCollator", "LavitCollator"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Stage 3, the pixel decoder: a U-Net learns to draw pictures from what their codes say (arXiv 2309.04669, 3.1)."""
+"""Stage 3, the pixel decoder: a U-Net learns to draw images from their codes (arXiv 2309.04669, section 3.1)."""
 
 import os
 from contextlib import nullcontext
@@ -12,10 +12,11 @@ from diffusers.schedulers import DDIMScheduler, DDPMScheduler, SchedulerMixin
 from diffusers.training_utils import compute_snr
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import ModelOutput
 
 from ..diffusion import LavitImageDecoderPipeline
-from ..diffusion.conditions import append_condition_map, unconditional_embeds
+from ..diffusion.conditions import append_condition_map, guidance_attention_mask, prepare_conditions
 from ..modeling import (
     LavitFeatureDecoder,
     LavitFeatureDecoderConfig,
@@ -23,6 +24,7 @@ from ..modeling import (
     LavitVisualTokenizerForPreTraining,
 )
 from ..modeling.distributed_lavit import batch_mean, share_of_batch
+from ..modeling.files_lavit import check_none_missing
 
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
@@ -30,20 +32,14 @@ PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 def load_stage_one(folder: str | os.PathLike) -> LavitVisualTokenizerForPreTraining:
     """
-    The visual tokenizer together with the feature decoder that stage 1 trained with it.
+    Loads the visual tokenizer together with the feature decoder that stage 1 trained with it.
 
     Raises:
-        ValueError: a folder or repository without a feature decoder.
+        ValueError: If the folder or repository has no feature decoder.
     """
     model, info = LavitVisualTokenizerForPreTraining.from_pretrained(folder, output_loading_info=True)
-    missing = sorted(
-        name for name in info["missing_keys"] if name.startswith(("visual_tokenizer.", "feature_decoder."))
-    )
-    if missing:
-        raise ValueError(
-            f"{os.fspath(folder)!r} must hold what stage 1 trained, tokenizer and feature decoder, "
-            f"but it has no {missing[0]}."
-        )
+    parts = ("visual_tokenizer.", "feature_decoder.")
+    check_none_missing("stage 1", sorted(name for name in info["missing_keys"] if name.startswith(parts)))
     return model.eval()
 
 
@@ -55,20 +51,22 @@ def new_image_decoder(
     scheduler: SchedulerMixin | None = None,
 ) -> LavitImageDecoderPipeline:
     """
-    A pixel decoder to be trained: stage 1's feature decoder, with new projections to what conditions the U-Net.
+    Makes a pixel decoder to train: the feature decoder of stage 1 with new projections to the conditions of the U-Net.
 
-    Stage 1 leaves the features' scale free, and U-Nets expect conditions of about unit size: the projections start
-    such that conditions have mean 0 and deviation 1 over random codes. Unconditional is all zeros.
+    Stage 1 leaves the scale of the features free, and U-Nets expect conditions of about unit size. The projections
+    therefore start such that the conditions have mean 0 and standard deviation 1 over random codes. The conditions of
+    the unconditional branch are zeros.
 
     Args:
-        stage_one ([`LavitVisualTokenizerForPreTraining`]): A trained one.
-        unet (`UNet2DConditionModel`): New or pretrained, of the SD 1.5 or the SDXL kind; its configuration tells the
-            widths of the conditions.
-        vae (`AutoencoderKL` or `AutoencoderTiny`): A trained one.
-        scheduler (`SchedulerMixin`, *optional*): Of training and of inference. Default: DDIM with its own defaults.
+        stage_one ([`LavitVisualTokenizerForPreTraining`]): The trained model of stage 1.
+        unet (`UNet2DConditionModel`):
+            A new or pretrained U-Net of the SD 1.5 or the SDXL kind. Its configuration has the widths of the
+            conditions.
+        vae (`AutoencoderKL` or `AutoencoderTiny`): A trained VAE.
+        scheduler (`SchedulerMixin`, *optional*): The scheduler of training and inference. Default: `DDIMScheduler()`.
 
     Raises:
-        ValueError: components that do not fit each other.
+        ValueError: If the components do not fit each other.
     """
     unet_config: Any = unet.config
     width, pooled = unet_config.cross_attention_dim, None
@@ -94,36 +92,36 @@ def new_image_decoder(
 class LavitImageDecoderOutput(ModelOutput):
     """
     Args:
-        loss (`torch.FloatTensor`): Mean squared error of the predicted noise (or velocity), weighted by timestep.
-        squared_errors (`torch.FloatTensor` of shape `(B,)`): Of each picture, unweighted.
-        timesteps (`torch.LongTensor` of shape `(B,)`): How far each picture was noised.
+        loss (`torch.FloatTensor` of shape `()`):
+            The mean squared error of the predicted noise or velocity, weighted by timestep.
+        timesteps (`torch.LongTensor` of shape `(B,)`): The timestep at which each image was noised.
     """
 
     loss: torch.FloatTensor | None = None
-    squared_errors: torch.FloatTensor | None = None
     timesteps: torch.LongTensor | None = None
 
 
 class LavitImageDecoderForTraining(nn.Module):
     """
     The components of a pipeline with the loss that trains the U-Net: `|eps - eps_theta(z_t, t, rebuilt features)|^2`,
-    or of the velocity, as the scheduler's `prediction_type` says. Conditions are dropped at random in favour of
-    exactly what stands for them in the pipeline's unconditional branch.
+    or that of the velocity, depending on the `prediction_type` of the scheduler. At random, the conditions of an image
+    are replaced by those of the unconditional branch of the pipeline.
 
-    U-Net and the feature decoder's projections are trained; VAE, tokenizer and, unless asked for, the feature decoder
-    are frozen and stay in evaluation mode. The state dict holds just what is trained.
+    The U-Net and the projections of the feature decoder are trained. VAE, visual tokenizer and, by default, the rest
+    of the feature decoder are frozen and stay in evaluation mode. The state dict has the trained parameters only.
 
     Args:
-        pipeline ([`LavitImageDecoderPipeline`]): What is trained, and draws with the weights as they are.
-        visual_tokenizer ([`LavitVisualTokenizer`], *optional*): Needed where the data has no codes.
-        condition_dropout (`float`): Probability that a picture's conditions are dropped; 0.1 for guidance to work.
+        pipeline ([`LavitImageDecoderPipeline`]): The components to train. It draws with the current weights.
+        visual_tokenizer ([`LavitVisualTokenizer`], *optional*): Needed if the data has no codes.
+        condition_dropout (`float`, *optional*, defaults to 0.1):
+            The probability that the conditions of an image are replaced, for classifier-free guidance.
         snr_gamma (`float`, *optional*):
-            Weighs timesteps by min(SNR, gamma) (Hang et al., arXiv 2303.09556; theirs is 5). Default: all alike.
-        train_feature_decoder (`bool`): Whether the feature decoder's blocks are trained as well.
+            Weighs timesteps by min(SNR, gamma) (Hang et al., arXiv 2303.09556, where it is 5). Default: no weights.
+        train_feature_decoder (`bool`, *optional*, defaults to `False`): Whether to train the whole feature decoder.
 
     Raises:
-        ValueError: a value out of its range; a scheduler that noises otherwise than by betas, or predicts neither
-            noise nor velocity; a tokenizer with another codebook than the feature decoder's.
+        ValueError: If a value is out of its range; if the scheduler does not noise by betas, or predicts neither noise
+            nor velocity; if the codebook of the visual tokenizer is not that of the feature decoder.
     """
 
     def __init__(
@@ -139,7 +137,7 @@ class LavitImageDecoderForTraining(nn.Module):
         self.pipeline = pipeline
         self.feature_decoder, self.unet, self.vae = pipeline.feature_decoder, pipeline.unet, pipeline.vae
         self.visual_tokenizer = visual_tokenizer
-        # The pipeline's scheduler may be any solver of the same process; this one noises.
+        # The scheduler of the pipeline may be any solver of the same process. This one adds noise.
         self.noise_scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
         self.condition_dropout = condition_dropout
         self.snr_gamma = snr_gamma
@@ -159,11 +157,11 @@ class LavitImageDecoderForTraining(nn.Module):
         return self.unet.device
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
-        """By name, what is not frozen."""
+        """Returns the parameters that are not frozen, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def train(self, mode: bool = True):
-        """What is frozen stays in evaluation mode."""
+        """Sets the mode. Frozen components stay in evaluation mode."""
         super().train(mode)
         for module in (self.vae, self.visual_tokenizer, self.feature_decoder):
             if module is not None:
@@ -173,7 +171,7 @@ class LavitImageDecoderForTraining(nn.Module):
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict | None = None, every_n_layers: int = 1, offload: bool = False
     ) -> None:
-        """What `TrainingArguments.activation_checkpointing` asks for: less memory for more time in the U-Net."""
+        """Enables `TrainingArguments.activation_checkpointing` in the U-Net: less memory for more time."""
         if activation_checkpointing_kwargs or every_n_layers != 1 or offload:
             raise ValueError(
                 "diffusers checkpoints all blocks in its own way: activation_checkpointing_kwargs must be empty, got "
@@ -182,9 +180,9 @@ class LavitImageDecoderForTraining(nn.Module):
         self.unet.enable_gradient_checkpointing()
 
     @torch.no_grad()
-    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] to latents (B, C, h, w) of about unit deviation, float32."""
-        # The VAE of SDXL overflows in float16, and its config says so.
+    def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
+        """Encodes images (B, 3, H, W) in [-1, 1] as latents (B, C, h, w) of about unit deviation, float32."""
+        # The VAE of SDXL overflows in float16, which its configuration says.
         overflows = torch.get_autocast_dtype(images.device.type) == torch.float16 and self.vae.config.force_upcast
         autocast = torch.is_autocast_enabled(images.device.type) and not overflows
         with torch.autocast(images.device.type, enabled=autocast):
@@ -198,46 +196,48 @@ class LavitImageDecoderForTraining(nn.Module):
         return latents.float() * self.vae.config.scaling_factor
 
     @torch.no_grad()
-    def encode_pictures(self, pixel_values: torch.Tensor) -> tuple[torch.LongTensor, torch.BoolTensor]:
-        """
-        Pixels (B, 3, S, S) as the tokenizer takes them -> codes (B, L), padded, and their mask (B, L).
-        """
+    def list_codes(self, batch: dict[str, torch.Tensor]) -> list[torch.LongTensor]:
+        """Returns the codes of each image in a batch as `forward` takes it, computed where the batch has none."""
+        if "codes" in batch:
+            mask = batch["attention_mask"].bool()
+            return [codes[is_code] for codes, is_code in zip(batch["codes"], mask, strict=True)]
         if self.visual_tokenizer is None:
             raise ValueError("Without a visual_tokenizer, codes must be given; got pixel_values alone.")
-        outputs = self.visual_tokenizer.tokenize_images(pixel_values)
-        layout = outputs.partition.kept
-        return layout.pad(outputs.codes), layout.mask
-
-    def list_codes(self, batch: dict[str, torch.Tensor]) -> list[torch.LongTensor]:
-        """Each picture's codes, of a batch as `forward` takes it. From pixels, see [`~.encode_pictures`]."""
-        if "codes" in batch:
-            codes, mask = batch["codes"], batch["attention_mask"].bool()
-        else:
-            codes, mask = self.encode_pictures(batch["pixel_values"].to(self.device))
-        return [picture[known] for picture, known in zip(codes, mask, strict=True)]
+        return list(self.visual_tokenizer.tokenize_images(batch["pixel_values"].to(self.device)).split())
 
     def encode_conditions(
-        self, codes: torch.LongTensor, attention_mask: torch.Tensor, dropped: torch.BoolTensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        self,
+        codes: torch.LongTensor,
+        attention_mask: torch.Tensor,
+        dropped: torch.BoolTensor,
+        size: tuple[int, int],
+    ) -> dict[str, torch.Tensor]:
         """
-        What the U-Net is told of pictures, of which some (`dropped`, (B,)) are to be drawn without being told.
+        Makes the conditions of the U-Net.
+
+        Args:
+            codes (`torch.LongTensor` of shape `(B, L)`): Codes, padded on the right.
+            attention_mask (`torch.Tensor` of shape `(B, L)`): 1 for codes, 0 for padding.
+            dropped (`torch.BoolTensor` of shape `(B,)`):
+                The images that get the conditions of the unconditional branch.
+            size (`tuple[int, int]`): Height and width of the images in pixels.
 
         Returns:
-            `encoder_hidden_states` (B, num_patches, cross_attention_dim), `encoder_attention_mask` (B, num_patches)
-            or None where all is seen, and of the SDXL kind the pooled conditions (B, pooled_condition_dim).
+            `dict[str, torch.Tensor]`: `prompt_embeds` (B, num_patches, cross_attention_dim); `attention_mask`
+            (B, num_patches), unless everything is attended to; for the SDXL kind `add_text_embeds`
+            (B, pooled_condition_dim) and `add_time_ids` (B, 6).
         """
         outputs = self.feature_decoder(codes=codes, attention_mask=attention_mask)
-        conditions, pooled = outputs.prompt_embeds, None
-        unconditional = unconditional_embeds(self.feature_decoder, conditions)
-        conditions = torch.where(dropped[:, None, None], unconditional, conditions)
-        if self.pipeline.is_sdxl:
-            pooled = outputs.pooled_prompt_embeds.masked_fill(dropped[:, None], 0)
-        mask = None
-        stored, num_patches = self.feature_decoder.config.num_unconditional_tokens, conditions.shape[1]
-        if stored not in (0, num_patches):
-            mask = torch.ones(conditions.shape[:2], device=conditions.device, dtype=conditions.dtype)
-            mask[:, stored:] = (~dropped[:, None]).to(mask.dtype)
-        return conditions, mask, pooled
+        pooled = outputs.pooled_prompt_embeds if self.pipeline.is_sdxl else None
+        # An unconditional row for each image, then a conditional one, as in the pipeline.
+        rows = prepare_conditions(self.feature_decoder, outputs.prompt_embeds, pooled, size, guided=True)
+        mask = guidance_attention_mask(self.feature_decoder.config, outputs.prompt_embeds)
+        rows |= {} if mask is None else {"attention_mask": mask}
+        conditions = {}
+        for name, values in rows.items():
+            unconditional, conditional = values.chunk(2)
+            conditions[name] = torch.where(dropped.view(-1, *[1] * (values.ndim - 1)), unconditional, conditional)
+        return conditions
 
     def forward(
         self,
@@ -247,43 +247,47 @@ class LavitImageDecoderForTraining(nn.Module):
         attention_mask: torch.Tensor | None = None,
     ) -> LavitImageDecoderOutput:
         """
-        Noise, timesteps and dropped conditions come from torch's generator, other ones in each process. In evaluation
-        mode they are always the same, with timesteps spread evenly over the batch and nothing dropped.
+        Computes the loss. Noise, timesteps and dropped conditions come from the random generator of torch, and differ
+        between processes. In evaluation mode they are always the same, with timesteps spread evenly over the batch and
+        no dropped conditions.
 
         Args:
-            images (`torch.FloatTensor` of shape `(B, 3, H, W)`): What is to be drawn, in [-1, 1].
-            pixel_values (`torch.FloatTensor` of shape `(B, 3, S, S)`, *optional*): The same for the tokenizer.
-            codes (`torch.LongTensor` of shape `(B, L)`, *optional*): Instead of `pixel_values`, padded on the right.
+            images (`torch.FloatTensor` of shape `(B, 3, H, W)`): The images to draw, in [-1, 1].
+            pixel_values (`torch.FloatTensor` of shape `(B, 3, S, S)`, *optional*):
+                The same images as the visual tokenizer takes them.
+            codes (`torch.LongTensor` of shape `(B, L)`, *optional*):
+                Their codes, in place of `pixel_values`, padded on the right.
             attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): 1 for codes, 0 for padding.
 
         Returns:
             [`LavitImageDecoderOutput`]
 
         Raises:
-            ValueError: neither or both of pixels and codes; pixels where there is no tokenizer.
+            ValueError: If neither or both of `pixel_values` and `codes` are given, or `pixel_values` without a visual
+                tokenizer.
         """
         if (pixel_values is None) == (codes is None):
             raise ValueError("Give either pixel_values or codes.")
         if codes is None:
-            codes, attention_mask = self.encode_pictures(pixel_values)
-        latents = self.encode_images(images)
+            rows = self.list_codes({"pixel_values": pixel_values})
+            codes = pad_sequence(rows, batch_first=True)
+            attention_mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        latents = self.encode_latents(images)
         noise, timesteps, dropped = self._draw(latents)
         noisy_latents = self.noise_scheduler.add_noise(latents, noise, timesteps)
-        conditions, mask, pooled = self.encode_conditions(codes, attention_mask, dropped)
-        added = None
-        if pooled is not None:
-            height, width = images.shape[-2:]
-            time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=images.device)
-            added = {"text_embeds": pooled, "time_ids": time_ids.expand(len(images), -1)}
-        # On a CPU the fused attention's backward takes several times as long as that of plain products. What is
-        # computed again for the backward is outside of this, and has to be what it was.
+        conditions = self.encode_conditions(codes, attention_mask, dropped, images.shape[-2:])
+        prompt_embeds, added = conditions["prompt_embeds"], None
+        if self.pipeline.is_sdxl:
+            added = {"text_embeds": conditions["add_text_embeds"], "time_ids": conditions["add_time_ids"]}
+        # On a CPU, the backward of fused attention takes several times as long as that of plain products. Activation
+        # checkpointing computes the forward again outside this context, where the attention has to be the same.
         is_plain = latents.device.type == "cpu" and not self.unet.is_gradient_checkpointing
         with sdpa_kernel(SDPBackend.MATH) if is_plain else nullcontext():
             predicted = self.unet(
-                append_condition_map(noisy_latents.to(self.unet.dtype), conditions, self.unet.config.in_channels),
+                append_condition_map(noisy_latents.to(self.unet.dtype), prompt_embeds, self.unet.config.in_channels),
                 timesteps,
-                encoder_hidden_states=conditions,
-                encoder_attention_mask=mask,
+                encoder_hidden_states=prompt_embeds,
+                encoder_attention_mask=conditions.get("attention_mask"),
                 added_cond_kwargs=added,
             ).sample
         target = noise
@@ -291,10 +295,10 @@ class LavitImageDecoderForTraining(nn.Module):
             target = self.noise_scheduler.get_velocity(latents, noise, timesteps)
         squared_errors = (predicted.float() - target).square().mean(dim=(1, 2, 3))
         loss = batch_mean(squared_errors * self._weights(timesteps), over_processes=self.training)
-        return LavitImageDecoderOutput(loss=loss, squared_errors=squared_errors.detach(), timesteps=timesteps)
+        return LavitImageDecoderOutput(loss=loss, timesteps=timesteps)
 
     def _draw(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.LongTensor, torch.BoolTensor]:
-        """Noise like the latents (B, C, h, w), timesteps (B,), and whose conditions are dropped (B,)."""
+        """Draws noise like the latents (B, C, h, w), timesteps (B,), and the images without conditions (B,)."""
         batch_size, device = latents.shape[0], latents.device
         num_timesteps = self.noise_scheduler.config.num_train_timesteps
         if not self.training:
@@ -347,14 +351,9 @@ def _check_settings(pipeline, visual_tokenizer, condition_dropout: float, snr_ga
     codebook, expected = visual_tokenizer.quantizer.codebook, pipeline.feature_decoder.codebook
     if codebook.shape != expected.shape or not torch.equal(codebook.to(expected), expected):
         raise ValueError(
-            f"The tokenizer's codebook, {tuple(codebook.shape)}, must be that of the feature decoder, "
+            f"The codebook of the visual tokenizer, {tuple(codebook.shape)}, must be that of the feature decoder, "
             f"{tuple(expected.shape)}, with the same values."
         )
 
 
-__all__ = [
-    "LavitImageDecoderForTraining",
-    "LavitImageDecoderOutput",
-    "load_stage_one",
-    "new_image_decoder",
-]
+__all__ = ["LavitImageDecoderForTraining", "LavitImageDecoderOutput", "load_stage_one", "new_image_decoder"]

@@ -10,26 +10,27 @@ from ..modeling import LavitForCausalLM
 
 @dataclass
 class LoraArguments:
-    """What of a model is trained: low-rank updates of the language model's layers, and what else is asked for."""
+    """The rank and scale of low-rank updates of the language model's layers, and what is trained beside them."""
 
-    lora_rank: int = field(default=16, metadata={"help": "Of each update."})
+    lora_rank: int = field(default=16, metadata={"help": "The rank of each update."})
     lora_alpha: float = field(default=32.0, metadata={"help": "Updates are scaled by lora_alpha / lora_rank."})
-    lora_dropout: float = field(default=0.0, metadata={"help": "On the input of each update."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "The dropout on the input of each update."})
     train_embeddings: bool = field(
-        default=False, metadata={"help": "Train embeddings and head, too: as large as the vocabulary."}
+        default=False, metadata={"help": "Train embeddings and head as well, which are as large as the vocabulary."}
     )
     train_adapter: bool = field(
-        default=False, metadata={"help": "Train the visual adapter, too: what pictures that are read look like."}
+        default=False, metadata={"help": "Train the visual adapter as well, through which images are read."}
     )
 
 
 def lora_config(model: LavitForCausalLM, arguments: LoraArguments | None = None) -> LoraConfig:
     """
-    For `peft.get_peft_model(model, lora_config(model))`: every linear layer of the language model, whatever its kind,
-    none of the visual parts. Embeddings and head stay tied where they are.
+    Returns a configuration for `peft.get_peft_model(model, lora_config(model))`: every linear layer of the language
+    model gets an update, whatever its architecture, and the visual parts get none. Embeddings and head stay tied if
+    they are.
 
     Args:
-        model ([`LavitForCausalLM`]): What is to be trained.
+        model ([`LavitForCausalLM`]): The model to train.
         arguments ([`LoraArguments`], *optional*): Rank and scale, and what is trained as a whole.
     """
     arguments = arguments or LoraArguments()

@@ -1,188 +1,94 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""A dataset's rows as a mixture of sequences, each item the same wherever and whenever it is read."""
-
-from collections.abc import Callable, Iterator
-from random import Random
+"""The rows of a dataset as a mixture of sequences, in an order of its own."""
 
 import numpy as np
-import torch
-from transformers.utils import logging
+from transformers import TrainingArguments
 
-from ..data.loading import BROKEN_PICTURES, BrokenPictureError, leave_undecoded, load_rows
-from .recipe import DataArguments
-from .rows import Part, RowReader, SequenceArguments
-
-
-logger = logging.get_logger(__name__)
+from ..data.rows import Rows, RowStream
+from .scripts import DataArguments
+from .sequences import Part, SequenceArguments, SequenceReader, TextPart
 
 
-class _Mixture:
-    """What a dataset and a stream of sequences have in common."""
-
-    def __init__(
-        self,
-        dataset,
-        arguments: SequenceArguments,
-        image_column: str = "image",
-        broken_pictures: str = "raise",
-        seed: int = 0,
-    ):
-        if broken_pictures not in BROKEN_PICTURES:
-            raise ValueError(f"broken_pictures must be one of {', '.join(BROKEN_PICTURES)}, got {broken_pictures!r}.")
-        # A stream may not know its columns before its first row.
-        column_names = dataset.column_names or list(next(iter(dataset), {}))
-        self.reader = RowReader(arguments, column_names, image_column)
-        self.dataset = leave_undecoded(dataset).select_columns(sorted(self.reader.columns))
-        self.skip, self.seed = broken_pictures == "skip", seed
-        # Shared, so that workers of a DataLoader that outlive an epoch learn of the next.
-        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
-        self._reported: set[int | None] = set()
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch.fill_(epoch)
-
-    def _make(self, row: dict, name: str, *item: int, decode: bool = True) -> list[Part] | None:
-        """The sequence of a row; None if its picture is broken and to be skipped, which is logged once."""
-        try:
-            return self.reader.make(row, name, Random(f"{self.seed} {int(self._epoch)} {item}"), decode)
-        except BrokenPictureError as error:
-            if not self.skip:
-                raise
-            if str(error) not in self._reported:
-                self._reported.add(str(error))
-                logger.warning(f"Skipped: {error}")
-            return None
+TYPICAL_CODES = 64  # the estimate for an image whose codes are not known
 
 
-class MixtureRows(_Mixture, torch.utils.data.Dataset):
+class MixtureRows(Rows):
     """
-    A map-style dataset's rows in random order, each as one sequence of a kind that is drawn by weight.
+    The rows of a map-style dataset in random order, each as one sequence of a kind that is drawn by weight.
 
-    An epoch has each row once; others have other orders and draws. What an item is depends on seed, epoch and its
-    index alone, however many processes and workers there are, and wherever a run goes on. It is to be read in order.
+    An epoch has each row once; other epochs have other orders and draws. An item depends on the seed, the epoch and
+    its index alone. Indices are to be read in order, which [`LavitForCausalLMTrainer`] sees to.
 
     Args:
-        dataset (`datasets.Dataset`): From `load_rows`.
-        arguments ([`SequenceArguments`]): What is made of rows.
-        image_column (`str`): The pictures. See [`RowReader`] for their codes.
-        broken_pictures (`str`): `"raise"` names a picture that cannot be read, `"skip"` logs it, once by each process,
-            and takes the next row instead.
-        seed (`int`): Of order and draws.
+        dataset (`datasets.Dataset`): The rows, from [`load_rows`] for instance.
+        arguments ([`SequenceArguments`]): The kinds of sequences.
+        image_column (`str`, *optional*, defaults to `"image"`): The column with the images.
+        batch_size (`int`, *optional*, defaults to 1):
+            The number of sequences in a batch of all processes, if its sequences are to have similar lengths: the
+            rows of a few batches are sorted by length, and these batches come in random order.
+        kwargs: `broken_images` and `seed`, as in [`Rows`].
 
     Raises:
-        ValueError: a column that the mixture needs and the dataset lacks; on reading, a row that fits no kind.
-        BrokenPictureError: on reading; with `"skip"` only if no row at all can be read.
+        ValueError: As in [`Rows`]. On reading, also if no kind fits a row.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._order = (-1, None)
+    NUM_BATCHES = 8  # sorted together; more would save little padding, and separate the kinds of sequences
 
-    def __len__(self) -> int:
-        return len(self.dataset)
+    def __init__(
+        self, dataset, arguments: SequenceArguments, image_column: str = "image", batch_size: int = 1, **kwargs
+    ):
+        super().__init__(dataset, SequenceReader(arguments, image_column), **kwargs)
+        self.batch_size = batch_size
+        self._order = (-1, np.empty(0))
+        self._window = (-1, -1, np.empty(0))
 
-    def __getitem__(self, index: int) -> list[Part]:
-        for offset in range(len(self)):
-            place = self._place(index + offset)
-            parts = self._make(self.dataset[place], f"Row {place}", index)
-            if parts is not None:
-                return parts
-        raise BrokenPictureError(f"None of the {len(self)} rows has a picture that can be read.")
-
-    def sketch(self, index: int) -> list[Part]:
-        """The sequence of an item with its pictures as they are stored, for a look at its length."""
-        place = self._place(index)
-        return self._make(self.dataset[place], f"Row {place}", index, decode=False)
-
-    def _place(self, index: int) -> int:
-        """The row that stands at an index in this epoch."""
-        epoch = int(self._epoch)
+    def locate(self, index: int) -> int:
+        epoch, size = int(self._epoch), self.NUM_BATCHES * self.batch_size
         if self._order[0] != epoch:
             self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self)))
-        return int(self._order[1][index % len(self)])
+        if self.batch_size == 1:
+            return int(self._order[1][index])
+        window = index // size
+        if self._window[:2] != (epoch, window):
+            places = self._order[1][window * size : (window + 1) * size]
+            self._window = (epoch, window, self._group(places, np.random.default_rng([self.seed, epoch, window])))
+        return int(self._window[2][index % size])
+
+    def _group(self, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Sorts rows by length into batches, and shuffles the batches. A last batch that is not full stays last."""
+        lengths = [sum(map(_estimate_length, self.compose(self.dataset[place], place))) for place in places.tolist()]
+        places, full = places[np.argsort(lengths, kind="stable")], len(places) // self.batch_size * self.batch_size
+        batches = rng.permutation(places[:full].reshape(-1, self.batch_size))
+        return np.concatenate([batches.flatten(), places[full:]])
 
 
-class LengthGroupedSampler(torch.utils.data.Sampler):
+def load_mixture(
+    data: DataArguments, sequences: SequenceArguments, args: TrainingArguments
+) -> tuple[MixtureRows | RowStream, dict[str, MixtureRows] | None]:
     """
-    The items of [`MixtureRows`] so that those of one batch are alike in length: a few batches are sorted together, and
-    come in random order. It depends on what the items are alone, as these do on seed and epoch.
+    Loads the sequences to train on, and those to evaluate on: every row once as each kind of sequence.
 
     Args:
-        rows ([`MixtureRows`]): The items.
-        batch_size (`int`): Items of a batch of all processes.
-        estimate_length (`Callable[[list], float]`): Of a sequence.
+        data ([`DataArguments`]): The dataset.
+        sequences ([`SequenceArguments`]): The kinds of sequences.
+        args (`TrainingArguments`): The arguments of the training, for the seed and the size of a batch.
     """
-
-    NUM_BATCHES = 8  # more would save little, and part the kinds of sequences more
-
-    def __init__(self, rows: MixtureRows, batch_size: int, estimate_length: Callable[[list[Part]], float]):
-        self.rows, self.batch_size, self.estimate_length = rows, batch_size, estimate_length
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[int]:
-        for start in range(0, len(self), window := self.NUM_BATCHES * self.batch_size):
-            indices = range(start, min(start + window, len(self)))
-            indices = sorted(indices, key=lambda index: self.estimate_length(self.rows.sketch(index)))
-            batches = [indices[place : place + self.batch_size] for place in range(0, len(indices), self.batch_size)]
-            # A last batch that is not full stays the last.
-            full = len(indices) // self.batch_size
-            for place in Random(f"{indices}").sample(range(full), full):
-                yield from batches[place]
-            yield from (index for batch in batches[full:] for index in batch)
+    rows, eval_rows = data.load_train(), data.load_eval()
+    column, options = data.image_column, {"broken_images": data.broken_images}
+    if eval_rows is not None:
+        eval_rows = {
+            kind: MixtureRows(eval_rows, sequences.only(kind), column, **options) for kind in sequences.weights
+        }
+    options["seed"] = args.seed
+    if data.streaming:
+        return RowStream(rows, SequenceReader(sequences, column), **options), eval_rows
+    batch_size = args.train_batch_size * args.world_size if sequences.group_by_length else 1
+    return MixtureRows(rows, sequences, column, batch_size, **options), eval_rows
 
 
-class MixtureStream(_Mixture, torch.utils.data.IterableDataset):
-    """
-    [`MixtureRows`] of a stream, a `datasets.IterableDataset`, in the stream's order. It deals its shards out to the
-    DataLoader's workers, whose number the draws depend on. Rows with a broken picture may be left out.
-    """
-
-    def set_epoch(self, epoch: int) -> None:
-        super().set_epoch(epoch)
-        self.dataset.set_epoch(epoch)
-
-    def __iter__(self) -> Iterator[list[Part]]:
-        worker = torch.utils.data.get_worker_info()
-        number = 0 if worker is None else worker.id
-        for index, row in enumerate(self.dataset):
-            parts = self._make(row, f"Row {index} of worker {number}", number, index)
-            if parts is not None:
-                yield parts
+def _estimate_length(part: Part) -> float:
+    """Estimates the number of tokens of a part."""
+    return len(part.text) / 4 if isinstance(part, TextPart) else len(part.codes or ()) or TYPICAL_CODES
 
 
-def load_training_mixture(
-    data: DataArguments, arguments: SequenceArguments, seed: int = 0
-) -> MixtureRows | MixtureStream:
-    """The sequences to train on, see [`MixtureRows`]."""
-    rows = load_rows(
-        data.dataset_name,
-        data.train_split,
-        config_name=data.dataset_config_name,
-        data_dir=data.data_dir,
-        streaming=data.streaming,
-        num_rows=data.num_train_rows,
-    )
-    mixture = MixtureStream if data.streaming else MixtureRows
-    return mixture(rows, arguments, data.image_column, data.broken_pictures, seed)
-
-
-def load_eval_mixtures(data: DataArguments, arguments: SequenceArguments) -> dict[str, MixtureRows] | None:
-    """The rows to evaluate on, once as each kind of the mixture; None without `data.eval_split`."""
-    if data.eval_split is None:
-        return None
-    rows = load_rows(
-        data.dataset_name,
-        data.eval_split,
-        config_name=data.dataset_config_name,
-        data_dir=data.data_dir,
-        num_rows=data.num_eval_rows,
-    )
-    return {
-        kind: MixtureRows(rows, arguments.only(kind), data.image_column, data.broken_pictures)
-        for kind in arguments.weights
-    }
-
-
-__all__ = ["LengthGroupedSampler", "MixtureRows", "MixtureStream", "load_eval_mixtures", "load_training_mixture"]
+__all__ = ["MixtureRows", "load_mixture"]

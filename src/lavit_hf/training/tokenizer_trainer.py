@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Stage 1, the visual tokenizer: when the codebook begins, when the selector is held, and what is looked at."""
+"""Stage 1, the visual tokenizer: when codes begin, when the selector is frozen, and what goes into the log."""
 
 from dataclasses import dataclass, field
 
@@ -7,42 +7,45 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 
 from ..modeling import LavitVisualTokenizerForPreTraining
+from ..modeling.freezing_lavit import evaluation_mode
 from .trainer import LavitTrainer
 
 
 @dataclass
 class TokenizerSchedule:
-    """What changes while the visual tokenizer trains, in optimizer steps."""
+    """What changes while the visual tokenizer is trained, in optimizer steps."""
 
     quantize_from: int = field(
-        default=0, metadata={"help": "First step with codes; before, features are rebuilt from continuous vectors."}
+        default=0, metadata={"help": "First step with codes. Before it, features are rebuilt from continuous vectors."}
     )
     freeze_selector_from: int | None = field(
-        default=None, metadata={"help": "First step at which the selector is held: patches are kept as at inference."}
+        default=None, metadata={"help": "First step with a frozen selector, which keeps patches as at inference."}
     )
-    freeze_selector_until: int | None = field(default=None, metadata={"help": "First step at which it moves again."})
+    freeze_selector_until: int | None = field(
+        default=None, metadata={"help": "First step at which the selector is trained again."}
+    )
     final_gumbel_temperature: float | None = field(
-        default=None, metadata={"help": "Where the temperature arrives at the last step, geometrically."}
+        default=None, metadata={"help": "The temperature at the last step, which is reached geometrically."}
     )
     codebook_start_vectors: int = field(
-        default=20, metadata={"help": "Vectors per code that the k-means start of the codebook sees."}
+        default=20, metadata={"help": "The number of vectors per code for the k-means that starts the codebook."}
     )
 
     def selector_is_frozen(self, step: int) -> bool:
-        """Whether the selector is held at optimizer step `step`."""
+        """Whether the selector is frozen at optimizer step `step`."""
         if self.freeze_selector_from is None or step < self.freeze_selector_from:
             return False
         return self.freeze_selector_until is None or step < self.freeze_selector_until
 
     def temperature(self, start: float, progress: float) -> float:
-        """The Gumbel temperature that began at `start`, after `progress` of the steps, 0 to 1."""
+        """Returns the Gumbel temperature after a fraction `progress` of the steps, if it was `start` at the first."""
         if self.final_gumbel_temperature is None:
             return start
         return start * (self.final_gumbel_temperature / start) ** progress
 
 
 class _ScheduleCallback(TrainerCallback):
-    """Sets the model as the schedule says for the coming step, from the step's number alone: a resumed run agrees."""
+    """Prepares the model for the next step, from the number of the step alone, so that a resumed run agrees."""
 
     def __init__(self, trainer: "LavitVisualTokenizerTrainer", schedule: TokenizerSchedule):
         self.trainer, self.schedule = trainer, schedule
@@ -55,13 +58,13 @@ class _ScheduleCallback(TrainerCallback):
         model, step = self.trainer.tokenizer, state.global_step
         model.freeze_selector = self.schedule.selector_is_frozen(step)
         model.quantize = step >= self.schedule.quantize_from
-        if model.quantize and step == self.schedule.quantize_from:
+        if step == self.schedule.quantize_from:
             self.trainer.start_codebook(self.schedule.codebook_start_vectors)
         start = model.config.gumbel_temperature
         model.visual_tokenizer.gumbel_temperature = self.schedule.temperature(start, step / state.max_steps)
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        # Without a gradient the optimizer leaves a parameter alone; of zero, it would go on by momentum and decay.
+        # The optimizer skips parameters without a gradient. If it were zero, momentum and decay would move them.
         if self.trainer.tokenizer.freeze_selector:
             for parameter in self.trainer.tokenizer.visual_tokenizer.selector.parameters():
                 parameter.grad = None
@@ -69,14 +72,15 @@ class _ScheduleCallback(TrainerCallback):
 
 class LavitVisualTokenizerTrainer(LavitTrainer):
     """
-    Trains a [`LavitVisualTokenizerForPreTraining`]: whitening and codebook start from the data, the
-    schedule is followed, and the log has the loss's parts, the kept fraction, and the codebook's usage and perplexity
-    over the steps since the last entry.
+    Trains a [`LavitVisualTokenizerForPreTraining`]. Whitening and codebook start from the data, the schedule is
+    followed, and the log has the parts of the loss, the fraction of kept patches, and usage and perplexity of the
+    codebook over the steps since the last entry.
 
     Args:
-        model ([`LavitVisualTokenizerForPreTraining`]), args (`TrainingArguments`): What is trained, and how.
-        schedule ([`TokenizerSchedule`], *optional*): Quantized from the first step on, unless it says otherwise.
-        kwargs: As of [`LavitTrainer`].
+        model ([`LavitVisualTokenizerForPreTraining`]): The model to train.
+        args (`TrainingArguments`): The arguments of the training.
+        schedule ([`TokenizerSchedule`], *optional*): The schedule. By default, there are codes from the first step on.
+        kwargs: Same arguments as [`LavitTrainer`].
     """
 
     def __init__(
@@ -88,7 +92,6 @@ class LavitVisualTokenizerTrainer(LavitTrainer):
     ):
         super().__init__(model, args, **kwargs)
         self.tokenizer = model
-        self._code_counts = torch.zeros(model.config.codebook_size)
         self.add_callback(_ScheduleCallback(self, schedule or TokenizerSchedule()))
 
     def measure(self, outputs) -> dict[str, torch.Tensor]:
@@ -98,46 +101,40 @@ class LavitVisualTokenizerTrainer(LavitTrainer):
             "kept_fraction": tokenizer_output["keep_mask"].float().mean(),
         }
         if self.tokenizer.quantize:
-            codes = tokenizer_output["codes"]
-            self._code_counts = self._code_counts.to(codes.device)
-            self._code_counts += codes.bincount(minlength=len(self._code_counts))
             measured["commitment_loss"] = tokenizer_output["commitment_loss"]
+            measured["code_counts"] = tokenizer_output["codes"].bincount(minlength=self.tokenizer.config.codebook_size)
         return measured
 
-    def _take_measured(self, training: bool) -> dict[str, float]:
-        measured = super()._take_measured(training)
-        counts = self.accelerator.reduce(self._code_counts, reduction="sum")
-        self._code_counts = torch.zeros_like(counts)
-        if counts.sum() > 0:
-            probs = counts / counts.sum()
-            measured["code_usage"] = round((counts > 0).float().mean().item(), 4)
-            measured["code_perplexity"] = round(torch.special.entr(probs).sum().exp().item(), 1)
-        return measured
+    def summarize(self, means: dict[str, torch.Tensor]) -> dict[str, float]:
+        counts = means.pop("code_counts", None)
+        summary = super().summarize(means)
+        if counts is not None:
+            summary["code_usage"] = round((counts > 0).float().mean().item(), 4)
+            summary["code_perplexity"] = round(torch.special.entr(counts / counts.sum()).sum().exp().item(), 1)
+        return summary
 
     @torch.no_grad()
     def _first_outputs(self, wanted: int, key: str) -> torch.Tensor:
-        """The first `wanted` rows of an output of the tokenizer over the training data, of all processes alike."""
+        """Returns the first `wanted` rows of an output of the visual tokenizer, the same rows in all processes."""
         tokenizer, found, count = self.tokenizer.visual_tokenizer, [], 0
-        was_training = tokenizer.training
-        tokenizer.eval()
-        for batch in self.get_train_dataloader():
-            outputs = tokenizer(batch["pixel_values"].to(self.args.device))
-            rows = outputs[key].flatten(0, -2)
-            rows = self.accelerator.pad_across_processes(rows, pad_index=float("nan"))
-            rows = self.accelerator.gather(rows)
-            found.append(rows[~rows[:, 0].isnan()])
-            count += len(found[-1])
-            if count >= wanted:
-                break
-        tokenizer.train(was_training)
+        with evaluation_mode(tokenizer):
+            for batch in self.get_train_dataloader():
+                outputs = tokenizer(batch["pixel_values"].to(self.args.device))
+                rows = outputs[key].flatten(0, -2)
+                rows = self.accelerator.pad_across_processes(rows, pad_index=float("nan"))
+                rows = self.accelerator.gather(rows)
+                found.append(rows[~rows[:, 0].isnan()])
+                count += len(found[-1])
+                if count >= wanted:
+                    break
         return torch.cat(found)[:wanted]
 
     def start_whitening(self, num_features: int = 100_000) -> None:
-        """Fits the whitening to the first `num_features` features; until then it leaves them as they are."""
+        """Fits the whitening to the first `num_features` features."""
         self.tokenizer.visual_tokenizer.whitening.fit(self._first_outputs(num_features, "vision_features"))
 
     def start_codebook(self, vectors_per_code: int) -> None:
-        """Puts the codebook at the k-means of the first pictures' vectors, `vectors_per_code` for each code."""
+        """Sets the codebook to the k-means of the vectors of the first images, `vectors_per_code` for each code."""
         vectors = self._first_outputs(vectors_per_code * self.tokenizer.config.codebook_size, "vectors")
         self.tokenizer.start_codebook(vectors)
 

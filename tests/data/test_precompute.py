@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Datasets with codes: as the tokenizer alone gives them, in whole shards, whatever ends a run."""
+"""Precomputed codes are those of the visual tokenizer, in complete shards, however a run ends."""
 
+import base64
 import json
 import multiprocessing
 import os
@@ -9,8 +10,10 @@ import signal
 import socket
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,9 +24,10 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from lavit_hf import LavitProcessor, LavitVisualTokenizer
-from lavit_hf.data import tokenization, tokenized_dataset
-from lavit_hf.data.loading import BrokenPictureError, load_rows, read_picture
-from lavit_hf.data.tokenization import tokenize_dataset
+from lavit_hf.data import code_files, precompute
+from lavit_hf.data.loading import load_rows
+from lavit_hf.data.precompute import precompute_codes
+from lavit_hf.processing import read_image
 
 from ..tiny import CODEBOOK_SIZE, IMAGE_SIZE, text_tokenizer, tiny_lavit
 
@@ -48,13 +52,26 @@ def shapes(tmp_path_factory) -> datasets.Dataset:
     return load_rows("shapes", num_rows=NUM_ROWS, cache_dir=str(tmp_path_factory.mktemp("cache")))
 
 
-@pytest.fixture
-def tokenize(model):
-    def tokenize(dataset, output, **settings):
-        usual = {"image_columns": COLUMNS, "batch_size": 2, "rows_per_shard": 4, "num_workers": 0, "device": "cpu"}
-        return tokenize_dataset(dataset, output, model, **usual | settings)
+def load_model(folder) -> tuple:
+    return LavitVisualTokenizer.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
 
-    return tokenize
+
+@pytest.fixture
+def compute(model, tmp_path):
+    """Precomputes the codes of a dataset, or of the scenes where its name is given."""
+
+    def call(dataset, output, split="train", streaming=False, selection="topk", dtype="auto", **settings):
+        if isinstance(dataset, str):
+            cache = str(tmp_path / "cache")
+            dataset = load_rows(dataset, split, num_rows=NUM_ROWS, streaming=streaming, cache_dir=cache)
+        visual_tokenizer, image_processor = load_model(model)
+        visual_tokenizer.config.selection = selection
+        if dtype != "auto":
+            visual_tokenizer.to(getattr(torch, dtype))
+        usual = {"image_columns": COLUMNS, "batch_size": 2, "rows_per_shard": 4, "num_workers": 0}
+        return precompute_codes(dataset, output, visual_tokenizer, image_processor, **usual | settings)
+
+    return call
 
 
 @pytest.fixture
@@ -73,17 +90,21 @@ def expected(model, shapes) -> list[dict]:
 
     @torch.no_grad()
     def codes(value) -> list[int]:
-        return tokenizer(**image_processor(read_picture(value), return_tensors="pt")).codes.tolist()
+        return tokenizer(**image_processor(read_image(value), return_tensors="pt")).codes.tolist()
 
     return [row | {f"{column}_codes": codes(row[column]) for column in COLUMNS} for row in shapes]
+
+
+def file_times(output: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in output.glob("train/*.parquet")}
 
 
 def shard_names(output: Path) -> list[str]:
     return sorted(path.name for path in output.glob("train/*.parquet"))
 
 
-def test_rows_come_back_with_their_codes(tokenize, shapes, expected, read, tmp_path):
-    summary = tokenize(shapes, tmp_path / "out", num_workers=1)
+def test_rows_come_back_with_their_codes(compute, shapes, expected, read, tmp_path):
+    summary = compute(shapes, tmp_path / "out", num_workers=1)
     assert shard_names(tmp_path / "out") == ["000000.parquet", "000001.parquet", "000002.parquet"]
     assert read(tmp_path / "out") == expected
     assert read(tmp_path / "out", streaming=True) == expected
@@ -93,46 +114,48 @@ def test_rows_come_back_with_their_codes(tokenize, shapes, expected, read, tmp_p
     assert rows[3]["image"].size == (64, 64)
     codes = [row[f"{column}_codes"] for row in expected for column in COLUMNS]
     assert len({len(row) for row in codes}) > 2
-    assert (summary.rows, summary.pictures, summary.skipped_rows) == (NUM_ROWS, 2 * NUM_ROWS, 0)
-    assert summary.codes == summary.new_codes == sum(map(len, codes))
-    assert summary.mean_codes == summary.codes / summary.pictures
+    assert (summary.rows, summary.images, summary.skipped_rows) == (NUM_ROWS, 2 * NUM_ROWS, 0)
+    assert summary.codes == sum(map(len, codes))
+    assert summary.mean_codes == summary.codes / summary.images
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"| {NUM_ROWS} | 0 | {2 * NUM_ROWS} | {summary.codes} |" in card
-    again = tokenize(shapes, tmp_path / "out")
-    assert (again.rows, again.codes, again.new_pictures) == (NUM_ROWS, summary.codes, 0)
+    before = file_times(tmp_path / "out")
+    assert compute(shapes, tmp_path / "out") == summary
+    assert file_times(tmp_path / "out") == before
 
 
-def test_codes_of_another_tokenizer_are_refused(tokenize, shapes, model, tmp_path):
-    tokenize(shapes, tmp_path / "out")
+def test_codes_of_another_tokenizer_are_refused(compute, shapes, model, tmp_path):
+    compute(shapes, tmp_path / "out")
     codebook = LavitVisualTokenizer.from_pretrained(model, dtype="bfloat16").quantizer.codebook
-    tokenized_dataset.check_codebook(tmp_path / "out", "train[:10%]", codebook)
-    with pytest.raises(ValueError, match="out were made by another visual tokenizer"):
-        tokenized_dataset.check_codebook(tmp_path / "out", "train", codebook + 0.1)
-    for other in ("shapes", "owner/name", tmp_path):  # which were not tokenized here
-        tokenized_dataset.check_codebook(other, "train", codebook)
+    code_files.check_codebook(tmp_path / "out", "train[:10%]", codebook)
+    with pytest.raises(ValueError, match="out were computed by another visual tokenizer"):
+        code_files.check_codebook(tmp_path / "out", "train", codebook + 0.1)
+    for other in ("shapes", "owner/name", tmp_path):  # datasets without precomputed codes
+        code_files.check_codebook(other, "train", codebook)
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 1}, {"batch_size": 16}, {"num_workers": 2, "batch_size": 3}])
-def test_how_it_is_computed_does_not_show(tokenize, shapes, expected, read, tmp_path, settings):
-    tokenize(shapes, tmp_path / "out", **settings)
+def test_how_it_is_computed_does_not_show(compute, shapes, expected, read, tmp_path, settings):
+    compute(shapes, tmp_path / "out", **settings)
     assert read(tmp_path / "out") == expected
 
 
 @pytest.mark.parametrize("rows_per_shard", [4, 20])
-def test_a_stream_gives_the_same(tokenize, expected, read, tmp_path, rows_per_shard):
-    cache = str(tmp_path / "cache")
-    settings = {"rows_per_shard": rows_per_shard, "num_rows": NUM_ROWS, "cache_dir": cache}
-    tokenize("shapes", tmp_path / "stream", streaming=True, batch_size=3, **settings)
-    tokenize("shapes", tmp_path / "map", **settings)
+def test_a_stream_gives_the_same(compute, expected, read, tmp_path, rows_per_shard):
+    settings = {"rows_per_shard": rows_per_shard}
+    compute("shapes", tmp_path / "stream", streaming=True, batch_size=3, **settings)
+    compute("shapes", tmp_path / "map", **settings)
     assert read(tmp_path / "stream") == read(tmp_path / "map") == expected
     assert shard_names(tmp_path / "stream") == shard_names(tmp_path / "map")
-    assert tokenize("shapes", tmp_path / "stream", **settings).new_pictures == 0
+    before = file_times(tmp_path / "stream")
+    compute("shapes", tmp_path / "stream", **settings)
+    assert file_times(tmp_path / "stream") == before
 
 
-def test_without_pictures_and_with_two_splits(tokenize, expected, read, tmp_path):
+def test_without_pictures_and_with_two_splits(compute, expected, read, tmp_path):
     cache = str(tmp_path / "cache")
     for split in ("train", "test"):
-        tokenize("shapes", tmp_path / "out", split=split, num_rows=NUM_ROWS, keep_images=False, cache_dir=cache)
+        compute("shapes", tmp_path / "out", split=split, keep_images=False)
     rows = read(tmp_path / "out")
     pictures = (*COLUMNS, "annotation")
     assert rows == [{name: row[name] for name in row if name not in pictures} for row in expected]
@@ -144,19 +167,19 @@ def test_without_pictures_and_with_two_splits(tokenize, expected, read, tmp_path
 
 @pytest.mark.parametrize("num_rows", [0, 30, 31])
 def test_shards_are_written_in_groups(monkeypatch, tmp_path, num_rows):
-    monkeypatch.setattr(tokenized_dataset, "ROWS_PER_GROUP", 10)
-    writer = tokenized_dataset.ShardWriter(tmp_path / "000000.parquet")
-    counts = {"pictures": 1, "codes": 7, "broken": []}
+    monkeypatch.setattr(code_files, "ROWS_PER_GROUP", 10)
+    writer = code_files.ShardWriter(tmp_path / "000000.parquet")
+    codes = [np.zeros(7, dtype=np.int32)]
     for start in range(0, num_rows, 5):
         rows = pa.table({"x": list(range(start, min(start + 5, num_rows)))})
-        writer.write(rows, input_rows=len(rows) + 1, **counts)
-    writer.write(pa.table({"x": pa.array([], pa.int64())}), input_rows=1, **counts)
+        writer.write(rows, len(rows) + 1, codes, [])
+    writer.write(pa.table({"x": pa.array([], pa.int64())}), 1, codes, [])
     assert not writer.path.exists()
-    record = writer.finish()
+    writer.finish()
     assert pq.read_table(writer.path)["x"].to_pylist() == list(range(num_rows))
     assert pq.read_metadata(writer.path).num_row_groups == -(-num_rows // 10)
-    assert record == tokenized_dataset.ShardRecord.read(writer.path)
-    assert (record.rows, record.codes) == (num_rows, 7 * record.pictures)
+    record = code_files.ShardRecord.read(writer.path)
+    assert (record.rows, record.codes) == (num_rows, 7 * record.images)
 
 
 def in_fork(call, *args):
@@ -195,31 +218,30 @@ def die_before(target, name: str, times: int):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_killed_at_any_moment_it_goes_on(tokenize, expected, read, tmp_path, streaming):
-    settings = {"num_rows": NUM_ROWS, "streaming": streaming, "cache_dir": str(tmp_path / "cache")}
-    output = tmp_path / "out"
+def test_killed_at_any_moment_it_goes_on(compute, expected, read, tmp_path, streaming):
+    settings, output = {"streaming": streaming}, tmp_path / "out"
     moments = [
-        (tokenization, "open_split", 1, 0),
+        (precompute, "open_split", 1, 0),
         (Path, "replace", 1, 0),
-        (tokenized_dataset.ShardWriter, "_flush", 1, 0),
+        (code_files.ShardWriter, "_flush", 1, 0),
         (Path, "replace", 1, 0),
-        (tokenized_dataset.ShardWriter, "write", 3, 1),
-        (tokenized_dataset.ShardWriter, "finish", 1, 1),
-        (tokenization, "count_split", 1, 3),
-        (tokenized_dataset, "_write_card", 1, 3),
+        (code_files.ShardWriter, "write", 3, 1),
+        (code_files.ShardWriter, "finish", 1, 1),
+        (precompute, "complete_split", 1, 3),
+        (code_files, "_write_card", 1, 3),
     ]
 
     def killed(target, name, times):
         die_before(target, name, times)
-        tokenize("shapes", output, **settings)
+        compute("shapes", output, **settings)
 
     for target, name, times, finished in moments:
         assert wait(in_fork(killed, target, name, times)) == -signal.SIGKILL
         assert len(shard_names(output)) == finished, name
-        if finished < 3 and list(output.glob("*/tokenization.json")):
-            with pytest.raises(ValueError, match="not complete: run the same `tokenize` again"):
+        if finished < 3 and list(output.glob("*/codes.json")):
+            with pytest.raises(ValueError, match="not complete: run the same `precompute-codes` again"):
                 read(output)
-    tokenize("shapes", output, **settings)
+    compute("shapes", output, **settings)
     assert read(output) == expected
     assert len([path for path in output.rglob("*") if path.is_file()]) == 5
 
@@ -251,20 +273,16 @@ def launch(num_processes: int, call) -> list[int]:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_several_processes_do_as_one(tokenize, tmp_path, streaming):
-    settings = {"num_rows": NUM_ROWS, "streaming": streaming, "cache_dir": str(tmp_path / "cache")}
-    if not torch.accelerator.is_available():
-        settings["device"] = None  # unsaid, it is the CPU
-    tokenize("shapes", tmp_path / "one", **settings)
+def test_several_processes_do_as_one(compute, tmp_path, streaming):
+    settings = {"streaming": streaming}
+    compute("shapes", tmp_path / "one", **settings)
 
     def call():
-        summary = tokenize("shapes", tmp_path / "several", **settings)
-        assert (summary.rows, summary.new_pictures) == (NUM_ROWS, 2 * num_missing)
+        summary = compute("shapes", tmp_path / "several", **settings)
+        assert (summary.rows, summary.images) == (NUM_ROWS, 2 * NUM_ROWS)
 
-    num_missing = NUM_ROWS
     assert launch(2, call) == [0, 0]
     (tmp_path / "several" / "train" / "000001.parquet").unlink()
-    num_missing = 4
     assert launch(3, call) == [0, 0, 0]
     for path in (tmp_path / "one" / "train").iterdir():
         assert path.read_bytes() == (tmp_path / "several" / "train" / path.name).read_bytes()
@@ -272,7 +290,7 @@ def test_several_processes_do_as_one(tokenize, tmp_path, streaming):
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """Pictures of several modes, of which the third and the last one are broken, and their captions."""
+    """Images of several modes, of which the third and the last one are broken, and their captions."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for index, mode in enumerate(("RGB", "L", "RGB", "RGBA", "P", "CMYK", "LA")):
@@ -286,34 +304,43 @@ def photos(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("rows_per_shard", [1, 2, 100])
-def test_broken_pictures_are_left_out_and_recorded(tokenize, photos, read, tmp_path, rows_per_shard):
-    settings = {"image_columns": ["image"], "data_dir": photos, "rows_per_shard": rows_per_shard}
-    settings["cache_dir"] = str(tmp_path / "cache")
-    with pytest.raises(BrokenPictureError, match=r"^row 2, column 'image' \(.*2\.png\) cannot be read.*10 bytes"):
-        tokenize("imagefolder", tmp_path / "out", **settings)
-    # What was finished before stays, and the other way of dealing with broken pictures goes on from there.
-    before = {name: os.stat(tmp_path / "out" / "train" / name).st_mtime_ns for name in shard_names(tmp_path / "out")}
-    summary = tokenize("imagefolder", tmp_path / "out", broken_pictures="skip", **settings)
-    assert all(os.stat(tmp_path / "out" / "train" / name).st_mtime_ns == time for name, time in before.items())
+def test_broken_images_are_left_out_and_recorded(compute, photos, read, tmp_path, rows_per_shard):
+    rows = load_rows("imagefolder", data_dir=photos, cache_dir=str(tmp_path / "cache"))
+    settings = {"image_columns": ["image"], "rows_per_shard": rows_per_shard}
+    with pytest.raises(ValueError, match=r"^row 2, column 'image' \(.*2\.png\) cannot be read.*10 bytes"):
+        compute(rows, tmp_path / "out", **settings)
+    # Finished shards stay, also when broken images are then skipped.
+    before = file_times(tmp_path / "out")
+    summary = compute(rows, tmp_path / "out", broken_images="skip", **settings)
+    assert before.items() <= file_times(tmp_path / "out").items()
     rows = read(tmp_path / "out")
     assert [row["caption"] for row in rows] == [f"number {index}" for index in (0, 1, 3, 4, 5)]
     assert [row["image"]["path"] for row in rows] == ["0.png", "1.png", "3.png", "4.png", "5.jpg"]
     assert rows[1]["image"]["bytes"] == (photos / "1.png").read_bytes()
-    assert (summary.rows, summary.skipped_rows, summary.pictures) == (5, 2, 5)
+    assert (summary.rows, summary.skipped_rows, summary.images) == (5, 2, 5)
     broken = [json.loads(line) for line in (tmp_path / "out" / "train" / "broken.jsonl").read_text().splitlines()]
     assert [(entry["row"], Path(entry["file"]).name) for entry in broken] == [(2, "2.png"), (6, "6.png")]
     assert "no known image format" in broken[0]["error"]
 
 
-def test_paths_in_text_columns_become_pictures(tokenize, photos, read, tmp_path):
+def test_paths_in_text_columns_become_images(compute, photos, read, tmp_path):
     rows = [{"picture": str(photos / name)} for name in ("0.png", "1.png")]
-    tokenize(datasets.Dataset.from_list(rows), tmp_path / "out", image_columns=["picture"])
+    compute(datasets.Dataset.from_list(rows), tmp_path / "out", image_columns=["picture"])
     assert read(tmp_path / "out")[1]["picture"] == {"bytes": (photos / "1.png").read_bytes(), "path": "1.png"}
 
 
-def test_other_settings_are_refused_by_name(tokenize, shapes, model, tmp_path):
+def test_any_text_or_bytes_that_hold_an_image_are_embedded(compute, photos, read, tmp_path):
+    content = (photos / "0.png").read_bytes()
+    for index, value in enumerate((content, f"data:,{quote(content)}", base64.b64encode(content).decode())):
+        rows = datasets.Dataset.from_list([{"image": value}])
+        compute(rows, tmp_path / f"{index}", image_columns=["image"])
+        path = value if index == 2 else None  # base64 cannot be told from a path
+        assert read(tmp_path / f"{index}")[0]["image"] == {"bytes": content, "path": path and os.path.basename(path)}
+
+
+def test_other_settings_are_refused_by_name(compute, shapes, model, tmp_path):
     output = tmp_path / "out"
-    tokenize(shapes, output)
+    compute(shapes, output)
     files = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     other_model = tmp_path / "model"
     shutil.copytree(model, other_model)
@@ -325,14 +352,16 @@ def test_other_settings_are_refused_by_name(tokenize, shapes, model, tmp_path):
         ({"selection": "argmax"}, "selection was 'topk', now it is 'argmax'"),
         ({"dtype": "bfloat16"}, "dtype was 'float32', now it is 'bfloat16'"),
         ({"dataset": shapes.select(range(5))}, "input_rows was 11, now it is 5"),
+        ({"dataset": shapes.select(range(NUM_ROWS)[::-1])}, "first_row was 'sha256:"),
     ]:
         with pytest.raises(ValueError, match=message):
-            tokenize(**({"dataset": shapes, "output": output} | changed))
+            compute(**({"dataset": shapes, "output": output} | changed))
     with pytest.raises(ValueError, match="model was 'sha256:"):
-        tokenize_dataset(shapes, output, other_model, image_columns=COLUMNS, rows_per_shard=4, num_workers=0)
-    # Where the model lies is no difference, nor how fast it goes.
+        precompute_codes(shapes, output, *load_model(other_model), image_columns=COLUMNS, rows_per_shard=4)
+    # The place of the model makes no difference, nor do settings of speed.
     shutil.copytree(model, other_model, dirs_exist_ok=True)
-    tokenize_dataset(shapes, output, other_model, image_columns=COLUMNS, rows_per_shard=4, batch_size=7, num_workers=1)
+    settings = {"rows_per_shard": 4, "batch_size": 7, "num_workers": 1}
+    precompute_codes(shapes, output, *load_model(other_model), image_columns=COLUMNS, **settings)
     assert files == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
 
 
@@ -340,36 +369,34 @@ def test_other_settings_are_refused_by_name(tokenize, shapes, model, tmp_path):
     ("settings", "message"),
     [
         ({"image_columns": ["picture"]}, "no column 'picture'; the dataset has index, image"),
-        ({"image_columns": ["questions"]}, "'questions' must hold one picture"),
+        ({"image_columns": ["questions"]}, "'questions' must hold one image"),
         ({"selection": "sample"}, "topk or argmax, got 'sample'"),
-        ({"broken_pictures": "ignore"}, "raise, skip, got 'ignore'"),
+        ({"broken_images": "ignore"}, "raise, skip, got 'ignore'"),
         ({"batch_size": 0}, "got 0 and 4"),
-        ({"num_rows": 3}, "num_rows goes with the name of a dataset"),
     ],
 )
-def test_mistakes_leave_nothing_behind(tokenize, shapes, tmp_path, settings, message):
+def test_mistakes_leave_nothing_behind(compute, shapes, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
-        tokenize(shapes, tmp_path / "out", **settings)
+        compute(shapes, tmp_path / "out", **settings)
     assert not (tmp_path / "out").exists()
 
 
-def test_other_folders_and_columns_are_left_alone(tokenize, shapes, tmp_path):
+def test_other_folders_and_columns_are_left_alone(compute, shapes, tmp_path):
     (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(ValueError, match="something else than a tokenized dataset"):
-        tokenize(shapes, tmp_path)
+    with pytest.raises(ValueError, match="other files than a dataset with precomputed codes"):
+        compute(shapes, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
     with pytest.raises(ValueError, match="column 'image_codes' already"):
-        tokenize(shapes.add_column("image_codes", [[0]] * NUM_ROWS), tmp_path / "out")
+        compute(shapes.add_column("image_codes", [[0]] * NUM_ROWS), tmp_path / "out")
 
 
 def test_command(model, command_line, tmp_path, photos, read):
-    run = partial(command_line, "tokenize")
+    run = partial(command_line, "precompute-codes")
     common = ("--model", model, "--device", "cpu", "--num-workers", 0)
-    code, out, _ = run(photos, tmp_path / "out", *common, "--broken-pictures", "skip", "--drop-images")
+    code, out, _ = run(photos, tmp_path / "out", *common, "--broken-images", "skip", "--drop-images")
     assert code == 0
-    assert "5 rows, 5 pictures" in out
-    assert "broken pictures: 2, listed in broken.jsonl" in out
-    assert "pictures and" in out
+    assert "5 rows, 5 images" in out
+    assert "broken images: 2, listed in broken.jsonl" in out
     assert set(read(tmp_path / "out")[0]) == {"caption", "image_codes"}
     expected = "must be a folder, or a repository of the Hub as owner/name"
     code, _, error = run(photos, tmp_path / "other", "--model", tmp_path / "nowhere")

@@ -1,0 +1,255 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The files of a dataset with precomputed codes: shards that are complete or absent, a manifest, and a card."""
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from huggingface_hub import DatasetCardData
+
+from .loading import MANIFEST_FILE
+
+
+# The key of a shard's record in the metadata of its parquet file.
+RECORD_KEY = b"lavit_hf"
+ROWS_PER_GROUP = 1000
+BYTES_PER_GROUP = 32 * 1024**2
+CARD = """---
+{data}
+---
+
+# {title}
+
+A dataset with the codes of its images, ready for training, written by `lavit-hf precompute-codes`.
+
+| split | rows | skipped rows | images | codes | codes per image |
+| --- | --- | --- | --- | --- | --- |
+{table}
+
+The codes of the images in a column `image` are in `image_codes`, 0 to codebook size - 1, in raster order of the kept
+patches. Codes are only valid for the visual tokenizer that computed them. Its fingerprint is in `{file}` of each
+split, with the other settings. Skipped rows have broken images, which are listed in `broken.jsonl`.
+
+```python
+from datasets import load_dataset
+
+rows = load_dataset("{title}")
+```
+"""
+
+
+@dataclass
+class CodesSummary:
+    """
+    What a split with precomputed codes holds.
+
+    Args:
+        rows (`int`), skipped_rows (`int`): The rows that were written, and those left out for a broken image.
+        images (`int`), codes (`int`): The images, and all their codes together.
+    """
+
+    rows: int
+    skipped_rows: int
+    images: int
+    codes: int
+
+    @property
+    def mean_codes(self) -> float:
+        """The mean number of codes of an image."""
+        return self.codes / max(self.images, 1)
+
+
+@dataclass
+class ShardRecord:
+    """What the file of a shard says about it. `input_rows` of the dataset were read, `rows` were written."""
+
+    input_rows: int = 0
+    rows: int = 0
+    images: int = 0
+    codes: int = 0
+    broken: list[dict] | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> "ShardRecord":
+        return cls(**json.loads(pq.read_metadata(path).metadata[RECORD_KEY]))
+
+
+class ShardWriter:
+    """Writes a shard to a hidden file, which [`~ShardWriter.finish`] renames, with its record inside."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.hidden = path.with_name(f".{path.name}.{os.getpid()}")
+        self.record = ShardRecord(broken=[])
+        self._writer: pq.ParquetWriter | None = None
+        self._waiting: list[pa.Table] = []
+
+    def write(self, table: pa.Table, input_rows: int, codes: list[np.ndarray], broken: list[dict]) -> None:
+        """Takes rows and what to record about them. Memory holds no more than one group of rows."""
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self.hidden, table.schema)
+        self.record.input_rows += input_rows
+        self.record.rows += len(table)
+        self.record.images += len(codes)
+        self.record.codes += sum(map(len, codes))
+        self.record.broken += broken
+        self._waiting.append(table)
+        rows, size = sum(map(len, self._waiting)), sum(part.nbytes for part in self._waiting)
+        if rows >= ROWS_PER_GROUP or size >= BYTES_PER_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        tables, self._waiting = self._waiting, []
+        if sum(map(len, tables)) > 0:  # `datasets` cannot read a group of no rows
+            self._writer.write_table(pa.concat_tables(tables).combine_chunks())
+
+    def finish(self) -> None:
+        """Completes the file and gives it its name."""
+        self._flush()
+        self._writer.add_key_value_metadata({RECORD_KEY: json.dumps(asdict(self.record))})
+        self._writer.close()
+        with self.hidden.open("rb+") as file:  # after a power cut, the name must not exist without the content
+            os.fsync(file.fileno())
+        self.hidden.replace(self.path)
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    """Returns the path of a shard in the folder of its split."""
+    return folder / f"{shard:06d}.parquet"
+
+
+def find_shards(folder: Path) -> set[int]:
+    """Returns the numbers of the shards that are complete."""
+    return {int(path.stem) for path in folder.glob("[0-9]*.parquet")}
+
+
+def open_split(output: Path, split: str, settings: dict, is_main_process: bool) -> Path:
+    """
+    Makes the folder of a split, or finds it as the same settings began it.
+
+    Args:
+        output (`Path`): The folder of the dataset.
+        split (`str`): The name of a split. For a slice or a sum of splits, the first name counts.
+        settings (`dict`): Everything that shards depend on. A value of None agrees with any other.
+        is_main_process (`bool`): Whether to write, and to delete the unfinished files of a run that was killed.
+
+    Returns:
+        `Path`: The folder of the split.
+
+    Raises:
+        ValueError: If the folder holds something else, or was begun with other settings.
+    """
+    manifests = list(output.glob(f"*/{MANIFEST_FILE}"))
+    if not manifests and any(path.is_file() and path.name[0] != "." for path in (output, *output.rglob("*"))):
+        raise ValueError(f"{output} holds other files than a dataset with precomputed codes: name a new folder.")
+    folder = output / _first_split(split)
+    manifest = folder / MANIFEST_FILE
+    if manifest.is_file():
+        begun = _read_json(manifest)["settings"]
+        other = [
+            f"{name} was {begun.get(name)!r}, now it is {value!r}"
+            for name, value in settings.items()
+            if value is not None and begun.get(name) not in (None, value)
+        ]
+        if other:
+            raise ValueError(f"{folder} was begun with other settings: {'; '.join(other)}. Name a new folder.")
+    elif is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_text(manifest, json.dumps({"settings": settings}, indent=2))
+    if is_main_process:
+        for left in folder.glob(".*.parquet.*"):
+            left.unlink()
+    return folder
+
+
+def codebook_fingerprint(codebook: torch.Tensor) -> str:
+    """Returns a hash of a codebook (codebook_size, code_dim), on which alone the meaning of codes depends."""
+    return f"sha256:{hashlib.sha256(codebook.detach().float().cpu().numpy().tobytes()).hexdigest()}"
+
+
+def check_codebook(dataset_name: str | os.PathLike, split: str, codebook: torch.Tensor) -> None:
+    """
+    Raises a `ValueError` if `dataset_name` is the folder of a dataset with precomputed codes that belong to another
+    codebook than `codebook` (codebook_size, code_dim). Other datasets pass.
+    """
+    manifest = Path(dataset_name) / _first_split(split) / MANIFEST_FILE
+    if manifest.is_file() and _read_json(manifest)["settings"].get("codebook") != codebook_fingerprint(codebook):
+        raise ValueError(
+            f"The codes of {dataset_name} were computed by another visual tokenizer than this model's: precompute "
+            "them with this model, or train with the visual tokenizer that computed them."
+        )
+
+
+def complete_split(folder: Path, input_rows: int | None, is_main_process: bool) -> CodesSummary:
+    """
+    Checks that a split has all its shards. The main process then writes the list of broken images, the counts, and the
+    card of the dataset.
+
+    Args:
+        folder (`Path`): The folder of the split.
+        input_rows (`int`, *optional*): The number of rows that were to be read, where it is known.
+        is_main_process (`bool`): Whether to write.
+
+    Raises:
+        ValueError: If rows are missing.
+    """
+    shards, manifest = sorted(find_shards(folder)), folder / MANIFEST_FILE
+    records = [ShardRecord.read(shard_path(folder, shard)) for shard in shards]
+    found = sum(record.input_rows for record in records)
+    if found == 0:
+        raise ValueError(f"{folder} is empty: the dataset has no rows.")
+    contents = _read_json(manifest)
+    rows_per_shard = contents["settings"]["rows_per_shard"]
+    is_whole = len(shards) == shards[-1] + 1 and all(record.input_rows == rows_per_shard for record in records[:-1])
+    if not is_whole or input_rows not in (None, found):
+        raise ValueError(f"{folder} lacks rows: of {input_rows or 'a stream'} it has {found} in {len(shards)} shards.")
+    counts = {name: sum(getattr(record, name) for record in records) for name in ("rows", "images", "codes")}
+    broken = [entry for record in records for entry in record.broken]
+    summary = CodesSummary(skipped_rows=len({entry["row"] for entry in broken}), **counts)
+    if is_main_process:
+        if broken:
+            lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in broken]
+            _write_text(folder / "broken.jsonl", "".join(lines))
+        _write_text(manifest, json.dumps(contents | {"counts": asdict(summary)}, indent=2))
+        _write_card(folder.parent)
+    return summary
+
+
+def _write_card(output: Path) -> None:
+    manifests = {path.parent.name: _read_json(path) for path in sorted(output.glob(f"*/{MANIFEST_FILE}"))}
+    summaries = {name: CodesSummary(**entry["counts"]) for name, entry in manifests.items() if "counts" in entry}
+    files = [{"split": name, "path": f"{name}/*.parquet"} for name in summaries]
+    data = DatasetCardData(configs=[{"config_name": "default", "data_files": files}], tags=["lavit"])
+    table = "\n".join(
+        f"| {name} | {summary.rows} | {summary.skipped_rows} | {summary.images} | {summary.codes} | "
+        f"{summary.mean_codes:.1f} |"
+        for name, summary in summaries.items()
+    )
+    card = CARD.format(data=data.to_yaml(), title=output.name, table=table, file=MANIFEST_FILE)
+    _write_text(output / "README.md", card)
+
+
+def _first_split(split: str) -> str:
+    """Returns the first name in a split, a slice or a sum of splits, such as `train` in `train[:10%]+test`."""
+    return re.match(r"\w*", split).group()
+
+
+def _read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Writes a file completely or not at all."""
+    hidden = path.with_name(f".{path.name}")
+    hidden.write_text(text, encoding="utf-8")
+    hidden.replace(path)
+
+
+__all__ = ["CodesSummary", "ShardWriter", "check_codebook", "codebook_fingerprint", "complete_split", "open_split"]

@@ -1,0 +1,299 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Computes the codes of a dataset's images once, so that training need not compute them again."""
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import PartialState
+from datasets.table import embed_table_storage
+from PIL import Image
+from tqdm import tqdm
+from transformers import BaseImageProcessor
+
+from ..modeling import LavitVisualTokenizer
+from ..processing.image_reading_lavit import read_content, read_image
+from .code_files import (
+    CodesSummary,
+    ShardWriter,
+    codebook_fingerprint,
+    complete_split,
+    find_shards,
+    open_split,
+    shard_path,
+)
+from .loading import check_columns, leave_undecoded
+from .rows import check_broken_images
+
+
+# With sampling, a row would have other codes in every run.
+SELECTIONS = ("topk", "argmax")
+# A process that has finished waits for the slowest one, which may take longer than the default of process groups.
+TIMEOUT = timedelta(days=7)
+IMAGE_DTYPES = ("string", "large_string", "binary", "large_binary")
+MAX_PATH = 4096  # characters, as on Linux
+
+
+def precompute_codes(
+    dataset: datasets.Dataset | datasets.IterableDataset,
+    output: str | os.PathLike,
+    visual_tokenizer: LavitVisualTokenizer,
+    image_processor: BaseImageProcessor,
+    *,
+    image_columns: Sequence[str] = ("image",),
+    keep_images: bool = True,
+    broken_images: str = "raise",
+    rows_per_shard: int = 10_000,
+    batch_size: int = 32,
+    num_workers: int = 2,
+) -> CodesSummary:
+    """
+    Writes the rows of a dataset with the codes of their images as parquet files to the folder `output/split`, which
+    [`load_rows`] and `datasets.load_dataset` read.
+
+    A shard holds a fixed range of rows and is renamed to its name once it is complete. A run that was stopped, even
+    with another number of processes, is therefore resumed by the same call, without losing or repeating rows. In
+    several processes, started by `accelerate launch` or `torchrun`, process r of n writes the shards r, r + n, and so
+    on; the model is moved to the process's own device unless it is on the CPU. The result depends neither on the
+    number of processes nor on `batch_size`, except for ties in the last bits of the weights' precision.
+
+    Args:
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`):
+            The rows, from [`load_rows`] for instance. Its split, `"train"` by default, names the folder.
+        output (`str` or `os.PathLike`): A new folder, or one that this function has written to. It may hold splits.
+        visual_tokenizer ([`LavitVisualTokenizer`]):
+            Computes the codes, on its device and with the selection of its configuration, `"topk"` or `"argmax"`.
+        image_processor (`BaseImageProcessor`): The image processor of the visual tokenizer.
+        image_columns (`Sequence[str]`, *optional*, defaults to `("image",)`):
+            Columns with one image per row. The codes of a column `image`, from 0 to codebook size - 1, become the
+            column `image_codes`, a list of int32.
+        keep_images (`bool`, *optional*, defaults to `True`):
+            Whether to write the images, with their files embedded. Otherwise all columns of images are left out.
+        broken_images (`str`, *optional*, defaults to `"raise"`):
+            `"raise"` stops at an image that cannot be read. `"skip"` leaves its row out and lists it in
+            `broken.jsonl`.
+        rows_per_shard (`int`, *optional*, defaults to 10000): The number of rows of the dataset in a shard.
+        batch_size (`int`, *optional*, defaults to 32): The number of rows in a forward.
+        num_workers (`int`, *optional*, defaults to 2):
+            The number of processes that read and prepare images while the model computes.
+
+    Returns:
+        [`CodesSummary`]: What the split holds, from all processes, in each of them.
+
+    Raises:
+        ValueError: If an argument is out of its range or a column does not hold images; if the folder holds something
+            else or was begun with other settings; if an image is broken, with `broken_images="raise"`.
+    """
+    if batch_size < 1 or rows_per_shard < 1:
+        raise ValueError(f"batch_size and rows_per_shard must be at least 1, got {batch_size} and {rows_per_shard}.")
+    check_broken_images(broken_images)
+    _check_image_columns(dataset, image_columns)
+    rows = leave_undecoded(dataset).with_format("arrow")
+    num_rows = len(rows) if isinstance(rows, datasets.Dataset) else None
+    settings = {
+        "columns": rows.column_names,
+        "first_row": _hash_first_row(rows),
+        "input_rows": num_rows,
+        "image_columns": list(image_columns),
+        **_describe_model(visual_tokenizer, image_processor),
+        "rows_per_shard": rows_per_shard,
+        "keep_images": keep_images,
+    }
+    # Without a GPU, accelerate takes each process for the only one unless it is told to use the CPU.
+    state = PartialState(cpu=visual_tokenizer.device.type == "cpu", timeout=TIMEOUT)
+    if state.num_processes > 1:
+        visual_tokenizer.to(state.device)
+    with state.main_process_first():
+        folder = open_split(Path(output), str(rows.split or "train"), settings, state.is_main_process)
+    finished = find_shards(folder)
+    state.wait_for_everyone()  # shards that other processes finish from here on are not this process's
+
+    def is_wanted(shard: int) -> bool:
+        return shard % state.num_processes == state.process_index and shard not in finished
+
+    requests, total = _read_stream(rows, rows_per_shard, batch_size, is_wanted), None
+    if num_rows is not None:
+        ranges = _list_ranges(num_rows, rows_per_shard, batch_size, is_wanted)
+        total = sum(stop - start for _, start, stop in ranges)
+        requests = ((shard, start, rows[start:stop]) for shard, start, stop in ranges)
+    preparation = _Preparation(image_processor, image_columns)
+    batches = torch.utils.data.DataLoader(preparation, sampler=requests, batch_size=None, num_workers=num_workers)
+    with tqdm(total=total, unit="row", disable=not state.is_main_process) as progress:
+        for shard, shard_batches in itertools.groupby(batches, key=lambda batch: batch.shard):
+            writer = ShardWriter(shard_path(folder, shard))
+            for batch in shard_batches:
+                if batch.broken and broken_images == "raise":
+                    raise ValueError(batch.broken[0]["error"])
+                codes = _encode(visual_tokenizer, batch.pixel_values)
+                writer.write(_finish_table(batch, codes, keep_images), batch.num_rows, codes, batch.broken)
+                progress.update(batch.num_rows)
+            writer.finish()
+    state.wait_for_everyone()
+    summary = complete_split(folder, num_rows, state.is_main_process)
+    state.wait_for_everyone()
+    return summary
+
+
+def _check_image_columns(rows, image_columns: Sequence[str]) -> None:
+    check_columns(rows, image_columns)
+    if rows.features is None:
+        raise ValueError("The stream does not know the types of its columns: give it `features`.")
+    for column in image_columns:
+        feature = rows.features[column]
+        is_image = isinstance(feature, datasets.Image | dict) or getattr(feature, "dtype", None) in IMAGE_DTYPES
+        if not is_image:
+            raise ValueError(f"Column {column!r} must hold one image, or its path, per row; it holds {feature}.")
+        if codes_column(column) in rows.features:
+            raise ValueError(f"The dataset has a column {codes_column(column)!r} already.")
+
+
+def codes_column(image_column: str) -> str:
+    """Returns the name of the column with the codes of the images in `image_column`."""
+    return f"{image_column}_codes"
+
+
+def _hash_first_row(rows) -> str:
+    """Returns a hash of the first row, which tells a dataset from another one with the same columns."""
+    table = next(iter(rows.iter(1)), None)
+    return f"sha256:{hashlib.sha256(repr(table and table.to_pylist()).encode()).hexdigest()}"
+
+
+def _describe_model(visual_tokenizer: LavitVisualTokenizer, image_processor: BaseImageProcessor) -> dict[str, str]:
+    """Returns everything about the model that codes depend on. Where it was loaded from makes no difference."""
+    selection = visual_tokenizer.config.selection
+    if selection not in SELECTIONS:
+        raise ValueError(f"visual_tokenizer.config.selection must be {' or '.join(SELECTIONS)}, got {selection!r}.")
+    digest = hashlib.sha256(f"{type(image_processor).__name__} {image_processor.to_json_string()}".encode())
+    for name, tensor in sorted(visual_tokenizer.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+    return {
+        "model": f"sha256:{digest.hexdigest()}",
+        "codebook": codebook_fingerprint(visual_tokenizer.quantizer.codebook),
+        "selection": selection,
+        "dtype": str(visual_tokenizer.dtype).removeprefix("torch."),
+    }
+
+
+def _list_ranges(num_rows: int, rows_per_shard: int, batch_size: int, is_wanted) -> list[tuple[int, int, int]]:
+    """Lists the batches of the wanted shards: the shard, the first row, and the row after the last one."""
+    return [
+        (shard, start, min(start + batch_size, shard_start + rows_per_shard, num_rows))
+        for shard, shard_start in enumerate(range(0, num_rows, rows_per_shard))
+        if is_wanted(shard)
+        for start in range(shard_start, min(shard_start + rows_per_shard, num_rows), batch_size)
+    ]
+
+
+def _read_stream(rows, rows_per_shard: int, batch_size: int, is_wanted) -> Iterator[tuple[int, int, pa.Table]]:
+    """Yields the batches of the wanted shards of a stream: the shard, the number of the first row, and the rows."""
+    start = 0
+    for table in rows.iter(batch_size):
+        while len(table) > 0:
+            shard, place = divmod(start, rows_per_shard)
+            part = table.slice(0, rows_per_shard - place)
+            if is_wanted(shard):
+                yield shard, start, part
+            start, table = start + len(part), table.slice(len(part))
+
+
+@dataclass
+class _Batch:
+    """
+    Rows of one shard, ready for the model.
+
+    Args:
+        shard (`int`), num_rows (`int`): The number of the shard, and how many rows of the dataset were read.
+        table (`pa.Table`): The rows whose images can be read, as they are in the dataset.
+        files (`dict[str, list[dict]]`): The image files of each column, as they are written.
+        pixel_values (`torch.FloatTensor` of shape `(N, 3, H, W)`, *optional*): The images, column by column.
+        broken (`list[dict]`): The row, file and error of each broken image.
+    """
+
+    shard: int
+    num_rows: int
+    table: pa.Table
+    files: dict[str, list[dict]]
+    pixel_values: torch.FloatTensor | None
+    broken: list[dict]
+
+
+class _Preparation(torch.utils.data.Dataset):
+    """Reads images in the workers of a DataLoader. The "index" of an item is a request that the sampler yields."""
+
+    def __init__(self, image_processor: BaseImageProcessor, image_columns: Sequence[str]):
+        self.image_processor, self.image_columns = image_processor, image_columns
+
+    def __getitem__(self, request: tuple[int, int, pa.Table]) -> _Batch:
+        shard, start, table = request
+        read, broken = {}, []
+        for column in self.image_columns:
+            for row, value in enumerate(table[column].to_pylist(), start):
+                try:
+                    read[column, row] = _read(value, f"row {row}, column {column!r}")
+                except ValueError as error:
+                    broken.append({"row": row, "file": _path(value), "error": str(error)})
+        broken.sort(key=lambda entry: entry["row"])
+        left_out = {entry["row"] for entry in broken}
+        readable = [row for row in range(start, start + len(table)) if row not in left_out]
+        files = {column: [read[column, row][0] for row in readable] for column in self.image_columns}
+        images = [read[column, row][1] for column in self.image_columns for row in readable]
+        pixel_values = self.image_processor(images, return_tensors="pt")["pixel_values"] if images else None
+        kept = table.filter([row not in left_out for row in range(start, start + len(table))])
+        return _Batch(shard, len(table), kept, files, pixel_values, broken)
+
+
+def _read(value, name: str) -> tuple[dict, Image.Image]:
+    """Reads an image and its file."""
+    path = _path(value)
+    content = read_content(value, name)
+    image = read_image({"bytes": content, "path": path}, name)
+    return {"bytes": content, "path": path and os.path.basename(path)}, image
+
+
+def _path(value) -> str | None:
+    """Returns the path in a value of an image column. A text that holds an image instead of naming one has no path."""
+    path = value.get("path") if isinstance(value, dict) else value
+    if not isinstance(path, str) or len(path) > MAX_PATH or path[:5].lower() == "data:":
+        return None
+    return path
+
+
+@torch.inference_mode()
+def _encode(visual_tokenizer: LavitVisualTokenizer, pixel_values: torch.FloatTensor | None) -> list[np.ndarray]:
+    """Returns the codes of each image, int32."""
+    if pixel_values is None:
+        return []
+    outputs = visual_tokenizer.tokenize_images(pixel_values.to(visual_tokenizer.device))
+    return [codes.numpy() for codes in outputs.codes.int().cpu().split(outputs.num_codes.tolist())]
+
+
+def _finish_table(batch: _Batch, codes: list[np.ndarray], keep_images: bool) -> pa.Table:
+    """Returns the rows of a batch with their codes, and with the files of all images embedded or left out."""
+    features = datasets.Features.from_arrow_schema(batch.table.schema)
+    columns = {name: batch.table[name] for name in features}
+    for name, feature in features.items():
+        if isinstance(feature, datasets.Image):
+            features[name] = datasets.Image(mode=feature.mode)
+    for place, (name, files) in enumerate(batch.files.items()):
+        columns[name] = pa.array(files, datasets.Image.pa_type)
+        if not isinstance(features[name], datasets.Image):
+            features[name] = datasets.Image()
+        codes_of_column = codes[place * len(files) : (place + 1) * len(files)]
+        columns[codes_column(name)] = pa.array(codes_of_column, pa.list_(pa.int32()))
+        features[codes_column(name)] = datasets.List(datasets.Value("int32"))
+    if not keep_images:
+        features = {name: feature for name, feature in features.items() if not isinstance(feature, datasets.Image)}
+    schema = datasets.Features(features).arrow_schema
+    return embed_table_storage(pa.table([columns[name] for name in features], schema=schema))
+
+
+__all__ = ["codes_column", "precompute_codes"]

@@ -1,0 +1,152 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Rows of a dataset as torch datasets, with their images read and broken images skipped or reported."""
+
+from collections.abc import Iterator, Sequence
+from random import Random
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from ..processing import read_image
+from .loading import check_columns, leave_undecoded
+
+
+logger = logging.get_logger(__name__)
+
+BROKEN_IMAGES = ("raise", "skip")
+
+
+def check_broken_images(broken_images: str) -> None:
+    """Raises a `ValueError` unless `broken_images` is one of `BROKEN_IMAGES`."""
+    if broken_images not in BROKEN_IMAGES:
+        raise ValueError(f"broken_images must be one of {', '.join(BROKEN_IMAGES)}, got {broken_images!r}.")
+
+
+class ImageReader:
+    """
+    Reads the images of a row and leaves its other columns as they are.
+
+    Args:
+        image_columns (`Sequence[str]`, *optional*, defaults to `("image",)`):
+            Columns with one image per row, which becomes an RGB `PIL.Image.Image`.
+
+    Raises:
+        ValueError: If `image_columns` is a string.
+    """
+
+    def __init__(self, image_columns: Sequence[str] = ("image",)):
+        if isinstance(image_columns, str):
+            raise ValueError(f"image_columns must be a list of names, got the string {image_columns!r}.")
+        self.image_columns = tuple(image_columns)
+
+    def select(self, dataset) -> Any:
+        check_columns(dataset, self.image_columns)
+        return dataset
+
+    def compose(self, row: dict, name: str, rng: Random) -> dict:
+        return row
+
+    def read(self, item: dict, name: str) -> dict:
+        images = {column: read_image(item[column], f"{name}, column {column!r}") for column in self.image_columns}
+        return item | images
+
+
+class _RowSource:
+    """What map-style rows and streams have in common."""
+
+    def __init__(self, dataset, reader, broken_images: str = "raise", seed: int = 0):
+        check_broken_images(broken_images)
+        self.dataset, self.reader = reader.select(leave_undecoded(dataset)), reader
+        self.skip, self.seed = broken_images == "skip", seed
+        # Shared memory, so that DataLoader workers that outlive an epoch learn of the next one.
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
+        self._reported: set[str] = set()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch, on which random choices depend."""
+        self._epoch.fill_(epoch)
+
+    def compose(self, row: dict, *key: int) -> Any:
+        """
+        Returns the item that is made from a row, with its images unread. Random choices depend on the seed, the epoch
+        and `key`, the number of the row.
+        """
+        return self.reader.compose(row, _name(key), Random(f"{self.seed} {int(self._epoch)} {key}"))
+
+    def make(self, row: dict, *key: int) -> Any | None:
+        """Returns the item that is made from a row, or None if an image is broken and skipped."""
+        item = self.compose(row, *key)
+        try:
+            return self.reader.read(item, _name(key))
+        except ValueError as error:
+            if not self.skip:
+                raise
+            if str(error) not in self._reported:
+                self._reported.add(str(error))
+                logger.warning(f"Skipped: {error}")
+            return None
+
+
+def _name(key: tuple[int, ...]) -> str:
+    return " of worker ".join(["row " + str(key[0]), *map(str, key[1:])])
+
+
+class Rows(_RowSource, torch.utils.data.Dataset):
+    """
+    Items made from the rows of a map-style dataset. An item depends on the seed, the epoch and its index alone,
+    however many processes and workers read it and wherever a run is resumed.
+
+    Args:
+        dataset (`datasets.Dataset`): The rows, from [`load_rows`] for instance.
+        reader ([`ImageReader`] or [`SequenceReader`]):
+            Its `select(dataset)` keeps the columns that it needs, `compose(row, name, rng)` makes an item from a row,
+            and `read(item, name)` reads the images of the item.
+        broken_images (`str`, *optional*, defaults to `"raise"`):
+            `"raise"` stops at an image that cannot be read. `"skip"` logs it, once in each process, and uses the next
+            row instead.
+        seed (`int`, *optional*, defaults to 0): The seed of the reader's random choices.
+
+    Raises:
+        ValueError: If a column is missing or `broken_images` is something else. On reading, if an image is broken;
+            with `"skip"` only if no row has readable images.
+    """
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        if not 0 <= index < len(self):  # this also ends a `for` loop over the rows
+            raise IndexError(f"There is no row {index}; the dataset has {len(self)}.")
+        for offset in range(len(self)):
+            place = self.locate((index + offset) % len(self))
+            item = self.make(self.dataset[place], place)
+            if item is not None:
+                return item
+        raise ValueError(f"None of the {len(self)} rows has images that can be read.")
+
+    def locate(self, index: int) -> int:
+        """Returns the number of the row in the dataset from which the item at `index` is made."""
+        return index
+
+
+class RowStream(_RowSource, torch.utils.data.IterableDataset):
+    """
+    [`Rows`] of a `datasets.IterableDataset`, in the order of the stream, without those that have broken images. The
+    workers of a DataLoader share the shards of the stream, and random choices depend on the number of workers.
+    """
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        self.dataset.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = torch.utils.data.get_worker_info()
+        number = 0 if worker is None else worker.id
+        for index, row in enumerate(self.dataset):
+            item = self.make(row, index, number)
+            if item is not None:
+                yield item
+
+
+__all__ = ["ImageReader", "RowStream", "Rows"]

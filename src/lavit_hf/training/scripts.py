@@ -1,0 +1,157 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""What the training scripts share: recipes, the data, the checkpoint to resume from, samples, and their end."""
+
+import gc
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate import PartialState
+from PIL import Image
+from transformers import HfArgumentParser, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..data.loading import load_rows
+from ..data.rows import ImageReader, Rows, RowStream, check_broken_images
+from ..modeling.freezing_lavit import evaluation_mode
+
+
+def parse_recipe(*argument_classes: type, args: list[str] | None = None) -> tuple:
+    """
+    Parses `script.py [recipe.yaml] [--name value ...]` into dataclasses. Flags override the recipe.
+
+    Args:
+        argument_classes (`type`): Dataclasses, as `HfArgumentParser` takes them.
+        args (`list[str]`, *optional*): The arguments of the command line. Default: those of this program.
+
+    Raises:
+        SystemExit: If a value is of the wrong type.
+        ValueError: If a name is unknown, or the recipe is not a mapping.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    if args and args[0].endswith((".yaml", ".yml")):
+        recipe = yaml.safe_load(Path(args[0]).read_text(encoding="utf-8"))
+        if not isinstance(recipe, dict):
+            raise ValueError(
+                f"{args[0]} must hold a mapping of argument names to values, got {type(recipe).__name__}."
+            )
+        args = [flag for name, value in recipe.items() for flag in _to_flags(name, value)] + args[1:]
+    return HfArgumentParser(argument_classes).parse_args_into_dataclasses(args)
+
+
+def _to_flags(name: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    values = value if isinstance(value, list) else [value]
+    return [f"--{name}", *(json.dumps(one) if isinstance(one, dict | bool) else str(one) for one in values)]
+
+
+@dataclass
+class DataArguments:
+    """The dataset, its splits and columns."""
+
+    dataset_name: str = field(
+        default="shapes",
+        metadata={"help": "'shapes', 'imagefolder', a folder, or another name that `datasets.load_dataset` takes."},
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of the dataset."})
+    data_dir: str | None = field(default=None, metadata={"help": "The folder of an 'imagefolder'."})
+    train_split: str = field(default="train", metadata={"help": "The split to train on."})
+    eval_split: str | None = field(default=None, metadata={"help": "The split to evaluate on."})
+    num_train_rows: int | None = field(default=None, metadata={"help": "The number of rows to train on."})
+    num_eval_rows: int | None = field(default=None, metadata={"help": "The number of rows to evaluate on."})
+    streaming: bool = field(default=False, metadata={"help": "Read rows when they are needed; needs --max_steps."})
+    image_column: str = field(default="image", metadata={"help": "The column with the images."})
+    broken_images: str = field(
+        default="raise", metadata={"help": "'raise' stops at an image that cannot be read, 'skip' leaves it out."}
+    )
+
+    def __post_init__(self):
+        check_broken_images(self.broken_images)
+
+    def load_train(self) -> Any:
+        """Loads the rows to train on, with undecoded images."""
+        return self._load(self.train_split, self.num_train_rows, self.streaming)
+
+    def load_eval(self) -> Any | None:
+        """Loads the rows to evaluate on, with undecoded images. Returns None without `eval_split`."""
+        return None if self.eval_split is None else self._load(self.eval_split, self.num_eval_rows, False)
+
+    def _load(self, split: str, num_rows: int | None, streaming: bool) -> Any:
+        return load_rows(
+            self.dataset_name,
+            split,
+            config_name=self.dataset_config_name,
+            data_dir=self.data_dir,
+            streaming=streaming,
+            num_rows=num_rows,
+        )
+
+    def load_images(self) -> tuple[Rows | RowStream, Rows | None]:
+        """Loads the rows to train on and those to evaluate on, with their images read."""
+        reader, eval_rows = ImageReader([self.image_column]), self.load_eval()
+        return (
+            (RowStream if self.streaming else Rows)(self.load_train(), reader, self.broken_images),
+            None if eval_rows is None else Rows(eval_rows, reader, self.broken_images),
+        )
+
+
+def last_checkpoint(args: TrainingArguments) -> str | None:
+    """
+    Returns the newest complete checkpoint in the output folder, from which the same command resumes, or None.
+    """
+    folders = Path(args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    numbered = [folder for folder in folders if folder.name.rpartition("-")[2].isdigit()]
+    newest_first = sorted(numbered, key=lambda folder: int(folder.name.rpartition("-")[2]), reverse=True)
+    return next((str(folder) for folder in newest_first if _is_complete(folder / TRAINER_STATE_NAME)), None)
+
+
+def _is_complete(state: Path) -> bool:
+    # Trainer writes its state last. If it is missing or incomplete, the run was killed while it wrote the checkpoint.
+    try:
+        json.loads(state.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
+class SamplesCallback(TrainerCallback):
+    """
+    Writes what the model makes of the same few inputs to `samples/` in the output folder, whenever it is saved.
+
+    Args:
+        make_samples (`Callable[[], Image.Image]`): Makes an image with the current model, in evaluation mode.
+    """
+
+    def __init__(self, make_samples: Callable[[], Image.Image]):
+        self.make_samples = make_samples
+
+    def on_save(self, args, state, control, model=None, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir) / "samples"
+        folder.mkdir(parents=True, exist_ok=True)
+        with evaluation_mode(model):
+            self.make_samples().save(folder / f"step-{state.global_step:07d}.png")
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """
+    Runs the `main` function of a training script, then ends the process group of all its processes together.
+
+    Otherwise, threads of gloo may use Python objects while the interpreter shuts down. The process then aborts, and
+    the launcher reports a failed training although everything is done.
+    """
+    main()
+    gc.collect()  # trainers are in reference cycles, and hold on to the process group
+    state = PartialState()
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
+__all__ = ["DataArguments", "SamplesCallback", "last_checkpoint", "parse_recipe", "run_script"]

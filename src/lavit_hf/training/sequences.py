@@ -1,0 +1,347 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Rows of a dataset as sequences of text and images: captions, drawings, questions, edits, interleaved ones."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any
+
+from ..data.loading import column_names
+from ..processing import read_image
+from ..processing.chat_lavit import QUESTION_END, QUESTION_START, TURN_END
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """
+    A piece of text in a sequence.
+
+    Args:
+        text (`str`): The text.
+        supervised (`bool`, *optional*, defaults to `True`): Whether it is a label.
+    """
+
+    text: str
+    supervised: bool = True
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """
+    An image in a sequence.
+
+    Args:
+        image: A `PIL.Image.Image`, or another image that `read_image` takes. None where there are codes.
+        codes (`list[int]`, *optional*): The codes of the image, from 0 to codebook size - 1, where they are known.
+        image_input (`str`, *optional*, defaults to `"codes"`):
+            `"features"` or `"codes"`, as in [`LavitForCausalLM.forward`].
+        supervised (`bool`, *optional*, defaults to `True`): Whether the codes of the image are labels.
+        in_drawing_prompt (`bool`, *optional*, defaults to `False`):
+            Whether the image is part of the prompt of a drawing, where the processor may leave out its markers.
+    """
+
+    image: Any = None
+    codes: Sequence[int] | None = None
+    image_input: str = "codes"
+    supervised: bool = True
+    in_drawing_prompt: bool = False
+
+
+Part = TextPart | ImagePart
+
+
+# The kinds of sequences, and the arguments that name the columns they need.
+KINDS = {
+    "caption": ("image_column", "caption_column"),
+    "draw": ("caption_column", "image_column"),
+    "text": ("text_column",),
+    "question": ("image_column", "question_column", "answer_column"),
+    "edit": ("image_column", "instruction_column", "edited_image_column"),
+    "interleaved": ("segments_column",),  # or the columns in `sequence_columns`
+}
+
+
+@dataclass
+class SequenceArguments:
+    """The kinds of sequences that are made of a dataset's rows, and which parts of them are labels."""
+
+    mixture: list[str] = field(
+        default_factory=lambda: ["caption=1", "draw=1"],
+        metadata={
+            "help": "The weights of the kinds of sequences: caption, draw, text, question, edit, interleaved. "
+            "KIND=WEIGHT ..., in a recipe a mapping."
+        },
+    )
+    prompt_dropout: float = field(
+        default=0.1,
+        metadata={"help": "The probability that a drawing has no prompt, for classifier-free guidance."},
+    )
+    supervise_images: bool = field(
+        default=True, metadata={"help": "Whether the codes of images that are given, not drawn, are labels."}
+    )
+    supervise_prompts: bool = field(
+        default=True, metadata={"help": "Whether questions, instructions and captions to draw are labels."}
+    )
+    image_inputs: str = field(
+        default="features", metadata={"help": "How images that are read enter the model: 'features' or 'codes'."}
+    )
+    caption_column: str = field(default="caption", metadata={"help": "Column with a caption, or a list of them."})
+    text_column: str = field(default="caption", metadata={"help": "Column with the text of the kind 'text'."})
+    question_column: str = field(default="questions", metadata={"help": "Column with a question, or a list of them."})
+    answer_column: str = field(
+        default="answers",
+        metadata={"help": "Column with the answer, or several good ones, or the answers to a list of questions."},
+    )
+    questions_per_sequence: int = field(
+        default=1,
+        metadata={"help": "The largest number of questions of a list in one sequence, as turns of a chat."},
+    )
+    instruction_column: str = field(default="instruction", metadata={"help": "Column with the instruction to edit."})
+    edited_image_column: str = field(default="edited_image", metadata={"help": "Column with the edited image."})
+    segments_column: str = field(
+        default="segments",
+        metadata={"help": 'Column with a list of {"type": "text", "text": ...} and {"type": "image", "image": ...}.'},
+    )
+    sequence_columns: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Columns of texts and images that are the segments, in this order, in place of a list."},
+    )
+    group_by_length: bool = field(
+        default=False, metadata={"help": "Whether the sequences of a batch have similar lengths, which saves padding."}
+    )
+
+    def __post_init__(self):
+        self.weights = read_numbers("mixture", self.mixture)
+        unknown = [kind for kind in self.weights if kind not in KINDS]
+        if unknown or not self.weights or min(self.weights.values()) < 0 or sum(self.weights.values()) == 0:
+            raise ValueError(
+                f"mixture must give some of {', '.join(KINDS)} weights of 0 and more, got {self.mixture}."
+            )
+        self.weights = {kind: weight for kind, weight in self.weights.items() if weight > 0}
+        if self.sequence_columns and "interleaved" not in self.weights:
+            raise ValueError(
+                f"sequence_columns need a weight of the kind 'interleaved', got {self.sequence_columns} with "
+                f"{self.mixture}."
+            )
+        if not 0 <= self.prompt_dropout <= 1:
+            raise ValueError(f"prompt_dropout must be in [0, 1], got {self.prompt_dropout}.")
+        if self.questions_per_sequence < 1:
+            raise ValueError(f"questions_per_sequence must be at least 1, got {self.questions_per_sequence}.")
+        if self.image_inputs not in ("features", "codes"):
+            raise ValueError(f"image_inputs must be 'features' or 'codes', got {self.image_inputs!r}.")
+
+    def only(self, kind: str) -> "SequenceArguments":
+        """Returns the same arguments with a single kind and without dropout of prompts, for evaluation."""
+        columns = self.sequence_columns if kind == "interleaved" else []
+        return replace(self, mixture=[f"{kind}=1"], prompt_dropout=0.0, sequence_columns=columns)
+
+
+def read_numbers(name: str, entries: list[str]) -> dict[str, float]:
+    """
+    Reads `["caption=1", "draw=2"]`, or a single JSON mapping, as `{"caption": 1.0, "draw": 2.0}`.
+
+    Raises:
+        ValueError: If `entries` are something else. The message calls them `name`.
+    """
+    try:
+        if len(entries) == 1 and entries[0].lstrip().startswith("{"):
+            return {key: float(value) for key, value in json.loads(entries[0]).items()}
+        return {key: float(value) for key, value in (entry.split("=") for entry in entries)}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name} must be NAME=NUMBER ... or a mapping, got {entries}.") from error
+
+
+class SequenceReader:
+    """
+    Makes sequences of rows. The kind of a sequence is drawn, by weight, from those for which the row has a value in
+    every column.
+
+    Beside a column of images, a dataset may have a column with their codes, `{column}_codes`. Images that enter as
+    codes are not needed then.
+
+    Args:
+        arguments ([`SequenceArguments`]): The kinds of sequences and their columns.
+        image_column (`str`, *optional*, defaults to `"image"`): The column with the images.
+    """
+
+    def __init__(self, arguments: SequenceArguments, image_column: str = "image"):
+        self.arguments, self.image_column = arguments, image_column
+        self.image_columns = (image_column, arguments.edited_image_column)
+
+    def select(self, dataset) -> Any:
+        """
+        Returns the dataset with the columns that are needed.
+
+        Raises:
+            ValueError: If the dataset lacks a column.
+        """
+        names, selected = column_names(dataset), set()
+        for kind in self.arguments.weights:
+            for alternatives in self._needed(kind):
+                if not alternatives & set(names):
+                    wanted = " or ".join(map(repr, sorted(alternatives)))
+                    raise ValueError(
+                        f"Sequences of the kind {kind!r} need a column {wanted}; the dataset has {', '.join(names)}."
+                    )
+                selected |= alternatives & set(names)
+        return dataset.select_columns(sorted(selected))
+
+    def _needed(self, kind: str) -> list[set[str]]:
+        """Returns the columns that a kind needs, each with the names of which one is enough."""
+        named = {**vars(self.arguments), "image_column": self.image_column}
+        columns = [named[name] for name in KINDS[kind]]
+        if kind == "interleaved" and self.arguments.sequence_columns:
+            columns = self.arguments.sequence_columns
+        is_image = [column in self.image_columns for column in columns]
+        reads = self.arguments.image_inputs == "features" and kind != "edit" and self._reads(is_image)
+        return [
+            {column, f"{column}_codes"} if image and not reads else {column}
+            for column, image in zip(columns, is_image, strict=True)
+        ]
+
+    @staticmethod
+    def _reads(is_image: list[bool]) -> bool:
+        """Whether the images of a sequence are read: they all come before its text. Otherwise they are drawn."""
+        return False in is_image and True not in is_image[is_image.index(False) :]
+
+    def compose(self, row: dict, name: str, rng: Random) -> list[Part]:
+        """
+        Makes one sequence of a row.
+
+        Args:
+            row (`dict`): A row with undecoded images.
+            name (`str`): The name of the row in errors.
+            rng (`random.Random`):
+                Draws the kind, one of several captions or questions, and whether a prompt is dropped.
+
+        Returns:
+            `list[TextPart | ImagePart]`: The sequence, with undecoded images.
+
+        Raises:
+            ValueError: If no kind fits the row, or a segment is neither text nor an image.
+        """
+        weights = self.arguments.weights
+        fitting = [kind for kind in weights if all(_has_any(row, columns) for columns in self._needed(kind))]
+        if not fitting:
+            raise ValueError(f"{name.capitalize()} lacks columns for a sequence of the kinds {', '.join(weights)}.")
+        (kind,) = rng.choices(fitting, [weights[kind] for kind in fitting])
+        parts = getattr(self, f"_{kind}")(row, rng)
+        if kind in ("draw", "edit") and rng.random() < self.arguments.prompt_dropout:
+            parts = parts[-1:]
+        return parts
+
+    def read(self, item: list[Part], name: str) -> list[Part]:
+        """
+        Reads the images of a sequence that enter the model as pixels.
+
+        Raises:
+            ValueError: If an image cannot be read.
+        """
+        return [
+            part
+            if isinstance(part, TextPart) or not needs_pixels(part)
+            else replace(part, image=read_image(part.image, name))
+            for part in item
+        ]
+
+    # The kinds, in the forms that the processor gives the prompts of captions, questions and drawings.
+
+    def _caption(self, row: dict, rng: Random) -> list[Part]:
+        return [self._given_image(row), TextPart(_one_of(row[self.arguments.caption_column], rng))]
+
+    def _draw(self, row: dict, rng: Random) -> list[Part]:
+        caption = _one_of(row[self.arguments.caption_column], rng)
+        return [TextPart(caption, self.arguments.supervise_prompts), _image(row, self.image_column)]
+
+    def _text(self, row: dict, rng: Random) -> list[Part]:
+        return [TextPart(_one_of(row[self.arguments.text_column], rng))]
+
+    def _question(self, row: dict, rng: Random) -> list[Part]:
+        questions, answers = row[self.arguments.question_column], row[self.arguments.answer_column]
+        if isinstance(questions, str):
+            questions, answers = [questions], [answers]
+        most = min(self.arguments.questions_per_sequence, len(questions))
+        parts: list[Part] = [self._given_image(row)]
+        for turn, index in enumerate(rng.sample(range(len(questions)), most)):
+            # The start of a question is never a label. Otherwise it would be predicted after an image alone, which is
+            # the prompt of a caption, and after an answer, where the sequence is to end.
+            parts.append(TextPart(TURN_END * (turn > 0) + QUESTION_START, supervised=False))
+            parts.append(TextPart(f"{questions[index]}{QUESTION_END}", self.arguments.supervise_prompts))
+            parts.append(TextPart(f" {_one_of(answers[index], rng)}"))
+        return parts
+
+    def _given_image(self, row: dict) -> ImagePart:
+        """Returns an image that is to be described or asked about."""
+        arguments = self.arguments
+        return _image(row, self.image_column, arguments.image_inputs, supervised=arguments.supervise_images)
+
+    def _edit(self, row: dict, rng: Random) -> list[Part]:
+        arguments = self.arguments
+        before = _image(row, self.image_column, supervised=arguments.supervise_images, in_drawing_prompt=True)
+        instruction = TextPart(_one_of(row[arguments.instruction_column], rng), arguments.supervise_prompts)
+        return [before, instruction, _image(row, arguments.edited_image_column)]
+
+    def _interleaved(self, row: dict, rng: Random) -> list[Part]:
+        segments = list(self._list_segments(row, rng))
+        types = [segment.get("type") for segment in segments]
+        if unknown := set(types) - {"text", "image"}:
+            raise ValueError(f"A segment must be of type 'text' or 'image', got {unknown.pop()!r}.")
+        reads = self._reads([kind == "image" for kind in types])
+        parts: list[Part] = []
+        for segment in segments:
+            if segment["type"] == "text":
+                is_prompt = not reads and all(isinstance(part, TextPart) for part in parts) and "image" in types
+                supervised = self.arguments.supervise_prompts or not is_prompt
+                parts.append(TextPart(segment["text"], segment.get("supervised", supervised)))
+                continue
+            image_input = self.arguments.image_inputs if reads and "image" in segment else "codes"
+            supervised = self.arguments.supervise_images or not reads
+            parts.append(
+                _image(
+                    {"image": segment.get("image"), "image_codes": segment.get("codes")},
+                    "image",
+                    segment.get("image_input", image_input),
+                    supervised=segment.get("supervised", supervised),
+                )
+            )
+        return parts
+
+    def _list_segments(self, row: dict, rng: Random) -> Iterator[dict]:
+        if not self.arguments.sequence_columns:
+            # `datasets` fills the keys that some segments lack with None.
+            for segment in row[self.arguments.segments_column]:
+                yield {key: value for key, value in segment.items() if value is not None}
+        follows_text = False
+        for column in self.arguments.sequence_columns:
+            if column in self.image_columns:
+                given = {"image": row.get(column), "codes": row.get(f"{column}_codes")}
+                yield {"type": "image"} | {key: value for key, value in given.items() if value}
+                follows_text = False
+            else:
+                yield {"type": "text", "text": TURN_END * follows_text + _one_of(row[column], rng)}
+                follows_text = True
+
+
+def needs_pixels(part: ImagePart) -> bool:
+    """Whether an image enters the model as pixels, since it enters as features or its codes are not known."""
+    return part.codes is None or part.image_input != "codes"
+
+
+def _image(row: dict, column: str, image_input: str = "codes", **kwargs) -> ImagePart:
+    part = ImagePart(row.get(column), row.get(f"{column}_codes") or None, image_input, **kwargs)
+    return part if needs_pixels(part) else replace(part, image=None)
+
+
+def _has_any(row: dict, columns: set[str]) -> bool:
+    return any(row.get(column) not in (None, "", []) for column in columns)
+
+
+def _one_of(texts: str | dict | Sequence, rng: Random) -> str:
+    """Returns a text, or one of several texts. The answers of VQAv2 are dictionaries."""
+    if isinstance(texts, str):
+        return texts
+    return texts["answer"] if isinstance(texts, dict) else _one_of(rng.choice(texts), rng)
+
+
+__all__ = ["ImagePart", "SequenceArguments", "SequenceReader", "TextPart", "read_numbers"]
