@@ -3,7 +3,7 @@ PYTHON ?= .venv/bin/python
 LAVIT ?= .venv/bin/lavit-hf
 RECIPES = examples/recipes/shapes
 RUNS = runs/shapes
-TOKENIZE = $(LAVIT) tokenize shapes $(RUNS)/tokenized --model $(RUNS)/visual_tokenizer \
+PRECOMPUTE = $(LAVIT) precompute-codes shapes $(RUNS)/codes --model $(RUNS)/visual_tokenizer \
 	--image-column image --image-column edited_image
 
 .PHONY: shapes-model
@@ -21,15 +21,15 @@ $(RUNS)/visual_tokenizer/README.md: $(RECIPES)/visual_tokenizer.yaml $(RUNS)/vis
 $(RUNS)/vae/README.md: $(RECIPES)/vae.yaml
 	$(PYTHON) examples/train_vae.py $<
 
-$(RUNS)/tokenized/complete: $(RUNS)/visual_tokenizer/README.md
-	$(TOKENIZE) --num-rows 100000
-	$(TOKENIZE) --num-rows 1000 --split validation
+$(RUNS)/codes/complete: $(RUNS)/visual_tokenizer/README.md
+	$(PRECOMPUTE) --num-rows 100000
+	$(PRECOMPUTE) --num-rows 1000 --split validation
 	touch $@
 
-$(RUNS)/image_decoder/README.md: $(RECIPES)/image_decoder.yaml $(RUNS)/tokenized/complete $(RUNS)/vae/README.md
+$(RUNS)/image_decoder/README.md: $(RECIPES)/image_decoder.yaml $(RUNS)/codes/complete $(RUNS)/vae/README.md
 	$(PYTHON) examples/train_image_decoder.py $<
 
-$(RUNS)/lavit/README.md: $(RECIPES)/pretrain.yaml $(RUNS)/tokenized/complete
+$(RUNS)/lavit/README.md: $(RECIPES)/pretrain.yaml $(RUNS)/codes/complete
 	$(PYTHON) examples/pretrain.py $<
 
 # One folder for both libraries, small files, measured on 1000 scenes of the test split.

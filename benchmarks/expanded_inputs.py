@@ -5,7 +5,7 @@
 
 A vision tower of the shape of ViT-B at 224 pixels before a small Llama, both with random weights, reads images with
 texts behind them. Every way starts from the same pixels and ids and ends with the same loss, but for the last, where
-images enter as the codes that a tokenized dataset has:
+images enter as precomputed codes:
 
 - placeholder: one placeholder for each image, which the model expands
 - features: tower and selector run in the processor, and what they compute goes along
@@ -62,7 +62,7 @@ class Batch:
         pixels = torch.randn(args.batch_size, 3, 224, 224, generator=generator)
         texts = torch.randint(3, TEXT_TOKENS, (args.batch_size, args.text_length), generator=generator)
         self.model, self.pixel_values, self.texts = model, pixels.to(args.device), texts.tolist()
-        with torch.no_grad():  # what a tokenized dataset has
+        with torch.no_grad():  # precomputed codes
             self.codes = [codes.tolist() for codes in model.model.visual_tokenizer(self.pixel_values).split()]
 
     def join(self, images: list[list[int]]) -> dict[str, torch.Tensor]:

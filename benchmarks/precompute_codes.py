@@ -1,14 +1,14 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""How much of the tokenizer's speed reading and writing a dataset leaves, and that its memory stays flat.
+"""How much of the visual tokenizer's speed remains when a dataset is read and written, and whether memory stays flat.
 
-    python benchmarks/tokenize_dataset.py
-    python benchmarks/tokenize_dataset.py --device cuda --dtype bfloat16 --hidden-size 1408 --vision-layers 40 \\
-        --merger-layers 12 --patch-size 14 --num-pictures 4000 --num-workers 12
+    python benchmarks/precompute_codes.py
+    python benchmarks/precompute_codes.py --device cuda --dtype bfloat16 --hidden-size 1408 --vision-layers 40 \\
+        --merger-layers 12 --patch-size 14 --num-images 4000 --num-workers 12
 
-The pictures are JPEGs of `--picture-size`, the weights are random. "ready" calls the tokenizer on pixels that lie on
-the device already, with its codes brought back; "dataset" is `tokenize_dataset` from files to files. Both take turns,
-so that ratios hold on a machine whose speed drifts; the tokenizer's own work is the same. Memory is the private part
-of a process of its own, at several lengths, with pictures of 64 pixels and a tiny model.
+The images are JPEGs of `--image-file-size`, the weights are random. "ready" calls the visual tokenizer on pixels that
+are on the device already, and reads back the codes; "dataset" is `precompute_codes` from files to files. Both take
+turns, so that ratios hold on a machine whose speed drifts. Memory is the private part of a process of its own, at
+several lengths, with images of 64 pixels and a tiny model.
 """
 
 import argparse
@@ -31,8 +31,9 @@ from rich.table import Table
 from transformers import ViTConfig
 
 from lavit_hf import LavitImageProcessor, LavitVisualTokenizer, LavitVisualTokenizerConfig
-from lavit_hf.data.loading import read_picture
-from lavit_hf.data.tokenization import tokenize_dataset
+from lavit_hf.data.loading import load_rows
+from lavit_hf.data.precompute import precompute_codes
+from lavit_hf.processing import read_image
 
 
 def save_model(folder: Path, args) -> Path:
@@ -54,7 +55,7 @@ def save_model(folder: Path, args) -> Path:
     return folder
 
 
-def save_pictures(folder: Path, count: int, size: tuple[int, int]) -> datasets.Dataset:
+def save_images(folder: Path, count: int, size: tuple[int, int]) -> datasets.Dataset:
     """Files with about the weight and detail of photographs."""
     folder.mkdir()
     rows, generator = [], np.random.default_rng(0)
@@ -69,7 +70,7 @@ def save_pictures(folder: Path, count: int, size: tuple[int, int]) -> datasets.D
 
 @torch.inference_mode()
 def time_ready(tokenizer, pixel_values: torch.Tensor, batch_size: int, count: int) -> float:
-    """Pictures per second of the tokenizer alone."""
+    """Returns the images per second of the visual tokenizer alone."""
     started = time.perf_counter()
     for start in range(0, count, batch_size):
         size = min(batch_size, count - start)
@@ -80,54 +81,50 @@ def time_ready(tokenizer, pixel_values: torch.Tensor, batch_size: int, count: in
 
 def compare_speed(args, folder: Path, console: Console) -> None:
     model = save_model(folder / "model", args)
-    dataset = save_pictures(folder / "pictures", args.num_pictures, args.picture_size)
-    weight = np.mean([path.stat().st_size for path in (folder / "pictures").iterdir()]) / 1000
+    dataset = save_images(folder / "images", args.num_images, args.image_file_size)
+    weight = np.mean([path.stat().st_size for path in (folder / "images").iterdir()]) / 1000
     tokenizer = LavitVisualTokenizer.from_pretrained(model).eval().to(args.device)
-    pictures = [read_picture(row["image"]) for row in dataset.select(range(min(max(args.batch_sizes), len(dataset))))]
+    images = [read_image(row["image"]) for row in dataset.select(range(min(max(args.batch_sizes), len(dataset))))]
     processor = LavitImageProcessor.from_pretrained(model)
-    pixel_values = processor(pictures, return_tensors="pt")["pixel_values"].to(args.device)
+    pixel_values = processor(images, return_tensors="pt")["pixel_values"].to(args.device)
     time_ready(tokenizer, pixel_values, args.batch_sizes[0], args.batch_sizes[0])
-    table = Table("batch", "ready, pictures/s", "dataset", "dataset / ready", "without pictures / ready")
+    table = Table("batch", "ready, images/s", "dataset", "dataset / ready", "without images / ready")
     for batch_size in args.batch_sizes:
         speeds = {"ready": [], True: [], False: []}
         for repeat in range(args.repeats):
             speeds["ready"].append(time_ready(tokenizer, pixel_values, batch_size, len(dataset)))
             for keep_images in (True, False):
-                summary = tokenize_dataset(
-                    dataset,
-                    folder / f"{batch_size}-{repeat}-{keep_images}",
-                    model,
-                    batch_size=batch_size,
-                    keep_images=keep_images,
-                    num_workers=args.num_workers,
-                    device=args.device,
-                )
-                speeds[keep_images].append(summary.pictures_per_second)
+                output = folder / f"{batch_size}-{repeat}-{keep_images}"
+                settings = {"batch_size": batch_size, "keep_images": keep_images, "num_workers": args.num_workers}
+                started = time.perf_counter()
+                precompute_codes(dataset, output, tokenizer, processor, **settings)
+                speeds[keep_images].append(len(dataset) / (time.perf_counter() - started))
         ready, kept, dropped = (statistics.median(values) for values in speeds.values())
         cells = (f"{ready:.1f}", f"{kept:.1f}", f"{kept / ready:.2f}", f"{dropped / ready:.2f}")
         table.add_row(str(batch_size), *cells)
     console.print(
-        f"{args.num_pictures} JPEGs of {args.picture_size[0]} x {args.picture_size[1]}, {weight:.0f} kB; "
+        f"{args.num_images} JPEGs of {args.image_file_size[0]} x {args.image_file_size[1]}, {weight:.0f} kB; "
         f"{args.num_workers} workers, {args.device}, {args.dtype}; medians of {args.repeats}"
     )
     console.print(table)
 
 
 def measure_memory(args) -> None:
-    """In a process of its own: the peak of its private memory while it tokenizes, beyond what it had before."""
+    """In a process of its own: the peak of its private memory while it computes codes, beyond what it had before."""
     peak, done = [0], threading.Event()
 
     def watch():
         while not done.wait(0.02):
             peak[0] = max(peak[0], read_memory()["RssAnon"])
 
-    settings = {"streaming": args.streaming, "cache_dir": str(args.folder / "cache")}
-    settings |= {"rows_per_shard": args.rows_per_shard, "num_workers": 0, "device": "cpu"}
-    tokenize_dataset("shapes", args.folder / "warm", args.model, num_rows=200, **settings)
+    loading = {"streaming": args.streaming, "cache_dir": str(args.folder / "cache")}
+    settings = {"rows_per_shard": args.rows_per_shard, "num_workers": 0}
+    model = LavitVisualTokenizer.from_pretrained(args.model), LavitImageProcessor.from_pretrained(args.model)
+    precompute_codes(load_rows("shapes", num_rows=200, **loading), args.folder / "warm", *model, **settings)
     before = read_memory()["RssAnon"]
     watcher = threading.Thread(target=watch)
     watcher.start()
-    tokenize_dataset("shapes", args.folder / "out", args.model, num_rows=args.num_rows, **settings)
+    precompute_codes(load_rows("shapes", num_rows=args.num_rows, **loading), args.folder / "out", *model, **settings)
     done.set()
     watcher.join()
     print(json.dumps((peak[0] - before) / 1e6))
@@ -150,7 +147,7 @@ def compare_memory(args, folder: Path, console: Console) -> None:
             output = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True).stdout
             cells.append(f"{json.loads(output.splitlines()[-1]):.0f}")
         table.add_row(str(num_rows), *cells)
-    console.print(f"Shards of {args.rows_per_shard} rows of shapes, with their pictures")
+    console.print(f"Shards of {args.rows_per_shard} rows of shapes, with their images")
     console.print(table)
 
 
@@ -163,8 +160,8 @@ def main() -> None:
     parser.add_argument("--merger-layers", type=int, default=4)
     parser.add_argument("--patch-size", type=int, default=16)
     parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--picture-size", type=int, nargs=2, default=(640, 480))
-    parser.add_argument("--num-pictures", type=int, default=96)
+    parser.add_argument("--image-file-size", type=int, nargs=2, default=(640, 480))
+    parser.add_argument("--num-images", type=int, default=96)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--num-workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)

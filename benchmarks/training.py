@@ -1,18 +1,17 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""How fast each stage trains, how much memory it takes, and how long it waits for data.
+"""How fast each stage trains, and how much memory it takes.
 
     python benchmarks/training.py
     python benchmarks/training.py --steps 200 --output training.json
 
 Runs the shapes model's recipes in a row for a few steps each, every stage on what the one before it left, each in a
-process of its own. Steps per second are the median over the log's entries, without the first, which has the start;
-the wait for data is their mean. Memory is the process's peak on the host, libraries included. On Linux.
+process of its own. Steps per second include the start of the training. Memory is the peak of the process on the host,
+libraries included. On Linux.
 """
 
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,9 +30,9 @@ STAGES = {
     "vae": ("train_vae.py", {}),
     "image_decoder": (
         "train_image_decoder.py",
-        {"visual_tokenizer": "visual_tokenizer", "vae": "vae", "dataset_name": "tokenized"},
+        {"visual_tokenizer": "visual_tokenizer", "vae": "vae", "dataset_name": "codes"},
     ),
-    "pretrain": ("pretrain.py", {"visual_tokenizer": "visual_tokenizer", "dataset_name": "tokenized"}),
+    "pretrain": ("pretrain.py", {"visual_tokenizer": "visual_tokenizer", "dataset_name": "codes"}),
 }
 
 
@@ -47,18 +46,18 @@ def run(command: list[str | Path], log: Path) -> int:
     return usage.ru_maxrss * 1024
 
 
-def tokenize(folder: Path) -> None:
-    """The tokenized rows that two of the recipes train on."""
-    command = [Path(sys.executable).parent / "lavit-hf", "tokenize", "shapes", folder / "tokenized"]
+def precompute_codes(folder: Path) -> None:
+    """Writes the rows with precomputed codes that two of the recipes train on."""
+    command = [Path(sys.executable).parent / "lavit-hf", "precompute-codes", "shapes", folder / "codes"]
     command += ["--model", folder / "visual_tokenizer", "--image-column", "image", "--image-column", "edited_image"]
     for split, num_rows in (("train", ROWS), ("validation", EVAL_ROWS)):
-        run([*command, "--split", split, "--num-rows", num_rows], folder / "tokenize.log")
+        run([*command, "--split", split, "--num-rows", num_rows], folder / "codes.log")
 
 
 def train(stage: str, folder: Path, steps: int) -> dict[str, float]:
     script, inputs = STAGES[stage]
-    if "tokenized" in inputs.values() and not (folder / "tokenized").exists():
-        tokenize(folder)
+    if "codes" in inputs.values() and not (folder / "codes").exists():
+        precompute_codes(folder)
     settings = {
         "output_dir": folder / stage,
         "max_steps": steps,
@@ -75,12 +74,10 @@ def train(stage: str, folder: Path, steps: int) -> dict[str, float]:
     recipe = ROOT / "examples" / "recipes" / "shapes" / f"{stage}.yaml"
     peak = run([sys.executable, ROOT / "examples" / script, recipe, *flags], folder / f"{stage}.log")
     state = json.loads((folder / stage / "trainer_state.json").read_text())
-    entries = [entry for entry in state["log_history"] if "steps_per_second" in entry]
-    speed = statistics.median(entry["steps_per_second"] for entry in entries)
+    (speed,) = (entry["train_steps_per_second"] for entry in state["log_history"] if "train_runtime" in entry)
     return {
         "steps_per_second": speed,
         "rows_per_second": speed * state["train_batch_size"],
-        "data_wait": statistics.mean(entry["data_wait"] for entry in entries),
         "peak_memory_gb": peak / 1e9,
     }
 
@@ -97,13 +94,12 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for stage in STAGES:
             measured[stage] = train(stage, Path(folder), args.steps)
-    table = Table("stage", "steps/s", "rows/s", "waiting for data", "peak memory")
+    table = Table("stage", "steps/s", "rows/s", "peak memory")
     for stage, figures in measured.items():
         table.add_row(
             stage,
             f"{figures['steps_per_second']:.2f}",
             f"{figures['rows_per_second']:.0f}",
-            f"{figures['data_wait']:.1%}",
             f"{figures['peak_memory_gb']:.2f} GB",
         )
     Console().print(table)

@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import AutoImageProcessor
 
-from lavit_hf import demo_checkpoint
+from lavit_hf import LavitVisualTokenizer, demo_checkpoint
 from lavit_hf.data.shapes import load_shapes, render_scene, sample_scene
-from lavit_hf.data.tokenization import tokenize_dataset
+from lavit_hf.data.loading import load_rows
+from lavit_hf.data.precompute import precompute_codes
 
 from .guides import ROOT, blocks_of, pages_with
 from .parity import GOLDENS
@@ -36,8 +38,7 @@ LESS = {
     "lavit-hf evaluate": "--num-samples 2",
     "lavit-hf reconstruct": "--steps 2",
     "lavit-hf show": "--steps 2",
-    "lavit_hf.cli tokenize": "--num-rows 4",
-    "lavit-hf tokenize": "--num-rows 4",
+    "precompute-codes": "--num-rows 4",
     "examples/": TRAINING,
 }
 
@@ -88,7 +89,9 @@ def make_models() -> None:
     for name, part in parts.items():
         part.save_pretrained(Path("stable-diffusion-v1-5/stable-diffusion-v1-5", name))
     for split in ("train", "validation"):
-        tokenize_dataset("shapes", "runs/shapes/tokenized", "runs/shapes/visual_tokenizer", split=split, num_rows=8)
+        folder = "runs/shapes/visual_tokenizer"
+        model = LavitVisualTokenizer.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
+        precompute_codes(load_rows("shapes", split, num_rows=8), "runs/shapes/codes", *model)
 
 
 @pytest.fixture

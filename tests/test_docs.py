@@ -15,6 +15,7 @@ from datasets import Dataset
 from peft import get_peft_model
 from PIL import Image
 from transformers import (
+    AutoImageProcessor,
     SiglipImageProcessor,
     SiglipVisionConfig,
     SiglipVisionModel,
@@ -25,12 +26,14 @@ from lavit_hf import (
     LavitForCausalLM,
     LavitImageDecoderPipeline,
     LavitProcessor,
+    LavitVisualTokenizer,
     LavitVisualTokenizerForPreTraining,
     demo_checkpoint,
 )
 from lavit_hf.data.shapes import load_shapes, render_scene, sample_scene
 from lavit_hf.data.shapes.loading import make_row
-from lavit_hf.data.tokenization import tokenize_dataset
+from lavit_hf.data.loading import load_rows
+from lavit_hf.data.precompute import precompute_codes
 from lavit_hf.training.lora import lora_config
 
 from .guides import ROOT, blocks_of, pages_with
@@ -95,15 +98,16 @@ def prepare_pretrain():
     return {"args": arguments, "dataset": load_shapes("train", num_rows=4)} | load_parts()
 
 
-def prepare_tokenize_a_dataset():
-    tokenize_dataset("shapes", "tokens", "lavit-7b", split="validation", num_rows=4)
+def prepare_precompute_codes():
+    model = LavitVisualTokenizer.from_pretrained("lavit-7b"), AutoImageProcessor.from_pretrained("lavit-7b")
+    precompute_codes(load_rows("shapes", "validation", num_rows=4), "codes", *model)
 
 
 def prepare_train_the_image_decoder():
     Path("runs/shapes").mkdir(parents=True)
     for stage in ("visual_tokenizer", "image_decoder"):
         Path("runs/shapes", stage).symlink_to(demo_checkpoint())
-    return {"pictures": [render_scene(sample_scene(0, "test"))]}
+    return {"images": [render_scene(sample_scene(0, "test"))]}
 
 
 def prepare_new_backbones():
@@ -163,6 +167,6 @@ def check_finetune_with_lora(names):
     assert Path("my-merged", "model.safetensors").exists()
 
 
-def check_tokenize_a_dataset(names):
-    assert len(names["rows"]) == 4
+def check_precompute_codes(names):
+    assert load_rows("codes", "validation").num_rows == 4
     assert names["summary"].rows == 200

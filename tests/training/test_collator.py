@@ -176,7 +176,7 @@ def test_texts_cannot_name_what_is_no_text(processor):
 
 
 def test_images_expanded_by_their_codes(processor):
-    """What trainers of other libraries need: one placeholder for each code, known from a tokenized dataset."""
+    """What trainers of other libraries need: one placeholder for each code, known from precomputed codes."""
     image, model = make_picture("red", "blue"), make_model(processor)
     pixel_values = processor.image_processor(image, return_tensors="pt")["pixel_values"]
     codes = model.model.visual_tokenizer(pixel_values).codes.tolist()
@@ -320,11 +320,11 @@ def test_a_stream_has_the_sequences_of_its_rows(processor):
     assert list(stream) != items
 
 
-# From a tokenized dataset
+# From precomputed codes
 
 
 @torch.no_grad()
-def test_a_tokenized_dataset_gives_the_same_loss(processor):
+def test_precomputed_codes_give_the_same_loss(processor):
     model = make_model(processor)
     pixels = make_dataset()
     codes = tokenize(pixels, model.model.visual_tokenizer)

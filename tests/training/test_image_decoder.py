@@ -250,10 +250,10 @@ def test_from_codes_is_from_pixels():
     codes = decoder.visual_tokenizer(batch["pixel_values"]).split()
     assert len({len(picture) for picture in codes}) > 1
     rows = [row | {"image_codes": picture.tolist()} for row, picture in zip(rows, codes, strict=True)]
-    tokenized = make_collator(codes_column="image_codes")(rows)
-    assert "pixel_values" not in tokenized
+    coded = make_collator(codes_column="image_codes")(rows)
+    assert "pixel_values" not in coded
     decoder.visual_tokenizer = None
-    from_codes = decoder(**tokenized).loss
+    from_codes = decoder(**coded).loss
     with pytest.raises(ValueError, match="visual_tokenizer"):
         decoder(**batch)
     decoder.visual_tokenizer = make_stage_one().visual_tokenizer

@@ -53,7 +53,7 @@ def all_linear(model, **kwargs):
 
 
 def test_adapters_of_the_visual_tokenizer_are_refused(tmp_path):
-    """They would change the codes in training, and those of a tokenized dataset would no longer fit."""
+    """They would change the codes in training, and precomputed codes would no longer fit."""
     args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
     with pytest.raises(ValueError, match=r"got one in 'visual_tokenizer\.[a-z_.0-9]+'.*exclude_modules.*lora_config"):
         LavitForCausalLMTrainer(all_linear(tiny_lavit()), args)
