@@ -85,7 +85,7 @@ def test_reconstruct(run, converted, image, tmp_path):
     assert Image.open(tmp_path / "again.png").size == (64, 64)
 
 
-def test_tokenize(run, converted, image, tmp_path):
+def test_encode(run, converted, image, tmp_path):
     lines = run("encode", image, GOLDENS / "image_1.png", "-m", converted, "--selection", "argmax").splitlines()
     rows = [json.loads(line) for line in lines]
     assert [row["image"] for row in rows] == [image, str(GOLDENS / "image_1.png")]
@@ -169,7 +169,12 @@ def test_mistakes_are_found_before_any_work(run, tmp_path, image):
     assert "does not exist" in run("draw", "a cat", *nowhere, "-o", tmp_path / "no" / "cat.png", fails=True)
     assert "--aspect-ratio must be one of" in run("draw", "a cat", *nowhere, "--aspect-ratio", "5:1", fails=True)
     assert "Invalid value" in run("caption", image, *nowhere, "--num-beams", 0, fails=True)
-    for command in (["caption", image], ["draw", "a cat"], ["tokenize", "shapes", tmp_path / "tokens"], ["chat"]):
+    for command in (
+        ["caption", image],
+        ["draw", "a cat"],
+        ["precompute-codes", "shapes", tmp_path / "tokens"],
+        ["chat"],
+    ):
         assert "no-model" in run(*command, "-m", tmp_path / "no-model", fails=True)
     assert "no-model" in run("evaluate", tmp_path / "no-model", fails=True)
 
@@ -184,7 +189,7 @@ def test_a_device_that_is_not_there(run, tmp_path, image, device):
         ["show", image],
         ["evaluate"],
     ]
-    for command in [*commands, ["tokenize", "shapes", tmp_path / "tokens", "-m", demo_checkpoint()]]:
+    for command in [*commands, ["precompute-codes", "shapes", tmp_path / "tokens", "-m", demo_checkpoint()]]:
         assert f"--device must be one that is there, got {device}" in run(*command, "--device", device, fails=True)
     assert not (tmp_path / "tokens").exists()
 

@@ -18,9 +18,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import AutoImageProcessor
 
 from lavit_hf import LavitVisualTokenizer, demo_checkpoint
-from lavit_hf.data.shapes import load_shapes, render_scene, sample_scene
 from lavit_hf.data.loading import load_rows
 from lavit_hf.data.precompute import precompute_codes
+from lavit_hf.data.shapes import load_shapes, render_scene, sample_scene
 
 from .guides import ROOT, blocks_of, pages_with
 from .parity import GOLDENS

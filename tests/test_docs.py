@@ -30,10 +30,10 @@ from lavit_hf import (
     LavitVisualTokenizerForPreTraining,
     demo_checkpoint,
 )
-from lavit_hf.data.shapes import load_shapes, render_scene, sample_scene
-from lavit_hf.data.shapes.loading import make_row
 from lavit_hf.data.loading import load_rows
 from lavit_hf.data.precompute import precompute_codes
+from lavit_hf.data.shapes import load_shapes, render_scene, sample_scene
+from lavit_hf.data.shapes.loading import make_row
 from lavit_hf.training.lora import lora_config
 
 from .guides import ROOT, blocks_of, pages_with

@@ -270,7 +270,7 @@ def whole_loss(model, folder: Path, rows: list[dict]) -> float:
     return float(torch.cat(losses).mean())
 
 
-def test_sft_on_codes_of_a_tokenized_dataset(folder, processor, rows, tmp_path):
+def test_sft_on_precomputed_codes(folder, processor, rows, tmp_path):
     """With our collator, images are labels, too: their labels are codes, as many as the logits of their positions."""
     model = LavitForCausalLM.from_pretrained(folder)
     dataset = tokenize(make_dataset(4), model.model.visual_tokenizer)

@@ -9,7 +9,7 @@ import typer
 from .. import __version__
 from .chat import chat
 from .conversion import convert, export
-from .datasets import tokenize
+from .datasets import precompute_codes
 from .demo import demo
 from .evaluation import evaluate
 from .images import ask, caption, draw, encode, reconstruct, show
@@ -23,7 +23,20 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, caption, ask, draw, reconstruct, encode, show, chat, evaluate, tokenize, convert, export):
+for command in (
+    demo,
+    caption,
+    ask,
+    draw,
+    reconstruct,
+    encode,
+    show,
+    chat,
+    evaluate,
+    precompute_codes,
+    convert,
+    export,
+):
     app.command()(command)
 # The options of `transformers serve` are passed on, --help included.
 passed_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

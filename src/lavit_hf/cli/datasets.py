@@ -47,9 +47,10 @@ def precompute_codes(
     from ..data.loading import load_rows
 
     quiet_libraries()
+    chosen_device = pick_device(device)
     loading = {"config_name": config_name, "data_dir": data_dir, "streaming": streaming, "num_rows": num_rows}
     rows = load_rows(dataset, split, seed=seed, **loading)
-    visual_tokenizer = LavitVisualTokenizer.from_pretrained(model, dtype=dtype).to(pick_device(device))
+    visual_tokenizer = LavitVisualTokenizer.from_pretrained(model, dtype=dtype).to(chosen_device)
     visual_tokenizer.config.selection = selection or visual_tokenizer.config.selection
     summary = precompute.precompute_codes(
         rows,
