@@ -23,20 +23,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
-    demo,
-    caption,
-    ask,
-    draw,
-    reconstruct,
-    encode,
-    show,
-    chat,
-    evaluate,
-    precompute_codes,
-    convert,
-    export,
-):
+commands = (demo, caption, ask, draw, reconstruct, encode, show, chat, evaluate, precompute_codes, convert, export)
+for command in commands:
     app.command()(command)
 # The options of `transformers serve` are passed on, --help included.
 passed_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
