@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Scenes of coloured shapes: rendered, captioned, asked about, edited, read back: to train and judge small models."""
+"""Scenes of colored shapes, with captions, questions and edits, to train small models and judge their drawings."""
 
 from .captions import DescribedObject, describe_scene, parse_caption
 from .edits import EDIT_KINDS, Edit, edit_scene

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Scenes in words: captions in a small closed grammar, and the reader that takes them apart again."""
+"""Captions of scenes in a small grammar, and a parser for them."""
 
 import re
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from .scenes import COLORS, PLACES, SHAPES, SIZES, Scene, ShapeObject
 
 @dataclass(frozen=True)
 class DescribedObject:
-    """An object as a text names it: its shape, color, size and place; what the text leaves open is None."""
+    """An object as a text describes it: shape, color, size and place, each None if the text does not say it."""
 
     shape: str
     color: str | None = None
@@ -44,8 +44,8 @@ PLACE_PHRASES = {
 
 def describe_scene(scene: Scene, rng: Random) -> str:
     """
-    A caption of `scene` in one of a dozen wordings, which `rng` picks, lower case. Most say size, color, shape and
-    place of each object; every fifth leaves the sizes out, every tenth the places as well.
+    Describes `scene` in one of a dozen wordings, which `rng` draws, in lower case. Most captions give size, color,
+    shape and place of each object. One in five gives no sizes, and one in ten no places either.
     """
     objects = list(scene.objects)
     if rng.random() < 0.5:
@@ -64,7 +64,7 @@ def describe_scene(scene: Scene, rng: Random) -> str:
 
 
 def name_object(item: ShapeObject | DescribedObject, article: str, fields: str) -> str:
-    """An object by those of its `fields` (of "size color shape", in this order): "an orange circle"."""
+    """Names an object by some `fields` of "size color shape", in this order, such as "an orange circle"."""
     words = " ".join(getattr(item, field) for field in fields.split())
     if "shape" not in fields:
         words += " object"
@@ -74,12 +74,12 @@ def name_object(item: ShapeObject | DescribedObject, article: str, fields: str) 
 
 
 def phrase_place(place: str, rng: Random) -> str:
-    """Where a place is: "in the middle"."""
+    """Returns the phrase for a place, such as "in the middle"."""
     return rng.choice(PLACE_PHRASES[place])
 
 
 def join_words(parts: list[str]) -> str:
-    """ "x", "x and y", "x, y and z"."""
+    """Joins words as in "x", "x and y", "x, y and z"."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
 
 
@@ -137,14 +137,14 @@ _MENTION = re.compile(
 
 def parse_caption(text: str) -> list[DescribedObject]:
     """
-    The objects a caption names, in its order.
+    Returns the objects that a caption describes, in its order.
 
-    Reads every wording of [`describe_scene`] without a mistake. Of any other text it gives what can be read: shapes
-    with the sizes and colors right before them, and places in the same clause (between commas, full stops and "and")
-    or in a clause of their own.
+    Every wording of [`describe_scene`] is parsed without a mistake. In any other text, an object is a shape with the
+    sizes and colors right before it, and a place in the same clause (between commas, full stops and "and") or in a
+    clause of its own.
     """
     objects: list[DescribedObject] = []
-    waiting = None  # a place whose object is yet to come
+    waiting = None  # a place whose object follows
     for clause in re.split(r"[,.;]|\band\b", " ".join(text.lower().split())):
         before = len(objects)
         for mention in _MENTION.finditer(clause):

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Instructions that change one thing of a scene, with the scene that follows."""
+"""Instructions that change one thing in a scene, with the changed scene."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ from .scenes import (
 
 @dataclass(frozen=True)
 class Edit:
-    """An instruction, the kind of change it asks for (one of `EDIT_KINDS`), and the scene that it makes."""
+    """An instruction, the kind of its change (one of `EDIT_KINDS`), and the changed scene."""
 
     instruction: str
     kind: str
@@ -35,17 +35,18 @@ class Edit:
 
 def edit_scene(scene: Scene, rng: Random, kinds: Sequence[str] | None = None) -> Edit:
     """
-    A change that fits a scene. The result has 1 to 4 objects, keeps to the rules of [`sample_scene`] and belongs to
-    the split of `scene`; what the instruction does not name stays as it is, to the last digit.
+    Draws a change that fits a scene. The changed scene has 1 to 4 objects, follows the rules of [`sample_scene`] and
+    belongs to the split of `scene`. Everything that the instruction does not name stays exactly the same.
 
     Args:
-        scene ([`Scene`]): What is changed.
-        rng (`random.Random`): Picks among the changes.
-        kinds (`Sequence[str]`, *optional*): Some of `EDIT_KINDS`, all by default: the first to fit, in random order.
-            "validation" and "test" are small: few removals and resizings of their scenes stay within them.
+        scene ([`Scene`]): The scene to change.
+        rng (`random.Random`): Draws the change.
+        kinds (`Sequence[str]`, *optional*):
+            Some of `EDIT_KINDS`, tried in random order until one fits. Default: all. The splits "validation" and
+            "test" are small, so that few removals and resizings of their scenes stay within them.
 
     Raises:
-        ValueError: A kind is unknown, or no change of these kinds stays in the split.
+        ValueError: If a kind is unknown, or no change of these kinds stays in the split.
     """
     kinds = list(EDIT_KINDS if kinds is None else kinds)
     if unknown := [kind for kind in kinds if kind not in EDIT_KINDS]:
@@ -59,7 +60,7 @@ def edit_scene(scene: Scene, rng: Random, kinds: Sequence[str] | None = None) ->
     raise ValueError(f"No edit of the kinds {kinds} keeps this scene of {len(scene.objects)} in {scene.split!r}.")
 
 
-# Each of these yields every change of a kind in random order: the instruction, and the objects that follow from it.
+# Each of these yields every change of a kind in random order: the instruction and the changed objects.
 Changes = Iterator[tuple[str, tuple[ShapeObject, ...]]]
 
 
@@ -105,7 +106,7 @@ def _resize(scene: Scene, rng: Random) -> Changes:
     for item in _shuffled(scene.objects, rng):
         size, others = SIZES[1 - SIZES.index(item.size)], _others(scene, item)
         resized = replace(item, size=size, radius=sample_radius(rng, size))
-        # A grown object may have to step aside, within its place.
+        # A larger object may have to move within its place.
         if fits(resized, others) or (resized := place_object(rng, resized, item.place, others)):
             yield f"make {_refer(item, scene, rng)} {size}", _put(scene, item, resized)
 
@@ -146,5 +147,5 @@ def _free_places(scene: Scene) -> list[str]:
 
 
 def _new_names(scene: Scene, rng: Random) -> list[tuple[str, str, str]]:
-    """(shape, color, size) of what is not yet there, in random order."""
+    """Yields the (shape, color, size) of objects that a scene does not have, in random order."""
     return _shuffled([names for names in product(SHAPES, COLORS, SIZES) if not _is_taken(scene, *names[:2])], rng)

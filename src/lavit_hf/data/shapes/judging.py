@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Pixels back to scenes, by colour and geometry alone: nothing is learned, so any model's drawing can be judged."""
+"""Reads scenes from pixels by color and geometry alone. Nothing is learned, so that any drawing can be judged."""
 
 import math
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from .scenes import COLOR_RGB, COLORS, PLACES, SHAPES, SIZE_RADIUS, ShapeObject,
 @dataclass(frozen=True)
 class ReadObject:
     """
-    What was seen in a picture, with a [`ShapeObject`]'s words for color, size and place. `x`, `y` and `radius` are
-    fractions of the side. `error` says how far the pixels are from the best fitting shape: about the mean shift of its
-    edge, in radii. `shape` is None where no shape fits: a malformed drawing.
+    An object that was read from an image, with the words of a [`ShapeObject`] for color, size and place. `x`, `y` and
+    `radius` are fractions of the side. `error` is the distance of the pixels from the best fitting shape, about the
+    mean shift of its edge in radii. `shape` is None if no shape fits, in a malformed drawing.
     """
 
     shape: str | None
@@ -31,20 +31,20 @@ class ReadObject:
     error: float
 
 
-SIDE = 64  # pixels; pictures are read at this size
-MIN_AREA = 10  # pixels; specks of less are no object
-PADDING = 3  # pixels around a region that a shape is compared on
-BLURS = (0, 2)  # a shape is compared as the renderer draws it, and with its edges blurred by one pixel, as decoders do
+SIDE = 64  # pixels; images are read at this size
+MIN_AREA = 10  # pixels; smaller regions are no objects
+PADDING = 3  # pixels around a region, for the comparison with shapes
+BLURS = (0, 2)  # of edges, in pixels: as rendered, and blurred as decoders blur them
 MAX_ERROR = 0.028
 MIN_RADIUS, MAX_RADIUS = 0.075, 0.185
 
 
 def read_scene(image: Image.Image) -> list[ReadObject]:
     """
-    The objects in `image`, a picture of any size, in the order of `PLACES`.
+    Returns the objects in `image`, which may have any size, in the order of `PLACES`.
 
-    Each connected region of one saturated colour counts as an object, if it has 10 pixels at 64 x 64. Its shape is the
-    one whose drawing by the renderer comes nearest, where one comes near.
+    Each connected region of a saturated color is an object if it has 10 pixels at 64 x 64. Its shape is the one whose
+    rendering is nearest, if one is near.
     """
     image = image.convert("RGB")
     if image.size != (SIDE, SIDE):
@@ -52,7 +52,7 @@ def read_scene(image: Image.Image) -> list[ReadObject]:
     chroma = _chroma(np.asarray(image, dtype=np.float32))
     muted = _classify(chroma) < 0
     if muted.any():
-        # Objects blend with the background at their edges, so its tint counts as no colour.
+        # Objects blend with the background at their edges, so that its tint does not count as a color.
         chroma = chroma - np.median(chroma[muted], axis=0)
     color_ids = _classify(chroma)
     regions = _label_regions(color_ids)
@@ -69,11 +69,11 @@ def match_objects(
     fields: Sequence[str] = ("shape", "color"),
 ) -> int:
     """
-    How many of the `described` objects are among the `read` ones, each of which stands for one at most.
+    Counts the `described` objects that are among the `read` ones. Each object that was read matches one at most.
 
-    Objects are [`DescribedObject`], [`ShapeObject`], [`ReadObject`] or dicts as in the dataset's column `scene`. Two
-    are the same if their `fields` (of "shape", "color", "size" and "place") are equal; what a description leaves open
-    (None) fits anything.
+    Objects are [`DescribedObject`], [`ShapeObject`], [`ReadObject`] or dictionaries as in the column `scene` of the
+    dataset. Two match if their `fields` (of "shape", "color", "size" and "place") are equal. A field of a description
+    that is None matches anything.
     """
     partner: dict[int, int] = {}  # index in `read` -> index in `described`
 
@@ -94,7 +94,7 @@ def scene_matches(
     read: Sequence[ReadObject | DescribedObject | ShapeObject | dict],
     fields: Sequence[str] = ("shape", "color"),
 ) -> bool:
-    """Whether what was `read` are all `described` objects and no other, by the `fields` of [`match_objects`]."""
+    """Whether the objects that were `read` are exactly the `described` ones, by the `fields` of [`match_objects`]."""
     return len(described) == len(read) == match_objects(described, read, fields)
 
 
@@ -107,7 +107,7 @@ def _fits_description(described, read, fields: Sequence[str]) -> bool:
 
 
 def _chroma(rgb: np.ndarray) -> np.ndarray:
-    """What is left of colours without their grey. Linear: a blend's chroma is the blend of the chromas."""
+    """Removes the gray part of colors. This is linear: the chroma of a blend is the blend of the chromas."""
     return rgb - rgb.mean(-1, keepdims=True)
 
 
@@ -117,7 +117,7 @@ _HUES = _PALETTE / _STRENGTH[:, None]
 
 
 def _classify(chroma: np.ndarray) -> np.ndarray:
-    """Each pixel's nearest hue, an index of `COLORS`, or -1 if less than half of that colour is in it."""
+    """Returns the nearest hue of each pixel, an index of `COLORS`, or -1 if it has less than half of that color."""
     along = chroma @ _HUES.T
     color_ids = along.argmax(-1)
     strength = np.take_along_axis(along, color_ids[..., None], -1)[..., 0]
@@ -125,7 +125,7 @@ def _classify(chroma: np.ndarray) -> np.ndarray:
 
 
 def _label_regions(color_ids: np.ndarray) -> np.ndarray:
-    """One number for each region of one colour, connected also over corners."""
+    """Numbers the regions of one color, which may be connected by corners."""
     regions = np.arange(color_ids.size).reshape(color_ids.shape)
     pairs = [
         (np.s_[1:, :], np.s_[:-1, :]),
@@ -134,7 +134,7 @@ def _label_regions(color_ids: np.ndarray) -> np.ndarray:
         (np.s_[1:, :-1], np.s_[:-1, 1:]),
     ]
     same = [(color_ids[one] == color_ids[other]) & (color_ids[one] >= 0) for one, other in pairs]
-    # The least number spreads from neighbour to neighbour, until nothing changes.
+    # The least number spreads to neighbors until nothing changes.
     while True:
         before = regions.copy()
         for (one, other), joined in zip(pairs, same, strict=True):
@@ -162,14 +162,14 @@ def _read_region(color: str, chroma: np.ndarray, mask: np.ndarray, others: np.nd
 
 
 def _grown(mask: np.ndarray) -> np.ndarray:
-    """`mask` and the pixels next to it."""
+    """Returns `mask` with the pixels next to it."""
     padded = np.pad(mask, 1)
     height, width = mask.shape
     return np.any([padded[row : row + height, column : column + width] for row in range(3) for column in range(3)], 0)
 
 
 def _fit_shape(alpha: np.ndarray) -> tuple[str, list[float], float]:
-    """The shape, [x, y, radius] in pixels and error that fit best; `alpha` (H, W) says how coloured a pixel is."""
+    """Returns the best fitting shape, its [x, y, radius] in pixels, and its error. `alpha` (H, W) is saturation."""
     weights = np.where(alpha > 0.2, np.minimum(alpha, 1), 0)
     area = weights.sum()
     x, y = (weights.sum(axis) @ (np.arange(alpha.shape[1 - axis]) + 0.5) / area for axis in (0, 1))
@@ -186,12 +186,12 @@ def _fit_shape(alpha: np.ndarray) -> tuple[str, list[float], float]:
     return shape, found.tolist(), float(error)
 
 
-# No step, or one of x, y or the radius.
+# No step, or a step of x, y or the radius.
 _NEIGHBOURS = np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)])
 
 
 def _best_of(alpha: np.ndarray, shape: str, candidates: np.ndarray, blur: int) -> tuple[float, np.ndarray]:
-    """The least error among candidates (K, 3) of x, y and radius in pixels, and whose it is."""
+    """Returns the least error among candidates (K, 3) of x, y and radius in pixels, and the candidate that has it."""
     x, y, radius = candidates.astype(np.float32).T[:, :, None, None]
     dx = np.arange(alpha.shape[1], dtype=np.float32) + 0.5 - x
     dy = np.arange(alpha.shape[0], dtype=np.float32)[:, None] + 0.5 - y
@@ -200,15 +200,15 @@ def _best_of(alpha: np.ndarray, shape: str, candidates: np.ndarray, blur: int) -
         template = _blurred(template)
     axes = (-1, -2)
     strength = (alpha * template).sum(axes, keepdims=True) / (template * template).sum(axes, keepdims=True)
-    # Squares make little of noise, and of a pixel that is wrong altogether, one.
+    # Squares reduce noise, and a pixel that is completely wrong still counts as 1.
     errors = np.square(alpha / np.clip(strength, 0.8, 1.2) - template).sum(axes)
-    # As a share of the radius, so that a shape may be as far off when large as when small.
+    # Relative to the radius, so that large and small shapes may deviate alike.
     errors = errors / (SHAPE_PERIMETER[shape] * candidates[:, 2] ** 2)
     return errors.min(), candidates[errors.argmin()]
 
 
 def _blurred(template: np.ndarray) -> np.ndarray:
-    """(K, H, W) blurred along both axes with the weights 1 2 1."""
+    """Blurs (K, H, W) along both axes with the weights 1 2 1."""
     across = template / 2
     across[:, :, 1:] += template[:, :, :-1] / 4
     across[:, :, :-1] += template[:, :, 1:] / 4

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The scenes as a dataset of the `datasets` library: rendered once and cached, or streamed."""
+"""The scenes as a dataset of the library `datasets`, rendered once and cached, or streamed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .scenes import SPLITS, Scene, sample_scene, scene_rng
 if TYPE_CHECKING:
     import datasets
 
-# Part of the cache's key: raise it with every change of what a row holds.
+# Part of the key of the cache. Raise it with every change of the rows.
 DATASET_VERSION = 3
 ROWS_PER_SHARD = 500
 NUM_CAPTIONS = 4
@@ -32,31 +32,34 @@ def load_shapes(
     num_proc: int | None = None,
 ) -> datasets.Dataset | datasets.IterableDataset:
     """
-    Scenes with captions, questions and edits, all made here: nothing is downloaded.
+    Makes scenes with captions, questions and edits. Nothing is downloaded.
 
     Args:
-        split (`str`): "train", "validation" or "test". No scene of one split, edited or not, is in another.
-        num_rows (`int`): Rows; a longer dataset begins with the rows of a shorter one.
-        seed (`int`): Other seeds give other rows of the same splits.
-        image_size (`int`): Side of the pictures in pixels.
-        streaming (`bool`): Render while iterating, a shard of 500 rows at a time, instead of once into the cache.
-        cache_dir (`str`, *optional*): Where a dataset that is not streamed is kept; `datasets` knows a place.
-        num_proc (`int`, *optional*): Processes that render a dataset that is not streamed.
+        split (`str`, *optional*, defaults to `"train"`):
+            `"train"`, `"validation"` or `"test"`. No scene of one split, edited or not, is in another.
+        num_rows (`int`, *optional*, defaults to 10000):
+            The number of rows. A longer dataset begins with the rows of a shorter one.
+        seed (`int`, *optional*, defaults to 0): The seed. Other seeds give other rows of the same splits.
+        image_size (`int`, *optional*, defaults to 64): The side of the images in pixels.
+        streaming (`bool`, *optional*, defaults to `False`):
+            Whether to render while iterating, in shards of 500 rows, instead of once into the cache.
+        cache_dir (`str`, *optional*): The cache of a dataset that is not streamed. Default: that of `datasets`.
+        num_proc (`int`, *optional*): The number of processes that render a dataset that is not streamed.
 
     Returns:
-        A `datasets.Dataset`, or with `streaming` a `datasets.IterableDataset` of equal rows:
-        - `index` (int): what [`sample_scene`] made the row's scene from;
-        - `image`, `edited_image` (RGB pictures): the scene before and after the edit;
-        - `annotation` (grey picture): what each pixel of `image` shows, as an index into `LABELS`;
+        `datasets.Dataset`, or with `streaming` a `datasets.IterableDataset` with the same rows:
+        - `index` (int): the index of the scene for [`sample_scene`];
+        - `image`, `edited_image` (RGB images): the scene before and after the edit;
+        - `annotation` (gray image): the label of each pixel of `image`, an index of `LABELS`;
         - `caption` (str), `instruction` (str), `edit_kind` (str);
-        - `captions`, `edited_captions` (lists of 4 str): in several wordings, `caption` is the first of them;
+        - `captions`, `edited_captions` (lists of 4 str): in several wordings, of which `caption` is the first;
         - `questions`, `answers`, `question_kinds` (lists of 6 str);
         - `scene`, `edited_scene` (lists of dicts): the objects, with `shape`, `color`, `size`, `place`, and `x`, `y`,
           `radius` as fractions of the side.
 
     Raises:
-        ValueError: `split` is unknown, or `num_rows` is less than 1.
-        ImportError: `datasets` is not installed.
+        ValueError: If `split` is unknown, or `num_rows` is less than 1.
+        ImportError: If `datasets` is not installed.
     """
     if split not in SPLITS:
         raise ValueError(f"`split` is {split!r}, expected one of {', '.join(SPLITS)}.")
@@ -86,14 +89,14 @@ def load_shapes(
 
 
 def generate_rows(ranges: list[tuple[int, int]], split: str, seed: int, image_size: int) -> Iterator[dict]:
-    """The rows of [`load_shapes`] with indices in `ranges`, each from its start to before its end."""
+    """Yields the rows of [`load_shapes`] with indices in `ranges`, each from its start to before its end."""
     for start, end in ranges:
         for index in range(start, end):
             yield make_row(index, split, seed, image_size)
 
 
 def make_row(index: int, split: str = "train", seed: int = 0, image_size: int = 64) -> dict:
-    """One row of [`load_shapes`], the pictures as PIL images."""
+    """Makes one row of [`load_shapes`], with PIL images."""
     scene = sample_scene(index, split, seed)
     questions = ask_questions(scene, scene_rng(index, split, seed, "questions"))
     edit = edit_scene(scene, scene_rng(index, split, seed, "edit"))
@@ -119,7 +122,7 @@ def make_row(index: int, split: str = "train", seed: int = 0, image_size: int = 
 
 
 def list_objects(scene: Scene) -> list[dict]:
-    """The objects in plain types: what the columns `scene` and `edited_scene` hold."""
+    """Returns the objects of a scene in plain types, as in the columns `scene` and `edited_scene`."""
     names = ("shape", "color", "size", "place", "x", "y", "radius")
     return [{name: getattr(item, name) for name in names} for item in scene.objects]
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Questions about a scene that one or two words answer."""
+"""Questions about a scene with answers of one or two words."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from .scenes import COLORS, PLACES, SHAPES, Scene, ShapeObject
 
 @dataclass(frozen=True)
 class Question:
-    """A question's text, its answer, and the kind of thing that it asks for: one of `QUESTION_KINDS`."""
+    """The text of a question, its answer, and its kind, one of `QUESTION_KINDS`."""
 
     text: str
     answer: str
@@ -20,9 +20,9 @@ class Question:
 
 def ask_questions(scene: Scene, rng: Random, num_questions: int = 6) -> list[Question]:
     """
-    Questions of different kinds about a scene, as `rng` picks them, in random order: `num_questions` of the eight
-    kinds, of which a single object has no "relation". Yes and no are equally likely, and much of what a "no" asks for
-    is there in part.
+    Asks `num_questions` questions of different kinds about a scene, which `rng` draws, in random order. A single
+    object has no question of the kind "relation". The answers yes and no are equally likely, and a "no" often asks for
+    something that is there in part.
     """
     kinds = list(QUESTION_KINDS)
     rng.shuffle(kinds)
@@ -32,7 +32,7 @@ def ask_questions(scene: Scene, rng: Random, num_questions: int = 6) -> list[Que
 
 
 def refer_to(item: ShapeObject, scene: Scene, rng: Random, choices: tuple[str, ...]) -> str | None:
-    """A name of `item` by one of the `choices` of fields ("color shape") that fits it alone, or None if none does."""
+    """Names `item` by one of the `choices` of fields ("color shape") that fits no other object, or returns None."""
     unique = []
     for fields in choices:
         values = [tuple(getattr(other, field) for field in fields.split()) for other in scene.objects]
@@ -77,7 +77,7 @@ def _ask_count(scene: Scene, rng: Random) -> tuple[str, str]:
     if field == "any":
         return "how many objects are there?", NUMBERS[len(scene.objects)]
     values = [getattr(item, field) for item in scene.objects]
-    # What is there more often than what is not, or nearly every answer would be zero.
+    # Mostly objects that are there. Otherwise nearly every answer would be zero.
     value = rng.choice(values) if rng.random() < 0.75 else rng.choice(SHAPES if field == "shape" else COLORS)
     name = PLURALS[value] if field == "shape" else f"{value} objects"
     return f"how many {name} are there?", NUMBERS[values.count(value)]
@@ -95,7 +95,7 @@ def _ask_existence(scene: Scene, rng: Random) -> tuple[str, str]:
             pairs = [pair for pair in pairs if pair[0] not in shapes]
         elif fields == "color":
             pairs = [pair for pair in pairs if pair[1] not in colors]
-        elif rng.random() < 0.5:  # right in shape or in color
+        elif rng.random() < 0.5:  # correct in shape or in color
             pairs = [pair for pair in pairs if pair not in there and (pair[0] in shapes or pair[1] in colors)]
         else:
             pairs = [pair for pair in pairs if pair not in there]
@@ -104,7 +104,7 @@ def _ask_existence(scene: Scene, rng: Random) -> tuple[str, str]:
 
 
 def _ask_relation(scene: Scene, rng: Random) -> tuple[str, str] | None:
-    # In different columns (rows) of the grid, or left and right (above and below) would be hair-splitting.
+    # Only in different columns (rows) of the grid, left and right (above and below) are clear.
     cells = [divmod(PLACES.index(item.place), 3) for item in scene.objects]
     pairs = [
         (axis, first, second)

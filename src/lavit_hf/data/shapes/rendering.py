@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Scenes to pixels: signed distances, and coverage that falls off over one pixel at the edges."""
+"""Renders scenes by signed distances, with antialiased edges."""
 
 import math
 
@@ -9,7 +9,7 @@ from PIL import Image
 from .scenes import LABELS, Background, Scene, ShapeObject
 
 
-# What a shape's lengths are, in radii. `SHAPE_EXTENT` in `scenes.py` follows from them.
+# The lengths of shapes in radii, from which `SHAPE_EXTENT` in `scenes.py` follows.
 SQUARE_HALF_SIDE = 0.87
 TRIANGLE_RADIUS = 1.2
 STAR_RADIUS = 1.15
@@ -17,7 +17,7 @@ STAR_INNER = 0.47  # of the outer radius
 CROSS_HALF_WIDTH = 0.37
 RING_HOLE = 0.53
 
-# Areas in squared radii: what a radius can be read from.
+# Areas in squared radii, from which a radius can be read.
 SHAPE_AREA = {
     "circle": math.pi,
     "square": 4 * SQUARE_HALF_SIDE**2,
@@ -42,11 +42,11 @@ def render_scene(scene: Scene, image_size: int = 64) -> Image.Image:
     Draws a scene.
 
     Args:
-        scene ([`Scene`]): What to draw.
-        image_size (`int`): Side of the picture in pixels, at least 16.
+        scene ([`Scene`]): The scene to draw.
+        image_size (`int`, *optional*, defaults to 64): The side of the image in pixels, at least 16.
 
     Returns:
-        An RGB picture of `image_size` x `image_size`.
+        `PIL.Image.Image`: An RGB image of `image_size` x `image_size`.
     """
     if image_size < 16:
         raise ValueError(f"`image_size` is {image_size}, expected at least 16: smaller shapes cannot be told apart.")
@@ -60,10 +60,11 @@ def render_scene(scene: Scene, image_size: int = 64) -> Image.Image:
 
 def annotate_scene(scene: Scene, image_size: int = 64) -> Image.Image:
     """
-    What each pixel of [`render_scene`] shows of `scene`, as datasets for semantic segmentation say it.
+    Labels the pixels of [`render_scene`], as in datasets for semantic segmentation. Same arguments as `render_scene`.
 
     Returns:
-        A grey picture (mode "L") of `image_size` x `image_size`: each pixel's index in `LABELS`, 0 for the background.
+        `PIL.Image.Image`: A gray image (mode "L") of `image_size` x `image_size` with the index in `LABELS` of each
+        pixel, 0 for the background.
     """
     labels = np.zeros((image_size, image_size), dtype=np.uint8)
     for item in scene.objects:
@@ -73,12 +74,12 @@ def annotate_scene(scene: Scene, image_size: int = 64) -> Image.Image:
 
 
 def _object_coverage(item: ShapeObject, image_size: int) -> tuple[slice, slice, np.ndarray]:
-    """The rows and columns of pixels around an object, and how much of each it covers, 0 to 1."""
+    """Returns the rows and columns of pixels around an object, and the fraction of each that it covers."""
     x, y, radius = (value * image_size for value in (item.x, item.y, item.radius))
     reach = 1.25 * radius + 1
     left, top = (max(math.floor(value - reach), 0) for value in (x, y))
     right, bottom = (min(math.ceil(value + reach), image_size) for value in (x, y))
-    # A pixel's centre lies half a pixel from its corner.
+    # The center of a pixel lies half a pixel from its corner.
     dx = np.arange(left, right, dtype=np.float32) + np.float32(0.5 - x)
     dy = np.arange(top, bottom, dtype=np.float32)[:, None] + np.float32(0.5 - y)
     return slice(top, bottom), slice(left, right), coverage(item.shape, dx, dy, np.float32(radius))
@@ -86,19 +87,20 @@ def _object_coverage(item: ShapeObject, image_size: int) -> tuple[slice, slice, 
 
 def coverage(shape: str, dx: np.ndarray, dy: np.ndarray, radius, softness=1.0) -> np.ndarray:
     """
-    How much of each pixel a shape covers, 0 to 1.
+    Returns the fraction of each pixel that a shape covers.
 
     Args:
         shape (`str`): One of `SHAPES`.
-        dx, dy (`np.ndarray`): Pixel centres relative to the shape's centre, in pixels, of shapes that broadcast.
-        radius (`float` or `np.ndarray`): In pixels, broadcast with the two.
-        softness (`float` or `np.ndarray`): Width of the edge in pixels; 1 is a sharp edge, antialiased.
+        dx, dy (`np.ndarray`): Centers of pixels relative to that of the shape, in pixels. Their shapes broadcast.
+        radius (`float` or `np.ndarray`): The radius in pixels, which broadcasts with them.
+        softness (`float` or `np.ndarray`): The width of the edge in pixels. 1 is a sharp, antialiased edge.
     """
     return np.clip(0.5 - signed_distance(shape, dx, dy, radius) / softness, 0, 1)
 
 
 def signed_distance(shape: str, dx: np.ndarray, dy: np.ndarray, radius) -> np.ndarray:
-    """Pixels from the shape's edge, negative inside; exact near edges. Arguments as in [`coverage`]."""
+    """Returns the distance from the edge of a shape in pixels, negative inside, exact near edges. Same arguments as
+    [`coverage`]."""
     if shape == "circle":
         return np.sqrt(dx * dx + dy * dy) - radius
     if shape == "ring":
@@ -121,8 +123,8 @@ def signed_distance(shape: str, dx: np.ndarray, dy: np.ndarray, radius) -> np.nd
 
 
 def _star_distance(across: np.ndarray, dy: np.ndarray, outer) -> np.ndarray:
-    """The edge from a tip to the next inner corner as a line; of its ten images the one in a point's own sector."""
-    # Mirrored twice at the line 36 degrees right of the upper tip, every point comes to lie between the two.
+    """Returns the distance from the edge of a star, whose ten edges are mirror images of one."""
+    # Mirrored twice at the line 36 degrees right of the upper tip, every point lies between that line and the tip.
     mirror_x, mirror_y = np.float32(math.cos(math.pi / 5)), np.float32(math.sin(math.pi / 5))
     for _ in range(2):
         beyond = 2 * np.maximum(across * mirror_x + dy * mirror_y, 0)
@@ -135,19 +137,19 @@ def _star_distance(across: np.ndarray, dy: np.ndarray, outer) -> np.ndarray:
 
 
 def render_background(background: Background, image_size: int) -> np.ndarray:
-    """The background alone, (image_size, image_size, 3) float32 in 0..255."""
+    """Renders the background alone, (image_size, image_size, 3) float32 in 0..255."""
     first, second = (np.array(rgb, dtype=np.float32) for rgb in (background.rgb, background.second_rgb))
     share = _background_share(background, image_size)[..., None]
     return first + np.broadcast_to(share, (image_size, image_size, 1)) * (second - first)
 
 
 def _background_share(background: Background, image_size: int) -> np.ndarray:
-    """How much of the second colour each pixel has, broadcasting to (image_size, image_size)."""
+    """Returns the fraction of the second color in each pixel, which broadcasts to (image_size, image_size)."""
     x = (np.arange(image_size, dtype=np.float32) + 0.5) / image_size
     y = x[:, None]
-    # Phases may follow from the angle: no kind uses both.
+    # Phases may depend on the angle, since no kind uses both.
     turn = background.angle / (2 * math.pi)
-    # How steep a pattern's edge is, so that it spans one pixel.
+    # The slope of the edges of a pattern, so that they span one pixel.
     steepness = background.period * image_size
     match background.kind:
         case "plain":
@@ -174,5 +176,5 @@ def _background_share(background: Background, image_size: int) -> np.ndarray:
 
 
 def _wave(turns: np.ndarray) -> np.ndarray:
-    """A triangle wave of period 1 and slope +-1, between -0.25 and 0.25."""
+    """Returns a triangle wave of period 1 and slope +-1, between -0.25 and 0.25."""
     return np.abs(turns % 1 - 0.5) - 0.25

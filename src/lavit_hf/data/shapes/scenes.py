@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Scenes of one to four coloured shapes: what they are made of, how they are drawn at random, and their splits."""
+"""Scenes of one to four colored shapes: their objects, how they are sampled, and their splits."""
 
 import hashlib
 import math
@@ -15,7 +15,7 @@ SPLITS = ("train", "validation", "test")
 BACKGROUNDS = ("plain", "gradient", "stripes", "checkerboard", "dots", "noise")
 MAX_OBJECTS = 4
 
-# Saturated, and more than 30 degrees of OKLab hue apart: told apart also where a decoder blurs them.
+# Saturated, and more than 30 degrees of OKLab hue apart, so that they differ even if a decoder blurs them.
 COLOR_RGB = {
     "red": (222, 36, 44),
     "orange": (248, 136, 18),
@@ -27,10 +27,10 @@ COLOR_RGB = {
     "pink": (248, 108, 186),
 }
 COLORS = tuple(COLOR_RGB)
-# What a pixel may show: the values of a scene's annotation.
+# The labels of pixels in the annotation of a scene.
 LABELS = ("background", *(f"{size} {color} {shape}" for size in SIZES for color in COLORS for shape in SHAPES))
 
-# Every length of a scene is a fraction of the picture's side.
+# All lengths of a scene are fractions of the side of the image.
 SIZE_RADIUS = {"small": 0.1, "large": 0.15}
 # The half extents of a shape (left and right, up, down) and how far its corners reach, in radii.
 SHAPE_EXTENT = {
@@ -51,9 +51,9 @@ MARGIN = 1 / 64
 @dataclass(frozen=True)
 class ShapeObject:
     """
-    One object: a `shape` of `SHAPES`, a `color` of `COLORS` and a `size` of `SIZES`. `x` (from the left), `y` (from
-    the top) and `radius` are fractions of the picture's side; `rgb` is the colour it is painted with, which lies near
-    the named one.
+    An object: a `shape` of `SHAPES`, a `color` of `COLORS` and a `size` of `SIZES`. `x` (from the left), `y` (from the
+    top) and `radius` are fractions of the side of the image. `rgb` is the color of its pixels, which is near the named
+    one.
     """
 
     shape: str
@@ -66,20 +66,20 @@ class ShapeObject:
 
     @property
     def place(self) -> str:
-        """The one of `PLACES` that holds the centre."""
+        """The one of `PLACES` that contains the center."""
         return place_at(self.x, self.y)
 
     @property
     def label(self) -> str:
-        """The one of `LABELS` that its pixels have."""
+        """The one of `LABELS` of its pixels."""
         return f"{self.size} {self.color} {self.shape}"
 
 
 @dataclass(frozen=True)
 class Background:
     """
-    What the objects lie on: a `kind` of `BACKGROUNDS` in two muted colours, `rgb` and `second_rgb`, with a `period` (a
-    fraction of the side), an `angle` (radians) and a `seed` for its noise. Each kind uses what it needs.
+    A background: a `kind` of `BACKGROUNDS` in two muted colors, `rgb` and `second_rgb`, with a `period` (a fraction of
+    the side), an `angle` (radians) and a `seed` of noise. Not every kind uses all of them.
     """
 
     kind: str
@@ -92,25 +92,25 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture before it is rendered: objects on a background. Equal scenes render equally."""
+    """Objects on a background. Equal scenes have equal images."""
 
     objects: tuple[ShapeObject, ...]
     background: Background
 
     @property
     def split(self) -> str:
-        """The split that alone may hold scenes of these (shape, color, size, place), in whatever order."""
+        """The only split that may have scenes with these (shape, color, size, place), in any order."""
         names = sorted(f"{item.shape} {item.color} {item.size} {item.place}" for item in self.objects)
         bucket = int.from_bytes(hashlib.blake2b(", ".join(names).encode(), digest_size=8).digest()) % 20
         return {0: "validation", 1: "test"}.get(bucket, "train")
 
     def to_dict(self) -> dict:
-        """The scene in plain types, as JSON and `from_dict` take them."""
+        """Returns the scene in plain types, for JSON and `from_dict`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict) -> "Scene":
-        """The scene that gave these `values`, also after a way through JSON."""
+        """Makes the scene of `values` from `to_dict`, which JSON may have changed to lists."""
         objects = tuple(ShapeObject(**{**item, "rgb": tuple(item["rgb"])}) for item in values["objects"])
         background = values["background"]
         colors = {name: tuple(background[name]) for name in ("rgb", "second_rgb")}
@@ -118,20 +118,21 @@ class Scene:
 
 
 def place_at(x: float, y: float) -> str:
-    """The one of `PLACES` around a point in fractions of the side; a point outside counts to the nearest one."""
+    """Returns the one of `PLACES` around a point in fractions of the side, or the nearest one to a point outside."""
     column, row = (min(max(int(value * 3), 0), 2) for value in (x, y))
     return PLACES[3 * row + column]
 
 
 def sample_scene(index: int, split: str = "train", seed: int = 0) -> Scene:
     """
-    The scene number `index` of a `split` and a `seed`: the same for the same arguments, always.
+    Samples the scene number `index` of a `split` and a `seed`. The same arguments always give the same scene.
 
-    1 to 4 objects, as many scenes of each; no two in one place of the grid of nine, nor of the same shape and color,
-    and at least 3/64 of the side between them. The splits share no set of (shape, color, size, place).
+    A scene has 1 to 4 objects, with equal probability. No two of them are in the same of nine places, or have the same
+    shape and color, and they are at least 3/64 of the side apart. The splits share no set of (shape, color, size,
+    place).
 
     Raises:
-        ValueError: `split` is none of `SPLITS`, or `index` is negative.
+        ValueError: If `split` is none of `SPLITS`, or `index` is negative.
     """
     if split not in SPLITS:
         raise ValueError(f"`split` is {split!r}, expected one of {', '.join(SPLITS)}.")
@@ -148,18 +149,18 @@ def sample_scene(index: int, split: str = "train", seed: int = 0) -> Scene:
 
 
 def scene_rng(index: int, split: str, seed: int, purpose: str) -> Random:
-    """Random numbers of one row's own, another stream for each `purpose`."""
+    """Returns the random generator of a row, with another stream for each `purpose`."""
     return Random(f"{purpose}/{split}/{seed}/{index}")
 
 
 def sample_object(rng: Random, shape: str, color: str, size: str, place: str, others: Iterable[ShapeObject]):
-    """A new object in the given place, clear of `others`, or None where [`place_object`] finds no room."""
+    """Samples an object in a place, apart from `others`. Returns None if [`place_object`] finds no room."""
     item = ShapeObject(shape, color, size, 0.5, 0.5, sample_radius(rng, size), sample_paint(rng, color))
     return place_object(rng, item, place, others)
 
 
 def place_object(rng: Random, item: ShapeObject, place: str, others: Iterable[ShapeObject]) -> ShapeObject | None:
-    """`item` somewhere around the middle of a place, where it [`fits`], or None if 20 trials found no room."""
+    """Moves `item` near the middle of a place, where it [`fits`]. Returns None if 20 trials find no room."""
     side, up, down, _ = (extent * item.radius + MARGIN for extent in SHAPE_EXTENT[item.shape])
     row, column = divmod(PLACES.index(place), 3)
     middle_x, middle_y = (column + 0.5) / 3, (row + 0.5) / 3
@@ -173,25 +174,26 @@ def place_object(rng: Random, item: ShapeObject, place: str, others: Iterable[Sh
 
 
 def fits(item: ShapeObject, others: Iterable[ShapeObject]) -> bool:
-    """Whether all of an object is in the picture, and at least 3/64 of the side away from each of `others`."""
+    """Whether an object is completely in the image, and at least 3/64 of the side away from each of `others`."""
     side, up, down, _ = (extent * item.radius + MARGIN for extent in SHAPE_EXTENT[item.shape])
     inside = side <= item.x <= 1 - side and up <= item.y <= 1 - down
     return inside and all(object_gap(item, other) >= GAP for other in others)
 
 
 def sample_radius(rng: Random, size: str) -> float:
-    """A radius next to that of the named size."""
+    """Samples a radius near that of the named size."""
     return SIZE_RADIUS[size] + rng.uniform(-RADIUS_JITTER, RADIUS_JITTER)
 
 
 def sample_paint(rng: Random, color: str) -> tuple[int, int, int]:
-    """An RGB colour next to the named one."""
+    """Samples an RGB color near the named one."""
     values = [value + rng.randint(-COLOR_JITTER, COLOR_JITTER) for value in COLOR_RGB[color]]
     return tuple(min(max(value, 0), 255) for value in values)
 
 
 def object_gap(first: ShapeObject, second: ShapeObject) -> float:
-    """What lies between two objects at least, by their boxes and by circles around them. Negative: they may touch."""
+    """Returns a lower bound of the gap between two objects, by their boxes and circles around them. If it is negative,
+    they may touch."""
     (left, up, down, reach), (other_side, other_up, other_down, other_reach) = (
         tuple(extent * item.radius for extent in SHAPE_EXTENT[item.shape]) for item in (first, second)
     )
@@ -222,7 +224,7 @@ def _sample_background(rng: Random) -> Background:
     if not 24 <= lightness + contrast <= 240:
         contrast = -contrast
     return Background(
-        kind=rng.choice(("plain", *BACKGROUNDS)),  # plain twice as often as any other
+        kind=rng.choice(("plain", *BACKGROUNDS)),  # plain backgrounds are twice as frequent as others
         rgb=tuple(round(lightness + value) for value in tint),
         second_rgb=tuple(round(lightness + contrast + value) for value in other_tint),
         period=rng.uniform(0.14, 0.3),
