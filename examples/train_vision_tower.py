@@ -17,7 +17,7 @@ from torch import nn
 from transformers import TrainingArguments, ViTConfig, ViTMAEConfig, ViTMAEForPreTraining, ViTModel, set_seed
 
 from lavit_hf import LavitImageProcessorPil
-from lavit_hf.data.loading import read_annotation
+from lavit_hf.processing.image_reading_lavit import image_label, load_file
 from lavit_hf.training import (
     DataArguments,
     ImageCollator,
@@ -77,6 +77,23 @@ class LabelledMAE(ViTMAEForPreTraining):
             label_losses = nn.functional.cross_entropy(logits, labels.flatten(), reduction="none")
             losses["label_loss"] = batch_mean(label_losses, over_processes=self.training)
         return {"loss": losses["pixel_loss"] + self.config.label_loss_weight * losses.get("label_loss", 0.0)} | losses
+
+
+def read_annotation(value) -> Image.Image:
+    """
+    Reads a label map: an image in mode "L", "P" or "I;16" whose values are the labels of its pixels.
+
+    Args:
+        value: An image as [`~lavit_hf.processing.read_image`] takes it.
+
+    Raises:
+        ValueError: If the image is missing, cannot be read, or has several channels.
+    """
+    name = "The label map"
+    image = load_file(value, name)
+    if len(image.getbands()) > 1:
+        raise ValueError(f"{image_label(name, value)} has mode {image.mode}, expected one channel of labels.")
+    return image
 
 
 class TowerCollator(ImageCollator):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from train_vision_tower import read_annotation
 
-from lavit_hf.data.loading import load_rows, read_annotation
+from lavit_hf.data.loading import load_rows
 from lavit_hf.data.rows import ImageReader, Rows, RowStream
 from lavit_hf.processing import read_image
 

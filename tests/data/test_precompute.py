@@ -178,8 +178,8 @@ def test_shards_are_written_in_groups(monkeypatch, tmp_path, num_rows):
     writer.finish()
     assert pq.read_table(writer.path)["x"].to_pylist() == list(range(num_rows))
     assert pq.read_metadata(writer.path).num_row_groups == -(-num_rows // 10)
-    record = code_files.ShardRecord.read(writer.path)
-    assert (record.rows, record.codes) == (num_rows, 7 * record.images)
+    record = code_files.read_record(writer.path)
+    assert (record["rows"], record["codes"]) == (num_rows, 7 * record["images"])
 
 
 def in_fork(call, *args):

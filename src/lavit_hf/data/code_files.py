@@ -66,28 +66,16 @@ class CodesSummary:
         return self.codes / max(self.images, 1)
 
 
-@dataclass
-class ShardRecord:
-    """What the file of a shard says about it. `input_rows` of the dataset were read, `rows` were written."""
-
-    input_rows: int = 0
-    rows: int = 0
-    images: int = 0
-    codes: int = 0
-    broken: list[dict] | None = None
-
-    @classmethod
-    def read(cls, path: Path) -> "ShardRecord":
-        return cls(**json.loads(pq.read_metadata(path).metadata[RECORD_KEY]))
-
-
 class ShardWriter:
-    """Writes a shard to a hidden file, which [`~ShardWriter.finish`] renames, with its record inside."""
+    """
+    Writes a shard to a hidden file, which [`~ShardWriter.finish`] renames, with its record inside: the numbers of rows
+    that were read (`input_rows`) and written (`rows`), of images and codes, and the broken images.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self.hidden = path.with_name(f".{path.name}.{os.getpid()}")
-        self.record = ShardRecord(broken=[])
+        self.record = {"input_rows": 0, "rows": 0, "images": 0, "codes": 0, "broken": []}
         self._writer: pq.ParquetWriter | None = None
         self._waiting: list[pa.Table] = []
 
@@ -95,11 +83,11 @@ class ShardWriter:
         """Takes rows and what to record about them. Memory holds no more than one group of rows."""
         if self._writer is None:
             self._writer = pq.ParquetWriter(self.hidden, table.schema)
-        self.record.input_rows += input_rows
-        self.record.rows += len(table)
-        self.record.images += len(codes)
-        self.record.codes += sum(map(len, codes))
-        self.record.broken += broken
+        self.record["input_rows"] += input_rows
+        self.record["rows"] += len(table)
+        self.record["images"] += len(codes)
+        self.record["codes"] += sum(map(len, codes))
+        self.record["broken"] += broken
         self._waiting.append(table)
         rows, size = sum(map(len, self._waiting)), sum(part.nbytes for part in self._waiting)
         if rows >= ROWS_PER_GROUP or size >= BYTES_PER_GROUP:
@@ -113,7 +101,7 @@ class ShardWriter:
     def finish(self) -> None:
         """Completes the file and gives it its name."""
         self._flush()
-        self._writer.add_key_value_metadata({RECORD_KEY: json.dumps(asdict(self.record))})
+        self._writer.add_key_value_metadata({RECORD_KEY: json.dumps(self.record)})
         self._writer.close()
         with self.hidden.open("rb+") as file:  # after a power cut, the name must not exist without the content
             os.fsync(file.fileno())
@@ -123,6 +111,11 @@ class ShardWriter:
 def shard_path(folder: Path, shard: int) -> Path:
     """Returns the path of a shard in the folder of its split."""
     return folder / f"{shard:06d}.parquet"
+
+
+def read_record(path: Path) -> dict:
+    """Reads the record of a complete shard."""
+    return json.loads(pq.read_metadata(path).metadata[RECORD_KEY])
 
 
 def find_shards(folder: Path) -> set[int]:
@@ -201,17 +194,17 @@ def complete_split(folder: Path, input_rows: int | None, is_main_process: bool) 
         ValueError: If rows are missing.
     """
     shards, manifest = sorted(find_shards(folder)), folder / MANIFEST_FILE
-    records = [ShardRecord.read(shard_path(folder, shard)) for shard in shards]
-    found = sum(record.input_rows for record in records)
+    records = [read_record(shard_path(folder, shard)) for shard in shards]
+    found = sum(record["input_rows"] for record in records)
     if found == 0:
         raise ValueError(f"{folder} is empty: the dataset has no rows.")
     contents = _read_json(manifest)
     rows_per_shard = contents["settings"]["rows_per_shard"]
-    is_whole = len(shards) == shards[-1] + 1 and all(record.input_rows == rows_per_shard for record in records[:-1])
+    is_whole = len(shards) == shards[-1] + 1 and all(record["input_rows"] == rows_per_shard for record in records[:-1])
     if not is_whole or input_rows not in (None, found):
         raise ValueError(f"{folder} lacks rows: of {input_rows or 'a stream'} it has {found} in {len(shards)} shards.")
-    counts = {name: sum(getattr(record, name) for record in records) for name in ("rows", "images", "codes")}
-    broken = [entry for record in records for entry in record.broken]
+    counts = {name: sum(record[name] for record in records) for name in ("rows", "images", "codes")}
+    broken = [entry for record in records for entry in record["broken"]]
     summary = CodesSummary(skipped_rows=len({entry["row"] for entry in broken}), **counts)
     if is_main_process:
         if broken:

@@ -6,9 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
-from ..processing.image_reading_lavit import image_label, load_file
 from .shapes import load_shapes
 
 
@@ -149,23 +146,6 @@ def check_columns(dataset, columns: Sequence[str]) -> None:
 def column_names(dataset) -> list[str]:
     """Returns the columns of a dataset. A stream may not know them before its first row."""
     return dataset.column_names or list(next(iter(dataset), {}))
-
-
-def read_annotation(value) -> Image.Image:
-    """
-    Reads a label map: an image in mode "L", "P" or "I;16" whose values are the labels of its pixels.
-
-    Args:
-        value: An image as [`~lavit_hf.processing.read_image`] takes it.
-
-    Raises:
-        ValueError: If the image is missing, cannot be read, or has several channels.
-    """
-    name = "The label map"
-    image = load_file(value, name)
-    if len(image.getbands()) > 1:
-        raise ValueError(f"{image_label(name, value)} has mode {image.mode}, expected one channel of labels.")
-    return image
 
 
 __all__ = ["load_rows"]

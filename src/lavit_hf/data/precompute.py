@@ -92,6 +92,7 @@ def precompute_codes(
         ValueError: If an argument is out of its range or a column does not hold images; if the folder holds something
             else or was begun with other settings; if an image is broken, with `broken_images="raise"`.
     """
+    # 1. Check the arguments, and describe everything that shards depend on
     if batch_size < 1 or rows_per_shard < 1:
         raise ValueError(f"batch_size and rows_per_shard must be at least 1, got {batch_size} and {rows_per_shard}.")
     check_broken_images(broken_images)
@@ -107,7 +108,9 @@ def precompute_codes(
         "rows_per_shard": rows_per_shard,
         "keep_images": keep_images,
     }
-    # Without a GPU, accelerate takes each process for the only one unless it is told to use the CPU.
+
+    # 2. Find the shards that this process is to write. Without a GPU, accelerate takes each process for the only one
+    # unless it is told to use the CPU.
     state = PartialState(cpu=visual_tokenizer.device.type == "cpu", timeout=TIMEOUT)
     if state.num_processes > 1:
         visual_tokenizer.to(state.device)
@@ -119,6 +122,7 @@ def precompute_codes(
     def is_wanted(shard: int) -> bool:
         return shard % state.num_processes == state.process_index and shard not in finished
 
+    # 3. Read their rows, prepare images in workers, compute codes, and write
     requests, total = _read_stream(rows, rows_per_shard, batch_size, is_wanted), None
     if num_rows is not None:
         ranges = _list_ranges(num_rows, rows_per_shard, batch_size, is_wanted)
@@ -136,6 +140,8 @@ def precompute_codes(
                 writer.write(_finish_table(batch, codes, keep_images), batch.num_rows, codes, batch.broken)
                 progress.update(batch.num_rows)
             writer.finish()
+
+    # 4. Complete the split once all processes have finished
     state.wait_for_everyone()
     summary = complete_split(folder, num_rows, state.is_main_process)
     state.wait_for_everyone()
