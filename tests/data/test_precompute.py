@@ -396,7 +396,7 @@ def test_command(model, command_line, tmp_path, photos, read):
     code, out, _ = run(photos, tmp_path / "out", *common, "--broken-images", "skip", "--drop-images")
     assert code == 0
     assert "5 rows, 5 images" in out
-    assert "broken images: 2, listed in broken.jsonl" in out
+    assert "cannot be read: 2, see broken.jsonl" in out
     assert set(read(tmp_path / "out")[0]) == {"caption", "image_codes"}
     expected = "must be a folder, or a repository of the Hub as owner/name"
     code, _, error = run(photos, tmp_path / "other", "--model", tmp_path / "nowhere")

@@ -235,6 +235,13 @@ class SequenceReader:
         """
         Reads the images of a sequence that enter the model as pixels.
 
+        Args:
+            item (`list[TextPart | ImagePart]`): A sequence.
+            name (`str`): The name of the row in errors.
+
+        Returns:
+            `list[TextPart | ImagePart]`: The sequence with RGB `PIL.Image.Image`s.
+
         Raises:
             ValueError: If an image cannot be read.
         """

@@ -92,7 +92,7 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """Objects on a background. Equal scenes have equal images."""
+    """The `objects` on a `background`. Equal scenes have equal images."""
 
     objects: tuple[ShapeObject, ...]
     background: Background
