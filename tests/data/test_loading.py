@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""One front door to datasets, with images decoded, and broken ones named."""
+"""Datasets are loaded by one function, images are read, and broken ones are named."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ BROKEN = 2
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """A folder of five pictures with captions, of which one is cut short."""
+    """A folder of five images with captions, one of which is truncated."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for index in range(5):
@@ -53,7 +53,7 @@ def test_annotations_keep_their_labels(tmp_path, mode):
     assert (np.asarray(read_annotation(tmp_path / "labels.png")) == labels).all()
 
 
-def test_annotations_that_are_none(tmp_path):
+def test_label_maps_that_cannot_be_read(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "colours.png")
     with pytest.raises(ValueError, match=r"colours.png.*RGB, expected one channel"):
         read_annotation(tmp_path / "colours.png")
@@ -61,8 +61,8 @@ def test_annotations_that_are_none(tmp_path):
         read_annotation(None)
 
 
-def doors(photos: Path, tmp_path: Path) -> dict[str, dict]:
-    """The same five rows behind every door."""
+def stores(photos: Path, tmp_path: Path) -> dict[str, dict]:
+    """Stores the same five rows in every way that `load_rows` reads."""
     rows = [{"image": str(photos / f"{index}.png"), "caption": f"number {index}"} for index in range(5)]
     features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
     dataset = datasets.Dataset.from_list(rows, features=features)
@@ -82,8 +82,8 @@ def doors(photos: Path, tmp_path: Path) -> dict[str, dict]:
     }
 
 
-def test_every_door_leads_to_the_same_rows(photos, tmp_path, load):
-    for name, arguments in doors(photos, tmp_path).items():
+def test_rows_are_the_same_however_they_are_stored(photos, tmp_path, load):
+    for name, arguments in stores(photos, tmp_path).items():
         for streaming in (False, True):
             rows = load(**arguments, streaming=streaming)
             assert isinstance(rows, datasets.IterableDataset if streaming else datasets.Dataset)
@@ -122,7 +122,7 @@ def test_what_is_not_there_is_named(arguments, message, load):
 
 
 def test_splits_and_files_that_are_not_there(photos, tmp_path, load):
-    doors(photos, tmp_path)
+    stores(photos, tmp_path)
     for streaming in (False, True):
         with pytest.raises(ValueError, match=r"split 'dev' of .*photos: .*\['train'\]"):
             load(photos, "dev", streaming=streaming)

@@ -38,7 +38,7 @@ COLUMNS = ("image", "edited_image")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """A folder as a user has it: a whole LaVIT and its processor."""
+    """A folder with a whole LaVIT and its processor."""
     folder = tmp_path_factory.mktemp("model")
     tiny_lavit().save_pretrained(folder)
     LavitProcessor.from_backbones(
@@ -84,7 +84,7 @@ def read(tmp_path):
 
 @pytest.fixture(scope="module")
 def expected(model, shapes) -> list[dict]:
-    """Each row with the codes that the tokenizer gives its pictures one by one."""
+    """Each row with the codes of its images, computed one by one."""
     tokenizer = LavitVisualTokenizer.from_pretrained(model).eval()
     image_processor = AutoImageProcessor.from_pretrained(model)
 
@@ -135,7 +135,7 @@ def test_codes_of_another_tokenizer_are_refused(compute, shapes, model, tmp_path
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 1}, {"batch_size": 16}, {"num_workers": 2, "batch_size": 3}])
-def test_how_it_is_computed_does_not_show(compute, shapes, expected, read, tmp_path, settings):
+def test_settings_of_speed_change_nothing(compute, shapes, expected, read, tmp_path, settings):
     compute(shapes, tmp_path / "out", **settings)
     assert read(tmp_path / "out") == expected
 
@@ -152,7 +152,7 @@ def test_a_stream_gives_the_same(compute, expected, read, tmp_path, rows_per_sha
     assert file_times(tmp_path / "stream") == before
 
 
-def test_without_pictures_and_with_two_splits(compute, expected, read, tmp_path):
+def test_without_images_and_with_two_splits(compute, expected, read, tmp_path):
     cache = str(tmp_path / "cache")
     for split in ("train", "test"):
         compute("shapes", tmp_path / "out", split=split, keep_images=False)
@@ -183,10 +183,10 @@ def test_shards_are_written_in_groups(monkeypatch, tmp_path, num_rows):
 
 
 def in_fork(call, *args):
-    """Starts a call in a process of its own, without a second import of everything."""
+    """Starts a call in a forked process, which need not import everything again."""
 
     def run():
-        torch.set_num_threads(1)  # the threads of this process do not exist in its fork
+        torch.set_num_threads(1)  # a fork does not have the threads of this process
         AcceleratorState._reset_state(reset_partial_state=True)
         call(*args)
 
@@ -196,7 +196,7 @@ def in_fork(call, *args):
 
 
 def wait(process) -> int:
-    """Its exit code."""
+    """Waits for a process and returns its exit code."""
     process.join(120)
     if process.is_alive():
         process.kill()
@@ -205,7 +205,7 @@ def wait(process) -> int:
 
 
 def die_before(target, name: str, times: int):
-    """Lets SIGKILL end this process as it is about to do something for the so manieth time."""
+    """Kills this process before its call number `times` of a function."""
     original, calls = getattr(target, name), []
 
     def call(*args, **kwargs):
@@ -218,7 +218,7 @@ def die_before(target, name: str, times: int):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_killed_at_any_moment_it_goes_on(compute, expected, read, tmp_path, streaming):
+def test_a_run_that_was_killed_is_resumed(compute, expected, read, tmp_path, streaming):
     settings, output = {"streaming": streaming}, tmp_path / "out"
     moments = [
         (precompute, "open_split", 1, 0),
@@ -253,7 +253,7 @@ def free_port() -> int:
 
 
 def launch(num_processes: int, call) -> list[int]:
-    """What `torchrun` does: the same call in several processes that know of each other."""
+    """Runs the same call in several processes of one process group, as `torchrun` does."""
     port = free_port()
 
     def run(rank):
@@ -290,14 +290,14 @@ def test_several_processes_do_as_one(compute, tmp_path, streaming):
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """Images of several modes, of which the third and the last one are broken, and their captions."""
+    """A folder with images of several modes and captions. The third image and the last one are broken."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for index, mode in enumerate(("RGB", "L", "RGB", "RGBA", "P", "CMYK", "LA")):
         name = f"{index}.{'jpg' if mode == 'CMYK' else 'png'}"
         Image.new("RGB", (30 + index, 20), (30 * index, 90, 0)).convert(mode).save(folder / name)
     for name in ("2.png", "6.png"):
-        (folder / name).write_bytes(b"no picture")
+        (folder / name).write_bytes(b"no image")
     lines = [f"{path.name},number {path.stem}" for path in sorted(folder.iterdir())]
     (folder / "metadata.csv").write_text("\n".join(["file_name,caption", *lines]))
     return folder

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The gradients of one batch, which as many processes share as there are sizes; the first process leaves them."""
+"""Computes the gradients of one batch, shared by as many processes as there are sizes. The first one saves them."""
 
 import sys
 from pathlib import Path
@@ -45,7 +45,7 @@ def stage_two(args: TrainingArguments, rows: slice, kinds: list[str]):
 
 
 def stage_two_accumulated(args: TrainingArguments, rows: slice):
-    """On several processes, two batches of unequal sizes, one of them without a label where there is only one row."""
+    """In several processes, two batches of unequal sizes. If there is only one row, one batch has no label."""
     trainer, whole = stage_two(args, rows, EVERY_KIND)
     if rows.stop - rows.start == NUM_ROWS:
         return trainer, [whole]
@@ -99,8 +99,8 @@ CASES = {
 
 
 def compute_gradients(case: str, folder: Path, sizes: list[int]) -> dict[str, torch.Tensor]:
-    """The loss, under `loss`, and the gradients of each parameter, for this process's rows of the batch."""
-    # The processes know of each other from here on.
+    """Returns the loss, under `loss`, and the gradient of each parameter for this process's rows of the batch."""
+    # This starts the process group.
     args = TrainingArguments(str(folder), use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no")
     index, _ = process_index_and_count()
     start = sum(sizes[:index])

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Twenty steps of stage 2 in however many processes torchrun starts; the first leaves the losses."""
+"""Trains twenty steps of stage 2 in the processes that torchrun starts. The first one saves the losses."""
 
 import json
 import sys

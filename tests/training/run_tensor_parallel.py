@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The models of some folders, their weights shared by all processes; each process leaves what it computes."""
+"""Loads the models of some folders, with weights shared by all processes. Each process saves its outputs."""
 
 import os
 import sys

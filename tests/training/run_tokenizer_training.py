@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Ten steps of stage 1 in however many processes torchrun starts; each leaves its losses and its codebook."""
+"""Trains ten steps of stage 1 in the processes that torchrun starts. Each saves its losses and its codebook."""
 
 import os
 import sys

@@ -30,7 +30,7 @@ from ..tiny import CODEBOOK_SIZE, IMAGE_SIZE, TEXT, VISION, loosen, tiny_lavit
 COLORS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220), "white": (240, 240, 240)}
 EVERY_KIND = ["caption=1", "draw=1", "question=1", "edit=1", "text=0.5"]
 
-SIZE = 16  # of what is drawn, in pixels
+SIZE = 16  # of drawn images, in pixels
 WIDTH = 16
 UNET = {
     "sample_size": SIZE // 2,
@@ -115,14 +115,14 @@ def make_stage_one() -> LavitVisualTokenizerForPreTraining:
 
 
 def save_visual_tokenizer(folder: Path) -> Path:
-    """A folder as stage 1 leaves it."""
+    """Saves a folder as stage 1 writes it."""
     make_stage_one().save_pretrained(folder)
     image_processor().save_pretrained(folder)
     return folder
 
 
 def run_in_processes(count: int, script: str, *arguments) -> None:
-    """Run `tests/training/{script}.py` in `count` processes that torchrun starts; their output if they fail."""
+    """Runs `tests/training/{script}.py` in `count` processes that torchrun starts, and shows their errors."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     command += ["-m", f"tests.training.{script}", *map(str, arguments)]
     python_path = os.pathsep.join([str(ROOT / "examples"), os.environ.get("PYTHONPATH", "")])

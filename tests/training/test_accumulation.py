@@ -18,7 +18,7 @@ def model():
 
 
 def make_rows(model, kind: str) -> list[dict]:
-    """Rows with unlike numbers of labels."""
+    """Makes rows with different numbers of labels."""
     texts = [[5, 6, 7, 8, 9, 10, 11, 12], [15, 16, 17], [20, 21], [25, 26, 27, 28, 29, 30]]
     if kind == "text":
         return [{"ids": text} for text in texts]
@@ -52,7 +52,7 @@ def collate(rows: list[dict]) -> dict:
 
 
 def train(trainer_class, model, folder, rows, batch_size: int, **settings) -> tuple[float, dict[str, torch.Tensor]]:
-    """The loss of one step with as many batches as it takes to see all rows, and what the step changed."""
+    """Returns the loss of one step with as many batches as all rows need, and the change of each parameter."""
     args = TrainingArguments(
         str(folder),
         per_device_train_batch_size=batch_size,
@@ -116,7 +116,7 @@ def test_accumulated_is_whole_where_the_visual_tokenizer_is_trained(model, tmp_p
 
 
 def test_the_vision_tower_runs_once_for_each_image(model, tmp_path):
-    """Whether gradients are accumulated or not."""
+    """This holds with and without accumulated gradients."""
     rows, seen = make_rows(model, "placeholder"), []
     hooked = copy.deepcopy(model)
     hooked.model.visual_tokenizer.vision_tower.register_forward_pre_hook(

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Rows to sequences to batches: token by token what inference has, the same wherever an item is read."""
+"""Rows become sequences and batches with the tokens of inference, and an item is the same wherever it is read."""
 
 from random import Random
 
@@ -79,7 +79,7 @@ def test_several_questions_are_turns_of_a_chat(processor):
         ["question=1"], questions_per_sequence=9, supervise_images=False, supervise_prompts=False
     )
     sequences = [SequenceReader(arguments).compose(row, "row 0", Random(seed)) for seed in range(20)]
-    # Each question has three parts, after the picture; there are as many as the row has, in any order.
+    # Each question has three parts after the image. All questions of the row come, in any order.
     assert {len(parts) for parts in sequences} == {1 + 3 * len(row["questions"])}
     assert len({parts[2].text for parts in sequences}) == len(row["questions"])
     _, *texts = parts = sequences[0]
@@ -93,7 +93,7 @@ def test_several_questions_are_turns_of_a_chat(processor):
     inputs = processor(text=prompt, images=row["image"], return_tensors="pt")
     batch = LavitCollator(processor, NUM_PATCHES)([parts])
     assert real_ids(batch) == [*inputs["input_ids"][0].tolist(), processor.tokenizer.eos_token_id]
-    # Nothing else than the end is ever predicted after an answer.
+    # After an answer, the only label is the end.
     labels = batch["labels"][batch["labels"] != -100]
     assert processor.tokenizer.decode(labels) == "".join(answers) + "<|end|>"
 
@@ -108,7 +108,7 @@ def test_what_is_supervised(processor):
     question, answer = (part.text for part in read(row, "question")[2:])
     answer, drawn = f"{answer}<|end|>", "[IMG]<image>[/IMG]"
     assert labelled("caption", supervise_images=False) == f"{row['caption']}<|end|>"
-    # The bare picture is the prompt of a caption: "Question:" is not to be predicted after it.
+    # An image alone is the prompt of a caption, so that "Question:" must not be a label after it.
     assert labelled("question") == f"{drawn} {question}{answer}"
     assert labelled("question", supervise_prompts=False) == drawn + answer
     assert labelled("question", supervise_prompts=False, supervise_images=False) == answer
@@ -161,7 +161,7 @@ def test_interleaved_segments(processor):
     ids = real_ids(LavitCollator(processor, NUM_PATCHES)([inputs(text, {"codes": [3, 4]}, text)]))
     assert processor.tokenizer.decode(ids) == "red[IMG]<code_3><code_4>[/IMG]red<|end|>"
     row = {"segments": [{"type": "image", "codes": [3]}, {"type": "text", "text": "red"}]}
-    assert read(row, "interleaved")[0].image_input == "codes"  # there is nothing to see
+    assert read(row, "interleaved")[0].image_input == "codes"  # there is no image
     with pytest.raises(ValueError, match="'text' or 'image', got 'video'"):
         inputs({"type": "video"})
 
@@ -176,7 +176,7 @@ def test_texts_cannot_name_what_is_no_text(processor):
 
 
 def test_images_expanded_by_their_codes(processor):
-    """What trainers of other libraries need: one placeholder for each code, known from precomputed codes."""
+    """Trainers of other libraries need one placeholder for each code, which precomputed codes provide."""
     image, model = make_picture("red", "blue"), make_model(processor)
     pixel_values = processor.image_processor(image, return_tensors="pt")["pixel_values"]
     codes = model.model.visual_tokenizer(pixel_values).codes.tolist()
@@ -192,7 +192,7 @@ def test_images_expanded_by_their_codes(processor):
         LavitCollator(processor, NUM_PATCHES, expand_images=True)([[ImagePart(image, image_input="features")]])
 
 
-def test_codes_and_pictures_in_one_batch(processor):
+def test_codes_and_images_in_one_batch(processor):
     picture = ImagePart(make_picture("red", "blue"), image_input="features")
     collator = LavitCollator(processor, NUM_PATCHES)
     batch = collator([[TextPart("red"), ImagePart(codes=[5, 0])], [picture, TextPart("blue above")]])
@@ -222,11 +222,11 @@ def test_long_sequences_are_cut_in_text_alone(processor):
 
     drawing = [mark, *[mark + 3] * 9, mark + 1]
     assert len(real_ids(collator([[long]]))) == 20
-    assert cut(long, codes) == drawing  # the prompt gives way to the drawing
+    assert cut(long, codes) == drawing  # the prompt is cut, not the drawing
     assert len(real_ids(collator([[long, codes]]))) == 20
     assert cut(codes, long) == drawing
     assert cut(codes, TextPart("red"), codes, TextPart("red")) == drawing
-    # A picture of unknown length is taken to be as long as one can be.
+    # An image of unknown length counts as the longest one.
     ids = real_ids(collator([[long, picture]]))
     assert ids[-3:] == [mark, processor.image_token_id, mark + 1]
     assert len(ids) - 1 + NUM_PATCHES == 20
@@ -291,8 +291,8 @@ def test_rows_are_taken_for_what_they_have():
     assert MixtureRows(several, arguments)[0][0].text in ("red", "blue")
 
 
-def test_pictures_are_decoded_for_what_needs_them(tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+def test_images_are_read_only_if_they_are_needed(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
     make_picture("red", "blue").save(tmp_path / "fine.png")
     files = [str(tmp_path / name) for name in ("broken.png", "fine.png", "fine.png")]
     dataset = Dataset.from_dict({"image": files, "caption": ["red", "green", "blue"]})
@@ -335,10 +335,10 @@ def test_precomputed_codes_give_the_same_loss(processor):
         losses.append(model(**batch).loss)
         widths.append(len(batch["pixel_values"]))
     torch.testing.assert_close(*losses, atol=1e-5, rtol=1e-5)
-    assert widths[1] < widths[0]  # those that are read have to be seen
+    assert widths[1] < widths[0]  # images that are read are still needed
 
 
-def test_without_pictures_nothing_is_read_as_features(processor):
+def test_without_images_all_enter_as_codes(processor):
     codes = tokenize(make_dataset(4), make_model(processor).model.visual_tokenizer, drop=True)
     with pytest.raises(ValueError, match="'caption' need a column 'image'; the dataset has .*image_codes"):
         MixtureRows(codes, SequenceArguments(["caption=1"]))

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""`compute_metrics` is given logits and labels of equal shapes: token accuracy in both trainers is that by hand."""
+"""`compute_metrics` gets logits and labels of equal shapes: both trainers have the token accuracy computed by hand."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from lavit_hf.training import ImagePart, LavitCollator, LavitForCausalLMTrainer,
 from .small import make_dataset, make_model, make_processor, tokenize
 
 
-NUM_ROWS = 5  # in batches of two, of which the last is smaller
+NUM_ROWS = 5  # in batches of two, the last of which is smaller
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def rows(model) -> list[dict]:
-    """Texts of several lengths behind images with several numbers of codes."""
+    """Texts of several lengths after images with several numbers of codes."""
     dataset = tokenize(make_dataset(NUM_ROWS), model.model.visual_tokenizer)
     rows = [{**row, "text": row["caption"] * (1 + index % 3)} for index, row in enumerate(dataset)]
     assert len({len(row["image_codes"]) for row in rows}) > 1
@@ -47,8 +47,8 @@ class FromCollator:
 
 class FromProcessor:
     """
-    Images are no labels: what a collator of a user's own does with a processor, with a visual tokenizer or not. It
-    pads on the right, where a row's first token has no position before it from which it would seem to be predicted.
+    Images are no labels, as in a user's own collator with a processor, with or without a visual tokenizer. It pads on
+    the right, so that no position of padding comes before the first token of a row.
     """
 
     def __init__(self, model, expand_images: bool):
@@ -65,7 +65,7 @@ class FromProcessor:
 
 @torch.no_grad()
 def accuracy_by_hand(model, rows: list[dict], kind) -> float:
-    """The accuracy over rows that are each read alone, with one placeholder, by the labels that the model counts."""
+    """Returns the accuracy over rows that are read one by one, with one placeholder, by the labels of the model."""
     collate, hits = kind(model, expand_images=False), []
     for row in rows:
         outputs = model.eval()(**collate([row]))
@@ -75,7 +75,7 @@ def accuracy_by_hand(model, rows: list[dict], kind) -> float:
 
 
 class Accuracy:
-    """The usual function, and the shapes that it was given."""
+    """The usual metric, which keeps the arrays it was given."""
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
         self.logits, self.labels = prediction.predictions, prediction.label_ids
@@ -147,6 +147,6 @@ def test_metrics_are_given_what_they_ask_for(model, rows, tmp_path, batch_eval_m
     assert all(part.predictions.shape == (*part.label_ids.shape, model.config.vocab_size) for part in given)
     losses = np.concatenate([np.atleast_1d(part.losses) for part in given])
     assert losses.mean() == pytest.approx(metrics["eval_loss"], abs=1e-5)
-    if not batch_eval_metrics:  # with them, the whole batch
+    if not batch_eval_metrics:  # otherwise one batch at a time
         assert given[0].inputs.shape[0] == NUM_ROWS
         assert given[0].inputs.shape[1] < given[0].label_ids.shape[1]

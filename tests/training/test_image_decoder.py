@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Stage 3: what moves and what does not, what the U-Net is told, averaged weights, resuming, the script."""
+"""Stage 3: which weights are trained, the conditions of the U-Net, averaged weights, resuming, the script."""
 
 import runpy
 import shutil
@@ -54,7 +54,7 @@ def make_decoder(unet=None, scheduler=None, **kwargs) -> LavitImageDecoderForTra
 
 
 def make_pictures(count: int) -> list[Image.Image]:
-    """Of different sizes: patches of colours, so that there is something to learn."""
+    """Makes images of different sizes with patches of colors, so that there is something to learn."""
     rng = np.random.default_rng(0)
     sizes = [(20, 30), (40, 24), (16, 16)]
     colours = rng.integers(0, 255, (count, 2, 2, 3), dtype=np.uint8)
@@ -100,7 +100,7 @@ def losses(trainer) -> list[float]:
 
 @torch.no_grad()
 def mean_loss(decoder, draws: int = 20) -> float:
-    """The loss of the rows, with the same noise and timesteps at every call."""
+    """Returns the loss of the rows, with the same noise and timesteps at every call."""
     batch = make_collator()(make_rows())
     torch.manual_seed(1)
     return sum(decoder(**batch).loss.item() for _ in range(draws)) / draws
@@ -157,8 +157,8 @@ def _watch(unet) -> list[dict]:
 
 
 @pytest.mark.parametrize("kind", ["lowres", "highres"])
-def test_the_unet_is_told_what_the_pipeline_tells_it(kind, converted):
-    """Both branches of the guidance: with the stored embeddings of the SD 1.5 kind, and the zeros of the SDXL kind."""
+def test_conditions_are_those_of_the_pipeline(kind, converted):
+    """This holds for both branches of guidance, with the stored embeddings of SD 1.5 and the zeros of SDXL."""
     subfolder = "lowres_decoder" if kind == "lowres" else None
     pipe = LavitImageDecoderPipeline.from_pretrained(converted, subfolder=subfolder)
     pipe.set_progress_bar_config(disable=True)
@@ -197,7 +197,7 @@ def test_a_map_puts_each_patch_in_its_place():
     decoder.train()(torch.zeros(2, 3, 2 * SIZE, SIZE), codes=pictures, attention_mask=mask)
 
     drawing, training = (call["sample"][:, channels:] for call in calls)
-    assert not drawing[:2].any()  # without being told
+    assert not drawing[:2].any()  # the unconditional branch
     torch.testing.assert_close(drawing[2:], training)
     height, width = training.shape[-2:]
     for y, x in ((0, 0), (height - 1, 0), (height // 2, width - 1)):
@@ -217,7 +217,7 @@ def test_a_map_needs_its_channels():
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_a_perfect_prediction_has_no_loss(prediction_type):
-    """What the U-Net is to say is what leads DDIM from the noisy latents back to the latents."""
+    """The target of the U-Net leads DDIM from the noisy latents back to the latents."""
     decoder = make_decoder(scheduler={"prediction_type": prediction_type, "clip_sample": False}).eval()
     batch = make_collator()(make_rows(4))
     latents = decoder.encode_latents(batch["images"])
@@ -295,7 +295,7 @@ def test_checkpoints_hold_what_is_trained_and_folders_the_average(tmp_path):
     torch.testing.assert_close(projection, average["feature_decoder.condition_projections.0.weight"], rtol=0, atol=0)
     assert not pipe.unet.conv_in.weight.equal(raw)
 
-    # The sheet shows just what the loaded pipeline draws.
+    # The sheet shows exactly what the loaded pipeline draws.
     batch = make_collator()(make_rows(3))
     codes = decoder.eval().list_codes(batch)
     with trainer.averaged_weights():
@@ -312,7 +312,7 @@ def test_evaluation_is_of_the_average_and_repeats_itself(tmp_path):
     assert first == again
     for parameter in trainer.average.shadow_params:
         parameter.zero_()
-    # A U-Net of zeros predicts none of the noise.
+    # A U-Net of zeros predicts no noise.
     assert trainer.evaluate()["eval_loss"] == pytest.approx(1.0, abs=0.1)
     assert trainer.decoder.unet.conv_in.weight.abs().sum() > 0
 
@@ -378,7 +378,7 @@ def write_photographs(folder: Path) -> None:
         picture.convert(mode).save(folder / f"{index}.{'jpg' if mode == 'CMYK' else 'png'}")
 
 
-def test_the_scripts_run_on_a_folder_of_pictures(tmp_path, monkeypatch):
+def test_the_scripts_run_on_a_folder_of_images(tmp_path, monkeypatch):
     pictures, tokenizer, vae, out = (tmp_path / name for name in ("pictures", "tokenizer", "vae", "out"))
     write_photographs(pictures)
     save_visual_tokenizer(tokenizer)
@@ -425,7 +425,7 @@ def test_the_scripts_run_on_a_folder_of_pictures(tmp_path, monkeypatch):
     assert pipe([1, 2, 3], num_inference_steps=2).images[0].size == (SIZE, SIZE)
     assert pipe.feature_decoder.config.num_patches == NUM_PATCHES
 
-    # Started again, the same command goes on from its last checkpoint.
+    # The same command resumes from its last checkpoint.
     weights = pipe.unet.conv_in.weight
     shutil.rmtree(out / "checkpoint-3")
     shutil.rmtree(out / "unet")

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""LoRA: what is trained and what is not; what was trained is what is loaded and what is merged."""
+"""LoRA: which weights are trained, and that loaded and merged models equal the trained one."""
 
 import runpy
 import sys
@@ -34,7 +34,7 @@ def make_base(tie: bool) -> LavitForCausalLM:
 
 
 def trained_parts(model) -> set[str]:
-    """Names of what asks for gradients, cut to what tells one part from another."""
+    """Returns the shortened names of the trained parameters."""
     names = (name.removeprefix("base_model.model.") for name, p in model.named_parameters() if p.requires_grad)
     return {name.partition(".lora_")[0].partition(".modules_to_save")[0] for name in names}
 
@@ -53,7 +53,7 @@ def all_linear(model, **kwargs):
 
 
 def test_adapters_of_the_visual_tokenizer_are_refused(tmp_path):
-    """They would change the codes in training, and precomputed codes would no longer fit."""
+    """They would change codes during training, and precomputed codes would no longer fit."""
     args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
     with pytest.raises(ValueError, match=r"got one in 'visual_tokenizer\.[a-z_.0-9]+'.*exclude_modules.*lora_config"):
         LavitForCausalLMTrainer(all_linear(tiny_lavit()), args)

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Stage 2: what the loss counts, one process or two, killed or not, and that inference finds what training taught."""
+"""Stage 2: the labels of the loss, in one process or two, killed or not, and that inference agrees with training."""
 
 import json
 import os
@@ -126,7 +126,7 @@ def test_frozen_parts_stay_and_others_have_rates_of_their_own(tmp_path):
 
 
 def test_the_loss_is_that_of_rows_in_two_processes(tmp_path):
-    """Batches of unlike numbers of labels, some without a picture that is read."""
+    """The batches have different numbers of labels, and some have no image that is read."""
     alone = losses(train(tmp_path, max_steps=20))
     run_in_processes(2, "run_language_training", tmp_path, 4)
     together = json.loads((tmp_path / "losses.json").read_text())
@@ -154,7 +154,7 @@ def test_accumulated_batches_and_streams(tmp_path):
 
 
 def test_inference_finds_what_training_taught():
-    """Captions end, questions are answered, drawings and edits have the codes that were to be drawn."""
+    """Captions end, questions are answered, and drawings and edits have the codes of the images."""
     processor, dataset = make_processor(), make_dataset(3)
     model = make_model(processor).train()
     kinds = [SequenceArguments(EVERY_KIND).only(kind) for kind in ("caption", "draw", "question", "edit")]
@@ -279,7 +279,7 @@ def test_the_recipe():
     assert arguments.lr_scheduler_kwargs == {"num_decay_steps": 1500, "decay_type": "1-sqrt"}
 
 
-# The model that it starts with
+# The model
 
 
 def test_a_text_tokenizer_for_a_narrow_domain():

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Several processes, also with unequal shares of a batch, compute the gradients of one that has the whole batch."""
+"""Several processes, also with unequal shares of a batch, compute the gradients of one with the whole batch."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""A resumed run is the undisturbed one, bit for bit; a checkpoint that lacks a weight is refused by its name."""
+"""A resumed run equals an uninterrupted one bit for bit. A checkpoint that lacks a weight is refused by its name."""
 
 import json
 import logging
@@ -51,7 +51,7 @@ MAE |= {f"decoder_{name}": value for name, value in MAE.items()} | {"image_size"
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All weights in a folder and below but those of its checkpoints."""
+    """Returns all weights in a folder except those of its checkpoints."""
     files = [path.relative_to(folder) for path in folder.rglob("*.safetensors")]
     files = sorted(path for path in files if not path.parts[0].startswith("checkpoint-"))
     return {f"{path}: {name}": value for path in files for name, value in load_file(folder / path).items()}
@@ -64,14 +64,14 @@ def check_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 
 
 def entries(folder: Path, after: int) -> list[dict]:
-    """The log of the steps after one, but how long they took."""
+    """Returns the log of the steps after one, without durations."""
     log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     timed = ("runtime", "per_second")
     return [{k: v for k, v in entry.items() if not k.endswith(timed)} for entry in log if entry["step"] > after]
 
 
 class Heard(logging.Handler):
-    """What transformers' loggers say, which do not reach the root logger."""
+    """Keeps the messages of transformers' loggers, which do not reach the root logger."""
 
     def __init__(self):
         super().__init__()
@@ -97,10 +97,10 @@ def heard():
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory) -> Path:
-    """What the scripts start from: data, a visual tokenizer, a VAE."""
+    """A folder with the inputs of the scripts: data, a visual tokenizer, a VAE."""
     folder = tmp_path_factory.mktemp("parts")
     dataset = make_dataset(24)
-    # The images serve as maps of labels, too.
+    # The images serve as label maps as well.
     labels = [Image().encode_example(image.convert("L")) for image in dataset["image"]]
     dataset = dataset.add_column("annotation", labels, feature=Image())
     dataset.to_parquet(folder / "data" / "train.parquet")
@@ -325,7 +325,7 @@ def test_an_adapter_that_had_less_is_refused(tmp_path):
 @pytest.mark.parametrize("kind", TRAINERS)
 def test_the_best_model_is_the_one_that_was_saved(tmp_path, kind):
     settings = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "max_steps": 3}
-    # The loss falls: with the largest as the best, the first checkpoint is.
+    # The loss decreases. With the largest as the best, the first checkpoint is the best.
     settings |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": True}
     if kind in ("experts", "mixtral", "lora"):
         settings["eval_dataset"] = make_trainer(tmp_path).train_dataset

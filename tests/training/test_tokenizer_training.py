@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Stage 1: what moves and what does not, the schedule, resuming, several processes."""
+"""Stage 1: which weights are trained, the schedule, resuming, several processes."""
 
 import json
 
@@ -143,7 +143,7 @@ def test_the_schedule_leaves_the_configuration_alone(tmp_path):
     )
     assert before["gumbel_temperature"] == 0.8
     for other in others:
-        assert other.pop("use_cache") is False  # which Trainer sets for every model
+        assert other.pop("use_cache") is False  # Trainer sets this for every model
         assert other == before
 
 
