@@ -66,13 +66,13 @@ class LavitTrainer(Trainer):
         Raises:
             ValueError: If the checkpoint lacks weights of the model, or has weights that the model lacks.
         """
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
-        if resume_from_checkpoint:
+        is_last = resume_from_checkpoint is True
+        folder = get_last_checkpoint(self.args.output_dir) if is_last else resume_from_checkpoint
+        if folder:
             # A warning, since transformers hides information by default.
-            logger.warning(f"Resuming from {resume_from_checkpoint}.")
-            self.load_checkpoint(resume_from_checkpoint)
-        output = super().train(resume_from_checkpoint, **kwargs)
+            logger.warning(f"Resuming from {folder}.")
+            self.load_checkpoint(folder)
+        output = super().train(folder or resume_from_checkpoint, **kwargs)
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
             self.load_checkpoint(self.state.best_model_checkpoint)
         return output
@@ -101,9 +101,9 @@ class LavitTrainer(Trainer):
 
     def _issue_warnings_after_load(self, load_result) -> None:
         """
-        Says nothing. `load_checkpoint` has checked all weights; the warnings of `Trainer`, which compares the names in
-        the files with those of the model, would be false. If this private hook is renamed, they are back, and
-        tests/training/test_resuming.py fails.
+        Logs nothing. `load_checkpoint` has checked all weights, and the warnings of `Trainer` would be false, since it
+        compares the names in the files with those of the model. If transformers renames this private hook, the false
+        warnings are back, and tests/training/test_resuming.py fails.
         """
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
