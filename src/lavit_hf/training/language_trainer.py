@@ -64,6 +64,7 @@ class LavitForCausalLMTrainer(LavitTrainer):
                 f"'visual_tokenizer.{name}': set exclude_modules=r'.*visual_tokenizer\\..*', or use "
                 "lavit_hf.training.lora.lora_config(model)."
             )
+        self.model_accepts_loss_kwargs = False  # `Trainer` need not count labels, which this class does
         self._wants_logits = False  # in evaluation, what the caller of `prediction_step` asks for
         # Sums over the batches of the current step.
         self._num_labels = self._loss = torch.zeros((), device=args.device)
@@ -104,8 +105,8 @@ class LavitForCausalLMTrainer(LavitTrainer):
         if model.training:
             num_labels = count_labels(outputs["labels"])
             self._num_labels = self._num_labels + num_labels
-            is_accumulated = self.current_gradient_accumulation_steps > 1
-            loss = loss * num_labels * (SCALE if is_accumulated else self._take_weight_of_labels())
+            weight = SCALE if self.current_gradient_accumulation_steps > 1 else self._take_weight_of_labels()
+            loss = loss * num_labels * weight
         return (loss, outputs) if return_outputs else loss
 
     def _take_weight_of_labels(self) -> torch.Tensor:

@@ -66,13 +66,12 @@ class LavitTrainer(Trainer):
         Raises:
             ValueError: If the checkpoint lacks weights of the model, or has weights that the model lacks.
         """
-        is_last = resume_from_checkpoint is True
-        folder = get_last_checkpoint(self.args.output_dir) if is_last else resume_from_checkpoint
-        if folder:
+        path = get_last_checkpoint(self.args.output_dir) if resume_from_checkpoint is True else resume_from_checkpoint
+        if path:
             # A warning, since transformers hides information by default.
-            logger.warning(f"Resuming from {folder}.")
-            self.load_checkpoint(folder)
-        output = super().train(folder or resume_from_checkpoint, **kwargs)
+            logger.warning(f"Resuming from {path}.")
+            self.load_checkpoint(path)
+        output = super().train(path or resume_from_checkpoint, **kwargs)
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
             self.load_checkpoint(self.state.best_model_checkpoint)
         return output
