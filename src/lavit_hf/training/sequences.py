@@ -176,16 +176,15 @@ class SequenceReader:
         Raises:
             ValueError: If the dataset lacks a column.
         """
-        names, selected = column_names(dataset), set()
-        for kind in self.arguments.weights:
-            for alternatives in self._needed(kind):
-                if not alternatives & set(names):
-                    wanted = " or ".join(map(repr, sorted(alternatives)))
-                    raise ValueError(
-                        f"Sequences of the kind {kind!r} need a column {wanted}; the dataset has {', '.join(names)}."
-                    )
-                selected |= alternatives & set(names)
-        return dataset.select_columns(sorted(selected))
+        names = column_names(dataset)
+        needed = [(kind, columns) for kind in self.arguments.weights for columns in self._needed(kind)]
+        for kind, columns in needed:
+            if not columns & set(names):
+                wanted = " or ".join(map(repr, sorted(columns)))
+                raise ValueError(
+                    f"Sequences of the kind {kind!r} need a column {wanted}; the dataset has {', '.join(names)}."
+                )
+        return dataset.select_columns(sorted({name for _, columns in needed for name in columns & set(names)}))
 
     def _needed(self, kind: str) -> list[set[str]]:
         """Returns the columns that a kind needs, each with the names of which one is enough."""

@@ -49,7 +49,7 @@ class LavitTrainer(Trainer):
         self.args.remove_unused_columns = False
         # Without labels, Trainer computes no loss in evaluation. Here, the images are what the model learns from.
         self.label_names = self.label_names or [next(iter(signature(self.model.forward).parameters))]
-        self._measured: dict[bool, dict[str, list[torch.Tensor]]] = {True: {}, False: {}}
+        self._measured: dict[bool, dict[str, list]] = {True: {}, False: {}}
 
     def measure(self, outputs) -> dict[str, torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
         """Returns values of the model's outputs for the log, each alone or as the pair of a sum and its weight."""
