@@ -10,22 +10,6 @@ from ..modeling.configuration_lavit import LavitFeatureDecoderConfig
 from ..modeling.modeling_lavit_feature_decoder import LavitFeatureDecoder
 
 
-def unconditional_embeds(feature_decoder: LavitFeatureDecoder, prompt_embeds: torch.Tensor) -> torch.Tensor:
-    """
-    Computes the conditions of the unconditional branch: the stored embeddings, if there are any, and then zeros.
-
-    Args:
-        feature_decoder ([`LavitFeatureDecoder`]): The feature decoder, with or without stored embeddings.
-        prompt_embeds (`torch.Tensor` of shape `(B, num_patches, sum(condition_dims))`):
-            The conditions of images, whose shape, dtype and device the result has.
-    """
-    unconditional = torch.zeros_like(prompt_embeds)
-    stored = feature_decoder.config.num_unconditional_tokens
-    if stored:
-        unconditional[:, :stored] = feature_decoder.unconditional_embeds.to(unconditional)
-    return unconditional
-
-
 def prepare_conditions(
     feature_decoder: LavitFeatureDecoder,
     prompt_embeds: torch.Tensor,
@@ -42,14 +26,19 @@ def prepare_conditions(
         pooled_prompt_embeds (`torch.Tensor` of shape `(B, pooled_condition_dim)`, *optional*):
             The pooled conditions of the SDXL kind.
         size (`tuple[int, int]`): Height and width of the images in pixels.
-        guided (`bool`): Whether to add an unconditional row for each image before the others.
+        guided (`bool`):
+            Whether to add an unconditional row for each image before the others. Its conditions are the stored
+            embeddings, if there are any, and then zeros.
 
     Returns:
         `dict[str, torch.Tensor]`: The conditions by the names that callbacks use.
     """
     rows = prompt_embeds
     if guided:
-        rows = torch.cat([unconditional_embeds(feature_decoder, prompt_embeds), prompt_embeds])
+        unconditional = torch.zeros_like(prompt_embeds)
+        if stored := feature_decoder.config.num_unconditional_tokens:
+            unconditional[:, :stored] = feature_decoder.unconditional_embeds.to(unconditional)
+        rows = torch.cat([unconditional, prompt_embeds])
     if pooled_prompt_embeds is None:
         return {"prompt_embeds": rows}
     pooled = pooled_prompt_embeds

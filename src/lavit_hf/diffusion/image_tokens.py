@@ -6,16 +6,17 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ..modeling.configuration_lavit import LavitFeatureDecoderConfig
+
 
 ImageTokens = torch.Tensor | np.ndarray | Sequence[int] | Sequence[Sequence[int]] | Sequence[torch.Tensor]
 
 
 def to_codes(
     image_tokens: ImageTokens,
-    codebook_size: int,
-    num_patches: int,
-    visual_token_offset: int | None = None,
-    vocabulary_ids: bool = False,
+    config: LavitFeatureDecoderConfig,
+    visual_token_offset: int | None,
+    vocabulary_ids: bool,
 ) -> list[torch.LongTensor]:
     """
     Reads the tokens of one or several images as codes.
@@ -23,10 +24,11 @@ def to_codes(
     Args:
         image_tokens (`list[int]`, `list[list[int]]`, `torch.Tensor`, `np.ndarray` or a list of 1D ones):
             The tokens of one image (a flat list, a 1D tensor) or those of several images.
-        codebook_size (`int`): The size of the codebook. Codes are 0 to `codebook_size - 1`.
-        num_patches (`int`): The largest number of tokens of an image.
+        config ([`LavitFeatureDecoderConfig`]):
+            The configuration of the feature decoder. Codes are 0 to `codebook_size - 1`, and an image has at most
+            `num_patches` of them.
         visual_token_offset (`int`, *optional*): The vocabulary id of code 0.
-        vocabulary_ids (`bool`, *optional*, defaults to `False`):
+        vocabulary_ids (`bool`):
             Whether `image_tokens` are vocabulary ids (`visual_token_offset` + code) instead of codes. The values do
             not tell, since the two ranges may overlap.
 
@@ -42,6 +44,7 @@ def to_codes(
     if vocabulary_ids and visual_token_offset is None:
         raise ValueError("vocabulary_ids=True needs a visual_token_offset, got None.")
     first = visual_token_offset if vocabulary_ids else 0
+    codebook_size, num_patches = config.codebook_size, config.num_patches
     all_codes = []
     for index, tokens in enumerate(_to_tensors(image_tokens)):
         if not 1 <= len(tokens) <= num_patches:

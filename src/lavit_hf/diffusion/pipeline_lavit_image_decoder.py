@@ -239,7 +239,8 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
         # 1. Check the inputs, and the components, which may have been replaced
         checks.check_components(self.feature_decoder, self.unet, self.vae)
         check_scheduler(self.scheduler)
-        codes = self._to_codes(image_tokens, vocabulary_ids)
+        offset = self.config.visual_token_offset
+        codes = to_codes(image_tokens, self.feature_decoder.config, offset, vocabulary_ids)
         num_images_per_prompt = check_integer("num_images_per_prompt", num_images_per_prompt, 1)
         num_images = len(codes) * num_images_per_prompt
         if height is None or width is None:
@@ -305,12 +306,8 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
         Raises:
             ValueError: If `image_tokens` are not the tokens of images.
         """
-        return self._encode_codes(self._to_codes(image_tokens, vocabulary_ids))
-
-    def _to_codes(self, image_tokens: ImageTokens, vocabulary_ids: bool) -> list[torch.LongTensor]:
-        config = self.feature_decoder.config
         offset = self.config.visual_token_offset
-        return to_codes(image_tokens, config.codebook_size, config.num_patches, offset, vocabulary_ids)
+        return self._encode_codes(to_codes(image_tokens, self.feature_decoder.config, offset, vocabulary_ids))
 
     def _encode_codes(self, codes: list[torch.LongTensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
         device = self._execution_device
