@@ -102,9 +102,9 @@ def test_no_pictures(processor, images):
         (["<image>", "<image>", "<image>"], 2, "The texts have 3 <image> placeholders, but 2 images"),
         (["<image>", "<image><image>"], [2, 1], "Text 0 has 1 <image> placeholders, but 2 images"),
         (["<image>", "<image>"], [1], "Got 1 lists of images for 2 texts"),
-        ([], 1, r"text is '\[\]'; expected"),
-        ([3], 1, r"text is '\[3\]'; expected"),
-        (None, 0, "at least one input"),
+        ([], 1, r"text must be a string or a non-empty list of strings, got '\[\]'"),
+        ([3], 1, r"text must be a string or a non-empty list of strings, got '\[3\]'"),
+        (None, 0, "needs text or images, got neither"),
     ],
 )
 def test_mismatches(processor, pictures, text, counts, message):
@@ -169,6 +169,7 @@ def test_system_messages_precede_the_first_question(processor, role):
 
 
 TYPED = ["is <image> a tag?", "a [IMG] circle", "[/IMG]", "<code_3> and <code_3>", "</s><|end|>", "[IMG]<image>[/IMG]"]
+TYPED += ["<[IMG]image>", "<<code_3>image>"]  # a placeholder only once the special token in it is cut out
 
 
 @pytest.mark.parametrize("typed", TYPED)
