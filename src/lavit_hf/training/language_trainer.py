@@ -3,6 +3,7 @@
 
 import torch
 from peft import PeftModel
+from torch.nn.functional import cross_entropy
 from transformers import TrainingArguments
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
@@ -23,7 +24,8 @@ class LavitForCausalLMTrainer(LavitTrainer):
     on, and the vision tower then runs on images with one placeholder; unless it is trained, it does not run on them
     again. FSDP and DeepSpeed do not run a part of the model alone: accumulated batches with images pass through the
     whole model once more, without gradients.
-    The log has the mean losses of text, `loss_on_text`, and of images with their marks, `loss_on_codes`.
+    The log has the mean losses of text, `loss_on_text`, and of images with their marks, `loss_on_codes`. The loss of
+    an evaluation is the mean over all labels as well, whatever the batch size.
 
     Args:
         model ([`LavitForCausalLM`] or a `peft` model of one), args (`TrainingArguments`):
@@ -137,11 +139,14 @@ class LavitForCausalLMTrainer(LavitTrainer):
         loss, outputs = super().compute_loss(model, given, return_outputs=True)
         self._counted_labels = outputs["labels"]
         labels = outputs["labels"][:, 1:]
-        labels = labels[labels != IGNORE_INDEX]
-        if "token_losses" in outputs:
-            is_picture = (labels >= self.model.config.image_start_token_id).long()
-            self._sums[model.training][:, 0].index_add_(0, is_picture, outputs["token_losses"].detach())
-            self._sums[model.training][:, 1] += is_picture.bincount(minlength=2)
+        is_label = labels != IGNORE_INDEX
+        labels, config = labels[is_label], self.model.config
+        token_losses = outputs.get("token_losses")
+        if token_losses is None:
+            token_losses = cross_entropy(outputs["logits"][:, :-1][is_label].float(), labels, reduction="none")
+        is_image = ((labels >= config.image_start_token_id) & (labels < config.image_token_id)).long()
+        self._sums[model.training][:, 0].index_add_(0, is_image, token_losses.detach())
+        self._sums[model.training][:, 1] += is_image.bincount(minlength=2)
         if model.training:
             if num_items_in_batch is None:
                 num_items_in_batch = self._over_processes(count_labels(outputs["labels"]))
@@ -155,21 +160,17 @@ class LavitForCausalLMTrainer(LavitTrainer):
         # `compute_metrics` is given labels of the logits' length, in which images are their codes.
         return loss, logits, None if labels is None else self._counted_labels
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        for key in [key for key in logs if key.startswith("eval_") and key.endswith("_loss")]:
-            if key != "eval_loss":  # of one of several datasets
-                prefix = key.removesuffix("loss")
-                logs |= {prefix + name: value for name, value in self._take_measured(training=False).items()}
-        super().log(logs, start_time)
-
     def _take_measured(self, training: bool) -> dict[str, float]:
         measured = super()._take_measured(training)
         sums = self.accelerator.reduce(self._sums[training], reduction="sum").tolist()
         self._sums[training].zero_()
-        for name, (total, count) in zip(("loss_on_text", "loss_on_codes"), sums, strict=True):
-            if count:
-                measured[name] = round(total / count, 5)
-        return measured
+        names = ["loss_on_text", "loss_on_codes"]
+        if not training:  # in training, Trainer logs the loss itself
+            names.append("loss")
+            sums.append([sum(parts) for parts in zip(*sums, strict=True)])
+        return measured | {
+            name: round(total / count, 5) for name, (total, count) in zip(names, sums, strict=True) if count
+        }
 
 
 __all__ = ["LavitForCausalLMTrainer"]

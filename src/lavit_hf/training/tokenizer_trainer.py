@@ -88,7 +88,8 @@ class LavitVisualTokenizerTrainer(LavitTrainer):
     ):
         super().__init__(model, args, **kwargs)
         self.tokenizer = model
-        self._code_counts = torch.zeros(model.config.codebook_size)
+        num_codes, device = model.config.codebook_size, self.args.device
+        self._code_counts = {training: torch.zeros(num_codes, device=device) for training in (True, False)}
         self.add_callback(_ScheduleCallback(self, schedule or TokenizerSchedule()))
 
     def measure(self, outputs) -> dict[str, torch.Tensor]:
@@ -98,16 +99,15 @@ class LavitVisualTokenizerTrainer(LavitTrainer):
             "kept_fraction": tokenizer_output["keep_mask"].float().mean(),
         }
         if self.tokenizer.quantize:
-            codes = tokenizer_output["codes"]
-            self._code_counts = self._code_counts.to(codes.device)
-            self._code_counts += codes.bincount(minlength=len(self._code_counts))
+            codes, training = tokenizer_output["codes"], self.tokenizer.training
+            self._code_counts[training] += codes.bincount(minlength=self.tokenizer.config.codebook_size)
             measured["commitment_loss"] = tokenizer_output["commitment_loss"]
         return measured
 
     def _take_measured(self, training: bool) -> dict[str, float]:
         measured = super()._take_measured(training)
-        counts = self.accelerator.reduce(self._code_counts, reduction="sum")
-        self._code_counts = torch.zeros_like(counts)
+        counts = self.accelerator.reduce(self._code_counts[training], reduction="sum")
+        self._code_counts[training] = torch.zeros_like(counts)
         if counts.sum() > 0:
             probs = counts / counts.sum()
             measured["code_usage"] = round((counts > 0).float().mean().item(), 4)

@@ -8,6 +8,7 @@ from inspect import signature
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer
+from transformers.trainer_pt_utils import find_batch_size
 
 from .optimizer import MuonWithAdamW, hidden_matrices
 from .resuming import ResumeCallback, check_adapter, check_keys, load_weights
@@ -39,9 +40,9 @@ def _unknown_part(model: torch.nn.Module, prefix: str) -> ValueError:
 
 class LavitTrainer(Trainer):
     """
-    A `Trainer` whose log has the scalars that [`~LavitTrainer.measure`] names beside the loss, as means over steps and
-    processes since the last entry, `steps_per_second`, and `data_wait`, the fraction of that time that was spent
-    waiting for rows.
+    A `Trainer` whose log has the scalars that [`~LavitTrainer.measure`] names beside the loss, as means over the rows
+    of all processes since the last entry, `steps_per_second`, and `data_wait`, the fraction of that time that was
+    spent waiting for rows.
 
     A checkpoint is loaded completely, as `from_pretrained` loads it, or it is refused: a resumed run, which logs its
     step once, equals the run that was not interrupted. A `PreTrainedModel` must be one that its configuration makes.
@@ -139,16 +140,17 @@ class LavitTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        num_rows = find_batch_size(inputs) or 1
         for name, value in self.measure(outputs).items():
-            self._measured[model.training][name].append(value.detach().float())
+            value = value.detach().float()
+            self._measured[model.training][name].append(
+                torch.stack([value * num_rows, torch.full_like(value, num_rows)])
+            )
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        training = "loss" in logs
-        if training or "eval_loss" in logs:
-            prefix = "" if training else "eval_"
-            logs |= {prefix + name: value for name, value in self._take_measured(training).items()}
-        if training:
+        if "loss" in logs:
+            logs |= self._take_measured(training=True)
             now = time.perf_counter(), self.state.global_step
             if self._logged is not None:
                 seconds, steps = now[0] - self._logged[0], now[1] - self._logged[1]
@@ -159,13 +161,20 @@ class LavitTrainer(Trainer):
             self._waited, self._logged = 0.0, now
         super().log(logs, start_time)
 
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        """Same as in `Trainer`, with what was measured among the metrics."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        measured = self._take_measured(training=False)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in measured.items()})
+        return output
+
     def _take_measured(self, training: bool) -> dict[str, float]:
         measured, self._measured[training] = self._measured[training], defaultdict(list)
         if not measured:
             return {}
-        means = torch.stack([torch.stack(values).mean() for values in measured.values()])
-        means = self.accelerator.reduce(means, reduction="mean")
-        return {name: round(value, 5) for name, value in zip(measured, means.tolist(), strict=True)}
+        sums = torch.stack([torch.stack(values).sum(dim=0) for values in measured.values()])
+        totals, counts = self.accelerator.reduce(sums, reduction="sum").unbind(dim=1)
+        return {name: round(value, 5) for name, value in zip(measured, (totals / counts).tolist(), strict=True)}
 
 
 __all__ = ["LavitTrainer", "freeze_parts"]
