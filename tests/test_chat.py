@@ -37,6 +37,8 @@ def test_a_conversation(monkeypatch, command_line, tmp_path, picture):
         ]
     )
     monkeypatch.setattr("lavit_hf.cli.common.console.input", lambda prompt: next(lines))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "003.png").write_bytes(b"of another conversation")
     code, output, _ = command_line("chat", "--output", tmp_path / "out", "--steps", 4)
     assert code == 0
     answer, description = (line for line in output.splitlines() if "orange" in line)
@@ -46,8 +48,34 @@ def test_a_conversation(monkeypatch, command_line, tmp_path, picture):
     assert "/draw needs a text" in output
     assert "there is no picture nothing.png" in output
     assert "/edit needs a picture" in output
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["001.png", "002.png"]
-    assert str(tmp_path / "out" / "001.png") in output
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["003.png", "004.png", "005.png"]
+    assert (tmp_path / "out" / "003.png").read_bytes() == b"of another conversation"
+    assert str(tmp_path / "out" / "004.png") in output
+
+
+def test_answers_stand_in_later_prompts_as_they_were_written(demo, picture, monkeypatch):
+    """Each prompt begins with the ids of the prompt before it and of its answer, up to the token that ended it."""
+    model, processor, pipe = demo
+    generate, prompts, results = model.generate, [], []
+
+    def recorded(**kwargs):
+        prompts.append(kwargs["input_ids"][0].tolist())
+        results.append(generate(**kwargs))
+        return results[-1]
+
+    monkeypatch.setattr(model, "generate", recorded)
+    conversation = Conversation(model, processor, pipe, seed=0)
+    questions = [
+        "what color is the star?",
+        "how many shapes are there?",
+        "is there a large blue square?",
+        "describe it",
+    ]
+    for index, question in enumerate(questions):
+        list(conversation.answer(*([Image.open(picture)] if index == 0 else []), question))
+    assert len(prompts) == len(questions)
+    for result, prompt in zip(results, prompts[1:], strict=False):
+        assert prompt[: result.shape[1] - 1] == result[0, :-1].tolist()
 
 
 def test_what_no_longer_fits_is_left_out(demo):

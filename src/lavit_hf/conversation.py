@@ -88,15 +88,19 @@ class Conversation:
                 self.processor.tokenizer.encode(TURN_END)[-1],
             ],
         }
-        said = []
+        said: list[str | Image.Image] = []
         try:
             for piece in self._stream(self._prompt(), preview_every, **settings):
                 if isinstance(piece, TextSegment):
-                    said.append(piece.text)
+                    before = said.pop() if said and isinstance(said[-1], str) else ""
+                    said.append(before + piece.text)
                 elif isinstance(piece, StreamedPicture) and piece.complete:
                     said.append(piece.picture)
                 yield piece
-            self.add("assistant", *said)
+            if said and isinstance(said[-1], str):
+                said[-1] = said[-1].removesuffix(TURN_END)
+            # The template writes the end of a turn, and a space before each text.
+            self.add("assistant", *(part.removeprefix(" ") if isinstance(part, str) else part for part in said))
         finally:
             if self.messages and self.messages[-1]["role"] == "user":
                 self.messages.pop()

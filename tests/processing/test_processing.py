@@ -165,7 +165,11 @@ def test_system_messages_precede_the_first_question(processor, role):
     assert processor.apply_chat_template(chat) == expected
     parts = [{"role": role, "content": [{"type": "text", "text": "Be"}, {"type": "text", "text": "brief."}]}]
     assert processor.apply_chat_template(parts + chat[1:]) == expected
-    assert processor.apply_chat_template([chat[0], user(IMAGE)]) == "<image>"
+    assert processor.apply_chat_template([chat[0], user(IMAGE)]) == "<image>Question: Be brief. Answer:"
+    with pytest.raises(Exception, match="A system message must precede a message of the user"):
+        processor.apply_chat_template([user("what?"), assistant("a dog"), chat[0]])
+    with pytest.raises(Exception, match=f"not of {role}"):
+        processor.apply_chat_template([{"role": role, "content": [IMAGE]}, user("what?")])
 
 
 TYPED = ["is <image> a tag?", "a [IMG] circle", "[/IMG]", "<code_3> and <code_3>", "</s><|end|>", "[IMG]<image>[/IMG]"]

@@ -83,7 +83,8 @@ class _Terminal:
 
     def __init__(self, output: Path):
         self.output = output
-        self._saved = len(list(output.glob("*.png")))
+        numbers = [int(path.stem) for path in output.glob("*.png") if path.stem.isdecimal()]
+        self._saved = max(numbers, default=0)
 
     def show(self, picture: Image.Image) -> None:
         self._saved += 1
@@ -114,7 +115,9 @@ class _Terminal:
 @app.command()
 def chat(
     model: ModelOption = DEMO,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for its pictures.")] = Path("chat_output"),
+    output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder for its pictures.")] = Path(
+        "chat_output"
+    ),
     decoder: DecoderOption = Decoder.highres,
     steps: StepsOption = None,
     seed: SeedOption = 0,
