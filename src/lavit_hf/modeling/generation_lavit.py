@@ -272,7 +272,7 @@ class LavitGenerationMixin(GenerationMixin):
         """The mask that was given, or else the one that transformers infers from padding."""
         attention_mask = kwargs.pop("attention_mask", None)
         if attention_mask is not None:
-            return attention_mask.to(input_ids.device)
+            return attention_mask.to(input_ids.device, torch.long)
         own = self.generation_config
         pad, eos = (kwargs.get(name, getattr(own, name)) for name in ("pad_token_id", "eos_token_id"))
         if pad is None or pad == eos or (isinstance(eos, list) and pad in eos):

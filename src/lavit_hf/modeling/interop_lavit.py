@@ -143,10 +143,16 @@ class LavitInteropMixin:
             kwargs: Same as in `PreTrainedModel.save_pretrained`, such as `max_shard_size`.
 
         Raises:
-            ValueError: If the exported model would compute other logits than this one.
+            ValueError: If the exported model would compute other logits than this one, or if the tokenizer has tokens
+                behind the placeholder.
         """
         if tokenizer is None:
             tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, **(self._origin or {}))
+        if behind := [token for token, index in tokenizer.get_vocab().items() if index > self.config.image_token_id]:
+            raise ValueError(
+                f"The tokenizer has {len(behind)} tokens behind the image placeholder, such as {behind[0]!r}: without "
+                "the placeholder they would have other ids than the model has learned."
+            )
         language_model = causal_model_around(self.model.language_model, self.lm_head)
         check_logits(language_model, self)
         settings = self.generation_config.to_dict()

@@ -198,7 +198,6 @@ class LavitProcessor(ProcessorMixin):
         self._check_arguments(kwargs)
         has_images = images is not None and not (isinstance(images, list | tuple) and len(images) == 0)
         text = self._check_text(text, has_images, kwargs)
-        # The base class would look for placeholders in a text from which it has cut the special tokens that are marked.
         kwargs["sanitize_control_tokens"] = text is not None and any(MARKED.search(sample) for sample in text)
         merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
         text_kwargs = merged["text_kwargs"]
