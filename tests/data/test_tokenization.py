@@ -325,6 +325,7 @@ def test_other_settings_are_refused_by_name(tokenize, shapes, model, tmp_path):
         ({"selection": "argmax"}, "selection was 'topk', now it is 'argmax'"),
         ({"dtype": "bfloat16"}, "dtype was 'float32', now it is 'bfloat16'"),
         ({"dataset": shapes.select(range(5))}, "input_rows was 11, now it is 5"),
+        ({"dataset": shapes.select([0, 2, 1, *range(3, NUM_ROWS)])}, "dataset was .*'sampled_rows'"),
     ]:
         with pytest.raises(ValueError, match=message):
             tokenize(**({"dataset": shapes, "output": output} | changed))

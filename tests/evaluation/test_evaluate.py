@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """`evaluate` and `lavit-hf evaluate` on the model that ships: what is run, reported, left as it was, and refused."""
 
+import copy
 import json
 
 import datasets
@@ -94,6 +95,22 @@ def test_settings_of_drawing(demo, rows):
     drawing = {"do_sample": True, "top_k": 7, "top_p": 0.9, "guidance_scale": 3.0}
     assert own.protocol["decoding"]["drawing"] == drawing
     assert changed.protocol["decoding"]["drawing"] == drawing | given
+
+
+def test_settings_of_generation_that_the_protocol_does_not_name_do_not_hold(demo, rows):
+    """`from_backbones` takes them over from the language model."""
+    model = demo[0]
+    settings = {"num_samples": 4, "tasks": ["captions", "questions", "drawing"], "num_inference_steps": 1}
+    expected = evaluate(*demo, rows, **settings)
+    own = copy.deepcopy(model.generation_config)
+    try:
+        model.generation_config.update(repetition_penalty=3.0, no_repeat_ngram_size=2, suppress_tokens=[5, 6, 7])
+        report = evaluate(*demo, rows, **settings)
+        assert model.generation_config.repetition_penalty == 3.0
+    finally:
+        model.generation_config = own
+    assert report.results == expected.results
+    assert report.protocol == expected.protocol
 
 
 def test_nothing_is_left_changed(demo, rows):

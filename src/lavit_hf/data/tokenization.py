@@ -48,6 +48,7 @@ from .tokenized_dataset import (
 # Sampling would give the same row other codes in every run.
 SELECTIONS = ("topk", "argmax")
 PATIENCE = timedelta(days=7)
+NUM_SAMPLED_ROWS = 16  # by which a dataset without a name is known again
 PICTURE_TYPES = ("string", "large_string", "binary", "large_binary")
 
 
@@ -186,13 +187,30 @@ def _open_rows(dataset, split: str, loading: dict, state: PartialState):
     if isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
         if loading:
             raise ValueError(f"{', '.join(loading)} goes with the name of a dataset; this is one already.")
-        return leave_undecoded(dataset), {"columns": dataset.column_names}
+        rows = leave_undecoded(dataset)
+        return rows, {"columns": dataset.column_names, "sampled_rows": _sample_fingerprint(rows)}
     with state.local_main_process_first():
         rows = load_rows(dataset, split, **loading)
     origin = {"name": str(dataset), "split": split, "seed": 0} | loading
     for name in ("streaming", "cache_dir"):  # the rows are the same
         origin.pop(name, None)
     return rows, {name: value if name == "num_rows" else str(value) for name, value in origin.items() if value}
+
+
+def _sample_fingerprint(rows) -> str:
+    """A digest of some rows from all over a dataset, or of the first row of a stream, wherever their files lie."""
+    if isinstance(rows, datasets.Dataset):
+        count = min(len(rows), NUM_SAMPLED_ROWS)
+        sample = rows.select([index * len(rows) // count for index in range(count)]).with_format(None)
+    else:
+        sample = rows.take(1)
+    digest = hashlib.sha256()
+    for row in sample:
+        for name, value in row.items():
+            if isinstance(value, dict) and isinstance(value.get("path"), str):
+                value = value | {"path": Path(value["path"]).name}
+            digest.update(f"{name}: {value!r}\n".encode(errors="surrogatepass"))
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _check_image_columns(rows, image_columns: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 from tqdm import tqdm
+from transformers import GenerationConfig
 
 from ..data.loading import read_picture
 from ..diffusion import LavitImageDecoderPipeline
@@ -93,13 +94,22 @@ class Subject:
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
-        """Everything in evaluation mode, without gradients and bars; on leaving, as before, random numbers too."""
+        """
+        Everything in evaluation mode, without gradients and bars, and without the model's own settings of generation,
+        apart from those of drawing. On leaving, all is as before, random numbers too.
+        """
         modules = [self.model]
         if self.pipeline is not None:
             modules += [part for part in self.pipeline.components.values() if isinstance(part, nn.Module)]
         cuda = [self.model.device] if self.model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda), torch.no_grad(), self._no_bars(), evaluation_mode(*modules):
-            yield
+        own = self.model.generation_config
+        names = ("bos_token_id", "eos_token_id", "pad_token_id", "guidance_scale", "image_generation")
+        self.model.generation_config = GenerationConfig(**{name: getattr(own, name, None) for name in names})
+        try:
+            with torch.random.fork_rng(devices=cuda), torch.no_grad(), self._no_bars(), evaluation_mode(*modules):
+                yield
+        finally:
+            self.model.generation_config = own
 
     @contextmanager
     def _no_bars(self) -> Iterator[None]:
