@@ -9,7 +9,8 @@ import sys
 import pytest
 from PIL import ExifTags, Image
 
-from lavit_hf.data.shapes import read_scene
+from lavit_hf import demo_checkpoint
+from lavit_hf.data.shapes import read_scene, render_scene, sample_scene
 
 from .parity import GOLDENS
 
@@ -188,6 +189,48 @@ def test_mistakes_are_found_before_any_work(run, tmp_path, picture):
     for command in (["caption", picture], ["draw", "a cat"], ["tokenize", "shapes", tmp_path / "tokens"], ["chat"]):
         assert "no-model" in run(*command, "-m", tmp_path / "no-model", fails=True)
     assert "no-model" in run("evaluate", tmp_path / "no-model", fails=True)
+
+
+@pytest.mark.parametrize("device", ["nope", "cuda:99"])
+def test_a_device_that_is_not_there(run, tmp_path, picture, device):
+    commands = [
+        ["caption", picture],
+        ["encode", picture],
+        ["draw", "a cat"],
+        ["chat"],
+        ["show", picture],
+        ["evaluate"],
+    ]
+    for command in [*commands, ["tokenize", "shapes", tmp_path / "tokens", "-m", demo_checkpoint()]]:
+        assert f"--device must be one that is there, got {device}" in run(*command, "--device", device, fails=True)
+    assert not (tmp_path / "tokens").exists()
+
+
+def test_an_aspect_ratio_that_the_decoder_does_not_know(run, tmp_path, picture):
+    for command in (["draw", "a small blue star"], ["reconstruct", picture]):
+        error = run(*command, "--aspect-ratio", "1:1", "-o", tmp_path / "out.png", fails=True)
+        assert "--aspect-ratio goes with the release's highres decoder, got 1:1 with one that draws 64 x 64" in error
+    assert not any(tmp_path.iterdir())
+
+
+def test_one_word_of_the_small_model(run, tmp_path):
+    """Its answers are single words, where the least of the authors' evaluation is two tokens."""
+    scene = sample_scene(6, "test")
+    render_scene(scene).save(tmp_path / "scene.png")
+    assert run("ask", tmp_path / "scene.png", "what color is the star?").strip() == "orange"
+
+
+def test_a_file_in_the_place_of_a_folder(run, tmp_path, picture):
+    file = tmp_path / "file.png"
+    file.touch()
+    for command in (["demo", "-o"], ["chat", "-o"], ["show", picture, "-o"], ["encode", picture, "--overlay"]):
+        assert "is a file" in run(*command, file, fails=True)
+    assert "is a directory" in run("draw", "a cat", "-o", tmp_path, fails=True)
+    assert file.stat().st_size == 0
+
+
+def test_fewer_tokens_than_the_usual_least(run, picture):
+    assert run("caption", picture, "--max-new-tokens", 3, "--full-text").strip()
 
 
 def test_without_a_name_it_is_the_small_model(run, tmp_path):

@@ -80,15 +80,28 @@ OF_A_MODEL = {
     "callback": _check_model,
 }
 ModelOption = Annotated[str, typer.Option("--model", "-m", **OF_A_MODEL)]
+RequiredModelOption = Annotated[str, typer.Option("--model", "-m", **OF_A_MODEL | {"show_default": False})]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, mps ... Default: the fastest there is.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="Of the weights; auto: as they were saved.")]
 SeedOption = Annotated[int, typer.Option(help="The same seed gives the same result on the same machine.")]
 ImagesArgument = Annotated[list[Path], typer.Argument(help="Picture files.", show_default=False)]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Picture file to write.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="Picture file to write.")]
 StepsOption = Annotated[int | None, typer.Option(min=1, help="Denoising steps. Default: the decoder's.")]
 DecoderOption = Annotated[Decoder, typer.Option(help="Which of the model's pixel decoders.")]
+
+
+def _check_aspect_ratio(aspect_ratio: str | None) -> str | None:
+    if aspect_ratio is not None and aspect_ratio not in lavit_hf.ASPECT_RATIOS:
+        raise ValueError(f"--aspect-ratio must be one of {', '.join(lavit_hf.ASPECT_RATIOS)}, got {aspect_ratio}.")
+    return aspect_ratio
+
+
 AspectOption = Annotated[
-    str | None, typer.Option(help="Width to height, say 4:3; of the release's highres decoder. Default: square.")
+    str | None,
+    typer.Option(
+        help="Width to height, say 4:3; for the release's highres decoder alone. Default: the decoder's own.",
+        callback=_check_aspect_ratio,
+    ),
 ]
 
 
@@ -103,9 +116,21 @@ def quiet_libraries() -> None:
 
 
 def pick_device(device: str | None) -> str:
+    """
+    Returns the device that was asked for, or else the fastest there is.
+
+    Raises:
+        ValueError: a device that torch does not know, or that is not there.
+    """
     import torch
 
     if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ValueError(
+                f"--device must be one that is there, got {device}: {error}".partition("\n")[0]
+            ) from error
         return device
     if torch.cuda.is_available():
         return "cuda"
@@ -125,8 +150,9 @@ def load_model(model: str, device: str | None, dtype: Dtype, model_class=None):
         from transformers import AutoModelForCausalLM, AutoProcessor
 
         quiet_libraries()
+        device = pick_device(device)
         model_class = model_class or AutoModelForCausalLM
-        loaded = model_class.from_pretrained(model, dtype=dtype.value).to(pick_device(device)).eval()
+        loaded = model_class.from_pretrained(model, dtype=dtype.value).to(device).eval()
         return loaded, AutoProcessor.from_pretrained(model)
 
 
@@ -152,10 +178,15 @@ def check_output(path: Path) -> None:
         raise ValueError(f"--output is in a folder that does not exist: {path.absolute().parent}.")
 
 
-def output_size(aspect_ratio: str | None) -> dict:
+def output_size(pipeline, aspect_ratio: str | None) -> dict[str, int]:
+    """The size in which a pixel decoder draws an aspect ratio, as its arguments."""
     if aspect_ratio is None:
         return {}
-    if aspect_ratio not in lavit_hf.ASPECT_RATIOS:
-        raise ValueError(f"--aspect-ratio must be one of {', '.join(lavit_hf.ASPECT_RATIOS)}, got {aspect_ratio}.")
+    height, width = pipeline.default_size
+    if (height, width) != lavit_hf.ASPECT_RATIOS["1:1"]:
+        raise ValueError(
+            f"--aspect-ratio goes with the release's highres decoder, got {aspect_ratio} with one that draws "
+            f"{width} x {height} pixels."
+        )
     height, width = lavit_hf.ASPECT_RATIOS[aspect_ratio]
     return {"height": height, "width": width}

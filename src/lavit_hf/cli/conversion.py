@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Decoder, Dtype, DtypeOption, ModelOption, app, console, load_model, quiet_libraries
+from .common import Decoder, Dtype, DtypeOption, RequiredModelOption, app, console, load_model, quiet_libraries
 
 
 @app.command()
@@ -55,7 +55,7 @@ def convert(
 @app.command()
 def export(
     target: Annotated[Path, typer.Argument(help="New folder to write.", show_default=False)],
-    model: ModelOption,
+    model: RequiredModelOption,
     dtype: DtypeOption = Dtype.auto,
 ) -> None:
     """

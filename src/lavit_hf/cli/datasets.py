@@ -11,10 +11,11 @@ from .common import (
     DeviceOption,
     Dtype,
     DtypeOption,
-    ModelOption,
+    RequiredModelOption,
     Selection,
     app,
     console,
+    pick_device,
     quiet_libraries,
 )
 
@@ -30,7 +31,7 @@ def tokenize(
         str, typer.Argument(help="shapes, imagefolder, a folder, or any name that datasets loads.", show_default=False)
     ],
     output: Annotated[Path, typer.Argument(help="Folder to write, or to go on with.", show_default=False)],
-    model: ModelOption,
+    model: RequiredModelOption,
     split: Annotated[str, typer.Option(help="Split to read and to write.")] = "train",
     config_name: Annotated[str | None, typer.Option(help="The dataset's configuration.")] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder of an imagefolder.")] = None,
@@ -73,7 +74,7 @@ def tokenize(
         broken_pictures=broken_pictures.value,
         keep_images=not drop_images,
         num_workers=num_workers,
-        device=device,
+        device=device and pick_device(device),
         dtype=dtype.value,
         config_name=config_name,
         data_dir=data_dir,

@@ -20,7 +20,9 @@ SHOWN_SIZE = 256
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("demo_output"),
+    output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the pictures.")] = Path(
+        "demo_output"
+    ),
     prompt: Annotated[str, typer.Option(help="What to draw.")] = (
         "a large yellow star at the top left, a small blue circle on the right and a large red ring at the bottom"
     ),

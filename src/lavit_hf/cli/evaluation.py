@@ -39,11 +39,15 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
     data_dir: Annotated[str | None, typer.Option(help="Folder of an imagefolder.")] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="Rows, the first ones.")] = 1000,
-    output: Annotated[Path, typer.Option("--output", "-o", help="JSON file to write.")] = Path("evaluation.json"),
+    output: Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="JSON file to write.")] = Path(
+        "evaluation.json"
+    ),
     tasks: Annotated[
         str | None, typer.Option(help=f"With commas between: {TASK_NAMES}. Default: all that can be run.")
     ] = None,
-    samples_dir: Annotated[Path | None, typer.Option(help="Folder for sheets of pictures, one per task.")] = None,
+    samples_dir: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder for sheets of pictures, one per task.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows in one forward.")] = 32,
     guidance_scale: Annotated[float | None, typer.Option(help="Of drawing codes. Default: the model's.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of drawing codes. Default: the model's.")] = None,

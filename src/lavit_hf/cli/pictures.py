@@ -113,7 +113,7 @@ def caption(
             picture,
             prompt,
             num_beams=num_beams,
-            min_new_tokens=min_new_tokens,
+            min_new_tokens=min(min_new_tokens, max_new_tokens),
             max_new_tokens=max_new_tokens,
         )
         text = text if full_text else text.partition(".")[0]
@@ -126,7 +126,12 @@ def ask(
     question: Annotated[str, typer.Argument(help='Say "What is on the table?"', show_default=False)],
     model: ModelOption = DEMO,
     num_beams: Annotated[int, typer.Option(min=1, help="Beams of the search.")] = 5,
-    min_new_tokens: Annotated[int, typer.Option(min=0, help="Least length; 1 allows a word like 'yes' alone.")] = 2,
+    min_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Least length. Default: 2 as the authors evaluate; 1 for the small model that ships."
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most length.")] = 10,
     full_text: Annotated[bool, typer.Option("--full-text", help="Go on after the first line.")] = False,
     device: DeviceOption = None,
@@ -134,6 +139,8 @@ def ask(
 ) -> None:
     """Answer a question about a picture. The defaults are those of the authors' evaluation."""
     picture = open_image(image)
+    if min_new_tokens is None:
+        min_new_tokens = 1 if model == DEMO else 2
     loaded, processor = load_model(model, device, dtype)
     text = write_text(
         loaded,
@@ -172,10 +179,10 @@ def draw(
     Draw what a prompt says, from pictures too: `lavit-hf draw "in the style of a woodcut" -i cat.png -m lavit-7b`.
     """
     check_output(output)
-    size = output_size(aspect_ratio)
     pictures = [open_image(path) for path in image or []]
     loaded, processor = load_model(model, device, dtype)
     pipeline = load_decoder(model, decoder, like=loaded)
+    size = output_size(pipeline, aspect_ratio)
     from transformers import set_seed
 
     set_seed(seed)
@@ -201,11 +208,11 @@ def reconstruct(
 ) -> None:
     """Turn a picture into tokens and these into a picture again: what the tokens keep of it."""
     check_output(output)
-    size = output_size(aspect_ratio)
     picture = open_image(image)
     tokenizer, processor = load_model(model, device, dtype, lavit_hf.LavitVisualTokenizer)
-    [(codes, _)] = tokenize(tokenizer, processor, [picture], None, seed)
     pipeline = load_decoder(model, decoder, like=tokenizer)
+    size = output_size(pipeline, aspect_ratio)
+    [(codes, _)] = tokenize(tokenizer, processor, [picture], None, seed)
     with progress_bars() as bars:
         images = decode_pixels(pipeline, [codes], seed, bars, num_inference_steps=steps, **size)
     _save(images, [codes], output)
@@ -230,7 +237,8 @@ def encode(
     model: ModelOption = DEMO,
     selection: Annotated[Selection | None, typer.Option(help="How patches are kept. Default: the model's.")] = None,
     overlay: Annotated[
-        Path | None, typer.Option(help="Folder to which each picture is written with its kept patches shown.")
+        Path | None,
+        typer.Option(file_okay=False, help="Folder to which each picture is written with its kept patches shown."),
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,

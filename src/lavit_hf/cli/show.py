@@ -30,7 +30,9 @@ from .pictures import decode_pixels, write_text
 def show(
     image: Annotated[Path, typer.Argument(help="Picture file.", show_default=False)],
     model: ModelOption = DEMO,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("shown"),
+    output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the pictures.")] = Path(
+        "shown"
+    ),
     text: Annotated[
         str | None, typer.Option(help="What stands after the picture, word by word. Default: the model's caption.")
     ] = None,
