@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """A conversation with the model that ships."""
 
+import copy
 import shutil
 
 import pytest
@@ -78,13 +79,18 @@ def test_answers_stand_in_later_prompts_as_they_were_written(demo, picture, monk
         assert prompt[: result.shape[1] - 1] == result[0, :-1].tolist()
 
 
-def test_what_no_longer_fits_is_left_out(demo):
-    conversation = Conversation(*demo, seed=0)
+@pytest.mark.parametrize("expanded", [False, True])
+def test_what_no_longer_fits_is_left_out(demo, expanded):
+    """No sooner than at the most positions that images may take, which placeholders tell exactly."""
+    model, processor, pipe = demo
+    conversation = Conversation(model, copy.copy(processor), pipe, seed=0)
+    if expanded:
+        conversation.processor.visual_tokenizer = model.model.visual_tokenizer
     for _ in range(8):
         conversation.add("user", Image.new("RGB", (64, 64), "red"), "what is that?")
         conversation.add("assistant", "a square")
     list(conversation.answer("and that?"))
-    assert 0 < len(conversation.pictures) < 8
+    assert (2 if expanded else 0) < len(conversation.pictures) < 8
     assert conversation.messages[-1]["role"] == "assistant"
 
 

@@ -147,7 +147,9 @@ class Conversation:
             inputs = self.processor.apply_chat_template(
                 self.messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
             )
-            length = inputs["input_ids"].shape[1] + len(self.pictures) * self.model.config.num_patches
+            length = inputs["input_ids"].shape[1]
+            if self.processor.visual_tokenizer is None:  # each image is one placeholder so far
+                length += len(self.pictures) * self.model.config.num_patches
             if longest is None or length + self._room <= longest or len(self.messages) <= 1:
                 return inputs
             del self.messages[:2]  # a question and its answer

@@ -331,6 +331,9 @@ def test_from_backbones(byte_level_tokenizer, tmp_path):
     siglip = build(SiglipImageProcessor(), image_size={"height": 16, "width": 24}, image_std=[0.1] * 3)
     assert (siglip.size.height, siglip.size.width, siglip.image_std) == (16, 24, (0.1, 0.1, 0.1))
     assert build(None, image_size=48).size.height == 48
+    unusual = CLIPImageProcessor(do_normalize=False, do_rescale=False, rescale_factor=1 / 127.5)
+    assert [getattr(build(unusual), name) for name in ("do_normalize", "do_rescale")] == [False, False]
+    assert build(unusual).rescale_factor == unusual.rescale_factor
     with pytest.raises(ValueError, match="No image size is known for vision=None"):
         build(None)
 

@@ -193,6 +193,15 @@ def test_images_expanded_by_their_codes(processor):
         LavitCollator(processor, NUM_PATCHES, expand_images=True)([[PicturePart(image, image_input="features")]])
 
 
+@pytest.mark.parametrize("mixture", [["caption=1"], ["question=1"], ["caption=1", "draw=1"]])
+def test_a_tokenized_dataset_is_expanded_whatever_is_made_of_it(processor, mixture):
+    """Codes are known where its images are read as features alone."""
+    dataset = tokenize(make_dataset(4), make_model(processor).model.visual_tokenizer)
+    rows = MixtureRows(dataset, SequenceArguments(mixture=mixture))
+    batch = LavitCollator(processor, NUM_PATCHES, expand_images=True)([rows[index] for index in range(len(rows))])
+    assert (batch["input_ids"] == processor.image_token_id).sum() > len(batch["pixel_values"])
+
+
 def test_codes_and_pictures_in_one_batch(processor):
     picture = PicturePart(make_picture("red", "blue"), image_input="features")
     collator = LavitCollator(processor, NUM_PATCHES)

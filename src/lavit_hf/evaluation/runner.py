@@ -78,7 +78,8 @@ def evaluate(
         [`EvaluationReport`]: The same numbers for the same arguments on the same machine.
 
     Raises:
-        ValueError: an unknown task, or one asked for that cannot be run; no rows; a setting out of its range.
+        ValueError: an unknown task, or one asked for that cannot be run; no rows; a setting out of its range; an
+            adapter of prompt learning.
     """
     settings = EvaluationSettings(**settings)
     check_tasks(tasks)
@@ -88,7 +89,13 @@ def evaluate(
     if isinstance(dataset, str):
         dataset = load_rows(dataset, split, data_dir=data_dir, num_rows=num_samples)
     rows = _first_rows(dataset, num_samples)
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if hasattr(model, "get_base_model"):
+        if model.active_peft_config.is_prompt_learning:
+            kind = model.active_peft_config.peft_type.value
+            raise ValueError(
+                f"Adapters of prompt learning, which the base model lacks, are not evaluated, got {kind}."
+            )
+        model = model.get_base_model()
     subject = Subject(model, processor, pipeline, settings)
     chosen, left_out = _choose_tasks(subject, rows[0], tasks)
 

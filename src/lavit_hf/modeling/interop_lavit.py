@@ -30,13 +30,27 @@ ORIGIN = ("subfolder", "cache_dir", "local_files_only")
 
 
 def quantize_language_model_alone(quantization_config):
-    """A quantizer's configuration that leaves pictures' parts and the head as they are, unless it says what to."""
+    """
+    Returns a quantizer's configuration that leaves the parts of images and the head as they are, unless it names other
+    parts of the model.
+
+    Raises:
+        ValueError: a kind of quantization that cannot leave modules as they are.
+    """
     quantization_config = copy.deepcopy(quantization_config)
     if isinstance(quantization_config, dict):
         quantization_config = AutoQuantizationConfig.from_dict(quantization_config)
-    for name in EXCLUSIONS:
-        if getattr(quantization_config, name, ()) is None:
-            setattr(quantization_config, name, list(UNQUANTIZED))
+    kind = type(quantization_config)
+    names = [name for name in EXCLUSIONS if hasattr(quantization_config, name)]
+    if not names:
+        raise ValueError(
+            f"quantization_config must be of a kind that can leave modules as they are, got {kind.__name__}."
+        )
+    for name in names:
+        excluded = getattr(quantization_config, name) or ()
+        # The default of some kinds is the head alone.
+        if not any(part.startswith("model.") for part in excluded):
+            setattr(quantization_config, name, list(dict.fromkeys([*UNQUANTIZED, *excluded])))
     return quantization_config
 
 

@@ -591,7 +591,8 @@ def _image_settings(vision: str | os.PathLike | BaseImageProcessor) -> dict:
         except OSError as error:
             logger.warning(f"{vision} gives no image processor, the mean and deviation of CLIP are used: {error}")
             return {}
-    settings = {name: getattr(vision, name, None) for name in ("image_mean", "image_std", "resample")}
+    names = ("image_mean", "image_std", "resample", "do_rescale", "rescale_factor", "do_normalize")
+    settings = {name: getattr(vision, name, None) for name in names}
     size = vision.crop_size if vision.do_center_crop else vision.size
     if size is not None:
         edge = size.shortest_edge  # LaVIT squashes and needs an exact size: a shortest edge means a square here

@@ -171,7 +171,9 @@ class RowReader:
                         f"Sequences of the kind {kind!r} need a column {wanted}; "
                         f"the dataset has {', '.join(column_names)}."
                     )
-                self.columns |= alternatives & set(column_names)
+                # Codes beside pictures that enter as features tell how many positions these take.
+                codes = {f"{column}_codes" for column in alternatives if self._is_picture(column)}
+                self.columns |= (alternatives | codes) & set(column_names)
 
     def _needed(self, kind: str) -> list[set[str]]:
         """What a kind needs, each with the names of the columns of which one will do."""
