@@ -28,6 +28,7 @@ def test_a_conversation(monkeypatch, command_line, tmp_path, picture):
             "/new",
             f"{picture.parent / 'picture.png'}",
             "/help",
+            "/paint it black",
             "/draw a large red circle at the top left",
             "/edit make the circle blue",
             "/draw",
@@ -45,7 +46,8 @@ def test_a_conversation(monkeypatch, command_line, tmp_path, picture):
     answer, description = (line for line in output.splitlines() if "orange" in line)
     assert answer.strip() == "orange"
     assert "orange star" in description
-    assert output.count("/quit") == 2  # at the start, and when asked for
+    assert output.count("/quit") == 3  # at the start, when asked for, and with an unknown command
+    assert "There is no command /paint." in output
     assert "/draw needs a text" in output
     assert "there is no picture nothing.png" in output
     assert "/edit needs a picture" in output

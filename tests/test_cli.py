@@ -229,6 +229,22 @@ def test_a_file_in_the_place_of_a_folder(run, tmp_path, picture):
     assert file.stat().st_size == 0
 
 
+def test_pictures_of_one_name(run, tmp_path, picture):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(picture, tmp_path / folder / "x.png")
+    both = [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png"]
+    assert "2 are called x" in run("encode", *both, "--overlay", tmp_path / "kept", fails=True)
+    assert not (tmp_path / "kept").exists()
+    assert len(run("encode", *both).splitlines()) == 2
+
+
+def test_values_that_no_command_takes(run, tmp_path):
+    assert "Invalid value" in run("evaluate", "--seed", -1, fails=True)
+    assert "--output must end with .json" in run("evaluate", "-o", tmp_path / "report.png", fails=True)
+    assert "there is no" in run("serve", tmp_path / "nothing", fails=True)
+
+
 def test_fewer_tokens_than_the_usual_least(run, picture):
     assert run("caption", picture, "--max-new-tokens", 3, "--full-text").strip()
 

@@ -46,13 +46,24 @@ def read_upload(payload) -> Image.Image | None:
     try:
         return read_image(Path(payload.path).read_bytes(), payload.orig_name or "The file")
     except ValueError as error:
-        raise gr.Error(str(error), duration=None) from error
+        raise refusal(error) from error
+
+
+def refusal(words: object) -> gr.Error:
+    """An error that a visitor reads, and that is none of the program."""
+    return gr.Error(str(words), duration=None, print_exception=False)
 
 
 def needs(value, what: str):
     if not value:
-        raise gr.Error(f"{what} first.", duration=None)
+        raise refusal(f"{what} first.")
     return value
+
+
+def read_seed(seed: float | None) -> int:
+    if seed is None:
+        raise refusal("Give a seed first.")
+    return int(seed)
 
 
 def enlarge(picture: Image.Image) -> Image.Image:
@@ -89,7 +100,7 @@ class Page:
             text=self.processor.image_token + self.processor.escape(text), images=picture, return_tensors="pt"
         )
         ids = self.model.generate(**inputs.to(self.model.device), max_new_tokens=64, return_full_text=False)
-        return self.processor.decode(ids[0], skip_special_tokens=True).strip()
+        return self.processor.decode(ids[0], skip_special_tokens=True).strip().partition("\n")[0]
 
     def describe(self, picture: Image.Image | None) -> tuple[str, str, Image.Image, Image.Image]:
         needs(picture, "Give a picture")
@@ -105,7 +116,7 @@ class Page:
         needs(picture, "Give a picture")
         question = needs(question.strip(), "Write a question")
         with self.turn:
-            return self._write(picture, self.processor.vqa_prompt.format(question=question)).partition("\n")[0]
+            return self._write(picture, self.processor.vqa_prompt.format(question=question))
 
     def draw(
         self, prompt: str, guidance_scale: float, seed: float, pictures: list[Image.Image] | None = None
@@ -113,11 +124,12 @@ class Page:
         """The picture as its codes arrive, and how many there are."""
         prompt = needs(prompt.strip(), "Say what to draw")
         shown = None
-        conversation = Conversation(self.model, self.processor, self.pipeline, seed=int(seed))
+        seed = read_seed(seed)
+        conversation = Conversation(self.model, self.processor, self.pipeline, seed=seed)
         pieces = conversation.draw(prompt, pictures or [], PREVIEW_EVERY, guidance_scale=guidance_scale)
         try:
             with self.turn, closing(pieces):
-                set_seed(int(seed))
+                set_seed(seed)
                 for piece in pieces:
                     if isinstance(piece, StreamedPicture):
                         shown = enlarge(piece.picture)
@@ -125,7 +137,7 @@ class Page:
                         count = len(piece.codes)
                     yield shown, f"{count} tokens"
         except ValueError as error:
-            raise gr.Error(str(error), duration=None) from error
+            raise refusal(error) from error
 
     def edit(self, picture: Image.Image | None, instruction: str, guidance_scale: float, seed: float):
         needs(picture, "Give a picture")
@@ -133,7 +145,7 @@ class Page:
 
     def reconstruct(self, picture: Image.Image | None, seed: float) -> tuple[Image.Image, str]:
         needs(picture, "Give a picture")
-        noise = torch.Generator().manual_seed(int(seed))
+        noise = torch.Generator().manual_seed(read_seed(seed))
         with self.turn:
             tokens = self._tokenize(picture)
             rebuilt = self.pipeline([tokens.codes.tolist()], generator=noise).images[0]
@@ -147,7 +159,7 @@ class Page:
         try:
             content = [read_image(Path(path).read_bytes(), "That file") for path in message["files"]]
         except ValueError as error:
-            raise gr.Error(str(error)) from error
+            raise refusal(error) from error
         content += [text] if (text := message["text"].strip()) else []
         needs(content, "Write something or give a picture")
         said: list = []
@@ -162,7 +174,7 @@ class Page:
                         said.append(gr.Image(enlarge(piece.picture)))
                     yield said, conversation
         except ValueError as error:
-            raise gr.Error(str(error), duration=None) from error
+            raise refusal(error) from error
 
 
 def build(page: Page, is_demo: bool) -> gr.Blocks:

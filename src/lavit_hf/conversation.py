@@ -43,6 +43,7 @@ class Conversation:
         seed: int = 0,
         **settings,
     ):
+        processor.check_vocabulary(model.config)
         self.model, self.processor, self.pipeline = model, processor, pipeline
         self.seed, self.settings = seed, settings
         self.messages: list[dict] = []

@@ -299,6 +299,13 @@ def test_rows_are_taken_for_what_they_have():
     assert MixtureRows(several, arguments)[0][0].text in ("red", "blue")
 
 
+def test_a_question_without_an_answer_is_named():
+    reader = RowReader(SequenceArguments(mixture=["question=1"]), ["image", "questions", "answers"])
+    row = {"image": make_picture("red", "blue"), "questions": ["what?"], "answers": [[]]}
+    with pytest.raises(ValueError, match=r"row 7: A question needs an answer"):
+        reader.make(row, "row 7", Random(0), decode=False)
+
+
 def test_pictures_are_decoded_for_what_needs_them(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     make_picture("red", "blue").save(tmp_path / "fine.png")

@@ -13,11 +13,18 @@ from random import Random
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoProcessor, TrainingArguments
 
 from lavit_hf.training import DataArguments, freeze_parts, last_checkpoint, parse_recipe
 from lavit_hf.training.collator import LavitCollator
-from lavit_hf.training.language_model import LanguageModelArguments, build_lavit, read_config, train_text_tokenizer
+from lavit_hf.training.language_model import (
+    LanguageModelArguments,
+    build_lavit,
+    list_texts,
+    read_config,
+    train_text_tokenizer,
+)
 from lavit_hf.training.language_trainer import LavitForCausalLMTrainer
 from lavit_hf.training.mixture import MixtureRows, MixtureStream
 from lavit_hf.training.rows import RowReader, SequenceArguments
@@ -263,6 +270,19 @@ def test_the_recipe():
 
 
 # The model that it starts with
+
+
+def test_texts_of_answers_in_every_form():
+    """One or several questions, with an answer, several of them, or VQAv2's answers with who gave them."""
+    rows = [
+        {"image": None, "questions": "what?", "answers": "red"},
+        {"image": None, "questions": "what?", "answers": [{"answer": "red"}]},
+        {"image": None, "questions": ["what?"], "answers": ["red"]},
+        {"image": None, "questions": ["what?"], "answers": [[{"answer": "red"}, {"answer": "red"}]]},
+    ]
+    for row in rows:
+        texts = list_texts(Dataset.from_list([row]), SequenceArguments(mixture=["question=1"]))
+        assert list(texts) == ["Question: what? Answer: red"]
 
 
 def test_a_text_tokenizer_for_a_narrow_domain():

@@ -169,6 +169,8 @@ def _take(line: str, conversation: "Conversation", terminal: _Terminal) -> None:
         with closing(conversation.draw(text, pictures)) as pieces:
             terminal.show_drawing(pieces, conversation.model.config.num_patches)
     elif re.fullmatch(r"/\w*", command):  # and not the path of a picture
+        if command not in ("/help", "/"):
+            console.print(f"There is no command {command}.", markup=False, soft_wrap=True)
         console.print(HELP, markup=False, soft_wrap=True)
     else:
         text, paths = split_pictures(line)

@@ -64,7 +64,7 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
-def _check_model(model: str) -> str:
+def check_model(model: str) -> str:
     """What is no folder may be a repository, but a mistyped folder is not worth minutes of asking the Hub."""
     if model == DEMO:
         progress.print("On the small model that ships, for coloured shapes: name another for photos.")
@@ -77,13 +77,13 @@ DEMO = str(demo_checkpoint())
 OF_A_MODEL = {
     "help": "Folder or Hub repository of a LaVIT.",
     "show_default": "the small one that ships",
-    "callback": _check_model,
+    "callback": check_model,
 }
 ModelOption = Annotated[str, typer.Option("--model", "-m", **OF_A_MODEL)]
 RequiredModelOption = Annotated[str, typer.Option("--model", "-m", **OF_A_MODEL | {"show_default": False})]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, mps ... Default: the fastest there is.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="Of the weights; auto: as they were saved.")]
-SeedOption = Annotated[int, typer.Option(help="The same seed gives the same result on the same machine.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="The same seed gives the same result on the same machine.")]
 ImagesArgument = Annotated[list[Path], typer.Argument(help="Picture files.", show_default=False)]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", dir_okay=False, help="Picture file to write.")]
 StepsOption = Annotated[int | None, typer.Option(min=1, help="Denoising steps. Default: the decoder's.")]

@@ -82,6 +82,8 @@ def evaluate(
 
     names = None if tasks is None else [name.strip() for name in tasks.split(",")]
     evaluation.check_tasks(names)
+    if output.suffix.lower() != ".json":
+        raise ValueError(f"--output must end with .json, got {output}.")
     if not output.absolute().parent.is_dir():
         raise ValueError(f"--output is in a folder that does not exist: {output.absolute().parent}.")
     loaded, processor = load_model(model, device, dtype)

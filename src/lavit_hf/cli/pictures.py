@@ -2,6 +2,7 @@
 """What one does with single pictures: caption, ask, draw, reconstruct, encode."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -249,6 +250,10 @@ def encode(
 
     pictures = [open_image(path) for path in images]
     if overlay is not None:
+        # Pictures of one name come from several folders.
+        names = Counter(path.stem for path in images)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"--overlay names pictures by their files, and {names[twice[0]]} are called {twice[0]}.")
         overlay.mkdir(parents=True, exist_ok=True)
     tokenizer, processor = load_model(model, device, dtype, lavit_hf.LavitVisualTokenizer)
     tokenized = tokenize(tokenizer, processor, pictures, selection, seed)

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from .common import app, quiet_libraries
+from .common import app, check_model, quiet_libraries
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
@@ -14,6 +14,9 @@ def serve(context: typer.Context) -> None:
     Run `transformers serve`, a server for OpenAI's clients: images and text in, text out. `lavit-hf serve MODEL`;
     all arguments are its own, `lavit-hf serve --help` lists them.
     """
+    for model in context.args[:1]:
+        if not model.startswith("-"):
+            check_model(model)
     from transformers.utils.import_utils import is_serve_available
 
     if not is_serve_available():

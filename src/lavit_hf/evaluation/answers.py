@@ -7,16 +7,25 @@ from collections.abc import Sequence
 
 ARTICLES = {"a", "an", "the"}
 NUMBERS = "zero one two three four five six seven eight nine ten".split()
-DIGITS = {word: str(number) for number, word in enumerate(NUMBERS)}
+DIGITS = {word: str(number) for number, word in enumerate(NUMBERS)} | {"none": "0"}
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 # So many people answered each question of VQAv2, OK-VQA, TextVQA and VizWiz.
 SOFT_ANSWERS = 10
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, without punctuation and articles, numbers up to ten as digits, single spaces."""
-    # A comma or stop between digits is part of a number, and an apostrophe of a word; others separate.
-    text = re.sub(r"(?<=\d),(?=\d)|['’]", "", text.lower())
-    words = re.sub(r"(?<!\d)\.|\.(?!\d)|[^\w\s.]|_", " ", text).split()
+    """
+    Writes an answer as VQAv2's evaluation compares it: lower case, without punctuation, apostrophes and articles,
+    numbers up to ten as digits, single spaces.
+    """
+    given = " ".join(text.lower().split())
+    has_long_number = re.search(r"\d,\d", given) is not None
+    text = re.sub("['’]", "", given)
+    for mark in PUNCTUATION:
+        # A mark that separates nothing vanishes everywhere, and leaves a space otherwise.
+        vanishes = has_long_number or f"{mark} " in given or f" {mark}" in given
+        text = text.replace(mark, "" if vanishes else " ")
+    words = re.sub(r"\.(?!\d)", "", text).split()
     return " ".join(DIGITS.get(word, word) for word in words if word not in ARTICLES)
 
 

@@ -79,7 +79,7 @@ def evaluate(
 
     Raises:
         ValueError: an unknown task, or one asked for that cannot be run; no rows; a setting out of its range; an
-            adapter of prompt learning.
+            adapter of prompt learning; a processor of another vocabulary.
     """
     settings = EvaluationSettings(**settings)
     check_tasks(tasks)
@@ -96,6 +96,7 @@ def evaluate(
                 f"Adapters of prompt learning, which the base model lacks, are not evaluated, got {kind}."
             )
         model = model.get_base_model()
+    processor.check_vocabulary(model.config)
     subject = Subject(model, processor, pipeline, settings)
     chosen, left_out = _choose_tasks(subject, rows[0], tasks)
 

@@ -18,6 +18,7 @@ from transformers import (
     AutoModel,
     AutoTokenizer,
     BatchFeature,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -418,6 +419,25 @@ class LavitProcessor(ProcessorMixin):
     def codebook_size(self) -> int:
         """The number of codes."""
         return self.image_token_id - self.visual_token_offset
+
+    def check_vocabulary(self, config: PreTrainedConfig) -> None:
+        """
+        Compares the vocabulary with that of a model, whose ids this processor makes and reads.
+
+        Args:
+            config ([`LavitConfig`]): The model's.
+
+        Raises:
+            ValueError: If `[IMG]` has another id, or if there are more or fewer codes.
+        """
+        own = self.image_start_token_id, self.codebook_size
+        expected = config.image_start_token_id, config.codebook_size
+        if own != expected:
+            raise ValueError(
+                f"The processor has {self.image_start_token} at id {own[0]} and {own[1]} codes, the model at id "
+                f"{expected[0]} and {expected[1]} codes: pass image_start_token_id={expected[0]} and codebook_size="
+                f"{expected[1]} to LavitProcessor.from_backbones."
+            )
 
     # From ids back
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, TokenizersBackend
@@ -12,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from ..modeling import LavitForCausalLM, LavitVisualTokenizer
 from ..processing import LavitProcessor
 from ..processing.chat_lavit import VQA_PROMPT
-from .rows import KINDS, SequenceArguments, read_numbers
+from .rows import KINDS, SequenceArguments, one_of, read_numbers
 
 
 @dataclass
@@ -157,17 +158,15 @@ def list_texts(
     columns |= {name: name for name in arguments.sequence_columns if name not in pictures}
     for row in dataset.select_columns(sorted(set(columns.values()))).take(num_rows):
         # A row may be empty where other kinds have their columns.
-        texts = {name: _to_list(row[column]) for name, column in columns.items() if row[column]}
-        answers = texts.pop("answer_column", [])
-        for question, answer in zip(texts.pop("question_column", []), answers, strict=False):
-            yield f"{VQA_PROMPT.format(question=question)} {answer if isinstance(answer, str) else answer[0]}"
+        texts = {name: row[column] for name, column in columns.items() if row[column]}
+        questions, answers = texts.pop("question_column", []), texts.pop("answer_column", [])
+        if isinstance(questions, str):
+            questions, answers = [questions], [answers]
+        for question, answer in zip(questions, answers, strict=False):
+            yield f"{VQA_PROMPT.format(question=question)} {one_of(answer, Random(0))}"
         yield from (part["text"] for part in texts.pop("segments_column", []) if part["type"] == "text")
         for of_column in texts.values():
-            yield from of_column
-
-
-def _to_list(texts: str | list) -> list:
-    return [texts] if isinstance(texts, str) else texts
+            yield from [of_column] if isinstance(of_column, str) else of_column
 
 
 def train_text_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> TokenizersBackend:

@@ -10,6 +10,7 @@ from transformers.integrations.fsdp import is_fsdp_managed_module
 from ..modeling.expansion_lavit import IGNORE_INDEX, count_labels, expand_placeholders, mask_labels
 from ..modeling.freezing_lavit import find_trained_adapter, is_trained
 from ..modeling.modeling_lavit import LavitForCausalLM
+from .collator import LavitCollator
 from .mixture import LengthGroupedSampler, MixtureRows
 from .trainer import LavitTrainer
 
@@ -35,7 +36,8 @@ class LavitForCausalLMTrainer(LavitTrainer):
 
     Raises:
         ValueError: `label_smoothing_factor` or `compute_loss_func`, which the loss does not know; adapters of `peft`
-            in the visual tokenizer that are trained, and would change codes.
+            in the visual tokenizer that are trained, and would change codes; a [`LavitCollator`] whose processor has
+            another vocabulary.
     """
 
     loss_is_scaled_for_ga = True
@@ -49,6 +51,8 @@ class LavitForCausalLMTrainer(LavitTrainer):
             # The other way one process makes batches of them all and cuts them up, as if each row had one picture.
             args.accelerator_config.dispatch_batches = False
         super().__init__(model, args, **kwargs)
+        if isinstance(self.data_collator, LavitCollator):
+            self.data_collator.processor.check_vocabulary(self.model.config)
         name = find_trained_adapter(self._unwrapped().model.visual_tokenizer)
         if name is not None:
             raise ValueError(

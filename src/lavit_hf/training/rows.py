@@ -207,7 +207,10 @@ class RowReader:
         if not fitting:
             raise ValueError(f"{name} lacks what a sequence of the kinds {', '.join(weights)} is made of.")
         (kind,) = rng.choices(fitting, [weights[kind] for kind in fitting])
-        parts = getattr(self, f"_{kind}")(row, rng)
+        try:
+            parts = getattr(self, f"_{kind}")(row, rng)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
         if kind in ("draw", "edit") and rng.random() < self.arguments.prompt_dropout:
             parts = parts[-1:]
         return [self._decode(part, name) for part in parts] if decode else parts
@@ -226,14 +229,14 @@ class RowReader:
     # The kinds, in the forms that the processor gives the prompts of captions, questions and drawings.
 
     def _caption(self, row: dict, rng: Random) -> list[Part]:
-        return [self._read(row, self.image_column), TextPart(_one_of(row[self.arguments.caption_column], rng))]
+        return [self._read(row, self.image_column), TextPart(one_of(row[self.arguments.caption_column], rng))]
 
     def _draw(self, row: dict, rng: Random) -> list[Part]:
-        caption = _one_of(row[self.arguments.caption_column], rng)
+        caption = one_of(row[self.arguments.caption_column], rng)
         return [TextPart(caption, self.arguments.supervise_prompts), _picture(row, self.image_column)]
 
     def _text(self, row: dict, rng: Random) -> list[Part]:
-        return [TextPart(_one_of(row[self.arguments.text_column], rng))]
+        return [TextPart(one_of(row[self.arguments.text_column], rng))]
 
     def _question(self, row: dict, rng: Random) -> list[Part]:
         questions, answers = row[self.arguments.question_column], row[self.arguments.answer_column]
@@ -246,13 +249,13 @@ class RowReader:
             # an answer, where the sequence is to end.
             parts.append(TextPart(TURN_END * (turn > 0) + QUESTION_START, supervised=False))
             parts.append(TextPart(f"{questions[index]}{QUESTION_END}", self.arguments.supervise_prompts))
-            parts.append(TextPart(f" {_one_of(answers[index], rng)}"))
+            parts.append(TextPart(f" {one_of(answers[index], rng)}"))
         return parts
 
     def _edit(self, row: dict, rng: Random) -> list[Part]:
         supervise_images, supervise_prompts = self.arguments.supervise_images, self.arguments.supervise_prompts
         before = _picture(row, self.image_column, supervised=supervise_images, in_drawing_prompt=True)
-        instruction = TextPart(_one_of(row[self.arguments.instruction_column], rng), supervise_prompts)
+        instruction = TextPart(one_of(row[self.arguments.instruction_column], rng), supervise_prompts)
         return [before, instruction, _picture(row, self.arguments.edited_image_column)]
 
     def _columns(self, row: dict, rng: Random) -> list[Part]:
@@ -262,7 +265,7 @@ class RowReader:
                 turn_end = TURN_END if parts and isinstance(parts[-1], TextPart) else ""
                 is_prompt = all(isinstance(part, TextPart) for part in parts)
                 supervised = self.arguments.supervise_prompts or not is_prompt
-                parts.append(TextPart(turn_end + _one_of(row[column], rng), supervised))
+                parts.append(TextPart(turn_end + one_of(row[column], rng), supervised))
             elif any(isinstance(part, TextPart) for part in parts):
                 parts.append(_picture(row, column))
             else:
@@ -305,11 +308,20 @@ def _picture(row: dict, column: str, image_input: str = "codes", **kwargs) -> Pi
     return PicturePart(None if is_coded else row[column], codes, image_input, **kwargs)
 
 
-def _one_of(texts: str | dict | Sequence, rng: Random) -> str:
-    """A text, or one of several; VQAv2 has each answer with who gave it."""
+def one_of(texts: str | dict | Sequence, rng: Random) -> str:
+    """
+    Returns a text, or one of several. VQAv2 has each answer with who gave it.
+
+    Raises:
+        ValueError: no text.
+    """
     if isinstance(texts, str):
         return texts
-    return texts["answer"] if isinstance(texts, dict) else _one_of(rng.choice(texts), rng)
+    if isinstance(texts, dict):
+        return texts["answer"]
+    if not texts:
+        raise ValueError(f"A question needs an answer, and a list of texts one of them at least, got {texts!r}.")
+    return one_of(rng.choice(texts), rng)
 
 
 __all__ = ["PicturePart", "RowReader", "SequenceArguments", "TextPart", "read_numbers"]
