@@ -101,7 +101,7 @@ class LavitPreTrainedModel(LavitTokenizerPreTrainedModel):
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Module:
         """
-        Same as `PreTrainedModel.resize_token_embeddings`.
+        Same arguments as `PreTrainedModel.resize_token_embeddings`.
 
         Raises:
             ValueError: fewer rows than the vocabulary of LaVIT has.

@@ -209,7 +209,8 @@ class LavitProcessor(ProcessorMixin):
         if text is None:
             text = [self.image_token * len(part) for part in images]
         self._check_placeholders(text, images)
-        data, replacements = {}, []
+        data: BatchFeature | dict = {}
+        replacements: list[str] = []
         if any(images):
             data, replacements = self._replace_images(images, text, **merged["images_kwargs"])
         text, offsets = self.get_text_with_replacements(text, replacements)
