@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """A conversation with the model that ships."""
 
+import copy
 import shutil
 
 import pytest
@@ -27,6 +28,7 @@ def test_a_conversation(monkeypatch, command_line, tmp_path, image):
             "/new",
             f"{image.parent / 'image.png'}",
             "/help",
+            "/paint it black",
             "/draw a large red circle at the top left",
             "/edit make the circle blue",
             "/draw",
@@ -44,7 +46,8 @@ def test_a_conversation(monkeypatch, command_line, tmp_path, image):
     answer, description = (line for line in output.splitlines() if "orange" in line)
     assert answer.strip() == "orange"
     assert "orange star" in description
-    assert output.count("/quit") == 2  # at the start, and when asked for
+    assert output.count("/quit") == 3  # at the start, when asked for, and with an unknown command
+    assert "There is no command /paint." in output
     assert "/draw needs a text" in output
     assert "there is no image nothing.png" in output
     assert "/edit needs an image" in output
@@ -78,13 +81,18 @@ def test_answers_stand_in_later_prompts_as_they_were_written(demo, image, monkey
         assert prompt[: result.shape[1] - 1] == result[0, :-1].tolist()
 
 
-def test_what_no_longer_fits_is_left_out(demo):
-    conversation = Conversation(*demo, seed=0)
+@pytest.mark.parametrize("expanded", [False, True])
+def test_what_no_longer_fits_is_left_out(demo, expanded):
+    """No sooner than at the most positions that images may take, which placeholders tell exactly."""
+    model, processor, pipe = demo
+    conversation = Conversation(model, copy.copy(processor), pipe, seed=0)
+    if expanded:
+        conversation.processor.visual_tokenizer = model.model.visual_tokenizer
     for _ in range(8):
         conversation.add("user", Image.new("RGB", (64, 64), "red"), "what is that?")
         conversation.add("assistant", "a square")
     list(conversation.answer("and that?"))
-    assert 0 < len(conversation.images) < 8
+    assert (2 if expanded else 0) < len(conversation.images) < 8
     assert conversation.messages[-1]["role"] == "assistant"
 
 

@@ -27,6 +27,11 @@ def run(command_line):
     return run
 
 
+def unframed(error: str) -> str:
+    """An error without its frame, in which it is wrapped."""
+    return " ".join(error.replace("│", " ").split())
+
+
 @pytest.fixture(scope="module")
 def image() -> str:
     return str(GOLDENS / "image_0.png")
@@ -214,9 +219,25 @@ def test_a_file_in_the_place_of_a_folder(run, tmp_path, image):
     file = tmp_path / "file.png"
     file.touch()
     for command in (["demo", "-o"], ["chat", "-o"], ["show", image, "-o"], ["encode", image, "--overlay"]):
-        assert "is a file" in run(*command, file, fails=True)
-    assert "is a directory" in run("draw", "a cat", "-o", tmp_path, fails=True)
+        assert "is a file" in unframed(run(*command, file, fails=True))
+    assert "is a directory" in unframed(run("draw", "a cat", "-o", tmp_path, fails=True))
     assert file.stat().st_size == 0
+
+
+def test_images_of_one_name(run, tmp_path, image):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(image, tmp_path / folder / "x.png")
+    both = [tmp_path / "a" / "x.png", tmp_path / "b" / "x.png"]
+    assert "2 are called x" in run("encode", *both, "--overlay", tmp_path / "kept", fails=True)
+    assert not (tmp_path / "kept").exists()
+    assert len(run("encode", *both).splitlines()) == 2
+
+
+def test_values_that_no_command_takes(run, tmp_path):
+    assert "Invalid value" in run("evaluate", "--seed", -1, fails=True)
+    assert "--output must end with .json" in run("evaluate", "-o", tmp_path / "report.png", fails=True)
+    assert "there is no" in run("serve", tmp_path / "nothing", fails=True)
 
 
 def test_fewer_tokens_than_the_usual_least(run, image):

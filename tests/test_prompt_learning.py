@@ -14,6 +14,7 @@ from peft import (
 )
 
 from lavit_hf import LavitForCausalLM
+from lavit_hf.evaluation import evaluate
 
 from .tiny import (
     CODEBOOK_SIZE,
@@ -208,3 +209,9 @@ def test_an_adapter_beside_its_processor_resizes_nothing(train_embeddings, tmp_p
     rows = loaded.get_base_model().get_input_embeddings().weight.shape[0]
     assert rows == loaded.config.vocab_size == len(processor.tokenizer) == model.config.vocab_size
     torch.testing.assert_close(loaded(input_ids=row, pixel_values=pictures(1)).logits, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_evaluation_does_not_leave_virtual_tokens_out_silently(kind):
+    with pytest.raises(ValueError, match="Adapters of prompt learning, .* are not evaluated, got P"):
+        evaluate(build(kind), None, None, [{"image": None, "caption": "word5"}])

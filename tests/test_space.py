@@ -198,6 +198,14 @@ def test_nothing_given_is_said(page):
     page.get_by_text("Give a picture first").first.wait_for()
 
 
+def test_a_missing_seed_is_said(page):
+    panel = open_tab(page, "Draw")
+    panel.get_by_label("What to draw").fill("a small blue star")
+    panel.get_by_label("Seed").fill("")
+    panel.get_by_role("button", name="Draw").click()
+    page.get_by_text("Give a seed first.").wait_for()
+
+
 def test_large_uploads_are_refused(page, tmp_path):
     large = tmp_path / "large.png"
     large.write_bytes(os.urandom(12_000_000))

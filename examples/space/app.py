@@ -47,13 +47,24 @@ def read_upload(payload) -> Image.Image | None:
     try:
         return read_image(Path(payload.path).read_bytes(), payload.orig_name or "The file")
     except ValueError as error:
-        raise gr.Error(str(error), duration=None) from error
+        raise refusal(error) from error
+
+
+def refusal(words: object) -> gr.Error:
+    """An error that a visitor reads, and that is none of the program."""
+    return gr.Error(str(words), duration=None, print_exception=False)
 
 
 def needs(value, what: str):
     if not value:
-        raise gr.Error(f"{what} first.", duration=None)
+        raise refusal(f"{what} first.")
     return value
+
+
+def read_seed(seed: float | None) -> int:
+    if seed is None:
+        raise refusal("Give a seed first.")
+    return int(seed)
 
 
 def enlarge(picture: Image.Image) -> Image.Image:
@@ -82,7 +93,8 @@ class Page:
         return encode_images(self.model.model.visual_tokenizer, self.processor, [image])
 
     def _write(self, image: Image.Image, text: str) -> str:
-        return write_texts(self.model, self.processor, [text], [[image]], max_new_tokens=64)[0]
+        [written] = write_texts(self.model, self.processor, [text], [[image]], max_new_tokens=64)
+        return written.partition("\n")[0]
 
     def describe(self, picture: Image.Image | None) -> tuple[str, str, Image.Image, Image.Image]:
         needs(picture, "Give a picture")
@@ -98,7 +110,7 @@ class Page:
         needs(picture, "Give a picture")
         question = needs(question.strip(), "Write a question")
         with self.turn:
-            return self._write(picture, self.processor.vqa_prompt.format(question=question)).partition("\n")[0]
+            return self._write(picture, self.processor.vqa_prompt.format(question=question))
 
     def draw(
         self, prompt: str, guidance_scale: float, seed: float, pictures: list[Image.Image] | None = None
@@ -106,11 +118,12 @@ class Page:
         """The picture as its codes arrive, and how many there are."""
         prompt = needs(prompt.strip(), "Say what to draw")
         shown = None
-        conversation = Conversation(self.model, self.processor, self.pipeline, seed=int(seed))
+        seed = read_seed(seed)
+        conversation = Conversation(self.model, self.processor, self.pipeline, seed=seed)
         pieces = conversation.draw(prompt, pictures or [], PREVIEW_EVERY, guidance_scale=guidance_scale)
         try:
             with self.turn, closing(pieces):
-                set_seed(int(seed))
+                set_seed(seed)
                 for piece in pieces:
                     if isinstance(piece, StreamedPicture):
                         shown = enlarge(piece.picture)
@@ -118,7 +131,7 @@ class Page:
                         count = len(piece.codes)
                     yield shown, f"{count} tokens"
         except ValueError as error:
-            raise gr.Error(str(error), duration=None) from error
+            raise refusal(error) from error
 
     def edit(self, picture: Image.Image | None, instruction: str, guidance_scale: float, seed: float):
         needs(picture, "Give a picture")
@@ -126,9 +139,10 @@ class Page:
 
     def reconstruct(self, picture: Image.Image | None, seed: float) -> tuple[Image.Image, str]:
         needs(picture, "Give a picture")
+        seed = read_seed(seed)
         with self.turn:
             tokens = self._encode(picture)
-            [rebuilt] = decode_codes(self.pipeline, [tokens.codes.tolist()], int(seed))
+            [rebuilt] = decode_codes(self.pipeline, [tokens.codes.tolist()], seed)
         return enlarge(rebuilt), f"from {len(tokens.codes)} tokens"
 
     def chat(self, message: dict, history: list, conversation: Conversation | None):
@@ -139,7 +153,7 @@ class Page:
         try:
             content = [read_image(Path(path).read_bytes(), "That file") for path in message["files"]]
         except ValueError as error:
-            raise gr.Error(str(error)) from error
+            raise refusal(error) from error
         content += [text] if (text := message["text"].strip()) else []
         needs(content, "Write something or give a picture")
         said: list = []
@@ -154,7 +168,7 @@ class Page:
                         said.append(gr.Image(enlarge(piece.picture)))
                     yield said, conversation
         except ValueError as error:
-            raise gr.Error(str(error), duration=None) from error
+            raise refusal(error) from error
 
 
 def build(page: Page, is_demo: bool) -> gr.Blocks:

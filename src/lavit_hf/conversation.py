@@ -35,6 +35,9 @@ class Conversation:
         pipeline ([`LavitImageDecoderPipeline`]): Its pixel decoder.
         seed (`int`, *optional*, defaults to 0): The seed of the noise of images.
         settings: Arguments of the pixel decoder, such as `num_inference_steps`.
+
+    Raises:
+        ValueError: If the processor has another vocabulary than the model.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Conversation:
         seed: int = 0,
         **settings,
     ):
+        processor.check_vocabulary(model.config)
         self.model, self.processor, self.pipeline = model, processor, pipeline
         self.seed, self.settings = seed, settings
         self.messages: list[dict] = []
@@ -142,7 +146,9 @@ class Conversation:
             inputs = self.processor.apply_chat_template(
                 self.messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
             )
-            length = inputs["input_ids"].shape[1] + len(self.images) * self.model.config.num_patches
+            length = inputs["input_ids"].shape[1]
+            if self.processor.visual_tokenizer is None:  # each image is one placeholder so far
+                length += len(self.images) * self.model.config.num_patches
             if longest is None or length + self._room <= longest or len(self.messages) <= 1:
                 return inputs
             del self.messages[:2]  # a question and its answer

@@ -13,7 +13,6 @@ CODEBOOK = "The rows of a new codebook are random, although it is a buffer: it i
 MASKS = "The suite subtracts outputs from each other, which boolean masks do not support."
 INCOMPLETE = "A feature decoder whose checkpoint lacks weights is refused: it would make images of random ones."
 NO_EMBEDDINGS = "The model reads no ids of a vocabulary."
-ROWS = "The suite cuts off the last rows of the vocabulary, which are those of the codes and of the placeholder."
 
 NOT_APPLICABLE = {
     "TextTest::test_get_image_features_*": "The inputs of this suite have no image.",
@@ -24,8 +23,6 @@ NOT_APPLICABLE = {
     ),
     "ImageTest::test_init_weights_can_init_buffers": CODEBOOK,
     "ImageTest::test_model_outputs_equivalence": MASKS,
-    "ImageTest::test_resize_embeddings_untied": ROWS,
-    "ImageTest::test_resize_tokens_embeddings": ROWS,
     "ImageTest::test_training_gradient_checkpointing*": CHECKPOINTS,
     "VisualTokenizerTest::test_init_weights_can_init_buffers": CODEBOOK,
     "VisualTokenizerTest::test_model_get_set_embeddings": NO_EMBEDDINGS,

@@ -96,6 +96,13 @@ def test_answers():
     assert normalize_answer(" The red,  Circle! ") == "red circle"
     assert normalize_answer("Two") == normalize_answer("2.") == "2"
     assert normalize_answer("it's 1,000.5 m") == "its 1000.5 m"
+    assert normalize_answer("U.S.A.") == normalize_answer("usa") == "usa"
+    assert normalize_answer("10 p.m.") == "10 pm"
+    assert normalize_answer("none") == normalize_answer("zero") == "0"
+    assert normalize_answer("black/white") == "black white"
+    assert normalize_answer("t-shirt") == "t shirt"
+    assert normalize_answer("t-shirt - red") == "tshirt red"
+    assert normalize_answer("50%, 3.5 m") == "50% 3.5 m"
     assert answer_score("A Red circle.", ["red circle"]) == 1
     assert answer_score("red", ["red circle"]) == 0
     assert answer_score("grey", ["gray", "grey"]) == 1

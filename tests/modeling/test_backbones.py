@@ -269,3 +269,27 @@ def test_backbones_keep_their_kernels(attention, experts):
     parts = model.config.text_config, model.config.visual_tokenizer_config.vision_config
     assert [part._attn_implementation for part in parts] == [attention] * 2
     assert model.config.text_config._experts_implementation == experts
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("by_argument", [True, False])
+def test_a_router_loss_is_not_dropped_silently(by_argument):
+    """The causal language model of these experts adds it to its loss, a LaVIT does not."""
+    text = tiny_text_config("mixtral", output_router_logits=not by_argument)
+    model = LavitForCausalLM.from_backbones(CLIPVisionConfig(**VISION), text, codebook_size=CODEBOOK_SIZE)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    asked = {"output_router_logits": True} if by_argument else {}
+    with pytest.raises(ValueError, match="output_router_logits must be False"):
+        model(input_ids=ids, labels=ids, **asked)
+    assert model(input_ids=ids, labels=ids, output_router_logits=False).loss.isfinite()
+    assert model.generate(ids, max_new_tokens=2).shape == (1, 6)
+
+
+@pytest.mark.parametrize("num_tokens", [TEXT_TOKENS, TEXT_TOKENS + 2 + CODEBOOK_SIZE])
+def test_the_vocabulary_is_not_cut(num_tokens):
+    model = tiny_lavit()
+    for part in (model, model.model):
+        with pytest.raises(ValueError, match=f"new_num_tokens must be at least {TEXT_TOKENS + CODEBOOK_SIZE + 3}"):
+            part.resize_token_embeddings(num_tokens)
+    model.resize_token_embeddings(TEXT_TOKENS + CODEBOOK_SIZE + 8)
+    assert model.lm_head.out_features == TEXT_TOKENS + CODEBOOK_SIZE + 8

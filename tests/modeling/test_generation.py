@@ -353,3 +353,8 @@ def test_pictures_that_the_context_does_not_hold(model, monkeypatch):
     monkeypatch.setattr(model.model.visual_tokenizer, "forward", lambda *args, **kwargs: pytest.fail("it was asked"))
     with pytest.raises(ValueError, match=f"holds {longest} positions"):
         model.generate(**prompt([[5] * longest + IMAGE]), pixel_values=pictures(1))
+
+
+def test_continuous_batching_is_refused(model):
+    with pytest.raises(ValueError, match="LavitForCausalLM does not work with continuous batching"):
+        model.generate_batch([[5, 6, 7]])

@@ -164,8 +164,23 @@ def test_going_on_from_a_cache_needs_padding_on_the_left(model):
     arguments = prompts([5, 6, 7, 8], [9, 10], side="right") | {"max_new_tokens": 3, "min_new_tokens": 3}
     begun = model.generate(**arguments, return_dict_in_generate=True)
     mask = torch.cat([arguments["attention_mask"], torch.ones(2, 3, dtype=torch.long)], dim=1)
-    with pytest.raises(ValueError, match="attention_mask must have its zeros on the left"):
-        model.generate(begun.sequences, attention_mask=mask, cache=begun.cache)
+    for dtype in (torch.long, torch.bool, torch.uint8, torch.float32):
+        with pytest.raises(ValueError, match="attention_mask must have its zeros on the left"):
+            model.generate(begun.sequences, attention_mask=mask.to(dtype), cache=begun.cache)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32, torch.float32])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_dtype_of_a_mask_says_nothing(model, mode, dtype, side):
+    arguments = prompts([5, *IMAGE, 6], [7, 8], side=side) | MODES[mode]
+    mask = arguments["attention_mask"]
+    expected = model.generate(**arguments)
+    assert torch.equal(model.generate(**arguments | {"attention_mask": mask.to(dtype)}), expected)
+    inputs = {name: arguments[name] for name in ("input_ids", "pixel_values")} | {"labels": arguments["input_ids"]}
+    torch.testing.assert_close(
+        model(**inputs, attention_mask=mask.to(dtype)).loss, model(**inputs, attention_mask=mask).loss
+    )
 
 
 def test_going_on_behind_a_placeholder_is_refused(model):

@@ -11,9 +11,10 @@ from PIL import Image
 from transformers import CohereConfig, pipeline
 
 from lavit_hf import LavitForCausalLM, LavitProcessor, demo_checkpoint
+from lavit_hf.processing import extend_tokenizer
 
 from ..causal_models import tiny_text_config
-from ..tiny import TEXT, VISUAL_OFFSET, text_tokenizer, tiny_lavit
+from ..tiny import CODEBOOK_SIZE, TEXT, VISUAL_OFFSET, text_tokenizer, tiny_lavit
 
 
 PROMPT = "a large red circle at the top left"
@@ -154,6 +155,15 @@ def test_the_language_model_alone(tmp_path, text):
     settings = json.loads((tmp_path / "generation_config.json").read_text())
     assert "image_generation" not in settings
     assert settings["eos_token_id"] == 2
+
+
+def test_tokens_behind_the_placeholder_are_not_lost_in_an_export(tmp_path):
+    model, tokenizer = tiny_lavit(), extend_tokenizer(text_tokenizer(), CODEBOOK_SIZE)
+    tokenizer.add_tokens(["<mine>"])
+    model.resize_token_embeddings(len(tokenizer))
+    with pytest.raises(ValueError, match="1 tokens behind the image placeholder, such as '<mine>'"):
+        model.export_language_model(tmp_path, tokenizer)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_language_model_that_would_compute_something_else_is_not_exported(tmp_path):

@@ -1,14 +1,21 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Quantized and offloaded loading: smaller, and still what it was."""
 
+import inspect
+from contextlib import suppress
+
 import pytest
 import torch
+import transformers
 from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerGroup
 from torchao.utils import TorchAOBaseTensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from lavit_hf import LavitForCausalLM, demo_checkpoint
-from lavit_hf.modeling.interop_lavit import UNQUANTIZED, quantize_language_model_alone
+from lavit_hf.modeling.interop_lavit import EXCLUSIONS, UNQUANTIZED, quantize_language_model_alone
+
+from ..tiny import IMAGE_END, IMAGE_START, PLACEHOLDER, pictures, tiny_lavit
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="packed int4 needs a GPU, and there is none")
@@ -57,6 +64,44 @@ def test_other_quantizers_call_it_otherwise():
     assert quantize_language_model_alone(config).llm_int8_skip_modules == list(UNQUANTIZED)
     assert config.llm_int8_skip_modules is None
     assert quantize_language_model_alone(config.to_dict()).llm_int8_skip_modules == list(UNQUANTIZED)
+
+
+def quantization_configs():
+    """One of each kind of transformers that can be made without further libraries."""
+    for name, kind in inspect.getmembers(transformers.utils.quantization_config, inspect.isclass):
+        if issubclass(kind, QuantizationConfigMixin) and kind is not QuantizationConfigMixin:
+            for arguments in ((), (4,), (Int8WeightOnlyConfig(),)):
+                with suppress(Exception):  # of any kind, since an argument is missing or a library is
+                    yield pytest.param(kind(*arguments), id=name)
+                    break
+
+
+@pytest.mark.parametrize("config", list(quantization_configs()))
+def test_every_quantizer_leaves_parts_of_images_alone_or_is_refused(config):
+    names = [name for name in EXCLUSIONS if hasattr(config, name)]
+    if not names:
+        with pytest.raises(ValueError, match=f"leave modules as they are, got {type(config).__name__}"):
+            quantize_language_model_alone(config)
+        return
+    for name in names:
+        assert set(UNQUANTIZED) <= set(getattr(quantize_language_model_alone(config), name))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part", ["model.visual_tokenizer", "model.visual_adapter", "model.language_model", "lm_head"])
+def test_each_part_can_be_offloaded(part, tmp_path):
+    model = tiny_lavit()
+    model.save_pretrained(tmp_path / "model")
+    places = dict.fromkeys(
+        ["model.visual_tokenizer", "model.visual_adapter", "model.language_model", "lm_head"], "cpu"
+    )
+    offloaded = LavitForCausalLM.from_pretrained(
+        tmp_path / "model", device_map=places | {part: "disk"}, offload_folder=tmp_path / "offloaded"
+    )
+    ids = torch.tensor([[5, IMAGE_START, PLACEHOLDER, IMAGE_END, 7, 8]])
+    for settings in ({"max_new_tokens": 3}, {"generation_mode": "image", "guidance_scale": 2.0}):
+        given = {"input_ids": ids, "pixel_values": pictures(1)} | settings
+        assert torch.equal(offloaded.generate(**given), model.generate(**given))
 
 
 @torch.no_grad()

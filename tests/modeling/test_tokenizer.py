@@ -287,3 +287,14 @@ def test_feature_decoder_under_a_policy_sees_just_what_it_keeps():
     expected = decoder(code_embeds=kept.pad(embeds[keep_mask]), attention_mask=kept.mask).features
     dense = decoder(code_embeds=embeds, attention_mask=keep_mask.float().requires_grad_()).features
     torch.testing.assert_close(dense, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("selection", ["topk", None])
+def test_images_that_are_not_numbers(selection):
+    """In training, too: without an image of its own, a `nan` spreads over the batch."""
+    tokenizer = LavitVisualTokenizer(make_config()).eval()
+    images = pictures(3)
+    images[1] = torch.nan
+    with pytest.raises(ValueError, match="Image 1 keeps no patch: .* not finite"):
+        tokenizer(images, selection=selection)

@@ -6,6 +6,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     CONFIG_MAPPING,
+    BeitConfig,
     BlipVisionConfig,
     BlipVisionModel,
     PreTrainedConfig,
@@ -21,6 +22,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_IMAGE_MAPPING_NAMES,
 )
+from transformers.models.beit.modeling_beit import BeitRelativePositionBias
 
 from lavit_hf import LavitForCausalLM, LavitVisualTokenizer, LavitVisualTokenizerForPreTraining
 from lavit_hf.modeling.configuration_lavit import check_vision_config
@@ -161,3 +163,15 @@ def test_a_new_tokenizer_checks_its_tower():
     config.vision_config = ViTMAEConfig(**VISION)
     with pytest.raises(ValueError, match="draws random numbers"):
         LavitVisualTokenizer(config)
+
+
+@torch.no_grad()
+def test_the_check_of_a_tower_leaves_nothing_behind():
+    """BEiT keeps a table of relative positions, by the number of patches, which all its models share."""
+    size = 3 * PATCH_SIZE  # which no other test has
+    config = BeitConfig(**VISION | {"image_size": size}, use_relative_position_bias=True)
+    LavitVisualTokenizerForPreTraining.from_vision_tower(config, codebook_size=8, num_merger_layers=1)
+    table = BeitRelativePositionBias.generate_relative_position_index((3, 3))
+    assert table.device.type == "cpu"
+    assert table.min() == 0
+    assert table.max() == (2 * 3 - 1) ** 2 + 2

@@ -102,9 +102,9 @@ def test_no_pictures(processor, images):
         (["<image>", "<image>", "<image>"], 2, "The texts have 3 <image> placeholders, but 2 images"),
         (["<image>", "<image><image>"], [2, 1], "Text 0 has 1 <image> placeholders, but 2 images"),
         (["<image>", "<image>"], [1], "Got 1 lists of images for 2 texts"),
-        ([], 1, r"text is '\[\]'; expected"),
-        ([3], 1, r"text is '\[3\]'; expected"),
-        (None, 0, "at least one input"),
+        ([], 1, r"text must be a string or a non-empty list of strings, got '\[\]'"),
+        ([3], 1, r"text must be a string or a non-empty list of strings, got '\[3\]'"),
+        (None, 0, "needs text or images, got neither"),
     ],
 )
 def test_mismatches(processor, pictures, text, counts, message):
@@ -165,10 +165,15 @@ def test_system_messages_precede_the_first_question(processor, role):
     assert processor.apply_chat_template(chat) == expected
     parts = [{"role": role, "content": [{"type": "text", "text": "Be"}, {"type": "text", "text": "brief."}]}]
     assert processor.apply_chat_template(parts + chat[1:]) == expected
-    assert processor.apply_chat_template([chat[0], user(IMAGE)]) == "<image>"
+    assert processor.apply_chat_template([chat[0], user(IMAGE)]) == "<image>Question: Be brief. Answer:"
+    with pytest.raises(Exception, match="A system message must precede a message of the user"):
+        processor.apply_chat_template([user("what?"), assistant("a dog"), chat[0]])
+    with pytest.raises(Exception, match=f"not of {role}"):
+        processor.apply_chat_template([{"role": role, "content": [IMAGE]}, user("what?")])
 
 
 TYPED = ["is <image> a tag?", "a [IMG] circle", "[/IMG]", "<code_3> and <code_3>", "</s><|end|>", "[IMG]<image>[/IMG]"]
+TYPED += ["<[IMG]image>", "<<code_3>image>"]  # a placeholder only once the special token in it is cut out
 
 
 @pytest.mark.parametrize("typed", TYPED)
@@ -326,6 +331,9 @@ def test_from_backbones(byte_level_tokenizer, tmp_path):
     siglip = build(SiglipImageProcessor(), image_size={"height": 16, "width": 24}, image_std=[0.1] * 3)
     assert (siglip.size.height, siglip.size.width, siglip.image_std) == (16, 24, (0.1, 0.1, 0.1))
     assert build(None, image_size=48).size.height == 48
+    unusual = CLIPImageProcessor(do_normalize=False, do_rescale=False, rescale_factor=1 / 127.5)
+    assert [getattr(build(unusual), name) for name in ("do_normalize", "do_rescale")] == [False, False]
+    assert build(unusual).rescale_factor == unusual.rescale_factor
     with pytest.raises(ValueError, match="No image size is known for vision=None"):
         build(None)
 

@@ -192,6 +192,15 @@ def test_images_expanded_by_their_codes(processor):
         LavitCollator(processor, NUM_PATCHES, expand_images=True)([[ImagePart(image, image_input="features")]])
 
 
+@pytest.mark.parametrize("mixture", [["caption=1"], ["question=1"], ["caption=1", "draw=1"]])
+def test_precomputed_codes_are_expanded_in_every_mixture(processor, mixture):
+    """Codes are known also if all images are read as features."""
+    dataset = tokenize(make_dataset(4), make_model(processor).model.visual_tokenizer)
+    rows = MixtureRows(dataset, SequenceArguments(mixture=mixture))
+    batch = LavitCollator(processor, NUM_PATCHES, expand_images=True)([rows[index] for index in range(len(rows))])
+    assert (batch["input_ids"] == processor.image_token_id).sum() > len(batch["pixel_values"])
+
+
 def test_codes_and_images_in_one_batch(processor):
     picture = ImagePart(make_picture("red", "blue"), image_input="features")
     collator = LavitCollator(processor, NUM_PATCHES)
@@ -289,6 +298,13 @@ def test_rows_are_taken_for_what_they_have():
         MixtureRows(dataset.select([1]), arguments)[0]
     several = Dataset.from_list([{"caption": ["red", "blue"], "question": "which?", "answer": [{"answer": "red"}]}])
     assert MixtureRows(several, arguments)[0][0].text in ("red", "blue")
+
+
+def test_a_question_without_an_answer_is_named():
+    reader = SequenceReader(SequenceArguments(mixture=["question=1"]))
+    row = {"image": make_picture("red", "blue"), "questions": ["what?"], "answers": [[]]}
+    with pytest.raises(ValueError, match=r"row 7: A question needs an answer"):
+        reader.compose(row, "row 7", Random(0))
 
 
 def test_images_are_read_only_if_they_are_needed(tmp_path):

@@ -1,10 +1,12 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """`compute_metrics` gets logits and labels of equal shapes: both trainers have the token accuracy computed by hand."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
-from transformers import EvalPrediction, Trainer, TrainingArguments
+from transformers import EvalPrediction, Trainer, TrainingArguments, default_data_collator
 
 from lavit_hf import LavitProcessor
 from lavit_hf.modeling.expansion_lavit import IGNORE_INDEX
@@ -145,8 +147,45 @@ def test_metrics_are_given_what_they_ask_for(model, rows, tmp_path, batch_eval_m
     metrics = trainer.evaluate()
     assert metrics["eval_rows"] == NUM_ROWS
     assert all(part.predictions.shape == (*part.label_ids.shape, model.config.vocab_size) for part in given)
-    losses = np.concatenate([np.atleast_1d(part.losses) for part in given])
-    assert losses.mean() == pytest.approx(metrics["eval_loss"], abs=1e-5)
+    losses = np.concatenate([np.atleast_1d(part.losses) for part in given])  # of a batch, for each of its rows
+    assert losses.min() - 1e-4 < metrics["eval_loss"] < losses.max() + 1e-4
     if not batch_eval_metrics:  # otherwise one batch at a time
         assert given[0].inputs.shape[0] == NUM_ROWS
         assert given[0].inputs.shape[1] < given[0].label_ids.shape[1]
+
+
+@pytest.mark.parametrize("with_metrics", [False, True])
+def test_the_loss_of_an_evaluation_is_the_mean_over_all_labels(with_metrics, model, rows, tmp_path):
+    """Whatever the batch size, with metrics and without, for `evaluate` and `predict`."""
+    collate = FromCollator(model, expand_images=True)
+    with torch.no_grad():
+        losses = torch.cat([model.eval()(**collate([row]), skip_logits=True).token_losses for row in rows])
+        labels = torch.cat([collate([row])["labels"][0, 1:] for row in rows])
+    labels = labels[labels != IGNORE_INDEX]
+    is_text = labels < model.config.image_start_token_id
+    expected = {
+        "loss": losses.mean(),
+        "loss_on_text": losses[is_text].mean(),
+        "loss_on_codes": losses[~is_text].mean(),
+    }
+    for batch_size in (1, 2, NUM_ROWS):
+        settings = {"compute_metrics": Accuracy()} if with_metrics else {}
+        trainer = make_trainer(LavitForCausalLMTrainer, model, tmp_path, rows, collate, **settings)
+        trainer.args.per_device_eval_batch_size, trainer.args.prediction_loss_only = batch_size, not with_metrics
+        evaluated, predicted = trainer.evaluate(), trainer.predict(rows).metrics
+        for name, value in expected.items():
+            assert evaluated[f"eval_{name}"] == pytest.approx(value.item(), abs=1e-4)
+            assert predicted[f"test_{name}"] == pytest.approx(value.item(), abs=1e-4)
+        assert trainer.state.log_history[0]["eval_loss"] == evaluated["eval_loss"]
+
+
+def test_tokens_that_a_user_has_added_are_text(model, tmp_path):
+    """They lie behind the image placeholder."""
+    model = copy.deepcopy(model)
+    first = model.config.image_token_id + 1
+    model.resize_token_embeddings(first + 2)
+    ids = torch.tensor([5, first, first + 1, first])
+    rows = [{"input_ids": ids, "labels": ids}]
+    metrics = make_trainer(LavitForCausalLMTrainer, model, tmp_path, rows, default_data_collator).evaluate()
+    assert metrics["eval_loss_on_text"] == metrics["eval_loss"]
+    assert "eval_loss_on_codes" not in metrics

@@ -13,8 +13,9 @@ from random import Random
 
 import pytest
 import torch
+from datasets import Dataset
 from optimizers import OptimizerFactory
-from pretrain import ModelArguments, load_model, read_config, train_text_tokenizer
+from pretrain import ModelArguments, list_texts, load_model, read_config, train_text_tokenizer
 from transformers import AutoModelForCausalLM, AutoProcessor, TrainingArguments
 
 from lavit_hf.data.rows import RowStream
@@ -280,6 +281,19 @@ def test_the_recipe():
 
 
 # The model
+
+
+def test_texts_of_answers_in_every_form():
+    """One or several questions, with an answer, several of them, or VQAv2's answers with who gave them."""
+    rows = [
+        {"image": "unread.png", "questions": "what?", "answers": "red"},
+        {"image": "unread.png", "questions": "what?", "answers": [{"answer": "red"}]},
+        {"image": "unread.png", "questions": ["what?"], "answers": ["red"]},
+        {"image": "unread.png", "questions": ["what?"], "answers": [[{"answer": "red"}, {"answer": "red"}]]},
+    ]
+    for row in rows:
+        texts = list_texts(MixtureRows(Dataset.from_list([row]), SequenceArguments(mixture=["question=1"])))
+        assert list(texts) == ["Question: what? Answer: red"]
 
 
 def test_a_text_tokenizer_for_a_narrow_domain():

@@ -26,13 +26,15 @@ def make_model(**kwargs) -> LavitVisualTokenizerForPreTraining:
     return loosen(LavitVisualTokenizerForPreTraining.from_vision_tower(CLIPVisionConfig(**VISION), **kwargs), 0.1)
 
 
-def train(model, folder, schedule=None, steps=6, resume=None, batch_size=8, rows=64, **kwargs):
+def train(model, folder, schedule=None, steps=6, resume=None, batch_size=8, rows=64, evaluated=None, **kwargs):
     settings = {"learning_rate": 1e-3, "logging_steps": 1, "save_steps": 1000, "report_to": "none", "use_cpu": True}
     args = TrainingArguments(
         str(folder), max_steps=steps, per_device_train_batch_size=batch_size, **(settings | kwargs)
     )
     dataset = [{"pixel_values": picture} for picture in pictures(rows)]
-    trainer = LavitVisualTokenizerTrainer(model, args, schedule=schedule, train_dataset=dataset)
+    trainer = LavitVisualTokenizerTrainer(
+        model, args, schedule=schedule, train_dataset=dataset, eval_dataset=evaluated
+    )
     trainer.train(resume_from_checkpoint=resume)
     return trainer
 
@@ -60,6 +62,43 @@ def test_evaluation_measures_what_training_does(tmp_path):
     metrics = trainer.evaluate([{"pixel_values": picture} for picture in pictures(8)])
     assert 0 < metrics["eval_reconstruction_loss"] < metrics["eval_loss"]
     assert {"eval_kept_fraction", "eval_code_usage"} <= set(metrics)
+
+
+def test_an_evaluation_does_not_depend_on_its_batch_size(tmp_path):
+    model = train(make_model(), tmp_path, steps=1).tokenizer
+    rows = [{"pixel_values": picture} for picture in pictures(5)]
+    measured = []
+    for batch_size in (1, 2, 5):
+        args = TrainingArguments(
+            str(tmp_path), per_device_eval_batch_size=batch_size, report_to="none", use_cpu=True, disable_tqdm=True
+        )
+        metrics = LavitVisualTokenizerTrainer(model, args, eval_dataset=rows).evaluate()
+        names = ("eval_reconstruction_loss", "eval_kept_fraction", "eval_code_usage", "eval_code_perplexity")
+        measured.append([metrics[name] for name in names])
+    for other in measured[1:]:
+        assert other == pytest.approx(measured[0], abs=2e-5)
+
+
+def test_an_evaluation_between_two_log_entries_leaves_the_training_log_alone(tmp_path, monkeypatch):
+    """Each entry counts codes of its own mode, over the steps since the last entry of that mode."""
+    counts = {True: [], False: []}
+    measure = LavitVisualTokenizerTrainer.measure
+
+    def recorded(trainer, outputs):
+        counts[trainer.tokenizer.training].append(outputs["tokenizer_output"]["codes"])
+        return measure(trainer, outputs)
+
+    monkeypatch.setattr(LavitVisualTokenizerTrainer, "measure", recorded)
+    image = [{"pixel_values": pictures(1)[0]}]
+    trainer = train(
+        make_model(), tmp_path, steps=4, batch_size=2, logging_steps=4, eval_strategy="steps", eval_steps=3,
+        evaluated=image,
+    )  # fmt: skip
+    assert [len(batches) for batches in counts.values()] == [4, 2]  # Trainer evaluates at the end as well
+    for prefix, batches in (("", counts[True]), ("eval_", counts[False][:1])):
+        name = f"{prefix}code_usage"
+        usage = next(entry[name] for entry in trainer.state.log_history if name in entry)
+        assert usage == pytest.approx(torch.cat(batches).unique().numel() / CODEBOOK_SIZE, abs=1e-4)
 
 
 def test_features_are_whitened_after_the_data(tmp_path):

@@ -107,6 +107,8 @@ def _reply(line: str, conversation: Conversation) -> Generator[Piece, None, None
     if command == "/new":
         conversation.messages.clear()
     elif re.fullmatch(r"/\w*", command):  # unlike the path of an image
+        if command not in ("/help", "/"):
+            console.print(f"There is no command {command}.", markup=False, soft_wrap=True)
         console.print(HELP, markup=False, soft_wrap=True)
     elif line:
         text, paths = split_images(line)

@@ -2,6 +2,7 @@
 """Commands for single images: caption, ask, draw, reconstruct, encode, show."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -179,6 +180,9 @@ def encode(
 ) -> None:
     """Print the codes of images, with a line of JSON for each: `{"image": ..., "num_codes": ..., "codes": [...]}`."""
     opened = [read_image(path) for path in images]
+    names = Counter(path.stem for path in images)
+    if overlay is not None and (repeated := [name for name, count in names.items() if count > 1]):
+        raise ValueError(f"--overlay names images by their files, and {names[repeated[0]]} are called {repeated[0]}.")
     tokenizer, processor = load_model(model, device, dtype, LavitVisualTokenizer)
     generator = torch.Generator().manual_seed(seed)
     outputs = encode_images(tokenizer, processor, opened, selection=selection, generator=generator)

@@ -24,7 +24,7 @@ class Decoder(StrEnum):
     lowres = "lowres"
 
 
-def _check_model(model: str) -> str:
+def check_model(model: str) -> str:
     if model == DEMO:
         print("The small model that ships with the library knows colored shapes only.", file=sys.stderr)
     # A mistyped folder is not worth minutes of asking the Hub.
@@ -37,6 +37,12 @@ def _check_output(path: Path) -> Path:
     if not path.absolute().parent.is_dir():
         raise ValueError(f"--output is in a folder that does not exist: {path.absolute().parent}.")
     return path
+
+
+def _check_json_output(path: Path) -> Path:
+    if path.suffix.lower() != ".json":
+        raise ValueError(f"--output must end with .json, got {path}.")
+    return _check_output(path)
 
 
 def _check_image_output(path: Path) -> Path:
@@ -54,7 +60,7 @@ def _check_aspect_ratio(aspect_ratio: str | None) -> str | None:
 MODEL = {
     "help": "Folder or Hub repository of a LaVIT.",
     "show_default": "the small model that ships with the library",
-    "callback": _check_model,
+    "callback": check_model,
 }
 Model = Annotated[str, typer.Option("--model", "-m", **MODEL)]
 RequiredModel = Annotated[str, typer.Option("--model", "-m", **MODEL | {"show_default": False})]
@@ -66,7 +72,7 @@ ImageOutput = Annotated[
     Path, typer.Option("--output", "-o", dir_okay=False, help="Image file to write.", callback=_check_image_output)
 ]
 JsonOutput = Annotated[
-    Path, typer.Option("--output", "-o", dir_okay=False, help="JSON file to write.", callback=_check_output)
+    Path, typer.Option("--output", "-o", dir_okay=False, help="JSON file to write.", callback=_check_json_output)
 ]
 ImageFolder = Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder to write images to.")]
 NewFolder = Annotated[Path, typer.Argument(help="New folder to write.", show_default=False)]
@@ -85,7 +91,7 @@ GuidanceScale = Annotated[
 Selection = Annotated[
     Literal["topk", "sample", "argmax"] | None, typer.Option(help="How patches are kept. Default: the model's.")
 ]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same result on the same machine.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result on the same machine.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, ... Default: an accelerator if there is one.")]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Data type of the weights; auto: as saved.")

@@ -4,6 +4,7 @@
 import typer
 
 from .loading import quiet_libraries
+from .options import check_model
 
 
 def serve(context: typer.Context) -> None:
@@ -11,6 +12,9 @@ def serve(context: typer.Context) -> None:
     Run `transformers serve`, a server for clients of OpenAI's API: images and text in, text out. All arguments are
     those of `transformers serve`: `lavit-hf serve MODEL`, `lavit-hf serve --help`.
     """
+    for model in context.args[:1]:
+        if not model.startswith("-"):
+            check_model(model)
     from transformers.cli.transformers import app  # takes time, which the other commands do not need
 
     quiet_libraries()

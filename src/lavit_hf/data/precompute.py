@@ -38,6 +38,7 @@ from .rows import check_broken_images
 SELECTIONS = ("topk", "argmax")
 # A process that has finished waits for the slowest one, which may take longer than the default of process groups.
 TIMEOUT = timedelta(days=7)
+NUM_SAMPLED_ROWS = 16  # at least, if there are as many; they tell a dataset from another one with the same columns
 IMAGE_DTYPES = ("string", "large_string", "binary", "large_binary")
 MAX_PATH = 4096  # characters, as on Linux
 
@@ -101,7 +102,8 @@ def precompute_codes(
     num_rows = len(rows) if isinstance(rows, datasets.Dataset) else None
     settings = {
         "columns": rows.column_names,
-        "first_row": _hash_first_row(rows),
+        "first_row": _hash_rows(next(iter(rows.iter(1)), None)),
+        "sampled_rows": None if num_rows is None else _hash_rows(rows[:: max(1, num_rows // NUM_SAMPLED_ROWS)]),
         "input_rows": num_rows,
         "image_columns": list(image_columns),
         **_describe_model(visual_tokenizer, image_processor),
@@ -166,10 +168,15 @@ def codes_column(image_column: str) -> str:
     return f"{image_column}_codes"
 
 
-def _hash_first_row(rows) -> str:
-    """Returns a hash of the first row, which tells a dataset from another one with the same columns."""
-    table = next(iter(rows.iter(1)), None)
-    return f"sha256:{hashlib.sha256(repr(table and table.to_pylist()).encode()).hexdigest()}"
+def _hash_rows(table: pa.Table | None) -> str:
+    """Returns a hash of rows, which tells a dataset from others. The folder of their files makes no difference."""
+    digest = hashlib.sha256()
+    for row in [] if table is None else table.to_pylist():
+        for name, value in row.items():
+            if isinstance(value, dict) and isinstance(value.get("path"), str):
+                value = value | {"path": os.path.basename(value["path"])}
+            digest.update(f"{name}: {value!r}\n".encode(errors="surrogatepass"))
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _describe_model(visual_tokenizer: LavitVisualTokenizer, image_processor: BaseImageProcessor) -> dict[str, str]:

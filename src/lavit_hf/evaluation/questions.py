@@ -12,7 +12,8 @@ from .subject import Subject
 
 ARTICLES = {"a", "an", "the"}
 NUMBERS = "zero one two three four five six seven eight nine ten".split()
-DIGITS = {word: str(number) for number, word in enumerate(NUMBERS)}
+DIGITS = {word: str(number) for number, word in enumerate(NUMBERS)} | {"none": "0"}
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 SOFT_ANSWERS = 10  # the number of people who answered each question of VQAv2, OK-VQA, TextVQA and VizWiz
 
 
@@ -35,10 +36,18 @@ class Question:
 
 
 def normalize_answer(text: str) -> str:
-    """Lowers the case, removes punctuation and articles, and writes numbers up to ten as digits."""
-    # A comma or a period between digits belongs to a number, and an apostrophe to a word; all others separate words.
-    text = re.sub(r"(?<=\d),(?=\d)|['’]", "", text.lower())
-    words = re.sub(r"(?<!\d)\.|\.(?!\d)|[^\w\s.]|_", " ", text).split()
+    """
+    Writes an answer as the evaluation of VQAv2 compares it: in lower case, without punctuation, apostrophes and
+    articles, with numbers up to ten as digits and single spaces.
+    """
+    given = " ".join(text.lower().split())
+    has_long_number = re.search(r"\d,\d", given) is not None
+    text = re.sub("['’]", "", given)
+    for mark in PUNCTUATION:
+        # A mark beside a space is removed everywhere in the answer. Other marks separate words.
+        is_removed = has_long_number or f"{mark} " in given or f" {mark}" in given
+        text = text.replace(mark, "" if is_removed else " ")
+    words = re.sub(r"\.(?!\d)", "", text).split()
     return " ".join(DIGITS.get(word, word) for word in words if word not in ARTICLES)
 
 

@@ -107,7 +107,8 @@ def evaluate(
         [`EvaluationReport`]: The same numbers for the same arguments on the same machine.
 
     Raises:
-        ValueError: If a task is unknown or cannot be run, there are no rows, or a setting is out of its range.
+        ValueError: If a task is unknown or cannot be run, there are no rows, a setting is out of its range, the model
+            has an adapter of prompt learning, or the processor has another vocabulary.
     """
     given = EvaluationSettings(**settings)
     check_tasks(tasks)
@@ -117,7 +118,14 @@ def evaluate(
     if isinstance(dataset, str):
         dataset = load_rows(dataset, split, data_dir=data_dir, num_rows=num_samples)
     rows = Rows(dataset, num_samples, given.columns)
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if hasattr(model, "get_base_model"):
+        if model.active_peft_config.is_prompt_learning:
+            kind = model.active_peft_config.peft_type.value
+            raise ValueError(
+                f"Adapters of prompt learning, which the base model lacks, are not evaluated, got {kind}."
+            )
+        model = model.get_base_model()
+    processor.check_vocabulary(model.config)
     if pipeline is not None:  # with the same components, but a state and a progress bar of its own
         pipeline = type(pipeline)(**pipeline.components, **pipeline.parameters)
         pipeline.set_progress_bar_config(disable=True)

@@ -64,12 +64,19 @@ class PatchPartition:
 
     Args:
         keep_mask (`torch.BoolTensor` of shape `(B, N)`): The kept patches, at least one per picture.
+
+    Raises:
+        ValueError: an image of which no patch is kept.
     """
 
     def __init__(self, keep_mask: torch.Tensor):
         num_patches = keep_mask.shape[-1]
         counts = keep_mask.sum(dim=-1)
         kept = counts.tolist()
+        if 0 in kept:
+            raise ValueError(
+                f"Image {kept.index(0)} keeps no patch: its pixel_values or vision_features are not finite numbers."
+            )
         # Where nothing is dropped, all patches are folded in with the same weight, as in PolicyAttend.
         self.all_kept = counts == num_patches
         folded = [num_patches if count == num_patches else num_patches - count for count in kept]

@@ -19,7 +19,7 @@ from transformers import (
 from .configuration_lavit import LavitConfig, LavitVisualTokenizerConfig, check_vision_config
 from .freezing_lavit import evaluation_mode
 from .modeling_lavit_tokenizer import LavitVisualTokenizer
-from .vision_tower_lavit import build_vision_tower, check_model_type
+from .vision_tower_lavit import build_vision_tower, model_class
 
 
 Backbone = str | os.PathLike | PreTrainedConfig | PreTrainedModel
@@ -57,7 +57,7 @@ def load_vision_backbone(vision: Backbone, **kwargs) -> PreTrainedModel:
     # Before the weights are loaded, or even downloaded.
     config = getattr(config, "vision_config", config)
     check_vision_config(config)
-    check_model_type(config)
+    model_class(config)
     return AutoModel.from_pretrained(vision, config=config, **kwargs)
 
 

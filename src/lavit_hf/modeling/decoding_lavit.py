@@ -254,7 +254,7 @@ def _check_guided(mode: str, scale: float, setting, asked: dict[str, Any], confi
                 raise ValueError(f"guidance_scale={scale} does not work with {name} with {kind}.")
     num_beams = setting("num_beams", 1)
     if num_beams > 1:
-        raise ValueError(f"guidance_scale={scale} does not work with num_beams={num_beams}.")
+        raise ValueError(f"guidance_scale={scale} does not work with num_beams={num_beams}: guidance_scale=1 is none.")
     if asked.get("assistant_model") is not None:
         raise ValueError(f"guidance_scale={scale} does not work with an assistant_model.")
     if mode == "interleaved" and setting("prompt_lookup_num_tokens") is not None:

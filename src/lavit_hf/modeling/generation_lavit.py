@@ -196,7 +196,10 @@ class LavitGenerationMixin(GenerationMixin):
         if inputs is None:
             if has_images or generation_mode != "text":
                 raise ValueError(f"Images and generation_mode={generation_mode!r} need input_ids.")
-            processors = self._processors(0, decoding, logits_processor)
+            embeds = kwargs.get("inputs_embeds")
+            processors = self._processors(
+                0, decoding, logits_processor, self.device if embeds is None else embeds.device
+            )
             return super().generate(logits_processor=processors, **further, **kwargs)
 
         self._check_prompts(inputs, decoding)
@@ -232,7 +235,7 @@ class LavitGenerationMixin(GenerationMixin):
             logits_processor, further = self._show_as_given(prompts, logits_processor, further)
         outputs = super().generate(
             prompts.input_ids,
-            logits_processor=self._processors(prompts.length, decoding, logits_processor),
+            logits_processor=self._processors(prompts.length, decoding, logits_processor, inputs.device),
             attention_mask=prompts.attention_mask,
             **further,
             **kwargs,
@@ -272,7 +275,7 @@ class LavitGenerationMixin(GenerationMixin):
         """The mask that was given, or else the one that transformers infers from padding."""
         attention_mask = kwargs.pop("attention_mask", None)
         if attention_mask is not None:
-            return attention_mask.to(input_ids.device)
+            return attention_mask.to(input_ids.device, torch.long)
         own = self.generation_config
         pad, eos = (kwargs.get(name, getattr(own, name)) for name in ("pad_token_id", "eos_token_id"))
         if pad is None or pad == eos or (isinstance(eos, list) and pad in eos):
@@ -397,7 +400,9 @@ class LavitGenerationMixin(GenerationMixin):
             further["streamer"] = _StreamedAsGiven(further["streamer"], prompts)
         return logits_processor, further
 
-    def _processors(self, prompt_length: int, decoding: LavitDecoding, logits_processor) -> LogitsProcessorList:
+    def _processors(
+        self, prompt_length: int, decoding: LavitDecoding, logits_processor, device: torch.device
+    ) -> LogitsProcessorList:
         """The grammar, what the user passes, and the sampling of text and images where it differs."""
         grammar = LavitGrammarLogitsProcessor(
             decoding.generation_mode,
@@ -409,7 +414,7 @@ class LavitGenerationMixin(GenerationMixin):
             max_images=decoding.max_images,
             first_modality=decoding.first_modality,
             min_new_tokens=decoding.min_new_tokens if decoding.generation_mode == "image" else 0,
-            device=self.device,
+            device=device,
         )
         sampling = []
         if decoding.sampling is not None:
@@ -464,12 +469,16 @@ class LavitGenerationMixin(GenerationMixin):
             **kwargs,
         )
         if guided_positions is not None:
-            model_inputs["guided_positions"] = guided_positions.to(self.device)
+            model_inputs["guided_positions"] = guided_positions.to(input_ids.device)
         if self._has_virtual_tokens:
             # peft looks for the cache under its former name. Without one, it inserts the virtual tokens at every step.
             cache = model_inputs.pop("cache", None)
             model_inputs["past_key_values"] = cache if model_inputs.get("use_cache", True) else None
         return model_inputs
+
+    def init_continuous_batching(self, *args, **kwargs):
+        """Raises a `ValueError`, since requests of continuous batching have neither images nor a grammar."""
+        raise ValueError(f"{type(self).__name__} does not work with continuous batching: use `generate`.")
 
     @property
     def _has_virtual_tokens(self) -> bool:

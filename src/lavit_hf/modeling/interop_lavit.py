@@ -30,13 +30,27 @@ ORIGIN = ("subfolder", "cache_dir", "local_files_only")
 
 
 def quantize_language_model_alone(quantization_config):
-    """A quantizer's configuration that leaves pictures' parts and the head as they are, unless it says what to."""
+    """
+    Returns a quantizer's configuration that leaves the parts of images and the head as they are, unless it names other
+    parts of the model.
+
+    Raises:
+        ValueError: a kind of quantization that cannot leave modules as they are.
+    """
     quantization_config = copy.deepcopy(quantization_config)
     if isinstance(quantization_config, dict):
         quantization_config = AutoQuantizationConfig.from_dict(quantization_config)
-    for name in EXCLUSIONS:
-        if getattr(quantization_config, name, ()) is None:
-            setattr(quantization_config, name, list(UNQUANTIZED))
+    kind = type(quantization_config)
+    names = [name for name in EXCLUSIONS if hasattr(quantization_config, name)]
+    if not names:
+        raise ValueError(
+            f"quantization_config must be of a kind that can leave modules as they are, got {kind.__name__}."
+        )
+    for name in names:
+        excluded = getattr(quantization_config, name) or ()
+        # The default of some kinds is the head alone.
+        if not any(part.startswith("model.") for part in excluded):
+            setattr(quantization_config, name, list(dict.fromkeys([*UNQUANTIZED, *excluded])))
     return quantization_config
 
 
@@ -143,10 +157,16 @@ class LavitInteropMixin:
             kwargs: Same as in `PreTrainedModel.save_pretrained`, such as `max_shard_size`.
 
         Raises:
-            ValueError: If the exported model would compute other logits than this one.
+            ValueError: If the exported model would compute other logits than this one, or if the tokenizer has tokens
+                behind the placeholder.
         """
         if tokenizer is None:
             tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, **(self._origin or {}))
+        if behind := [token for token, index in tokenizer.get_vocab().items() if index > self.config.image_token_id]:
+            raise ValueError(
+                f"The tokenizer has {len(behind)} tokens behind the image placeholder, such as {behind[0]!r}: without "
+                "the placeholder they would have other ids than the model has learned."
+            )
         language_model = causal_model_around(self.model.language_model, self.lm_head)
         check_logits(language_model, self)
         settings = self.generation_config.to_dict()

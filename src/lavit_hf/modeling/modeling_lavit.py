@@ -99,6 +99,21 @@ class LavitPreTrainedModel(LavitTokenizerPreTrainedModel):
     output_modalities = ("image", "text")
     _can_compile_fullgraph = True
 
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Module:
+        """
+        Same arguments as `PreTrainedModel.resize_token_embeddings`.
+
+        Raises:
+            ValueError: fewer rows than the vocabulary of LaVIT has.
+        """
+        least = self.config.image_token_id + 1
+        if new_num_tokens is not None and new_num_tokens < least:
+            raise ValueError(
+                f"new_num_tokens must be at least {least}, so that text, [IMG], [/IMG], codes and the image "
+                f"placeholder keep their rows, got {new_num_tokens}."
+            )
+        return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+
 
 class LavitModel(LavitPreTrainedModel):
     """
@@ -577,9 +592,14 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
             ValueError: as many placeholders as images, or as codes, were expected; images together with a filled
                 cache; a mask of another shape; an unknown `image_inputs`; arguments of images without images;
                 `vision_features` while the vision tower is trained; one placeholder for an image, and a trainer that
-                compares `labels` with logits itself.
+                compares `labels` with logits itself; `output_router_logits` of a mixture-of-experts language model.
             TypeError: an unknown argument.
         """
+        wants_router_loss = getattr(self.config.text_config, "output_router_logits", False) and labels is not None
+        if kwargs.get("output_router_logits", wants_router_loss):
+            raise ValueError(
+                "output_router_logits must be False, got True: the loss of a LaVIT has no part that balances experts."
+            )
         sequences = None
         # Named in the signature, Trainer would expect them in every batch.
         shift_labels, num_items_in_batch = kwargs.pop("shift_labels", None), kwargs.pop("num_items_in_batch", None)

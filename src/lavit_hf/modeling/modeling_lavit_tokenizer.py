@@ -225,10 +225,10 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
 
     def __init__(self, config: LavitVisualTokenizerConfig, vision_tower: PreTrainedModel | None = None):
         super().__init__(config)
-        # A model that is being loaded was checked when it was made, and DeepSpeed would divide the checked one.
-        if torch.get_default_device().type != "meta" and not is_deepspeed_zero3_enabled():
-            check_vision_tower(config.vision_config, vision_tower)
         self.vision_tower = vision_tower or build_vision_tower(config.vision_config)
+        # A model that is being loaded was checked when it was made, and DeepSpeed may have divided this one.
+        if self.vision_tower.device.type != "meta" and not is_deepspeed_zero3_enabled():
+            check_vision_tower(self.vision_tower)
         self.whitening = LavitFeatureWhitening(config) if config.feature_whitening is not None else None
         self.selector = LavitSelector(config)
         self.merger = LavitMerger(config)

@@ -201,8 +201,8 @@ class LavitPublishingMixin:
                 write to `save_directory` itself.
 
         Raises:
-            ValueError: a folder that is a file, or that holds an adapter; a `model_card` that is not there; a folder
-                at the place of a file; `safe_serialization=False`.
+            ValueError: a folder that is a file, or that holds an adapter; a processor of another vocabulary; a
+                `model_card` that is not there; a folder at the place of a file; `safe_serialization=False`.
             TypeError: an unknown argument.
         """
         if os.path.isfile(save_directory):
@@ -219,6 +219,8 @@ class LavitPublishingMixin:
                 f"{save_directory} holds an adapter ({ADAPTER}), and from_pretrained would apply it to the saved "
                 "model: save to another folder, or remove the adapter."
             )
+        if processor is not None and hasattr(self.config, "image_start_token_id"):
+            processor.check_vocabulary(self.config)
         hub_kwargs = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs} if push_to_hub else {}
         weights = {"max_shard_size": max_shard_size, "variant": variant}
         if kwargs.get("distributed_checkpoint"):  # all processes write to one place

@@ -18,6 +18,7 @@ from transformers import (
     AutoModel,
     AutoTokenizer,
     BatchFeature,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -196,11 +197,34 @@ class LavitProcessor(ProcessorMixin):
             TypeError: an unknown argument.
         """
         self._check_arguments(kwargs)
-        if isinstance(text, str | list | tuple):
-            text = self._mark_text([text] if isinstance(text, str) else list(text), images is not None, kwargs)
-            if any(isinstance(sample, str) and MARKED.search(sample) for sample in text):
-                kwargs["sanitize_control_tokens"] = True
-        inputs = super().__call__(images=images, text=text, **kwargs)
+        has_images = images is not None and not (isinstance(images, list | tuple) and len(images) == 0)
+        text = self._check_text(text, has_images, kwargs)
+        kwargs["sanitize_control_tokens"] = text is not None and any(MARKED.search(sample) for sample in text)
+        merged = self._merge_kwargs(tokenizer_init_kwargs=self.tokenizer.init_kwargs, **kwargs)
+        text_kwargs = merged["text_kwargs"]
+        on_request = ("return_mm_token_type_ids", "return_text_replacement_offsets")
+        return_type_ids, return_offsets = (text_kwargs.pop(name, merged[name]) for name in on_request)
+
+        images = [] if images is None else self._list_images(images, text)
+        if text is None:
+            text = [self.image_token * len(part) for part in images]
+        self._check_placeholders(text, images)
+        data: BatchFeature | dict = {}
+        replacements: list[str] = []
+        if any(images):
+            data, replacements = self._replace_images(images, text, **merged["images_kwargs"])
+        text, offsets = self.get_text_with_replacements(text, replacements)
+        inputs = self.tokenizer(text, **text_kwargs)
+        self._check_special_mm_tokens(text, inputs, modalities=["image"])
+        if return_offsets:
+            inputs["text_replacement_offsets"] = offsets
+        if return_type_ids:
+            inputs["mm_token_type_ids"] = self.create_mm_token_type_ids(inputs["input_ids"])
+        inputs = BatchFeature(
+            {**inputs, **data},
+            tensor_type=text_kwargs.get("return_tensors"),
+            skip_tensor_conversion=self.skip_tensor_conversion,
+        )
         for name in ("input_ids", "attention_mask"):
             if torch.is_tensor(inputs.get(name)):
                 inputs[name] = inputs[name].long()  # a batch of empty texts comes as float
@@ -221,10 +245,17 @@ class LavitProcessor(ProcessorMixin):
             patterns.append(re.escape(self.image_token))
         return re.compile("|".join([*patterns, CODE_TOKEN]))
 
-    def _mark_text(self, text: list, has_images: bool, kwargs: dict) -> list:
+    def _check_text(self, text, has_images: bool, kwargs: dict) -> list[str] | None:
         """Checks texts, and marks special tokens in them where these are to be split."""
-        for index, sample in enumerate(text):
-            if isinstance(sample, str) and (surrogate := re.search("[\ud800-\udfff]", sample)):
+        if text is None:
+            if not has_images:
+                raise ValueError(f"{type(self).__name__} needs text or images, got neither.")
+            return None
+        texts = [text] if isinstance(text, str) else text
+        if not (isinstance(texts, list | tuple) and texts and all(isinstance(sample, str) for sample in texts)):
+            raise ValueError(f"text must be a string or a non-empty list of strings, got {str(text)[:100]!r}.")
+        for index, sample in enumerate(texts):
+            if surrogate := re.search("[\ud800-\udfff]", sample):
                 raise ValueError(
                     f"Text {index} has a lone surrogate, {surrogate[0]!r}, at position {surrogate.start()}: it is no "
                     "valid Unicode."
@@ -232,9 +263,9 @@ class LavitProcessor(ProcessorMixin):
         split = kwargs.pop("split_special_tokens", None)
         split = self.tokenizer.split_special_tokens if split is None else split
         if not split:
-            return text
+            return list(texts)
         pattern = self._special_tokens(image_token=not has_images)
-        return [mark_control_tokens(sample, pattern) for sample in text]
+        return [mark_control_tokens(sample, pattern) for sample in texts]
 
     def _check_arguments(self, kwargs: dict) -> None:
         """Raises a `TypeError` for an argument that no processor of transformers, and no part of this one, has."""
@@ -285,25 +316,13 @@ class LavitProcessor(ProcessorMixin):
         # The base shows the tokenizer with its added tokens, that is every code on a line of its own.
         return f"{type(self).__name__}(codebook_size={self.codebook_size}) {self.to_json_string()}"
 
-    # Hooks of the base `__call__`
+    # Images into texts
 
-    def prepare_inputs_layout(self, images=None, text=None, **kwargs):
-        is_batch = isinstance(text, (list, tuple)) and text and all(isinstance(sample, str) for sample in text)
-        if not (text is None or isinstance(text, str) or is_batch):
-            raise ValueError(f"text is {str(text)[:100]!r}; expected a string or a non-empty list of strings.")
-        images, text, *others = super().prepare_inputs_layout(images=images, text=text, **kwargs)
-        if images is not None:
-            images = images if isinstance(images, list) else [images]
-            if text is None:
-                counts = [len(part) if isinstance(part, list) else 1 for part in images]
-                text = [self.image_token * count for count in counts]
-            images = self._one_list_per_text(images, text)
-        return images if images and any(images) else None, text or None, *others
-
-    def _one_list_per_text(self, images: list, text: list[str]) -> list[list]:
-        if any(isinstance(part, list) for part in images):
-            if len(images) != len(text):
-                raise ValueError(f"Got {len(images)} lists of images for {len(text)} texts.")
+    def _list_images(self, images, text: list[str] | None) -> list[list]:
+        """Loads images, and returns one list of them for each text."""
+        images = self.image_processor.fetch_images(images)
+        images = images if isinstance(images, list) else [images]
+        if text is None or any(isinstance(part, list) for part in images):
             return [part if isinstance(part, list) else [part] for part in images]
         counts = [self._count_placeholders(sample) for sample in text]
         if sum(counts) != len(images):
@@ -316,27 +335,38 @@ class LavitProcessor(ProcessorMixin):
     def _count_placeholders(self, text: str) -> int:
         return len(re.findall(UNMARKED + re.escape(self.image_token), text))
 
-    def validate_inputs(self, images=None, text=None, **kwargs):
-        if text is not None:
-            for index, sample in enumerate(text):
-                num_images = 0 if images is None else len(images[index])
-                num_placeholders = self._count_placeholders(sample)
-                if num_placeholders != num_images:
-                    raise ValueError(
-                        f"Text {index} has {num_placeholders} {self.image_token} placeholders, but {num_images} "
-                        "images were given for it."
-                    )
-        super().validate_inputs(images=images, text=text, **kwargs)
+    def _check_placeholders(self, text: list[str], images: list[list]) -> None:
+        if images and len(images) != len(text):
+            raise ValueError(f"Got {len(images)} lists of images for {len(text)} texts.")
+        for index, sample in enumerate(text):
+            num_images = len(images[index]) if images else 0
+            num_placeholders = self._count_placeholders(sample)
+            if num_placeholders != num_images:
+                raise ValueError(
+                    f"Text {index} has {num_placeholders} {self.image_token} placeholders, but {num_images} images "
+                    "were given for it."
+                )
 
-    def _process_images(self, images, generation_mode="text", image_markers: bool | None = None, **kwargs):
+    def _replace_images(
+        self, images: list[list], text: list[str], generation_mode="text", image_markers: bool | None = None, **kwargs
+    ) -> tuple[BatchFeature, list[str]]:
+        """The model's inputs of images, and what replaces the placeholder of each image."""
         if image_markers is None:
             image_markers = self.drawing_image_markers or generation_mode != "image"
-        marks = (self.image_start_token, self.image_end_token) if image_markers else ("", "")
+        start, end = (self.image_start_token, self.image_end_token) if image_markers else ("", "")
         processed = self.image_processor(images, **kwargs)
         counts = [1] * sum(len(part) for part in images)
         if self.visual_tokenizer is not None:
             counts = self._tokenize_images(processed)
-        return processed, [(self.image_token * count).join(marks) for count in counts]
+        # Marks that a text has already are not written twice.
+        marks = (re.escape(self.image_start_token), re.escape(self.image_end_token))
+        placeholder = re.compile(f"({marks[0]})?{UNMARKED}{re.escape(self.image_token)}({marks[1]})?")
+        found = [match for sample in text for match in placeholder.finditer(sample)]
+        replacements = [
+            ("" if match[1] else start) + self.image_token * count + ("" if match[2] else end)
+            for match, count in zip(found, counts, strict=True)
+        ]
+        return processed, replacements
 
     @torch.no_grad()
     def _tokenize_images(self, processed: BatchFeature) -> list[int]:
@@ -348,17 +378,6 @@ class LavitProcessor(ProcessorMixin):
         features, keep_mask = self.visual_tokenizer.select_patches(pixel_values.to(self.visual_tokenizer.device))
         processed["vision_features"], processed["keep_mask"] = features, keep_mask
         return keep_mask.sum(dim=-1).tolist()
-
-    def get_text_with_replacements(self, text, images_replacements=(), *others):
-        # Marks that the text has already are not written twice.
-        start, image, end = (re.escape(t) for t in (self.image_start_token, self.image_token, self.image_end_token))
-        placeholder = re.compile(f"(?P<start>{start})?{UNMARKED}{image}(?P<end>{end})?")
-        found = [match for sample in text for match in placeholder.finditer(sample)]
-        images_replacements = [
-            replacement.removeprefix(match["start"] or "").removesuffix(match["end"] or "")
-            for replacement, match in zip(images_replacements, found, strict=False)
-        ]
-        return super().get_text_with_replacements(text, images_replacements, *others)
 
     # The vocabulary, read off the tokenizer
 
@@ -401,6 +420,25 @@ class LavitProcessor(ProcessorMixin):
     def codebook_size(self) -> int:
         """The number of codes."""
         return self.image_token_id - self.visual_token_offset
+
+    def check_vocabulary(self, config: PreTrainedConfig) -> None:
+        """
+        Compares the vocabulary with that of a model, whose ids this processor makes and reads.
+
+        Args:
+            config ([`LavitConfig`]): The model's.
+
+        Raises:
+            ValueError: If `[IMG]` has another id, or if there are more or fewer codes.
+        """
+        own = self.image_start_token_id, self.codebook_size
+        expected = config.image_start_token_id, config.codebook_size
+        if own != expected:
+            raise ValueError(
+                f"The processor has {self.image_start_token} at id {own[0]} and {own[1]} codes, the model at id "
+                f"{expected[0]} and {expected[1]} codes: pass image_start_token_id={expected[0]} and codebook_size="
+                f"{expected[1]} to LavitProcessor.from_backbones."
+            )
 
     # From ids back
 
@@ -574,7 +612,8 @@ def _image_settings(vision: str | os.PathLike | BaseImageProcessor) -> dict:
         except OSError as error:
             logger.warning(f"{vision} gives no image processor, the mean and deviation of CLIP are used: {error}")
             return {}
-    settings = {name: getattr(vision, name, None) for name in ("image_mean", "image_std", "resample")}
+    names = ("image_mean", "image_std", "resample", "do_rescale", "rescale_factor", "do_normalize")
+    settings = {name: getattr(vision, name, None) for name in names}
     size = vision.crop_size if vision.do_center_crop else vision.size
     if size is not None:
         edge = size.shortest_edge  # LaVIT squashes and needs an exact size: a shortest edge means a square here

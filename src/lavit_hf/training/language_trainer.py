@@ -3,10 +3,12 @@
 
 import torch
 from peft import PeftModel
+from torch.nn.functional import cross_entropy
 from transformers import TrainingArguments
 
 from ..modeling.expansion_lavit import IGNORE_INDEX, count_labels
 from ..modeling.freezing_lavit import find_trained_adapter
+from .collator import LavitCollator
 from .mixture import MixtureRows
 from .trainer import LavitTrainer
 
@@ -24,7 +26,7 @@ class LavitForCausalLMTrainer(LavitTrainer):
     any number of processes, do what one process does with one batch of all their rows. With accumulated batches, the
     number of labels is only known after the last one, so that gradients are sums until then. The log has the mean
     losses of text, `loss_on_text`, and of images with their markers, `loss_on_codes`, also for each dataset of a
-    dictionary in `eval_dataset`.
+    dictionary in `eval_dataset`. The loss of an evaluation is the mean over all its labels, whatever the batch size.
 
     Args:
         model ([`LavitForCausalLM`] or a `PeftModel` of one): The model to train.
@@ -34,7 +36,7 @@ class LavitForCausalLMTrainer(LavitTrainer):
     Raises:
         ValueError: If `label_smoothing_factor` or `compute_loss_func` is set, which would not see the codes; if
             gradients are accumulated with DeepSpeed; if an adapter of `peft` in the visual tokenizer is trained, which
-            would change codes.
+            would change codes; if the processor of a [`LavitCollator`] has another vocabulary.
     """
 
     loss_is_scaled_for_ga = True
@@ -51,6 +53,8 @@ class LavitForCausalLMTrainer(LavitTrainer):
         if isinstance(kwargs.get("train_dataset"), MixtureRows):
             args.train_sampling_strategy = "sequential"
         super().__init__(model, args, **kwargs)
+        if isinstance(self.data_collator, LavitCollator):
+            self.data_collator.processor.check_vocabulary(self.model.config)
         if self.is_deepspeed_enabled and args.gradient_accumulation_steps > 1:
             raise ValueError(
                 "With DeepSpeed, which hides gradients, gradient_accumulation_steps must be 1, got "
@@ -119,14 +123,19 @@ class LavitForCausalLMTrainer(LavitTrainer):
         return self.accelerator.num_processes / total.clamp(min=1)
 
     def measure(self, outputs) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        if "token_losses" not in outputs:
-            return {}
-        labels, losses = outputs["labels"][:, 1:], outputs["token_losses"]
-        is_code = labels[labels != IGNORE_INDEX] >= self.model.config.image_start_token_id
-        return {
+        labels, losses, config = outputs["labels"][:, 1:], outputs.get("token_losses"), self.model.config
+        is_label = labels != IGNORE_INDEX
+        labels = labels[is_label]
+        if losses is None:
+            losses = cross_entropy(outputs["logits"][:, :-1][is_label].float(), labels, reduction="none")
+        is_code = (labels >= config.image_start_token_id) & (labels < config.image_token_id)
+        measured = {
             "loss_on_text": ((losses * ~is_code).sum(), (~is_code).sum()),
             "loss_on_codes": ((losses * is_code).sum(), is_code.sum()),
         }
+        if not self.model.training:  # where the loss of `Trainer` is a mean over batches
+            measured["loss"] = (losses.sum(), is_label.sum())
+        return measured
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Same arguments as `Trainer.prediction_step`. Labels have the length of the logits, with codes for images."""

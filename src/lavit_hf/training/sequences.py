@@ -184,7 +184,10 @@ class SequenceReader:
                 raise ValueError(
                     f"Sequences of the kind {kind!r} need a column {wanted}; the dataset has {', '.join(names)}."
                 )
-        return dataset.select_columns(sorted({name for _, columns in needed for name in columns & set(names)}))
+        selected = {name for _, columns in needed for name in columns}
+        # The codes of images that enter as features tell how many positions these take.
+        selected |= {f"{column}_codes" for column in self.image_columns if column in selected}
+        return dataset.select_columns(sorted(selected & set(names)))
 
     def _needed(self, kind: str) -> list[set[str]]:
         """Returns the columns that a kind needs, each with the names of which one is enough."""
@@ -218,14 +221,17 @@ class SequenceReader:
             `list[TextPart | ImagePart]`: The sequence, with undecoded images.
 
         Raises:
-            ValueError: If no kind fits the row, or a segment is neither text nor an image.
+            ValueError: If no kind fits the row, a list of texts is empty, or a segment is neither text nor an image.
         """
         weights = self.arguments.weights
         fitting = [kind for kind in weights if all(_has_any(row, columns) for columns in self._needed(kind))]
         if not fitting:
             raise ValueError(f"{name.capitalize()} lacks columns for a sequence of the kinds {', '.join(weights)}.")
         (kind,) = rng.choices(fitting, [weights[kind] for kind in fitting])
-        parts = getattr(self, f"_{kind}")(row, rng)
+        try:
+            parts = getattr(self, f"_{kind}")(row, rng)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
         if kind in ("draw", "edit") and rng.random() < self.arguments.prompt_dropout:
             parts = parts[-1:]
         return parts
@@ -347,7 +353,11 @@ def _one_of(texts: str | dict | Sequence, rng: Random) -> str:
     """Returns a text, or one of several texts. The answers of VQAv2 are dictionaries."""
     if isinstance(texts, str):
         return texts
-    return texts["answer"] if isinstance(texts, dict) else _one_of(rng.choice(texts), rng)
+    if isinstance(texts, dict):
+        return texts["answer"]
+    if not texts:
+        raise ValueError(f"A question needs an answer, and a list of texts at least one text, got {texts!r}.")
+    return _one_of(rng.choice(texts), rng)
 
 
 __all__ = ["ImagePart", "SequenceArguments", "SequenceReader", "TextPart", "read_numbers"]

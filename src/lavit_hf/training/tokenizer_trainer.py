@@ -94,7 +94,7 @@ class LavitVisualTokenizerTrainer(LavitTrainer):
         self.tokenizer = model
         self.add_callback(_ScheduleCallback(self, schedule or TokenizerSchedule()))
 
-    def measure(self, outputs) -> dict[str, torch.Tensor]:
+    def measure(self, outputs) -> dict[str, torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
         tokenizer_output = outputs["tokenizer_output"]
         measured = {
             "reconstruction_loss": outputs["reconstruction_loss"],
@@ -102,7 +102,8 @@ class LavitVisualTokenizerTrainer(LavitTrainer):
         }
         if self.tokenizer.quantize:
             measured["commitment_loss"] = tokenizer_output["commitment_loss"]
-            measured["code_counts"] = tokenizer_output["codes"].bincount(minlength=self.tokenizer.config.codebook_size)
+            counts = tokenizer_output["codes"].bincount(minlength=self.tokenizer.config.codebook_size)
+            measured["code_counts"] = (counts, counts.new_ones(()))  # every code has the same weight
         return measured
 
     def summarize(self, means: dict[str, torch.Tensor]) -> dict[str, float]:

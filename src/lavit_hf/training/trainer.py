@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 from safetensors import safe_open
 from transformers import PreTrainedModel, Trainer
+from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
@@ -35,9 +36,9 @@ def freeze_parts(model: torch.nn.Module, prefixes: list[str]) -> None:
 
 class LavitTrainer(Trainer):
     """
-    A `Trainer` whose log has the values that [`~LavitTrainer.measure`] names beside the loss, as means over the steps
-    and processes since the last entry. A checkpoint that lacks weights of the model is refused, so that a resumed run
-    equals one that was not interrupted.
+    A `Trainer` whose log and metrics have the values that [`~LavitTrainer.measure`] names beside the loss, as means
+    over the rows of all processes since the last entry, or over the rows of an evaluation. A checkpoint that lacks
+    weights of the model is refused, so that a resumed run equals one that was not interrupted.
 
     Args:
         args, kwargs: Same arguments as `Trainer`.
@@ -52,7 +53,10 @@ class LavitTrainer(Trainer):
         self._measured: dict[bool, dict[str, list]] = {True: {}, False: {}}
 
     def measure(self, outputs) -> dict[str, torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
-        """Returns values of the model's outputs for the log, each alone or as the pair of a sum and its weight."""
+        """
+        Returns values of the model's outputs for the log, each as a mean over the rows of the batch, or as the pair of
+        a sum and its weight.
+        """
         return {}
 
     def summarize(self, means: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -108,23 +112,32 @@ class LavitTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Same arguments as `Trainer.compute_loss`. Keeps what [`~LavitTrainer.measure`] returns for the log."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        num_rows = torch.tensor(find_batch_size(inputs) or 1, device=loss.device)
         for name, value in self.measure(outputs).items():
-            value, weight = value if isinstance(value, tuple) else (value, torch.ones((), device=value.device))
+            total, weight = value if isinstance(value, tuple) else (value.float() * num_rows, num_rows)
             sums = self._measured[model.training].setdefault(name, [0, 0])
-            sums[0] += value.detach().float()
+            sums[0] += total.detach().float()
             sums[1] += weight
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Same arguments as `Trainer.log`. Adds the values of [`~LavitTrainer.measure`] beside each loss."""
-        for key in list(logs):
-            if key == "loss" or (key.startswith("eval_") and key.endswith("_loss")):
-                measured = self._measured[key == "loss"]
-                sums = self.accelerator.reduce(measured, reduction="sum") if measured else {}
-                measured.clear()
-                means = {name: total / weight for name, (total, weight) in sums.items() if weight > 0}
-                logs |= {key.removesuffix("loss") + name: value for name, value in self.summarize(means).items()}
+        """Same arguments as `Trainer.log`. Adds the values of [`~LavitTrainer.measure`] beside the training loss."""
+        if "loss" in logs:
+            logs |= self._take_measured(training=True)
         super().log(logs, start_time)
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        """Same arguments as `Trainer.evaluation_loop`. Adds the values of [`~LavitTrainer.measure`] to the metrics."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        measured = self._take_measured(training=False)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in measured.items()})
+        return output
+
+    def _take_measured(self, training: bool) -> dict[str, float]:
+        """Returns the values that were measured since the last call, from all processes."""
+        measured, self._measured[training] = self._measured[training], {}
+        sums = self.accelerator.reduce(measured, reduction="sum") if measured else {}
+        return self.summarize({name: total / weight for name, (total, weight) in sums.items() if weight > 0})
 
 
 def check_keys(missing: Iterable[str], unexpected: Iterable[str], folder: str | os.PathLike) -> None:
