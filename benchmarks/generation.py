@@ -3,7 +3,7 @@
 
     python benchmarks/generation.py --plot docs/generation-cost.png
 
-A Llama with random weights in bfloat16, 0.56 billion of them unless the flags say otherwise, and the release's codes;
+A Llama with random weights, 0.56 billion of them in bfloat16 unless the flags say otherwise, and the release's codes;
 a whole run takes some twenty minutes on two cores. What is compared takes turns in one process, so that ratios hold
 on a machine whose speed drifts; peak memory is that of a process of its own each.
 """
@@ -59,7 +59,7 @@ def build_model(args) -> LavitForCausalLM:
     )
     torch.manual_seed(0)
     model = LavitForCausalLM.from_backbones(vision, text, codebook_size=16384, num_merger_layers=1)
-    return model.to(args.device, torch.bfloat16).eval()
+    return model.to(args.device, getattr(torch, args.dtype)).eval()
 
 
 @cache
@@ -225,7 +225,8 @@ def main() -> None:
     parser.add_argument("--num-codes", type=int, default=CODES_PER_PICTURE, help="of each picture that is compared")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--plot", help="picture file of how cost grows")
+    parser.add_argument("--dtype", default="bfloat16", help="float32 for a processor without units for bfloat16")
+    parser.add_argument("--plot", help="image file of how cost grows, which is measured for it alone")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory_of:
@@ -234,12 +235,11 @@ def main() -> None:
     console = Console(width=110)
     model = build_model(args)
     billions = sum(p.numel() for p in model.model.language_model.parameters()) / 1e9
-    title = f"Llama of {billions:.2f} billion weights, bfloat16, {args.device}, {torch.get_num_threads()} threads"
+    title = f"Llama of {billions:.2f} billion weights, {args.dtype}, {args.device}, {torch.get_num_threads()} threads"
     console.print(f"{title}; guidance {GUIDANCE_SCALE}, {args.num_codes} codes, median of {args.runs}")
     compare(model, args, console)
-    grown = measure_growth(model, args, console)
     if args.plot:
-        plot_growth(grown, args.plot, title)
+        plot_growth(measure_growth(model, args, console), args.plot, title)
 
 
 if __name__ == "__main__":

@@ -198,4 +198,5 @@ def test_a_step_with_a_static_cache_exports(converted):
     ids = [384, 352, 32000, 40000]
     step = program.module()
     logits = [step(input_ids=torch.tensor([[token]]), cache_position=torch.tensor([k])) for k, token in enumerate(ids)]
-    torch.testing.assert_close(torch.cat(logits, dim=1), model(torch.tensor([ids])).logits)
+    # One position at a time and all at once are computed by different kernels.
+    torch.testing.assert_close(torch.cat(logits, dim=1), model(torch.tensor([ids])).logits, atol=1e-4, rtol=1e-4)

@@ -272,13 +272,13 @@ def test_backbones_keep_their_kernels(attention, experts):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("by_argument", [True, False])
-def test_a_router_loss_is_not_dropped_silently(by_argument):
+@pytest.mark.parametrize("asked", [{"output_router_logits": True}, {}, {"output_router_logits": None}])
+def test_a_router_loss_is_not_dropped_silently(asked):
     """The causal language model of these experts adds it to its loss, a LaVIT does not."""
+    by_argument = asked.get("output_router_logits", False)
     text = tiny_text_config("mixtral", output_router_logits=not by_argument)
     model = LavitForCausalLM.from_backbones(CLIPVisionConfig(**VISION), text, codebook_size=CODEBOOK_SIZE)
     ids = torch.tensor([[5, 6, 7, 8]])
-    asked = {"output_router_logits": True} if by_argument else {}
     with pytest.raises(ValueError, match="output_router_logits must be False"):
         model(input_ids=ids, labels=ids, **asked)
     assert model(input_ids=ids, labels=ids, output_router_logits=False).loss.isfinite()

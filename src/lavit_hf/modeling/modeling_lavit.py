@@ -595,8 +595,10 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
                 compares `labels` with logits itself; `output_router_logits` of a mixture-of-experts language model.
             TypeError: an unknown argument.
         """
-        wants_router_loss = getattr(self.config.text_config, "output_router_logits", False) and labels is not None
-        if kwargs.get("output_router_logits", wants_router_loss):
+        wants_router_loss = kwargs.get("output_router_logits")
+        if wants_router_loss is None and labels is not None:
+            wants_router_loss = getattr(self.config.text_config, "output_router_logits", False)
+        if wants_router_loss:
             raise ValueError(
                 "output_router_logits must be False, got True: the loss of a LaVIT has no part that balances experts."
             )
