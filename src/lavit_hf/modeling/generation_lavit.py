@@ -10,6 +10,7 @@ from torch import nn
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .configuration_lavit import LavitConfig
 from .decoding_lavit import LavitDecoding, keeps_state, resolve_decoding
@@ -302,10 +303,15 @@ class LavitGenerationMixin(GenerationMixin):
         else:
             if image_inputs is None and decoding.generation_mode == "image":
                 image_inputs = "codes"
-            sequences, input_ids, features = self.model.encode_prompts(
-                input_ids, attention_mask, image_inputs=image_inputs, **images
+            sequences = self.model.expand_images(
+                input_ids, attention_mask=attention_mask, image_inputs=image_inputs, **images
             )
-            coded, attention_mask = sequences.input_ids, sequences.attention_mask
+            coded = input_ids = sequences.input_ids
+            attention_mask, features = sequences.attention_mask, None
+            if sequences.feature_mask is not None:
+                input_ids = coded.masked_fill(sequences.feature_mask, self.config.image_token_id)
+                parts = sequences.image_features.split(sequences.feature_counts.tolist())
+                features = {"image": BaseModelOutputWithPooling(pooler_output=list(parts))}
         start, is_open = open_image_start(input_ids, self.config)
         columns = torch.arange(input_ids.shape[1], device=input_ids.device)
         goes_on = (columns > start[:, None]) & is_open[:, None]
