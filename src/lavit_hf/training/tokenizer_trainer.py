@@ -58,7 +58,7 @@ class _ScheduleCallback(TrainerCallback):
         if model.quantize and step == self.schedule.quantize_from:
             self.trainer.start_codebook(self.schedule.codebook_start_vectors)
         start = model.config.gumbel_temperature
-        model.visual_tokenizer.gumbel_temperature = self.schedule.temperature(start, step / state.max_steps)
+        model.gumbel_temperature = self.schedule.temperature(start, step / state.max_steps)
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         # Without a gradient the optimizer leaves a parameter alone; of zero, it would go on by momentum and decay.
@@ -101,7 +101,7 @@ class LavitVisualTokenizerTrainer(LavitTrainer):
         if self.tokenizer.quantize:
             codes, training = tokenizer_output["codes"], self.tokenizer.training
             self._code_counts[training] += codes.bincount(minlength=self.tokenizer.config.codebook_size)
-            measured["commitment_loss"] = tokenizer_output["commitment_loss"]
+            measured["commitment_loss"] = outputs["commitment_loss"]
         return measured
 
     def _take_measured(self, training: bool) -> dict[str, float]:
