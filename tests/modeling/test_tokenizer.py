@@ -15,8 +15,8 @@ from lavit_hf import (
     LavitVisualTokenizerForPreTraining,
 )
 from lavit_hf.modeling import select_patches
-from lavit_hf.modeling.attention_lavit import PackedLayout, PatchPartition
-from lavit_hf.modeling.quantization_lavit import LavitQuantizer
+from lavit_hf.modeling.codebook_lavit import LavitQuantizer
+from lavit_hf.modeling.merger_lavit import PackedLayout, PatchPartition
 
 from ..tiny import CODEBOOK_SIZE, NUM_PATCHES, VISION, loosen, pictures
 

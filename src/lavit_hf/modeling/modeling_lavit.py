@@ -59,7 +59,7 @@ class LavitModelOutputWithPast(BaseModelOutputWithPast):
     otherwise L is the length of the input.
 
     Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(B, L, hidden_size)`): What the head makes logits of.
+        last_hidden_state (`torch.FloatTensor` of shape `(B, L, hidden_size)`): The input of the head.
         cache, hidden_states, attentions: Same as in `BaseModelOutputWithPast`.
         sequences ([`LavitSequences`], *optional*): Ids, masks and labels of length L, where images were given.
     """

@@ -12,11 +12,12 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .arguments_lavit import check_keyword_arguments
-from .attention_lavit import LavitAttention, LavitBlock, PatchPartition, PolicyAttend, masked_attend, recorded_outputs
 from .backbones_lavit import Backbone, load_vision_backbone
+from .codebook_lavit import LavitCodebookUpdater
 from .configuration_lavit import LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
 from .distributed_lavit import batch_mean
 from .files_lavit import check_none_missing
+from .merger_lavit import LavitAttention, LavitBlock, PatchPartition, PolicyAttend, masked_attend, recorded_outputs
 from .modeling_lavit_tokenizer import (
     LavitTokenizerPreTrainedModel,
     LavitVisualTokenizer,
@@ -24,8 +25,7 @@ from .modeling_lavit_tokenizer import (
 )
 from .precision_lavit import LavitFloat32Mixin
 from .publishing_lavit import LavitPublishingMixin
-from .quantization_lavit import LavitCodebookUpdater
-from .selection_lavit import sample_policy
+from .selector_lavit import sample_policy
 
 
 @dataclass
@@ -34,7 +34,7 @@ class LavitFeatureDecoderOutput(ModelOutput):
     Args:
         features (`torch.FloatTensor` of shape `(B, num_patches, feature_size)`): The rebuilt vision features.
         prompt_embeds (`torch.FloatTensor` of shape `(B, num_patches, sum(condition_dims))`, *optional*):
-            What conditions the U-Net's cross-attention.
+            The condition of the U-Net's cross-attention.
         pooled_prompt_embeds (`torch.FloatTensor` of shape `(B, pooled_condition_dim)`, *optional*):
             The pooled condition of an SDXL kind of U-Net.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*, with `output_hidden_states=True`):
@@ -68,7 +68,7 @@ class LavitAttentionPool(LavitAttention):
 
 class LavitFeatureDecoder(LavitPublishingMixin, LavitFloat32Mixin, PreTrainedModel):
     """
-    Rebuilds the vision features of a picture's patches from its codes, whose number varies, and projects them to
+    Rebuilds the vision features of an image's patches from its codes, whose number varies, and projects them to
     what conditions a diffusion U-Net. It travels with the pixel decoder and holds its own copy of the codebook.
 
     Args:
@@ -162,7 +162,7 @@ class LavitFeatureDecoder(LavitPublishingMixin, LavitFloat32Mixin, PreTrainedMod
             code_embeds = nn.functional.embedding(codes, self.codebook)
         length = code_embeds.shape[1]
         if not 1 <= length <= self.config.num_patches:
-            raise ValueError(f"A picture has 1 to {self.config.num_patches} codes, got {length}.")
+            raise ValueError(f"An image has 1 to {self.config.num_patches} codes, got {length}.")
 
         cross_attend, cross_mask = masked_attend, None
         positions = self.position_embeddings[:, :length]
@@ -216,7 +216,7 @@ class LavitVisualTokenizerForPreTrainingOutput(ModelOutput):
 
 class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
     """
-    Stage 1: tokenizer and feature decoder, with the loss that trains them from pictures alone (paper, section 3.1).
+    Stage 1: tokenizer and feature decoder, with the loss that trains them from images alone (paper, section 3.1).
 
     While it trains, the codebook follows the vectors that it names, once [`~.start_codebook`] has put it among them.
 
@@ -303,8 +303,8 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
     ) -> LavitVisualTokenizerForPreTrainingOutput:
         """
         Args:
-            pixel_values (`torch.FloatTensor` of shape `(B, 3, image_size, image_size)`): Pictures.
-            generator (`torch.Generator`, *optional*): Of the selection in evaluation mode.
+            pixel_values (`torch.FloatTensor` of shape `(B, 3, image_size, image_size)`): Images.
+            generator (`torch.Generator`, *optional*): Random numbers of the selection in evaluation mode.
 
         Returns:
             [`LavitVisualTokenizerForPreTrainingOutput`]

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""LaVIT's dynamic visual tokenizer (arXiv 2309.04669, section 3.1): a picture becomes a varying number of codes."""
+"""LaVIT's dynamic visual tokenizer (arXiv 2309.04669, section 3.1): an image becomes a varying number of codes."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,13 +14,13 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs, recursively_install_hooks
 
 from .arguments_lavit import check_keyword_arguments
-from .attention_lavit import LavitBlock, PatchPartition, PolicyAttend, recorded_outputs
+from .codebook_lavit import POSITIONS_STD, LavitQuantizer
 from .configuration_lavit import LavitVisualTokenizerConfig
 from .freezing_lavit import LavitFreezingMixin, evaluation_mode, gradients_where_trained
+from .merger_lavit import LavitMerger, LavitVisualAdapter, PatchPartition, recorded_outputs
 from .precision_lavit import LavitFloat32Mixin
 from .publishing_lavit import LavitPublishingMixin
-from .quantization_lavit import POSITIONS_STD, LavitQuantizer
-from .selection_lavit import LavitSelector, select_patches
+from .selector_lavit import LavitSelector, select_patches
 from .vision_tower_lavit import build_vision_tower, check_vision_tower
 from .whitening_lavit import LavitFeatureWhitening
 
@@ -66,87 +66,6 @@ class LavitVisualTokenizerOutput(ModelOutput):
         return self.codes.split(self.num_codes.tolist())
 
 
-class LavitMerger(nn.Module):
-    """
-    Folds the dropped patches into the kept ones: kept patches see kept ones before them in raster order, and by
-    cross-attention all dropped ones.
-    """
-
-    def __init__(self, config: LavitVisualTokenizerConfig):
-        super().__init__()
-        size = config.hidden_size
-        self.attention_smoothing = config.attention_smoothing
-        self.context_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.layers = nn.ModuleList([LavitBlock(config, size) for _ in range(config.num_merger_layers)])
-        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-
-    def forward(
-        self,
-        vision_features: torch.Tensor,
-        partition: PatchPartition | None = None,
-        policy: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> torch.Tensor:
-        """
-        Takes one of two paths. The packed path computes the kept positions only. The dense path computes every
-        position and carries the policy's gradient to the selector. Both agree at the kept positions, except for the
-        configuration's `attention_smoothing`, which the dense path alone applies.
-
-        Args:
-            vision_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`): All patches.
-            partition ([`PatchPartition`], *optional*): The kept and the dropped patches, for the packed path.
-            policy (`torch.FloatTensor` of shape `(B, N)`, *optional*):
-                The decision as 0.0 and 1.0, for the dense path.
-
-        Returns:
-            `torch.FloatTensor`: on the packed path, the kept patches of all images one after the other,
-            `(T, hidden_size)`; on the dense path, `(B, N, hidden_size)`, where the dropped positions mean nothing.
-        """
-        if policy is None:
-            hidden_states, context = (
-                vision_features.flatten(0, 1).index_select(0, index)
-                for index in (partition.kept_index, partition.folded_index)
-            )
-            self_attend, cross_attend, self_mask, cross_mask = partition.attends()
-        else:
-            hidden_states = context = vision_features
-            itself = torch.eye(policy.shape[-1], device=policy.device, dtype=policy.dtype)
-            before = torch.ones_like(itself).tril(-1)
-            # A query also sees itself; at dropped positions, whose outputs are thrown away, too.
-            self_mask, cross_mask = before * policy[:, None] + itself, 1 - policy[:, None]
-            self_attend = cross_attend = PolicyAttend(self.attention_smoothing)
-        context = self.context_norm(context)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, context, self_attend, cross_attend, self_mask, cross_mask, **kwargs)
-        return self.norm(hidden_states)
-
-
-class LavitVisualAdapter(nn.Module):
-    """Continuous features of the kept patches, for pictures that are read: a merger of its own and a projection."""
-
-    def __init__(self, config: LavitVisualTokenizerConfig, text_hidden_size: int):
-        super().__init__()
-        self.merger = LavitMerger(config)
-        self.position_embeddings = None
-        if config.encode_positions:
-            self.position_embeddings = nn.Parameter(torch.empty(config.num_patches, config.hidden_size))
-        self.projection = nn.Linear(config.hidden_size, text_hidden_size)
-
-    @torch.no_grad()
-    def start_from(self, visual_tokenizer: "LavitVisualTokenizer") -> None:
-        """Copies what it has in common with a visual tokenizer that has been trained."""
-        self.merger.load_state_dict(visual_tokenizer.merger.state_dict())
-        if self.position_embeddings is not None:
-            self.position_embeddings.copy_(visual_tokenizer.quantizer.position_embeddings)
-
-    def forward(self, vision_features: torch.Tensor, partition: PatchPartition) -> torch.Tensor:
-        """Features (B, N, d) and the T kept patches among them -> (T, text_hidden_size)."""
-        features = self.merger(vision_features, partition)
-        if self.position_embeddings is not None:
-            features = features + self.position_embeddings[partition.kept_index % vision_features.shape[1]]
-        return self.projection(features)
-
-
 class LavitTokenizerPreTrainedModel(LavitPublishingMixin, LavitFreezingMixin, LavitFloat32Mixin, PreTrainedModel):
     """Weight initialisation and loading shared by the models of LaVIT's tokenizer."""
 
@@ -184,8 +103,9 @@ class LavitTokenizerPreTrainedModel(LavitPublishingMixin, LavitFreezingMixin, La
 
 class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
     """
-    Pictures to codes: a frozen vision tower, a selector that keeps the patches that matter, a merger that folds the
-    others into them, a codebook that names them. A tower whose parameters are made to require gradients is trained.
+    Turns images into codes: a frozen vision tower, a selector that keeps the patches that matter, a merger that folds
+    the others into them, a codebook that names them. A tower whose parameters are made to require gradients is
+    trained.
 
     `from_pretrained` also takes the folder or repository of a whole LaVIT and loads just this part of it.
 
@@ -240,7 +160,7 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
             `torch.FloatTensor` of shape `(B, num_patches, hidden_size)`.
 
         Raises:
-            ValueError: pictures of another shape.
+            ValueError: images of another shape.
         """
         size = self.config.vision_config.image_size
         if pixel_values.ndim != 4 or pixel_values.shape[2:] != (size, size):
@@ -363,7 +283,7 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
             )
         if not keep_mask.any(dim=-1).all():
             empty = (~keep_mask.any(dim=-1)).nonzero().flatten().tolist()
-            raise ValueError(f"keep_mask must keep at least one patch of each picture, none is kept of {empty}.")
+            raise ValueError(f"keep_mask must keep at least one patch of each image, none is kept of {empty}.")
 
     def get_input_embeddings(self) -> nn.Module:
         return self.vision_tower.get_input_embeddings()
