@@ -40,7 +40,7 @@ from .freezing_lavit import is_trained, warn_of_trained_adapter
 from .generation_lavit import LavitGenerationMixin
 from .guidance_lavit import combine_branches
 from .head_lavit import all_logits
-from .interop_lavit import LavitInteropMixin
+from .library_lavit import LavitExportMixin
 from .modeling_lavit_tokenizer import (
     LavitTokenizerPreTrainedModel,
     LavitVisualAdapter,
@@ -406,7 +406,7 @@ class LavitModel(LavitPreTrainedModel):
         )
 
 
-class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationMixin):
+class LavitForCausalLM(LavitExportMixin, LavitPreTrainedModel, LavitGenerationMixin):
     """
     LaVIT: captions, answers and draws as one causal language model over text and the codes of images.
 

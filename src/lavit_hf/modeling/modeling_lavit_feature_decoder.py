@@ -16,7 +16,7 @@ from .backbones_lavit import Backbone, load_vision_backbone
 from .codebook_lavit import LavitCodebookUpdater
 from .configuration_lavit import LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
 from .distributed_lavit import batch_mean
-from .files_lavit import check_none_missing
+from .library_lavit import LavitPublishingMixin
 from .merger_lavit import LavitAttention, LavitBlock, PatchPartition, PolicyAttend, masked_attend, recorded_outputs
 from .modeling_lavit_tokenizer import (
     LavitTokenizerPreTrainedModel,
@@ -24,7 +24,6 @@ from .modeling_lavit_tokenizer import (
     LavitVisualTokenizerOutput,
 )
 from .precision_lavit import LavitFloat32Mixin
-from .publishing_lavit import LavitPublishingMixin
 from .selector_lavit import sample_policy
 
 
@@ -114,7 +113,8 @@ class LavitFeatureDecoder(LavitPublishingMixin, LavitFloat32Mixin, PreTrainedMod
             ValueError: a checkpoint without some of the weights, which would be random ones.
         """
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        check_none_missing(cls.__name__, sorted(info["missing_keys"]))
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(f"The files of {cls.__name__} lack {len(missing)} of its weights, such as {missing[0]}.")
         return (model, info) if output_loading_info else model
 
     @torch.no_grad()

@@ -17,9 +17,9 @@ from .arguments_lavit import check_keyword_arguments
 from .codebook_lavit import POSITIONS_STD, LavitQuantizer
 from .configuration_lavit import LavitVisualTokenizerConfig
 from .freezing_lavit import LavitFreezingMixin, evaluation_mode, gradients_where_trained
+from .library_lavit import LavitPublishingMixin
 from .merger_lavit import LavitMerger, LavitVisualAdapter, PatchPartition, recorded_outputs
 from .precision_lavit import LavitFloat32Mixin
-from .publishing_lavit import LavitPublishingMixin
 from .selector_lavit import LavitSelector, select_patches
 from .vision_tower_lavit import build_vision_tower, check_vision_tower
 from .whitening_lavit import LavitFeatureWhitening

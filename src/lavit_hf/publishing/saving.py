@@ -22,7 +22,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import HFValidationError
 from transformers import PreTrainedConfig
 
-from .files_lavit import check_weights, find_stale, finish_replacing, list_files, replacing
+from .files import check_weights, find_stale, finish_replacing, list_files, replacing
 
 
 AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")

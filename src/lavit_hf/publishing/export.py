@@ -4,21 +4,17 @@
 import copy
 import json
 import os
-from importlib import import_module
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, TokenizersBackend
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, TokenizersBackend
 from transformers.generation import GenerationConfig
 from transformers.quantizers import AutoQuantizationConfig
 from transformers.utils.hub import resolve_revision
 
-from .backbones_lavit import causal_model_around, check_logits
-from .configuration_lavit import LavitConfig
-from .expansion_lavit import open_image_start
-from .files_lavit import replacing
+from .files import replacing
 
 
 # Parts of a quantized model that stay as they are: they are small, and images would get other codes.
@@ -54,10 +50,10 @@ def quantize_language_model_alone(quantization_config):
     return quantization_config
 
 
-class LavitInteropMixin:
+class LavitExportMixin:
     """Pixels for transformers' pipelines, a plain language model for serving engines, quantized loading."""
 
-    config: LavitConfig
+    config: PreTrainedConfig
     generation_config: GenerationConfig
     model: nn.Module
     lm_head: nn.Module
@@ -96,7 +92,6 @@ class LavitInteropMixin:
         `hf auth login`.
 
         Raises:
-            ImportError: If lavit_hf is not installed and none was set.
             ValueError: If there is none beside the model, or if the model was not loaded from a folder or repository.
         """
         if self._image_decoder is None:
@@ -108,13 +103,11 @@ class LavitInteropMixin:
         self._image_decoder = image_decoder
 
     def _load_image_decoder(self):
-        try:  # by its name: this file also travels alone, and transformers refuses one that imports what is missing
-            diffusion = import_module("lavit_hf.diffusion")
-        except ImportError as error:
-            raise ImportError("Pixels need lavit_hf: install it, or set `model.image_decoder`.") from error
+        from ..diffusion import LavitImageDecoderPipeline  # imported late, since it imports the models
+
         if not self.name_or_path:
             raise ValueError("This model was not loaded from anywhere that has a pixel decoder: set `image_decoder`.")
-        pipeline = diffusion.LavitImageDecoderPipeline.from_pretrained(
+        pipeline = LavitImageDecoderPipeline.from_pretrained(
             self.name_or_path, dtype=self.dtype, **(self._origin or {})
         )
         pipeline.set_progress_bar_config(disable=True)
@@ -135,6 +128,8 @@ class LavitInteropMixin:
         Raises:
             ValueError: a sequence without codes, by its index; no pixel decoder, as `image_decoder` says.
         """
+        from ..modeling.expansion_lavit import open_image_start  # imported late, as above
+
         start, _ = open_image_start(image_tokens, self.config)
         codes = image_tokens - self.config.visual_token_offset
         positions = torch.arange(image_tokens.shape[1], device=image_tokens.device)
@@ -162,6 +157,8 @@ class LavitInteropMixin:
             ValueError: If the exported model would compute other logits than this one, or if the tokenizer has tokens
                 behind the placeholder.
         """
+        from ..modeling.backbones_lavit import causal_model_around, check_logits  # imported late, as above
+
         if tokenizer is None:
             tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, **(self._origin or {}))
         if behind := [token for token, index in tokenizer.get_vocab().items() if index > self.config.image_token_id]:
