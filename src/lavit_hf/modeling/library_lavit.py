@@ -4,7 +4,7 @@
 try:
     from lavit_hf.publishing import LavitExportMixin, LavitPublishingMixin
 except ModuleNotFoundError as error:
-    if error.name != "lavit_hf":
+    if error.name not in ("lavit_hf", "lavit_hf.publishing"):
         raise
 
     class LavitExportMixin:  # type: ignore[no-redef]
