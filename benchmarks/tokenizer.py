@@ -21,7 +21,7 @@ from transformers import Blip2VisionConfig
 from transformers.initialization import no_init_weights
 
 from lavit_hf import LavitVisualTokenizer, LavitVisualTokenizerConfig
-from lavit_hf.modeling.attention_lavit import PatchPartition
+from lavit_hf.modeling.merger_lavit import PatchPartition
 
 
 def build_tokenizer(args) -> LavitVisualTokenizer:

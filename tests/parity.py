@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from lavit_hf import LavitImageDecoderPipeline
 from lavit_hf.conversion import convert_official_checkpoint
 from lavit_hf.modeling import select_patches
-from lavit_hf.modeling.attention_lavit import PatchPartition
+from lavit_hf.modeling.merger_lavit import PatchPartition
 
 
 GOLDENS = Path(__file__).parent / "goldens"

@@ -30,8 +30,8 @@ from lavit_hf import (
     LavitProcessor,
     LavitVisualTokenizer,
 )
-from lavit_hf.modeling import files_lavit
-from lavit_hf.modeling.files_lavit import find_stale, finish_replacing, replacing
+from lavit_hf.publishing import files as publishing_files
+from lavit_hf.publishing.files import find_stale, finish_replacing, replacing
 
 from .run_saving import OLD, build
 from .tiny import tiny_lavit
@@ -225,7 +225,7 @@ def test_several_processes_complete_one_replacement(tmp_path):
 @pytest.mark.parametrize("can_lock", [True, False])
 def test_a_save_that_ends_leaves_a_running_one_alone(tmp_path, monkeypatch, can_lock):
     if not can_lock:
-        monkeypatch.setattr(files_lavit, "fcntl", None)  # as on Windows
+        monkeypatch.setattr(publishing_files, "fcntl", None)  # as on Windows
     with replacing(tmp_path) as outer:
         write(outer, settings="outer", weights="outer")
         replace(tmp_path, settings="inner", more="inner")
@@ -260,7 +260,7 @@ def test_replacements_that_were_committed_at_the_same_time(tmp_path):
 
 
 def test_folders_of_killed_saves_are_deleted(tmp_path):
-    code = "import os; from lavit_hf.modeling.files_lavit import replacing\nwith replacing('.') as new: os.abort()"
+    code = "import os; from lavit_hf.publishing.files import replacing\nwith replacing('.') as new: os.abort()"
     for _ in range(2):
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL)
     assert len(list(tmp_path.glob(".saving-*"))) == 2

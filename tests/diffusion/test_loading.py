@@ -119,7 +119,7 @@ def test_missing_weights_are_named(lowres, tmp_path, part):
     name = next(name for name in sorted(weights, reverse=True) if name.endswith("bias"))
     del weights[name]
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=f"files of .* have 1 of its weights missing, such as {name}"):
+    with pytest.raises(ValueError, match=f"files of .* lack 1 of its weights, such as {name}"):
         load(tmp_path)
     assert load(tmp_path, **{part: lowres.components[part]}).unet.config.sample_size == 8
 

@@ -85,7 +85,7 @@ def test_the_last_picture_counts(model, demo):
 
 
 def test_what_has_no_pixels(model, monkeypatch):
-    with pytest.raises(ValueError, match="Sequence 1 has no picture"):
+    with pytest.raises(ValueError, match="Sequence 1 has no image"):
         model.decode_image_tokens(torch.tensor([[5, model.config.visual_token_offset], [5, 6]]))
     drawn = torch.tensor([[VISUAL_OFFSET]])
     with pytest.raises(ValueError, match="not loaded from anywhere"):

@@ -7,7 +7,7 @@ from torch import nn
 
 from lavit_hf import LavitVisualTokenizer
 from lavit_hf.data.shapes import render_scene, sample_scene
-from lavit_hf.modeling.attention_lavit import LavitAttention, PatchPartition, PolicyAttend
+from lavit_hf.modeling.merger_lavit import LavitAttention, PatchPartition, PolicyAttend
 
 from ..tiny import NUM_PATCHES, loosen
 from .test_tokenizer import make_config

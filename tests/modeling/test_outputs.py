@@ -158,14 +158,6 @@ def test_attentions_of_the_feature_decoder(which):
         assert len(outputs.tokenizer_output.attentions) == NUM_LAYERS
 
 
-def test_attentions_under_a_policy():
-    model, given = make("stage 1")
-    parts = model.train()(**given, output_attentions=True).tokenizer_output
-    sees_dropped = parts.cross_attentions[0][0, 0]
-    assert (sees_dropped[:, parts.keep_mask[0]] == 0).all()
-    torch.testing.assert_close(sees_dropped.sum(-1), torch.ones(NUM_PATCHES))
-
-
 @MODELS
 def test_an_unknown_argument_is_refused_by_name(which):
     model, given = make(which)

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import CLIPVisionConfig
 
 from lavit_hf import LavitVisualTokenizerConfig
-from lavit_hf.modeling.quantization_lavit import LavitCodebookUpdater, LavitQuantizer, spherical_kmeans
+from lavit_hf.modeling.codebook_lavit import LavitCodebookUpdater, LavitQuantizer, spherical_kmeans
 
 from ..tiny import VISION
 

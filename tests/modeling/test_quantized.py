@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from lavit_hf import LavitForCausalLM, demo_checkpoint
-from lavit_hf.modeling.interop_lavit import EXCLUSIONS, UNQUANTIZED, quantize_language_model_alone
+from lavit_hf.publishing.export import EXCLUSIONS, UNQUANTIZED, quantize_language_model_alone
 
 from ..tiny import IMAGE_END, IMAGE_START, PLACEHOLDER, pictures, tiny_lavit
 

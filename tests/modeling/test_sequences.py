@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lavit_hf import LavitForCausalLM
-from lavit_hf.modeling.attention_lavit import PatchPartition
+from lavit_hf.modeling.merger_lavit import PatchPartition
 
 from ..tiny import IMAGE_END, IMAGE_START, NUM_PATCHES, PLACEHOLDER, VISUAL_OFFSET, pad_rows, pictures, tiny_lavit
 

@@ -166,7 +166,7 @@ def test_the_schedule_leaves_the_configuration_alone(tmp_path):
 
     class Watch(TrainerCallback):
         def on_substep_end(self, args, state, control, **kwargs):
-            seen.append(model.visual_tokenizer.gumbel_temperature)
+            seen.append(model.gumbel_temperature)
 
     schedule = TokenizerSchedule(final_gumbel_temperature=0.2)
     settings = {"max_steps": 4, "save_steps": 2, "gradient_accumulation_steps": 2, "report_to": "none"}

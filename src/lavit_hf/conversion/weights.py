@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from ..modeling.files_lavit import list_shards, open_safetensors
+from ..publishing.files import list_shards, open_safetensors
 
 
 # What safetensors calls them.

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What computes: configurations, visual tokenizer, feature decoder, language model, generation."""
+"""The models of LaVIT: configurations, visual tokenizer, feature decoder, language model, generation."""
 
 from transformers import AutoModelForCausalLM
 
@@ -12,7 +12,7 @@ from .modeling_lavit_feature_decoder import (
     LavitVisualTokenizerForPreTrainingOutput,
 )
 from .modeling_lavit_tokenizer import LavitVisualTokenizer, LavitVisualTokenizerOutput
-from .selection_lavit import select_patches
+from .selector_lavit import select_patches
 
 
 __all__ = [

@@ -34,8 +34,9 @@ def _check_kind(backbone: Backbone, name: str) -> None:
 
 def load_vision_backbone(vision: Backbone, **kwargs) -> PreTrainedModel:
     """
-    The vision tower of `vision`; of a model with several towers (CLIP, SigLIP, ...) the one that sees. A visual
-    tokenizer, or the folder or repository of one or of a whole LaVIT, gives the visual tokenizer.
+    Loads or builds the vision tower of `vision`, which is the vision part of a model with several towers (CLIP,
+    SigLIP, ...). A visual tokenizer, or the folder or repository of one or of a whole LaVIT, gives the visual
+    tokenizer.
 
     Args:
         vision (`str`, `PreTrainedConfig` or `PreTrainedModel`): Pretrained if named, new if just a configuration.
@@ -63,10 +64,11 @@ def load_vision_backbone(vision: Backbone, **kwargs) -> PreTrainedModel:
 
 def load_visual_tokenizer(vision: Backbone, loading: dict, settings: dict) -> tuple[LavitVisualTokenizer, str | dict]:
     """
-    A visual tokenizer, as it is where `vision` is or names one, else a new one around the vision tower of `vision`.
+    Returns the visual tokenizer that `vision` is or names, or else a new one around the vision tower of `vision`.
 
     Args:
-        vision, loading: As of [`load_vision_backbone`].
+        vision: Same as in [`load_vision_backbone`].
+        loading (`dict`): Arguments for `from_pretrained`.
         settings (`dict`): For the [`LavitVisualTokenizerConfig`] of a new one.
 
     Returns:
@@ -181,7 +183,7 @@ def _are_close(logits: torch.Tensor, expected: torch.Tensor, tolerance: float) -
 
 
 def causal_model_around(language_model: PreTrainedModel, lm_head: torch.nn.Module) -> PreTrainedModel:
-    """The causal language model of its own architecture, such as a `LlamaForCausalLM`, that has these two parts."""
+    """Returns a causal language model of its own architecture, such as a `LlamaForCausalLM`, with these two parts."""
     with torch.device("meta"):
         whole = AutoModelForCausalLM.from_config(language_model.config, dtype=language_model.dtype)
     setattr(whole, whole.base_model_prefix, language_model)
@@ -191,8 +193,8 @@ def causal_model_around(language_model: PreTrainedModel, lm_head: torch.nn.Modul
 
 def count_text_tokens(text: Backbone, vocab_size: int) -> int:
     """
-    How many ids text takes: up to the last of the tokenizer beside a named model, else `vocab_size`. Rows of the
-    vocabulary beyond the tokenizer are padding, which the picture's ids take over.
+    Returns the number of ids that text takes: those of the tokenizer beside a named model, else `vocab_size`. Rows of
+    the vocabulary beyond the tokenizer are padding, which the ids of images take over.
     """
     if not isinstance(text, (str, os.PathLike)):
         return vocab_size
@@ -209,8 +211,8 @@ def make_room(text_model: PreTrainedModel, num_text_tokens: int, codebook: torch
 
     Args:
         text_model (`PreTrainedModel`): A causal language model.
-        num_text_tokens (`int`): Rows that are the text's.
-        codebook (`torch.FloatTensor` of shape `(codebook_size, code_dim)`): The codes' vectors.
+        num_text_tokens (`int`): Number of rows of text.
+        codebook (`torch.FloatTensor` of shape `(codebook_size, code_dim)`): The vectors of the codes.
     """
     if num_text_tokens < text_model.config.vocab_size:
         text_model.resize_token_embeddings(num_text_tokens)

@@ -74,7 +74,7 @@ class LavitVisualTokenizerConfig(_OwnTypeConfig):
         intermediate_size (`int`, *optional*):
             Width of the merger's MLP. Default: `int(4.3637 * hidden_size)`, as in the release.
         hidden_act (`str`, *optional*, defaults to `"gelu"`): Activation of selector and merger.
-        layer_norm_eps (`float`, *optional*, defaults to 1e-5): Of every LayerNorm outside of the vision tower.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-5): Epsilon of every LayerNorm outside of the vision tower.
         attention_smoothing (`float`, *optional*, defaults to 0.0):
             Smooths the merger's masked softmax while the selector trains: `(exp(a - m) * mask + eps / N) /
             (sum(exp(a - m) * mask) + eps)`, where `m` is the largest score of all N keys. The released model was
@@ -95,13 +95,14 @@ class LavitVisualTokenizerConfig(_OwnTypeConfig):
         feature_whitening (`float`, *optional*):
             Whitens the tower's features, so that what varies little counts as well. The share of their total variance
             that is added to that of every direction: with 0.002, what has much less fades. Small towers trained from
-            nothing need it: nearly all that their features tell is how bright the whole picture is. Default: features
+            nothing need it: nearly all that their features tell is how bright the whole image is. Default: features
             as they are, as in the release.
         reconstruction_norm_power (`float`, *optional*, defaults to 0.0):
             Power of the norm of its feature by which a patch weighs in the reconstruction loss. The norm of a whitened
             feature says how unusual it is: with 2, few patches of objects count as much as many of background.
             Default: all patches alike, as in the paper.
-        codebook_decay (`float`, *optional*, defaults to 0.99): Of the moving averages that the codebook's rows are.
+        codebook_decay (`float`, *optional*, defaults to 0.99):
+            Decay of the moving averages that are the codebook's rows.
         dead_code_threshold (`float`, *optional*, defaults to 0.05):
             Codes used less than this share of the mean use start again beside those that err most.
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of new weights.
@@ -161,7 +162,7 @@ class LavitVisualTokenizerConfig(_OwnTypeConfig):
 
     @property
     def num_patches(self) -> int:
-        """Patches per picture, the most codes a picture can have."""
+        """Patches per image, the most codes an image can have."""
         return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
 
     def validate_values(self):
@@ -186,8 +187,8 @@ class LavitVisualTokenizerConfig(_OwnTypeConfig):
 @strict
 class LavitFeatureDecoderConfig(_OwnTypeConfig):
     r"""
-    Configuration of a [`LavitFeatureDecoder`], which rebuilds a picture's vision features from its codes. The defaults
-    are the released model's, without an output head: that of stage 1 training.
+    Configuration of a [`LavitFeatureDecoder`], which rebuilds the vision features of an image from its codes. The
+    defaults are the released model's, without an output head: that of stage 1 training.
 
     Args:
         hidden_size (`int`, *optional*, defaults to 1408): Width of the blocks.
@@ -195,9 +196,9 @@ class LavitFeatureDecoderConfig(_OwnTypeConfig):
         num_attention_heads (`int`, *optional*, defaults to 16): Heads of every attention.
         intermediate_size (`int`, *optional*): Width of the MLP. Default: `int(4.3637 * hidden_size)`.
         hidden_act (`str`, *optional*, defaults to `"gelu"`): Activation of the MLP.
-        layer_norm_eps (`float`, *optional*, defaults to 1e-5): Of every LayerNorm.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-5): Epsilon of every LayerNorm.
         feature_size (`int`, *optional*, defaults to 1408): Width of the vision features that are rebuilt.
-        num_patches (`int`, *optional*, defaults to 256): Queries, and the most codes a picture may have.
+        num_patches (`int`, *optional*, defaults to 256): Number of queries, and the most codes an image may have.
         codebook_size (`int`, *optional*, defaults to 16384): Number of codes.
         code_dim (`int`, *optional*, defaults to 32): Width of a code.
         condition_dims (`list[int]`, *optional*):

@@ -31,7 +31,7 @@ def batch_mean(
     average of all processes' gradients, which distributed training takes, is that of one process with the whole batch.
 
     Args:
-        values (`torch.FloatTensor` of any shape): What is averaged.
+        values (`torch.FloatTensor` of any shape): Values to average.
         weights (`torch.FloatTensor` of the same shape, *optional*): Weights without a gradient. Default: all alike.
         over_processes (`bool`, *optional*, defaults to `False`):
             Whether the batch is that of all processes, which must then all call this function.
@@ -51,9 +51,9 @@ def batch_mean(
 
 def share_of_batch(batch_size: int, device: torch.device | None = None) -> tuple[slice, int]:
     """
-    Which rows of the batch of all processes are this process's, and how many rows it has. All processes, which are
-    seeded alike, draw random numbers for the whole batch and take their rows: what is drawn for a row does not depend
-    on how many processes share the batch.
+    Returns the rows of this process in the batch of all processes, and the number of rows of that batch. All
+    processes, which are seeded alike, draw random numbers for the whole batch and take their rows: the numbers of a
+    row do not depend on how many processes share the batch.
 
     Args:
         batch_size (`int`): The rows of this process. Every process must call this function.

@@ -35,6 +35,10 @@ class LavitSequences(ModelOutput):
         labels (`torch.LongTensor` of shape `(B, L)`, *optional*): -100 where nothing is predicted.
         image_mask (`torch.BoolTensor` of shape `(B, L)`): True at the positions of images.
         inputs_embeds (`torch.FloatTensor` of shape `(B, L, hidden_size)`, *optional*): Inputs of the language model.
+        feature_mask (`torch.BoolTensor` of shape `(B, L)`, *optional*):
+            True at the positions of images that are read as features. The next two fields are of these images.
+        image_features (`torch.FloatTensor` of shape `(T, hidden_size)`, *optional*): One image after the other.
+        feature_counts (`torch.LongTensor` of shape `(num_images,)`, *optional*): How many features each image has.
     """
 
     input_ids: torch.LongTensor | None = None
@@ -43,6 +47,9 @@ class LavitSequences(ModelOutput):
     labels: torch.LongTensor | None = None
     image_mask: torch.BoolTensor | None = None
     inputs_embeds: torch.FloatTensor | None = None
+    feature_mask: torch.BoolTensor | None = None
+    image_features: torch.FloatTensor | None = None
+    feature_counts: torch.LongTensor | None = None
 
 
 def choose_features(image_inputs: str | Sequence[str], num_images: int) -> list[int]:

@@ -10,6 +10,7 @@ from torch import nn
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .configuration_lavit import LavitConfig
 from .decoding_lavit import LavitDecoding, keeps_state, resolve_decoding
@@ -32,7 +33,7 @@ class _Prompts:
 
     Args:
         given (`torch.LongTensor` of shape `(B, L)`): The ids that the result begins with.
-        input_ids, attention_mask (`torch.Tensor` of shape `(B, L')`): What the model reads.
+        input_ids, attention_mask (`torch.Tensor` of shape `(B, L')`): Inputs of the model.
         length (`int`): L', or 0 where the prompts are empty and `input_ids` is the `[IMG]` of the drawings.
         coded (`torch.LongTensor` of shape `(B, L')`): The same with the codes of all images.
         features (`dict`, *optional*): The features of images, in the form in which transformers hands them on.
@@ -139,9 +140,9 @@ class LavitGenerationMixin(GenerationMixin):
                 Settings of sampling inside images, over those that the model was saved with. `min_new_tokens` and
                 `max_new_tokens` are the least and the most codes of an image.
             max_images (`int`, *optional*): Most images of `"interleaved"`. Default: any number.
-            first_modality (`"text"` or `"image"`, *optional*): What `"interleaved"` begins with. Default: either.
+            first_modality (`"text"` or `"image"`, *optional*): First modality of `"interleaved"`. Default: either.
             negative_prompt_ids (`torch.LongTensor` of shape `(B, N)`, `(1, N)` or `(N,)`, *optional*):
-                What the unconditional branch sees before `[IMG]`, padded on either side; with
+                Prompts of the unconditional branch before `[IMG]`, padded on either side; with
                 `negative_prompt_attention_mask` of the same shape.
             pixel_values (`torch.FloatTensor` of shape `(num_images, 3, image_size, image_size)`, *optional*):
                 Images of the prompts in reading order.
@@ -302,10 +303,15 @@ class LavitGenerationMixin(GenerationMixin):
         else:
             if image_inputs is None and decoding.generation_mode == "image":
                 image_inputs = "codes"
-            sequences, input_ids, features = self.model.encode_prompts(
-                input_ids, attention_mask, image_inputs=image_inputs, **images
+            sequences = self.model.expand_images(
+                input_ids, attention_mask=attention_mask, image_inputs=image_inputs, **images
             )
-            coded, attention_mask = sequences.input_ids, sequences.attention_mask
+            coded = input_ids = sequences.input_ids
+            attention_mask, features = sequences.attention_mask, None
+            if sequences.feature_mask is not None:
+                input_ids = coded.masked_fill(sequences.feature_mask, self.config.image_token_id)
+                parts = sequences.image_features.split(sequences.feature_counts.tolist())
+                features = {"image": BaseModelOutputWithPooling(pooler_output=list(parts))}
         start, is_open = open_image_start(input_ids, self.config)
         columns = torch.arange(input_ids.shape[1], device=input_ids.device)
         goes_on = (columns > start[:, None]) & is_open[:, None]

@@ -34,7 +34,7 @@ class LavitGrammarLogitsProcessor(LogitsProcessor):
         prompt_length, max_length (`int`): The lengths at which generation begins and ends at the latest.
         max_images (`int`, *optional*): Most images of interleaved generation. Default: any number.
         first_modality (`"text"` or `"image"`, *optional*):
-            What is generated first. `"image"` opens an image in each row that has no open image yet.
+            The first modality to generate. `"image"` opens an image in each row that has no open image yet.
         min_new_tokens (`int`, *optional*, defaults to 0):
             New tokens before which no image is closed, unless it is full.
         device (`torch.device`, *optional*): Device of the scores.

@@ -76,8 +76,8 @@ def branch_inputs(
         input_ids (`torch.LongTensor` of shape `(B, L)`):
             The sequences so far, or a chunk of the prompts, of which the mask then covers all positions so far.
         attention_mask (`torch.Tensor` of shape `(B, S)`): 0 at padding, for all S positions so far.
-        position_ids (`torch.LongTensor` of shape `(B, L)` or `(B, S)`, *optional*): Of the sequences.
-        unconditional_ids, unconditional_mask, unconditional_start: What [`start_branches`] returns.
+        position_ids (`torch.LongTensor` of shape `(B, L)` or `(B, S)`, *optional*): Positions of the sequences.
+        unconditional_ids, unconditional_mask, unconditional_start: Outputs of [`start_branches`].
 
     Returns:
         `dict` with `input_ids`, `attention_mask` and `position_ids` of twice the rows, and

@@ -40,7 +40,7 @@ from .freezing_lavit import is_trained, warn_of_trained_adapter
 from .generation_lavit import LavitGenerationMixin
 from .guidance_lavit import combine_branches
 from .head_lavit import all_logits
-from .interop_lavit import LavitInteropMixin
+from .library_lavit import LavitExportMixin
 from .modeling_lavit_tokenizer import (
     LavitTokenizerPreTrainedModel,
     LavitVisualAdapter,
@@ -53,10 +53,24 @@ from .precision_lavit import read_dtype
 
 
 @dataclass
+class LavitModelOutputWithPast(BaseModelOutputWithPast):
+    """
+    Output of the language model. With images that had one placeholder each, L is the length of the expanded sequences;
+    otherwise L is the length of the input.
+
+    Args:
+        last_hidden_state (`torch.FloatTensor` of shape `(B, L, hidden_size)`): The input of the head.
+        cache, hidden_states, attentions: Same as in `BaseModelOutputWithPast`.
+        sequences ([`LavitSequences`], *optional*): Ids, masks and labels of length L, where images were given.
+    """
+
+    sequences: LavitSequences | None = None
+
+
+@dataclass
 class LavitCausalLMOutputWithPast(CausalLMOutputWithPast):
     """
-    Output of a causal language model. With images that had one placeholder each, L is the length of the sequences once
-    these have been expanded; otherwise L is the length of the input.
+    Output of a causal language model, where L is the same as in [`LavitModelOutputWithPast`].
 
     Args:
         loss (`torch.FloatTensor`, *optional*): Mean cross-entropy over the labels of text and codes.
@@ -254,55 +268,20 @@ class LavitModel(LavitPreTrainedModel):
             inputs_embeds,
             is_expanded=vision_features is not None and keep_mask is not None,
         )
-        code_embeds = self.get_input_embeddings()(sequences.input_ids)
-        image_mask = sequences.image_mask[..., None].to(code_embeds.device)
-        if sequences.inputs_embeds is None:
-            embeds = code_embeds
-        else:
-            embeds = torch.where(image_mask, code_embeds.to(sequences.inputs_embeds), sequences.inputs_embeds)
+        embeds = self.get_input_embeddings()(sequences.input_ids)
+        if sequences.inputs_embeds is not None:
+            is_image = sequences.image_mask[..., None].to(embeds.device)
+            embeds = torch.where(is_image, embeds.to(sequences.inputs_embeds), sequences.inputs_embeds)
         if chosen:
             features, feature_mask = self._read(tokenized, chosen, sequences.image_mask)
             embeds = embeds.masked_scatter(feature_mask[..., None].to(embeds.device), features.to(embeds))
+            sequences.feature_mask, sequences.image_features = feature_mask, features
+            sequences.feature_counts = tokenized.num_codes[chosen]
         elif self.training:
             features, _ = self._read(tokenized, [0], sequences.image_mask)
             embeds = embeds + 0.0 * features.sum().to(embeds)
         sequences.inputs_embeds = embeds
         return sequences
-
-    def encode_prompts(
-        self,
-        input_ids: torch.LongTensor,
-        attention_mask: torch.Tensor,
-        image_inputs: str | Sequence[str] | None = None,
-        **images,
-    ) -> tuple[LavitSequences, torch.LongTensor, dict[str, BaseModelOutputWithPooling] | None]:
-        """
-        Expands the images of prompts for generation.
-
-        Args:
-            input_ids, attention_mask, image_inputs, images: Same as in [`LavitForCausalLM.forward`].
-
-        Returns:
-            The sequences; their ids (B, L), in which images that enter as features are placeholders, one for each
-            code; and the features of those images as `mm_encoder_outputs`, or None.
-        """
-        given = images["pixel_values"] if images["vision_features"] is None else images["vision_features"]
-        chosen = choose_features(self.config.image_inputs if image_inputs is None else image_inputs, len(given))
-        if len(given) == 0:
-            check_placeholders(int(input_ids.eq(self.config.image_token_id).sum()))
-            return LavitSequences(input_ids, attention_mask), input_ids, None
-        tokenized = self.tokenize_images(**images)
-        codes, num_codes = tokenized.codes.to(input_ids.device), tokenized.num_codes.to(input_ids.device)
-        is_expanded = images["vision_features"] is not None and images["keep_mask"] is not None
-        sequences = expand_placeholders(
-            self.config, input_ids, attention_mask, None, codes, num_codes, is_expanded=is_expanded
-        )
-        if not chosen:
-            return sequences, sequences.input_ids, None
-        features, feature_mask = self._read(tokenized, chosen, sequences.image_mask)
-        counts = tokenized.num_codes[chosen].tolist()
-        encoded = BaseModelOutputWithPooling(pooler_output=list(features.split(counts)))
-        return sequences, sequences.input_ids.masked_fill(feature_mask, self.config.image_token_id), {"image": encoded}
 
     def _read(
         self, tokenized: LavitVisualTokenizerOutput, chosen: list[int], image_mask: torch.Tensor
@@ -361,28 +340,38 @@ class LavitModel(LavitPreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
         image_inputs: str | Sequence[str] | None = None,
+        supervise_images: bool | None = None,
         vision_features: torch.FloatTensor | None = None,
         keep_mask: torch.BoolTensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         mm_token_type_ids: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPast:
-        """Same arguments and errors as [`LavitForCausalLM.forward`]. Returns the output of the language model."""
+    ) -> LavitModelOutputWithPast:
+        """
+        Same arguments and errors as [`LavitForCausalLM.forward`]. `labels` are moved along with images.
+
+        Returns:
+            [`LavitModelOutputWithPast`]
+        """
         check_keyword_arguments(self, kwargs, self.language_model)
-        encoded = (mm_encoder_outputs or {}).get("image")
+        sequences, encoded = None, (mm_encoder_outputs or {}).get("image")
         if pixel_values is not None or vision_features is not None:
             check_image_arguments(input_ids, inputs_embeds, cache, encoded)
+            check_attention_mask(attention_mask, (input_ids if inputs_embeds is None else inputs_embeds).shape)
             sequences = self.expand_images(
                 input_ids,
                 pixel_values,
                 attention_mask,
-                image_inputs=image_inputs,
-                position_ids=position_ids,
-                inputs_embeds=inputs_embeds,
-                vision_features=vision_features,
-                keep_mask=keep_mask,
+                labels,
+                image_inputs,
+                supervise_images,
+                position_ids,
+                inputs_embeds,
+                vision_features,
+                keep_mask,
             )
             attention_mask, position_ids = sequences.attention_mask, sequences.position_ids
             input_ids, inputs_embeds = None, sequences.inputs_embeds
@@ -390,7 +379,7 @@ class LavitModel(LavitPreTrainedModel):
             check_no_image_arguments(image_inputs, keep_mask, encoded)
             if encoded is not None:
                 input_ids, inputs_embeds = None, self._put_features(input_ids, inputs_embeds, encoded)
-            elif mm_encoder_outputs is None:  # an empty dict says that images are in `inputs_embeds` already
+            else:
                 self._check_no_images(input_ids, inputs_embeds, cache)
         given = input_ids if inputs_embeds is None else inputs_embeds
         if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim != 4 and not is_linear(cache):
@@ -398,18 +387,26 @@ class LavitModel(LavitPreTrainedModel):
             if position_ids is None:
                 # Padding on the left does not count, whatever kind of positions the language model has.
                 position_ids = (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -given.shape[1] :]
-        return self.language_model(
+        outputs = self.language_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
+        )
+        return LavitModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            cache=outputs.get("cache"),
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+            sequences=sequences,
         )
 
 
-class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationMixin):
+class LavitForCausalLM(LavitExportMixin, LavitPreTrainedModel, LavitGenerationMixin):
     """
     LaVIT: captions, answers and draws as one causal language model over text and the codes of images.
 
@@ -602,51 +599,34 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
             raise ValueError(
                 "output_router_logits must be False, got True: the loss of a LaVIT has no part that balances experts."
             )
-        sequences = None
         # Named in the signature, Trainer would expect them in every batch.
         shift_labels, num_items_in_batch = kwargs.pop("shift_labels", None), kwargs.pop("num_items_in_batch", None)
         num_given = None if labels is None or num_items_in_batch is None else count_labels(labels, shift_labels)
-        if pixel_values is not None or vision_features is not None:
-            if shift_labels is not None:
-                raise ValueError("shift_labels do not go with images, whose codes are labels as well.")
-            check_image_arguments(input_ids, inputs_embeds, cache, mm_encoder_outputs)
-            given_shape = (input_ids if inputs_embeds is None else inputs_embeds).shape
-            check_attention_mask(attention_mask, given_shape)
-            sequences = self.model.expand_images(
-                input_ids,
-                pixel_values,
-                attention_mask,
-                labels,
-                image_inputs,
-                supervise_images,
-                position_ids,
-                inputs_embeds,
-                vision_features,
-                keep_mask,
-            )
-            if labels is None and num_items_in_batch is not None:
-                check_labels_elsewhere(given_shape[1], sequences.image_mask)
-            attention_mask, position_ids, labels = (
-                sequences.attention_mask,
-                sequences.position_ids,
-                sequences.labels,
-            )
-            input_ids, inputs_embeds, mm_encoder_outputs = None, sequences.inputs_embeds, {}
-            image_inputs, keep_mask = None, None
-
+        if shift_labels is not None and (pixel_values is not None or vision_features is not None):
+            raise ValueError("shift_labels do not go with images, whose codes are labels as well.")
         outputs = self.model(
             input_ids=input_ids,
+            pixel_values=pixel_values,
             attention_mask=attention_mask,
             position_ids=position_ids,
             cache=cache,
             inputs_embeds=inputs_embeds,
+            labels=labels,
             image_inputs=image_inputs,
+            supervise_images=supervise_images,
+            vision_features=vision_features,
             keep_mask=keep_mask,
             mm_encoder_outputs=mm_encoder_outputs,
             use_cache=use_cache,
             return_dict=True,
             **kwargs,
         )
+        sequences = outputs.sequences
+        if sequences is not None:
+            if labels is None and num_items_in_batch is not None:
+                length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
+                check_labels_elsewhere(length, sequences.image_mask)
+            attention_mask, labels = sequences.attention_mask, sequences.labels
         if labels is not None:
             labels = mask_labels(self.config, labels, attention_mask)
         if shift_labels is not None:
@@ -700,4 +680,10 @@ class LavitForCausalLM(LavitInteropMixin, LavitPreTrainedModel, LavitGenerationM
 # Here, so that the model's code that travels with its weights is found by name as well.
 write_names(LavitConfig.model_type, LavitForCausalLM.__name__)
 
-__all__ = ["LavitCausalLMOutputWithPast", "LavitForCausalLM", "LavitModel", "LavitPreTrainedModel"]
+__all__ = [
+    "LavitCausalLMOutputWithPast",
+    "LavitForCausalLM",
+    "LavitModel",
+    "LavitModelOutputWithPast",
+    "LavitPreTrainedModel",
+]

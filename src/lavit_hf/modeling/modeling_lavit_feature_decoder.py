@@ -12,19 +12,19 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .arguments_lavit import check_keyword_arguments
-from .attention_lavit import LavitAttention, LavitBlock, PolicyAttend, masked_attend, recorded_outputs
 from .backbones_lavit import Backbone, load_vision_backbone
+from .codebook_lavit import LavitCodebookUpdater
 from .configuration_lavit import LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
 from .distributed_lavit import batch_mean
-from .files_lavit import check_none_missing
+from .library_lavit import LavitPublishingMixin
+from .merger_lavit import LavitAttention, LavitBlock, PatchPartition, PolicyAttend, masked_attend, recorded_outputs
 from .modeling_lavit_tokenizer import (
     LavitTokenizerPreTrainedModel,
     LavitVisualTokenizer,
     LavitVisualTokenizerOutput,
 )
 from .precision_lavit import LavitFloat32Mixin
-from .publishing_lavit import LavitPublishingMixin
-from .quantization_lavit import LavitCodebookUpdater
+from .selector_lavit import sample_policy
 
 
 @dataclass
@@ -33,7 +33,7 @@ class LavitFeatureDecoderOutput(ModelOutput):
     Args:
         features (`torch.FloatTensor` of shape `(B, num_patches, feature_size)`): The rebuilt vision features.
         prompt_embeds (`torch.FloatTensor` of shape `(B, num_patches, sum(condition_dims))`, *optional*):
-            What conditions the U-Net's cross-attention.
+            The condition of the U-Net's cross-attention.
         pooled_prompt_embeds (`torch.FloatTensor` of shape `(B, pooled_condition_dim)`, *optional*):
             The pooled condition of an SDXL kind of U-Net.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*, with `output_hidden_states=True`):
@@ -67,7 +67,7 @@ class LavitAttentionPool(LavitAttention):
 
 class LavitFeatureDecoder(LavitPublishingMixin, LavitFloat32Mixin, PreTrainedModel):
     """
-    Rebuilds the vision features of a picture's patches from its codes, whose number varies, and projects them to
+    Rebuilds the vision features of an image's patches from its codes, whose number varies, and projects them to
     what conditions a diffusion U-Net. It travels with the pixel decoder and holds its own copy of the codebook.
 
     Args:
@@ -113,7 +113,8 @@ class LavitFeatureDecoder(LavitPublishingMixin, LavitFloat32Mixin, PreTrainedMod
             ValueError: a checkpoint without some of the weights, which would be random ones.
         """
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        check_none_missing(cls.__name__, sorted(info["missing_keys"]))
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(f"The files of {cls.__name__} lack {len(missing)} of its weights, such as {missing[0]}.")
         return (model, info) if output_loading_info else model
 
     @torch.no_grad()
@@ -161,7 +162,7 @@ class LavitFeatureDecoder(LavitPublishingMixin, LavitFloat32Mixin, PreTrainedMod
             code_embeds = nn.functional.embedding(codes, self.codebook)
         length = code_embeds.shape[1]
         if not 1 <= length <= self.config.num_patches:
-            raise ValueError(f"A picture has 1 to {self.config.num_patches} codes, got {length}.")
+            raise ValueError(f"An image has 1 to {self.config.num_patches} codes, got {length}.")
 
         cross_attend, cross_mask = masked_attend, None
         positions = self.position_embeddings[:, :length]
@@ -192,15 +193,20 @@ class LavitVisualTokenizerForPreTrainingOutput(ModelOutput):
         loss (`torch.FloatTensor`): Reconstruction loss plus the tokenizer's own losses, weighted.
         reconstruction_loss (`torch.FloatTensor`): Mean over patches of 1 - cosine(rebuilt, original feature), weighted
             as the configuration's `reconstruction_norm_power` says.
-        rebuilt_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`): What the codes say of every patch.
+        keep_ratio_loss (`torch.FloatTensor`): Squared distance of the batch's kept fraction to `keep_ratio`.
+        commitment_loss (`torch.FloatTensor`, *optional*):
+            Mean squared distance of the features' vectors to their codes, where there are codes.
+        rebuilt_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`): The features rebuilt from the codes.
         tokenizer_output ([`LavitVisualTokenizerOutput`]):
-            Codes, decisions, features and the parts of its loss, and the merger's hidden states and attentions.
+            Codes, decisions and features, and in evaluation the merger's hidden states and attentions.
         hidden_states, attentions, cross_attentions (`tuple[torch.FloatTensor]`, *optional*):
             Those of the feature decoder, see [`LavitFeatureDecoderOutput`].
     """
 
     loss: torch.FloatTensor | None = None
     reconstruction_loss: torch.FloatTensor | None = None
+    keep_ratio_loss: torch.FloatTensor | None = None
+    commitment_loss: torch.FloatTensor | None = None
     rebuilt_features: torch.FloatTensor | None = None
     tokenizer_output: LavitVisualTokenizerOutput | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
@@ -210,7 +216,7 @@ class LavitVisualTokenizerForPreTrainingOutput(ModelOutput):
 
 class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
     """
-    Stage 1: tokenizer and feature decoder, with the loss that trains them from pictures alone (paper, section 3.1).
+    Stage 1: tokenizer and feature decoder, with the loss that trains them from images alone (paper, section 3.1).
 
     While it trains, the codebook follows the vectors that it names, once [`~.start_codebook`] has put it among them.
 
@@ -225,6 +231,8 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
         quantize (`bool`): False while features are to be rebuilt from vectors that are not yet codes.
         freeze_selector (`bool`):
             True where the selector is to stay as it is: patches are kept as at inference, and it gets no gradient.
+        gumbel_temperature (`float`):
+            The temperature of the relaxed keep decision, from the configuration, which a schedule may change.
     """
 
     config: LavitVisualTokenizerConfig
@@ -245,6 +253,7 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
         self.codebook_updater = LavitCodebookUpdater(config)
         self.quantize = True
         self.freeze_selector = False
+        self.gumbel_temperature = config.gumbel_temperature
         self.post_init()
 
     @classmethod
@@ -294,8 +303,8 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
     ) -> LavitVisualTokenizerForPreTrainingOutput:
         """
         Args:
-            pixel_values (`torch.FloatTensor` of shape `(B, 3, image_size, image_size)`): Pictures.
-            generator (`torch.Generator`, *optional*): Of the selection in evaluation mode.
+            pixel_values (`torch.FloatTensor` of shape `(B, 3, image_size, image_size)`): Images.
+            generator (`torch.Generator`, *optional*): Random numbers of the selection in evaluation mode.
 
         Returns:
             [`LavitVisualTokenizerForPreTrainingOutput`]
@@ -307,40 +316,83 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
         check_keyword_arguments(self, kwargs)
         asked = {name: getattr(self.config, name) for name in ("output_hidden_states", "output_attentions")}
         asked |= kwargs | {"return_dict": True}
-        selection = self.config.selection if self.freeze_selector else None
-        outputs = self.visual_tokenizer(pixel_values, selection=selection, generator=generator, **asked)
-        if outputs.policy is not None:
-            mask, code_embeds = outputs.policy, outputs.patch_quantized if self.quantize else outputs.patch_vectors
+        vision_features = self.visual_tokenizer.encode_vision(pixel_values)
+        if self.training and not self.freeze_selector:
+            tokens, mask, vectors, quantized = self._sample(vision_features)
         else:
-            layout = outputs.partition.kept
-            mask, code_embeds = layout.mask, layout.pad(outputs.quantized if self.quantize else outputs.vectors)
+            tokens = self.visual_tokenizer(vision_features=vision_features, generator=generator, **asked)
+            layout = tokens.partition.kept
+            mask, vectors, quantized = layout.mask, layout.pad(tokens.vectors), layout.pad(tokens.quantized)
+        code_embeds = quantized if self.quantize else vectors
         decoded = self.feature_decoder(code_embeds=code_embeds, attention_mask=mask, **asked)
-        rebuilt = decoded.features
 
         # A tower that is trained as well is not to make its features easier to rebuild.
-        targets = outputs.vision_features.detach().float()
-        distances = 1 - nn.functional.cosine_similarity(rebuilt.float(), targets, dim=-1)
+        targets = vision_features.detach().float()
+        distances = 1 - nn.functional.cosine_similarity(decoded.features.float(), targets, dim=-1)
         weights = targets.norm(dim=-1) ** self.config.reconstruction_norm_power
+        # Processes train in step, but evaluate each at its own pace.
         reconstruction_loss = batch_mean(distances, weights, over_processes=self.training)
-        loss = reconstruction_loss + self.config.keep_ratio_loss_weight * outputs.keep_ratio_loss
+        # Over the batch, not image by image: a rich image may keep more than a plain one.
+        kept = tokens.keep_mask if mask.dtype == torch.bool else mask
+        keep_ratio_loss = (self.config.keep_ratio - batch_mean(kept, over_processes=self.training)).square()
+        loss = reconstruction_loss + self.config.keep_ratio_loss_weight * keep_ratio_loss
+        quantizer, commitment_loss = self.visual_tokenizer.quantizer, None
         if self.quantize:
-            loss = loss + self.config.commitment_loss_weight * outputs.commitment_loss
+            errors = (tokens.vectors - quantizer.lookup(tokens.codes)).square().sum(-1)
+            commitment_loss = batch_mean(errors, over_processes=self.training)
+            loss = loss + self.config.commitment_loss_weight * commitment_loss
         if self.training and self.freeze_selector:
             # Distributed training waits for a gradient of every parameter that is not frozen for good.
-            loss = loss + 0.0 * outputs.selector_log_probs.sum()
+            loss = loss + 0.0 * tokens.selector_log_probs.sum()
         if self.training and self.quantize:
-            quantizer = self.visual_tokenizer.quantizer
-            self.codebook_updater(quantizer.codebook, outputs.vectors.detach(), outputs.codes)
+            self.codebook_updater(quantizer.codebook, tokens.vectors.detach(), tokens.codes)
             self.feature_decoder.codebook.copy_(quantizer.codebook)
         return LavitVisualTokenizerForPreTrainingOutput(
             loss=loss,
             reconstruction_loss=reconstruction_loss,
-            rebuilt_features=rebuilt,
-            tokenizer_output=outputs,
+            keep_ratio_loss=keep_ratio_loss,
+            commitment_loss=commitment_loss,
+            rebuilt_features=decoded.features,
+            tokenizer_output=tokens,
             hidden_states=decoded.hidden_states,
             attentions=decoded.attentions,
             cross_attentions=decoded.cross_attentions,
         )
+
+    def _sample(
+        self, vision_features: torch.Tensor
+    ) -> tuple[LavitVisualTokenizerOutput, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        Samples which patches are kept, with a gradient to the selector. What a dropped patch would add, if it were
+        kept, is what teaches the selector to keep it.
+
+        Returns:
+            The tokens of the kept patches; the decision (B, N) as 1.0 and 0.0 with a gradient, the policy; and, for
+            every patch as if it were kept, its vector and the codebook's row (B, N, code_dim).
+        """
+        tokenizer, shape = self.visual_tokenizer, vision_features.shape[:2]
+        log_probs = tokenizer.selector(vision_features)
+        policy = sample_policy(log_probs, self.gumbel_temperature)
+        keep_mask = policy > 0.5
+        partition = PatchPartition(keep_mask)
+        merged_features = tokenizer.merger(vision_features, policy=policy).flatten(0, 1)
+        positions = torch.arange(shape[1], device=policy.device).repeat(shape[0])
+        every = tokenizer.quantizer(merged_features, positions)
+        merged_features, codes, vectors, quantized = (
+            values.index_select(0, partition.kept_index) for values in (merged_features, *every)
+        )
+        tokens = LavitVisualTokenizerOutput(
+            codes=codes,
+            num_codes=partition.kept.counts,
+            keep_mask=keep_mask,
+            selector_log_probs=log_probs,
+            merged_features=merged_features,
+            vectors=vectors,
+            quantized=quantized,
+            vision_features=vision_features,
+            partition=partition,
+        )
+        return tokens, policy, every[1].unflatten(0, shape), every[2].unflatten(0, shape)
 
 
 __all__ = [

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""LaVIT's dynamic visual tokenizer (arXiv 2309.04669, section 3.1): a picture becomes a varying number of codes."""
+"""LaVIT's dynamic visual tokenizer (arXiv 2309.04669, section 3.1): an image becomes a varying number of codes."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,14 +14,13 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs, recursively_install_hooks
 
 from .arguments_lavit import check_keyword_arguments
-from .attention_lavit import LavitBlock, PatchPartition, PolicyAttend, recorded_outputs
+from .codebook_lavit import POSITIONS_STD, LavitQuantizer
 from .configuration_lavit import LavitVisualTokenizerConfig
-from .distributed_lavit import batch_mean
 from .freezing_lavit import LavitFreezingMixin, evaluation_mode, gradients_where_trained
+from .library_lavit import LavitPublishingMixin
+from .merger_lavit import LavitMerger, LavitVisualAdapter, PatchPartition, recorded_outputs
 from .precision_lavit import LavitFloat32Mixin
-from .publishing_lavit import LavitPublishingMixin
-from .quantization_lavit import POSITIONS_STD, LavitQuantizer
-from .selection_lavit import LavitSelector, sample_policy, select_patches
+from .selector_lavit import LavitSelector, select_patches
 from .vision_tower_lavit import build_vision_tower, check_vision_tower
 from .whitening_lavit import LavitFeatureWhitening
 
@@ -29,138 +28,42 @@ from .whitening_lavit import LavitFeatureWhitening
 @dataclass
 class LavitVisualTokenizerOutput(ModelOutput):
     """
-    What a [`LavitVisualTokenizer`] says of B pictures of N patches, of which T in all are kept.
+    Output of a [`LavitVisualTokenizer`] for B images of N patches, of which T in all are kept.
 
     Args:
-        codes (`torch.LongTensor` of shape `(T,)`): Codes of all pictures, one after the other, 0..codebook_size-1.
-        num_codes (`torch.LongTensor` of shape `(B,)`): How many of them each picture has, at least 1.
+        codes (`torch.LongTensor` of shape `(T,)`): Codes of all images, one after the other, 0..codebook_size-1.
+        num_codes (`torch.LongTensor` of shape `(B,)`): How many codes each image has, at least 1.
         keep_mask (`torch.BoolTensor` of shape `(B, N)`): The kept patches, in raster order.
-        policy (`torch.FloatTensor` of shape `(B, N)`, *optional*):
-            The same while training, as 1.0 and 0.0 with a gradient to the selector.
-        selector_log_probs (`torch.FloatTensor` of shape `(B, N, 2)`): Of keeping (index 0) and dropping each patch.
+        selector_log_probs (`torch.FloatTensor` of shape `(B, N, 2)`):
+            Log-probabilities of keeping (index 0) and dropping each patch.
         merged_features (`torch.FloatTensor` of shape `(T, hidden_size)`): Kept patches with the others folded in.
         vectors (`torch.FloatTensor` of shape `(T, code_dim)`): The unit vectors that the codes name, float32.
         quantized (`torch.FloatTensor` of shape `(T, code_dim)`): The codebook's rows, float32.
-        patch_vectors, patch_quantized (`torch.FloatTensor` of shape `(B, N, code_dim)`, *optional*):
-            While the selector trains, both for every patch, as if it were kept.
-        vision_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`): What selector and merger worked on.
-        loss (`torch.FloatTensor`): The weighted sum of the two losses below; its gradient reaches the selector only
-            while training.
-        keep_ratio_loss (`torch.FloatTensor`): Squared distance of the batch's kept fraction to `keep_ratio`.
-        commitment_loss (`torch.FloatTensor`): Mean squared distance of the features' vectors to their codes.
-        partition ([`PatchPartition`]): The decision laid out for packed computing, as the merger takes it.
+        vision_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`): The input of selector and merger.
+        partition ([`PatchPartition`]): The kept and the dropped patches, as the merger takes them.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*, with `output_hidden_states=True`):
-            The merger's input and the output of each of its blocks, of shape `(T, hidden_size)`, or
-            `(B, N, hidden_size)` while the selector trains.
+            The merger's input and the output of each of its blocks, of shape `(T, hidden_size)`.
         attentions, cross_attentions (`tuple[torch.FloatTensor]`, *optional*, with `output_attentions=True`):
-            How each block's kept patches weigh each other and the dropped ones, of shape
-            `(B, num_attention_heads, Lq, Lk)`: padded on the right to the largest number of kept and of dropped
-            patches, or over all patches while the selector trains.
+            The weights with which each block's kept patches attend to each other and to the dropped ones, of shape
+            `(B, num_attention_heads, Lq, Lk)`, padded on the right.
     """
 
     codes: torch.LongTensor | None = None
     num_codes: torch.LongTensor | None = None
     keep_mask: torch.BoolTensor | None = None
-    policy: torch.FloatTensor | None = None
     selector_log_probs: torch.FloatTensor | None = None
     merged_features: torch.FloatTensor | None = None
     vectors: torch.FloatTensor | None = None
     quantized: torch.FloatTensor | None = None
-    patch_vectors: torch.FloatTensor | None = None
-    patch_quantized: torch.FloatTensor | None = None
     vision_features: torch.FloatTensor | None = None
-    loss: torch.FloatTensor | None = None
-    keep_ratio_loss: torch.FloatTensor | None = None
-    commitment_loss: torch.FloatTensor | None = None
     partition: PatchPartition | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
 
     def split(self) -> tuple[torch.LongTensor, ...]:
-        """The codes picture by picture."""
+        """Returns the codes of each image."""
         return self.codes.split(self.num_codes.tolist())
-
-
-class LavitMerger(nn.Module):
-    """
-    Folds the dropped patches into the kept ones: kept patches see kept ones before them in raster order, and by
-    cross-attention all dropped ones.
-    """
-
-    def __init__(self, config: LavitVisualTokenizerConfig):
-        super().__init__()
-        size = config.hidden_size
-        self.attention_smoothing = config.attention_smoothing
-        self.context_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.layers = nn.ModuleList([LavitBlock(config, size) for _ in range(config.num_merger_layers)])
-        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
-
-    def forward(
-        self,
-        vision_features: torch.Tensor,
-        partition: PatchPartition | None = None,
-        policy: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> torch.Tensor:
-        """
-        Takes one of two paths. The packed path computes the kept positions only. The dense path computes every
-        position and carries the policy's gradient to the selector. Both agree at the kept positions, except for the
-        configuration's `attention_smoothing`, which the dense path alone applies.
-
-        Args:
-            vision_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`): All patches.
-            partition ([`PatchPartition`], *optional*): The kept and the dropped patches, for the packed path.
-            policy (`torch.FloatTensor` of shape `(B, N)`, *optional*):
-                The decision as 0.0 and 1.0, for the dense path.
-
-        Returns:
-            `torch.FloatTensor`: on the packed path, the kept patches of all images one after the other,
-            `(T, hidden_size)`; on the dense path, `(B, N, hidden_size)`, where the dropped positions mean nothing.
-        """
-        if policy is None:
-            hidden_states, context = (
-                vision_features.flatten(0, 1).index_select(0, index)
-                for index in (partition.kept_index, partition.folded_index)
-            )
-            self_attend, cross_attend, self_mask, cross_mask = partition.attends()
-        else:
-            hidden_states = context = vision_features
-            itself = torch.eye(policy.shape[-1], device=policy.device, dtype=policy.dtype)
-            before = torch.ones_like(itself).tril(-1)
-            # A query also sees itself; at dropped positions, whose outputs are thrown away, too.
-            self_mask, cross_mask = before * policy[:, None] + itself, 1 - policy[:, None]
-            self_attend = cross_attend = PolicyAttend(self.attention_smoothing)
-        context = self.context_norm(context)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, context, self_attend, cross_attend, self_mask, cross_mask, **kwargs)
-        return self.norm(hidden_states)
-
-
-class LavitVisualAdapter(nn.Module):
-    """Continuous features of the kept patches, for pictures that are read: a merger of its own and a projection."""
-
-    def __init__(self, config: LavitVisualTokenizerConfig, text_hidden_size: int):
-        super().__init__()
-        self.merger = LavitMerger(config)
-        self.position_embeddings = None
-        if config.encode_positions:
-            self.position_embeddings = nn.Parameter(torch.empty(config.num_patches, config.hidden_size))
-        self.projection = nn.Linear(config.hidden_size, text_hidden_size)
-
-    @torch.no_grad()
-    def start_from(self, visual_tokenizer: "LavitVisualTokenizer") -> None:
-        """Copies what it has in common with a visual tokenizer that has been trained."""
-        self.merger.load_state_dict(visual_tokenizer.merger.state_dict())
-        if self.position_embeddings is not None:
-            self.position_embeddings.copy_(visual_tokenizer.quantizer.position_embeddings)
-
-    def forward(self, vision_features: torch.Tensor, partition: PatchPartition) -> torch.Tensor:
-        """Features (B, N, d) and the T kept patches among them -> (T, text_hidden_size)."""
-        features = self.merger(vision_features, partition)
-        if self.position_embeddings is not None:
-            features = features + self.position_embeddings[partition.kept_index % vision_features.shape[1]]
-        return self.projection(features)
 
 
 class LavitTokenizerPreTrainedModel(LavitPublishingMixin, LavitFreezingMixin, LavitFloat32Mixin, PreTrainedModel):
@@ -200,8 +103,9 @@ class LavitTokenizerPreTrainedModel(LavitPublishingMixin, LavitFreezingMixin, La
 
 class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
     """
-    Pictures to codes: a frozen vision tower, a selector that keeps the patches that matter, a merger that folds the
-    others into them, a codebook that names them. A tower whose parameters are made to require gradients is trained.
+    Turns images into codes: a frozen vision tower, a selector that keeps the patches that matter, a merger that folds
+    the others into them, a codebook that names them. A tower whose parameters are made to require gradients is
+    trained.
 
     `from_pretrained` also takes the folder or repository of a whole LaVIT and loads just this part of it.
 
@@ -209,10 +113,6 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         config ([`LavitVisualTokenizerConfig`]): Its shape and the default way of selection.
         vision_tower (`PreTrainedModel`, *optional*):
             A tower that exists already, instead of a new one. The other parts take its dtype.
-
-    Attributes:
-        gumbel_temperature (`float`):
-            The temperature of the relaxed keep decision, from the configuration, which a schedule may change.
 
     Raises:
         ValueError: a vision model that does not fit, see [`check_vision_tower`].
@@ -233,7 +133,6 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         self.selector = LavitSelector(config)
         self.merger = LavitMerger(config)
         self.quantizer = LavitQuantizer(config)
-        self.gumbel_temperature = config.gumbel_temperature
         self.post_init()
         if vision_tower is not None:
             self.to(vision_tower.dtype)
@@ -261,7 +160,7 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
             `torch.FloatTensor` of shape `(B, num_patches, hidden_size)`.
 
         Raises:
-            ValueError: pictures of another shape.
+            ValueError: images of another shape.
         """
         size = self.config.vision_config.image_size
         if pixel_values.ndim != 4 or pixel_values.shape[2:] != (size, size):
@@ -322,12 +221,10 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
     ) -> LavitVisualTokenizerOutput:
         """
         Args:
-            pixel_values (`torch.FloatTensor` of shape `(B, 3, image_size, image_size)`): Pictures.
+            pixel_values (`torch.FloatTensor` of shape `(B, 3, image_size, image_size)`): Images.
             keep_mask (`torch.BoolTensor` of shape `(B, N)`, *optional*):
-                A given decision instead of the selector's; at least one patch per picture.
-            selection (`str`, *optional*):
-                Overrides the configuration's way of selection. Training samples, with a gradient to the selector,
-                unless a way is given.
+                The patches to keep, at least one of each image, in place of the selector's decision.
+            selection (`str`, *optional*): Overrides the configuration's way of selection.
             generator (`torch.Generator`, *optional*): Makes `"sample"` reproducible.
             vision_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`, *optional*):
                 From [`~LavitVisualTokenizer.encode_vision`], instead of `pixel_values`.
@@ -336,8 +233,8 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
             [`LavitVisualTokenizerOutput`]
 
         Raises:
-            ValueError: neither or both of pictures and features; pictures or a mask of the wrong shape; a mask that
-                keeps nothing of a picture; an unknown selection.
+            ValueError: neither or both of images and features; images or a mask of the wrong shape; a mask that keeps
+                nothing of an image; an unknown selection.
             TypeError: an unknown argument.
         """
         check_keyword_arguments(self, kwargs)
@@ -359,53 +256,22 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
     ) -> LavitVisualTokenizerOutput:
         """Features to codes, without the vision tower, whose forward captures hidden states of its own."""
         log_probs = self.selector(vision_features)
-
-        policy = None
-        if keep_mask is not None:
-            self._check_keep_mask(keep_mask, vision_features)
-        elif self.training and selection is None:
-            policy = sample_policy(log_probs, self.gumbel_temperature)
-            keep_mask = policy > 0.5
-        else:
+        if keep_mask is None:
             keep_mask = select_patches(log_probs, selection or self.config.selection, generator)
-
-        partition = PatchPartition(keep_mask)
-        merged_features = self.merger(vision_features, partition, policy, **kwargs)
-        patch_vectors = patch_quantized = None
-        if policy is None:
-            positions = partition.kept_index % self.config.num_patches
-            codes, vectors, quantized = self.quantizer(merged_features, positions)
         else:
-            # What a dropped patch would add, if it were kept, is what teaches the selector to keep it.
-            merged_features, shape = merged_features.flatten(0, 1), policy.shape
-            every_position = torch.arange(shape[1], device=policy.device).repeat(shape[0])
-            every = self.quantizer(merged_features, every_position)
-            patch_vectors, patch_quantized = (values.unflatten(0, shape) for values in every[1:])
-            merged_features, codes, vectors, quantized = (
-                values.index_select(0, partition.kept_index) for values in (merged_features, *every)
-            )
-        # Processes train in step, but tokenize and evaluate each at its own pace.
-        distances = (vectors - self.quantizer.lookup(codes)).square().sum(-1)
-        commitment_loss = batch_mean(distances, over_processes=self.training)
-        # Over the batch, not picture by picture: a rich picture may keep more than a plain one.
-        kept_fraction = batch_mean(keep_mask if policy is None else policy, over_processes=self.training)
-        keep_ratio_loss = (self.config.keep_ratio - kept_fraction).square()
+            self._check_keep_mask(keep_mask, vision_features)
+        partition = PatchPartition(keep_mask)
+        merged_features = self.merger(vision_features, partition, **kwargs)
+        codes, vectors, quantized = self.quantizer(merged_features, partition.kept_index % self.config.num_patches)
         return LavitVisualTokenizerOutput(
             codes=codes,
             num_codes=partition.kept.counts,
             keep_mask=keep_mask,
-            policy=policy,
             selector_log_probs=log_probs,
             merged_features=merged_features,
             vectors=vectors,
             quantized=quantized,
-            patch_vectors=patch_vectors,
-            patch_quantized=patch_quantized,
             vision_features=vision_features,
-            loss=self.config.keep_ratio_loss_weight * keep_ratio_loss
-            + self.config.commitment_loss_weight * commitment_loss,
-            keep_ratio_loss=keep_ratio_loss,
-            commitment_loss=commitment_loss,
             partition=partition,
         )
 
@@ -417,7 +283,7 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
             )
         if not keep_mask.any(dim=-1).all():
             empty = (~keep_mask.any(dim=-1)).nonzero().flatten().tolist()
-            raise ValueError(f"keep_mask must keep at least one patch of each picture, none is kept of {empty}.")
+            raise ValueError(f"keep_mask must keep at least one patch of each image, none is kept of {empty}.")
 
     def get_input_embeddings(self) -> nn.Module:
         return self.vision_tower.get_input_embeddings()

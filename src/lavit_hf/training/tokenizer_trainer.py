@@ -61,7 +61,7 @@ class _ScheduleCallback(TrainerCallback):
         if step == self.schedule.quantize_from:
             self.trainer.start_codebook(self.schedule.codebook_start_vectors)
         start = model.config.gumbel_temperature
-        model.visual_tokenizer.gumbel_temperature = self.schedule.temperature(start, step / state.max_steps)
+        model.gumbel_temperature = self.schedule.temperature(start, step / state.max_steps)
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         # The optimizer skips parameters without a gradient. If it were zero, momentum and decay would move them.
@@ -101,7 +101,7 @@ class LavitVisualTokenizerTrainer(LavitTrainer):
             "kept_fraction": tokenizer_output["keep_mask"].float().mean(),
         }
         if self.tokenizer.quantize:
-            measured["commitment_loss"] = tokenizer_output["commitment_loss"]
+            measured["commitment_loss"] = outputs["commitment_loss"]
             counts = tokenizer_output["codes"].bincount(minlength=self.tokenizer.config.codebook_size)
             measured["code_counts"] = (counts, counts.new_ones(()))  # every code has the same weight
         return measured

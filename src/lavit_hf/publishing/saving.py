@@ -22,7 +22,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import HFValidationError
 from transformers import PreTrainedConfig
 
-from .files_lavit import check_weights, find_stale, finish_replacing, list_files, replacing
+from .files import check_weights, find_stale, finish_replacing, list_files, replacing
 
 
 AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
@@ -31,12 +31,12 @@ ADAPTER = "adapter_config.json"
 # What `PreTrainedModel.save_pretrained` takes beside the named arguments. It always writes safetensors.
 SAVE_ARGUMENTS = {"distributed_checkpoint", "save_original_format", "save_peft_format", "token"}
 HUB_ARGUMENTS = ("repo_id", "private", "token", "revision", "create_pr", "commit_message", "commit_description")
-# ![...](samples/captions.png), and not a picture of the web
-CARD_PICTURE = re.compile(r"!\[[^\]]*\]\((?!\w+:)([^)\s]+)\)")
+# ![...](samples/captions.png), and no image of the web
+CARD_IMAGE = re.compile(r"!\[[^\]]*\]\((?!\w+:)([^)\s]+)\)")
 
 
 def write_card(model_card: ModelCard | str | os.PathLike, folder: Path) -> None:
-    """Writes a card to a folder; of a card that is a file, with the pictures beside it that it shows."""
+    """Writes a card to a folder. A card that is a file comes with the images beside it that it shows."""
     if isinstance(model_card, ModelCard):
         model_card.save(folder / CARD_NAME)
         return
@@ -44,17 +44,17 @@ def write_card(model_card: ModelCard | str | os.PathLike, folder: Path) -> None:
     if not source.is_file():
         raise ValueError(f"model_card must be a ModelCard or the file of one: there is no file {source}.")
     shutil.copyfile(source, folder / CARD_NAME)
-    for picture in map(Path, CARD_PICTURE.findall(source.read_text(encoding="utf-8"))):
-        inside = (source.parent / picture).resolve().is_relative_to(source.parent.resolve())
-        if inside and (source.parent / picture).is_file():
-            (folder / picture).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source.parent / picture, folder / picture)
+    for image in map(Path, CARD_IMAGE.findall(source.read_text(encoding="utf-8"))):
+        inside = (source.parent / image).resolve().is_relative_to(source.parent.resolve())
+        if inside and (source.parent / image).is_file():
+            (folder / image).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source.parent / image, folder / image)
 
 
 def new_card(title: str, tags: Sequence[str] = ()) -> ModelCard:
-    """The least that a repository says of itself."""
+    """Returns a short card for a repository that has none."""
     data = ModelCardData(library_name="transformers", pipeline_tag="any-to-any", tags=["lavit", *tags])
-    text = "A LaVIT ([arXiv 2309.04669](https://arxiv.org/abs/2309.04669)): it reads and draws pictures as tokens."
+    text = "A LaVIT ([arXiv 2309.04669](https://arxiv.org/abs/2309.04669)): it reads and draws images as tokens."
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{text}\n")
 
 

@@ -69,7 +69,7 @@ class LavitQuantizer(nn.Module):
         Args:
             features (`torch.FloatTensor` of shape `(T, hidden_size)`): Merged features of the kept patches.
             positions (`torch.LongTensor` of shape `(T,)`, *optional*):
-                Which patch of its picture each is; needed where the configuration encodes positions.
+                The index of each patch in its image, needed where the configuration encodes positions.
 
         Returns:
             codes (T,) int64; the unit vectors that they name, and the rows of the codebook, through which gradients

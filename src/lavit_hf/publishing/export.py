@@ -1,31 +1,27 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What other libraries ask of the model: pixels of what it drew, its language model alone, and quantized weights."""
+"""Interfaces for other libraries: pixels of drawn images, the language model alone, and quantized loading."""
 
 import copy
 import json
 import os
-from importlib import import_module
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, TokenizersBackend
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, TokenizersBackend
 from transformers.generation import GenerationConfig
 from transformers.quantizers import AutoQuantizationConfig
 from transformers.utils.hub import resolve_revision
 
-from .backbones_lavit import causal_model_around, check_logits
-from .configuration_lavit import LavitConfig
-from .expansion_lavit import open_image_start
-from .files_lavit import replacing
+from .files import replacing
 
 
-# Of a quantized model, what stays as it is: little in size, and codes would come out as others.
+# Parts of a quantized model that stay as they are: they are small, and images would get other codes.
 UNQUANTIZED = ("model.visual_tokenizer", "model.visual_adapter", "lm_head")
-# What transformers' quantizers call that.
+# The names of such a list in the quantizers of transformers.
 EXCLUSIONS = ("modules_to_not_convert", "llm_int8_skip_modules", "skip_modules")
-# What tells where a model comes from, beside its name. No token: a model may be pickled and handed on.
+# The arguments that say where a model comes from, beside its name. Without token: a model may be pickled and shared.
 ORIGIN = ("subfolder", "cache_dir", "local_files_only")
 
 
@@ -54,10 +50,10 @@ def quantize_language_model_alone(quantization_config):
     return quantization_config
 
 
-class LavitInteropMixin:
+class LavitExportMixin:
     """Pixels for transformers' pipelines, a plain language model for serving engines, quantized loading."""
 
-    config: LavitConfig
+    config: PreTrainedConfig
     generation_config: GenerationConfig
     model: nn.Module
     lm_head: nn.Module
@@ -69,7 +65,9 @@ class LavitInteropMixin:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, quantization_config=None, **kwargs):
-        """As of every model of transformers. A `quantization_config` is for the language model alone."""
+        """
+        Same arguments as `PreTrainedModel.from_pretrained`. A `quantization_config` is for the language model alone.
+        """
         if quantization_config is not None:
             kwargs["quantization_config"] = quantize_language_model_alone(quantization_config)
         origin = {name: kwargs[name] for name in ORIGIN if name in kwargs}
@@ -89,13 +87,12 @@ class LavitInteropMixin:
     @property
     def image_decoder(self):
         """
-        The pixel decoder, a [`LavitImageDecoderPipeline`]: the one that was set, or the one that lies beside this
-        model, loaded when it is first asked for, in this model's dtype and on its device. That of a private repository
-        comes with the token of `hf auth login`.
+        The pixel decoder, a [`LavitImageDecoderPipeline`]: the one that was set, or the one beside this model, which
+        is loaded on first use, in this model's dtype and on its device. A private repository needs the token of
+        `hf auth login`.
 
         Raises:
-            ImportError: where lavit_hf is not installed and none was set.
-            ValueError: where none lies beside the model, or the model was not loaded from anywhere.
+            ValueError: If there is none beside the model, or if the model was not loaded from a folder or repository.
         """
         if self._image_decoder is None:
             self._image_decoder = self._load_image_decoder()
@@ -106,13 +103,11 @@ class LavitInteropMixin:
         self._image_decoder = image_decoder
 
     def _load_image_decoder(self):
-        try:  # by its name: this file also travels alone, and transformers refuses one that imports what is missing
-            diffusion = import_module("lavit_hf.diffusion")
-        except ImportError as error:
-            raise ImportError("Pixels need lavit_hf: install it, or set `model.image_decoder`.") from error
+        from ..diffusion import LavitImageDecoderPipeline  # imported late, since it imports the models
+
         if not self.name_or_path:
             raise ValueError("This model was not loaded from anywhere that has a pixel decoder: set `image_decoder`.")
-        pipeline = diffusion.LavitImageDecoderPipeline.from_pretrained(
+        pipeline = LavitImageDecoderPipeline.from_pretrained(
             self.name_or_path, dtype=self.dtype, **(self._origin or {})
         )
         pipeline.set_progress_bar_config(disable=True)
@@ -120,12 +115,12 @@ class LavitInteropMixin:
 
     def decode_image_tokens(self, image_tokens: torch.LongTensor, **kwargs) -> torch.FloatTensor:
         """
-        Pixels of each sequence's last picture.
+        Decodes the last image of each sequence to pixels.
 
         Args:
             image_tokens (`torch.LongTensor` of shape `(B, L)`):
                 Sequences as `generate` returns them, or the vocabulary ids of codes alone. Text goes unread.
-            kwargs: Of the pixel decoder, such as `num_inference_steps` and `generator`.
+            kwargs: Arguments of the pixel decoder, such as `num_inference_steps` and `generator`.
 
         Returns:
             `torch.FloatTensor` of shape `(B, 3, height, width)` in [0, 1].
@@ -133,15 +128,17 @@ class LavitInteropMixin:
         Raises:
             ValueError: a sequence without codes, by its index; no pixel decoder, as `image_decoder` says.
         """
+        from ..modeling.expansion_lavit import open_image_start  # imported late, as above
+
         start, _ = open_image_start(image_tokens, self.config)
         codes = image_tokens - self.config.visual_token_offset
         positions = torch.arange(image_tokens.shape[1], device=image_tokens.device)
-        of_picture = (codes >= 0) & (codes < self.config.codebook_size) & (positions > start[:, None])
-        pictures = [row[mask].tolist() for row, mask in zip(codes, of_picture, strict=True)]
-        for index, picture in enumerate(pictures):
-            if not picture:
-                raise ValueError(f"Sequence {index} has no picture to decode: no codes follow its last [IMG].")
-        return self.image_decoder(pictures, output_type="pt", vocabulary_ids=False, **kwargs).images.float()
+        of_image = (codes >= 0) & (codes < self.config.codebook_size) & (positions > start[:, None])
+        images = [row[mask].tolist() for row, mask in zip(codes, of_image, strict=True)]
+        for index, image in enumerate(images):
+            if not image:
+                raise ValueError(f"Sequence {index} has no image to decode: no codes follow its last [IMG].")
+        return self.image_decoder(images, output_type="pt", vocabulary_ids=False, **kwargs).images.float()
 
     def export_language_model(
         self, save_directory: str | os.PathLike, tokenizer: PreTrainedTokenizerBase | None = None, **kwargs
@@ -160,6 +157,8 @@ class LavitInteropMixin:
             ValueError: If the exported model would compute other logits than this one, or if the tokenizer has tokens
                 behind the placeholder.
         """
+        from ..modeling.backbones_lavit import causal_model_around, check_logits  # imported late, as above
+
         if tokenizer is None:
             tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, **(self._origin or {}))
         if behind := [token for token, index in tokenizer.get_vocab().items() if index > self.config.image_token_id]:

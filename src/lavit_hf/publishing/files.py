@@ -261,7 +261,7 @@ def open_safetensors(path: str | os.PathLike) -> safe_open:
 def check_none_missing(name: str, missing: Sequence[str]) -> None:
     """Raises a `ValueError` for weights of the part `name` that its files lack, and that would have any values."""
     if missing:
-        raise ValueError(f"The files of {name} have {len(missing)} of its weights missing, such as {missing[0]}.")
+        raise ValueError(f"The files of {name} lack {len(missing)} of its weights, such as {missing[0]}.")
 
 
 def check_weights(folder: str | os.PathLike, variant: str | None = None) -> None:

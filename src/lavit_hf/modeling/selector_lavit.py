@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Which patches are kept: the selector's judgement, and the decisions that are made of it (paper, section 3.1)."""
+"""The selector (paper, section 3.1): the probability of keeping each patch, and the decision which are kept."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from .distributed_lavit import share_of_batch
 
 
 class LavitSelector(nn.Module):
-    """How likely each patch is worth a token, judged by itself and by the mean of all patches."""
+    """Predicts from each patch and from the mean of all patches whether the patch is worth a token."""
 
     def __init__(self, config: LavitVisualTokenizerConfig):
         super().__init__()
@@ -41,7 +41,7 @@ def gumbel_noise(shape: torch.Size, generator: torch.Generator | None = None, de
 def sample_policy(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
     """
     A sampled keep decision (B, N) of 0.0 and 1.0 for training, with the gradient of its relaxation (Gumbel-softmax,
-    Jang et al., arXiv 1611.01144) and at least one patch kept per picture.
+    Jang et al., arXiv 1611.01144) and at least one patch kept per image.
     """
     rows, total = share_of_batch(len(log_probs), log_probs.device)
     noise = gumbel_noise((total, *log_probs.shape[1:]), device=log_probs.device)[rows]
@@ -57,10 +57,11 @@ def select_patches(
     noise: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
-    Decides which patches are kept, always at least one per picture.
+    Decides which patches are kept, always at least one per image.
 
     Args:
-        log_probs (`torch.FloatTensor` of shape `(B, N, 2)`): Of keeping (index 0) and dropping each patch.
+        log_probs (`torch.FloatTensor` of shape `(B, N, 2)`):
+            Log-probabilities of keeping (index 0) and dropping each patch.
         selection (`str`): `"topk"`, `"sample"` or `"argmax"`, see [`LavitVisualTokenizerConfig`].
         generator (`torch.Generator`, *optional*): Source of the noise of `"sample"`.
         noise (`torch.FloatTensor` of shape `(B, N, 2)`, *optional*): The noise itself, instead of a generator.
@@ -85,7 +86,7 @@ def select_patches(
 
 
 def keep_at_least_one(keep_mask: torch.Tensor, keep_scores: torch.Tensor) -> torch.Tensor:
-    """`keep_mask` (B, N), with the patch of highest score where a picture would keep none."""
+    """Returns `keep_mask` (B, N), with the patch of highest score where an image would keep none."""
     likeliest = nn.functional.one_hot(keep_scores.argmax(dim=-1), keep_scores.shape[-1]).bool()
     return keep_mask | (likeliest & ~keep_mask.any(dim=-1, keepdim=True))
 

@@ -1,5 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The transformer block that merger and feature decoder share, and the ways its attentions meet their keys.
+"""
+The merger (paper, section 3.1), which folds dropped patches into kept ones, and the block it shares with the feature
+decoder.
 
 A block computes projections and MLPs on whatever layout its input has. How queries meet keys is passed in as an
 [`Attend`]: over a padded batch ([`masked_attend`]), over packed tokens of variable number ([`PackedAttend`]), or over
@@ -17,6 +19,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder
+
+from .configuration_lavit import LavitVisualTokenizerConfig
 
 
 # (module, query, key, value, mask), where query, key and value have shape (..., hidden_size) and mask (B, Lq, Lk)
@@ -59,11 +63,11 @@ class PackedLayout:
 
 class PatchPartition:
     """
-    Which patches of a batch are kept and which are folded into them, laid out for packed computing. Learning the
+    The kept patches of a batch and those that are folded into them, laid out for packed computing. Learning the
     counts is the one synchronisation with the device; everything that works on the same decision shares it.
 
     Args:
-        keep_mask (`torch.BoolTensor` of shape `(B, N)`): The kept patches, at least one per picture.
+        keep_mask (`torch.BoolTensor` of shape `(B, N)`): The kept patches, at least one per image.
 
     Raises:
         ValueError: an image of which no patch is kept.
@@ -265,6 +269,87 @@ class LavitBlock(GradientCheckpointingLayer):
         normed = self.cross_attn_norm(hidden_states)
         hidden_states = hidden_states + self.cross_attn(normed, context, cross_attend, cross_mask, **kwargs)[0]
         return hidden_states + self.mlp(self.mlp_norm(hidden_states))
+
+
+class LavitMerger(nn.Module):
+    """
+    Folds the dropped patches into the kept ones: kept patches see kept ones before them in raster order, and by
+    cross-attention all dropped ones.
+    """
+
+    def __init__(self, config: LavitVisualTokenizerConfig):
+        super().__init__()
+        size = config.hidden_size
+        self.attention_smoothing = config.attention_smoothing
+        self.context_norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.layers = nn.ModuleList([LavitBlock(config, size) for _ in range(config.num_merger_layers)])
+        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+
+    def forward(
+        self,
+        vision_features: torch.Tensor,
+        partition: PatchPartition | None = None,
+        policy: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        """
+        Takes one of two paths. The packed path computes the kept positions only. The dense path computes every
+        position and carries the policy's gradient to the selector. Both agree at the kept positions, except for the
+        configuration's `attention_smoothing`, which the dense path alone applies.
+
+        Args:
+            vision_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`): All patches.
+            partition ([`PatchPartition`], *optional*): The kept and the dropped patches, for the packed path.
+            policy (`torch.FloatTensor` of shape `(B, N)`, *optional*):
+                The decision as 0.0 and 1.0, for the dense path.
+
+        Returns:
+            `torch.FloatTensor`: on the packed path, the kept patches of all images one after the other,
+            `(T, hidden_size)`; on the dense path, `(B, N, hidden_size)`, where the dropped positions mean nothing.
+        """
+        if policy is None:
+            hidden_states, context = (
+                vision_features.flatten(0, 1).index_select(0, index)
+                for index in (partition.kept_index, partition.folded_index)
+            )
+            self_attend, cross_attend, self_mask, cross_mask = partition.attends()
+        else:
+            hidden_states = context = vision_features
+            itself = torch.eye(policy.shape[-1], device=policy.device, dtype=policy.dtype)
+            before = torch.ones_like(itself).tril(-1)
+            # A query also sees itself; at dropped positions, whose outputs are thrown away, too.
+            self_mask, cross_mask = before * policy[:, None] + itself, 1 - policy[:, None]
+            self_attend = cross_attend = PolicyAttend(self.attention_smoothing)
+        context = self.context_norm(context)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, context, self_attend, cross_attend, self_mask, cross_mask, **kwargs)
+        return self.norm(hidden_states)
+
+
+class LavitVisualAdapter(nn.Module):
+    """Continuous features of the kept patches, for images that are read: a merger of its own and a projection."""
+
+    def __init__(self, config: LavitVisualTokenizerConfig, text_hidden_size: int):
+        super().__init__()
+        self.merger = LavitMerger(config)
+        self.position_embeddings = None
+        if config.encode_positions:
+            self.position_embeddings = nn.Parameter(torch.empty(config.num_patches, config.hidden_size))
+        self.projection = nn.Linear(config.hidden_size, text_hidden_size)
+
+    @torch.no_grad()
+    def start_from(self, visual_tokenizer: nn.Module) -> None:
+        """Copies the merger and the positions of a trained visual tokenizer."""
+        self.merger.load_state_dict(visual_tokenizer.merger.state_dict())
+        if self.position_embeddings is not None:
+            self.position_embeddings.copy_(visual_tokenizer.quantizer.position_embeddings)
+
+    def forward(self, vision_features: torch.Tensor, partition: PatchPartition) -> torch.Tensor:
+        """Features (B, N, d) and the T kept patches among them -> (T, text_hidden_size)."""
+        features = self.merger(vision_features, partition)
+        if self.position_embeddings is not None:
+            features = features + self.position_embeddings[partition.kept_index % vision_features.shape[1]]
+        return self.projection(features)
 
 
 def recorded_outputs(num_hidden_layers_key: str) -> dict[str, OutputRecorder]:
