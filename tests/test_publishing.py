@@ -41,7 +41,7 @@ GREEDY = {"generation_mode": "image", "do_sample": False, "image_generation": {"
 SOURCE = Path(lavit_hf.__file__).parent
 # All that `modeling` and `processing` hold, but what loads no part of a whole LaVIT by an Auto class.
 CODE = {path.name for part in ("modeling", "processing") for path in (SOURCE / part).glob("*_lavit*.py")}
-CODE -= {"modeling_lavit_feature_decoder.py", "streaming_lavit.py"}
+CODE -= {"modeling_lavit_feature_decoder.py", "modeling_lavit_pretraining.py", "streaming_lavit.py"}
 # Draws greedily, in an environment that has this package or not.
 DRAW = """
 import sys
@@ -167,7 +167,7 @@ def test_each_part_alone(hub, demo):
     assert loaded.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
     tokenizer = LavitVisualTokenizer.from_pretrained("somebody/tokenizer")
     assert torch.equal(tokenizer.quantizer.codebook, model.model.visual_tokenizer.quantizer.codebook)
-    assert "modeling_lavit_tokenizer.py" in digest(hub.repositories["somebody/tokenizer"])
+    assert "modeling_lavit_visual_tokenizer.py" in digest(hub.repositories["somebody/tokenizer"])
     decoder = LavitImageDecoderPipeline.from_pretrained("somebody/decoder")
     assert torch.equal(decoder.unet.conv_in.weight, pipe.unet.conv_in.weight)
     card = ModelCard.load("somebody/model")
@@ -313,7 +313,7 @@ def test_the_visual_tokenizer_without_this_package(tmp_path, hub):
     codes = tokenizer(pictures(2)).codes.tolist()
     first, second = result.stdout.splitlines()[-2:]
     assert re.fullmatch(rf"transformers_modules\.\S+\.configuration_lavit {re.escape(str(codes))}", first)
-    assert re.fullmatch(rf"transformers_modules\.\S+\.modeling_lavit_tokenizer {re.escape(str(codes))}", second)
+    assert re.fullmatch(rf"transformers_modules\.\S+\.modeling_lavit_visual_tokenizer {re.escape(str(codes))}", second)
 
 
 def save_adapter(model, folder: Path) -> None:

@@ -4,14 +4,11 @@
 from transformers import AutoModelForCausalLM
 
 from .configuration_lavit import LavitConfig, LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
-from .modeling_lavit import LavitCausalLMOutputWithPast, LavitForCausalLM, LavitModel, LavitPreTrainedModel
-from .modeling_lavit_feature_decoder import (
-    LavitFeatureDecoder,
-    LavitFeatureDecoderOutput,
-    LavitVisualTokenizerForPreTraining,
-    LavitVisualTokenizerForPreTrainingOutput,
-)
-from .modeling_lavit_tokenizer import LavitVisualTokenizer, LavitVisualTokenizerOutput
+from .modeling_lavit import LavitCausalLMOutputWithPast, LavitForCausalLM
+from .modeling_lavit_feature_decoder import LavitFeatureDecoder, LavitFeatureDecoderOutput
+from .modeling_lavit_model import LavitModel, LavitModelOutputWithPast, LavitPreTrainedModel
+from .modeling_lavit_pretraining import LavitVisualTokenizerForPreTraining, LavitVisualTokenizerForPreTrainingOutput
+from .modeling_lavit_visual_tokenizer import LavitVisualTokenizer, LavitVisualTokenizerOutput
 from .selector_lavit import select_patches
 
 
@@ -23,6 +20,7 @@ __all__ = [
     "LavitFeatureDecoderOutput",
     "LavitForCausalLM",
     "LavitModel",
+    "LavitModelOutputWithPast",
     "LavitPreTrainedModel",
     "LavitVisualTokenizer",
     "LavitVisualTokenizerConfig",

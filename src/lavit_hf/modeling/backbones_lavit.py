@@ -18,7 +18,7 @@ from transformers import (
 
 from .configuration_lavit import LavitConfig, LavitVisualTokenizerConfig, check_vision_config
 from .freezing_lavit import evaluation_mode
-from .modeling_lavit_tokenizer import LavitVisualTokenizer
+from .modeling_lavit_visual_tokenizer import LavitVisualTokenizer
 from .vision_tower_lavit import build_vision_tower, model_class
 
 

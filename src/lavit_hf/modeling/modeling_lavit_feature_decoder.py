@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Codes back to vision features (arXiv 2309.04669, section 3.1), and stage 1: tokenizer and decoder as one."""
+"""The feature decoder (arXiv 2309.04669, section 3.1), which rebuilds vision features from codes."""
 
 from dataclasses import dataclass
 from typing import Unpack
@@ -8,23 +8,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs
 
 from .arguments_lavit import check_keyword_arguments
-from .backbones_lavit import Backbone, load_vision_backbone
-from .codebook_lavit import LavitCodebookUpdater
-from .configuration_lavit import LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
-from .distributed_lavit import batch_mean
+from .configuration_lavit import LavitFeatureDecoderConfig
 from .library_lavit import LavitPublishingMixin
-from .merger_lavit import LavitAttention, LavitBlock, PatchPartition, PolicyAttend, masked_attend, recorded_outputs
-from .modeling_lavit_tokenizer import (
-    LavitTokenizerPreTrainedModel,
-    LavitVisualTokenizer,
-    LavitVisualTokenizerOutput,
-)
+from .merger_lavit import LavitAttention, LavitBlock, PolicyAttend, masked_attend, recorded_outputs
 from .precision_lavit import LavitFloat32Mixin
-from .selector_lavit import sample_policy
 
 
 @dataclass
@@ -186,218 +177,4 @@ class LavitFeatureDecoder(LavitPublishingMixin, LavitFloat32Mixin, PreTrainedMod
         )
 
 
-@dataclass
-class LavitVisualTokenizerForPreTrainingOutput(ModelOutput):
-    """
-    Args:
-        loss (`torch.FloatTensor`): Reconstruction loss plus the tokenizer's own losses, weighted.
-        reconstruction_loss (`torch.FloatTensor`): Mean over patches of 1 - cosine(rebuilt, original feature), weighted
-            as the configuration's `reconstruction_norm_power` says.
-        keep_ratio_loss (`torch.FloatTensor`): Squared distance of the batch's kept fraction to `keep_ratio`.
-        commitment_loss (`torch.FloatTensor`, *optional*):
-            Mean squared distance of the features' vectors to their codes, where there are codes.
-        rebuilt_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`): The features rebuilt from the codes.
-        tokenizer_output ([`LavitVisualTokenizerOutput`]):
-            Codes, decisions and features, and in evaluation the merger's hidden states and attentions.
-        hidden_states, attentions, cross_attentions (`tuple[torch.FloatTensor]`, *optional*):
-            Those of the feature decoder, see [`LavitFeatureDecoderOutput`].
-    """
-
-    loss: torch.FloatTensor | None = None
-    reconstruction_loss: torch.FloatTensor | None = None
-    keep_ratio_loss: torch.FloatTensor | None = None
-    commitment_loss: torch.FloatTensor | None = None
-    rebuilt_features: torch.FloatTensor | None = None
-    tokenizer_output: LavitVisualTokenizerOutput | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
-    """
-    Stage 1: tokenizer and feature decoder, with the loss that trains them from images alone (paper, section 3.1).
-
-    While it trains, the codebook follows the vectors that it names, once [`~.start_codebook`] has put it among them.
-
-    `from_pretrained` also takes the folder or repository of a visual tokenizer or of a whole LaVIT. The feature
-    decoder, which they lack, is new then.
-
-    Args:
-        config ([`LavitVisualTokenizerConfig`]): The feature decoder takes its shape from it as well.
-        visual_tokenizer ([`LavitVisualTokenizer`], *optional*): One that exists already, instead of a new one.
-
-    Attributes:
-        quantize (`bool`): False while features are to be rebuilt from vectors that are not yet codes.
-        freeze_selector (`bool`):
-            True where the selector is to stay as it is: patches are kept as at inference, and it gets no gradient.
-        gumbel_temperature (`float`):
-            The temperature of the relaxed keep decision, from the configuration, which a schedule may change.
-    """
-
-    config: LavitVisualTokenizerConfig
-    _keep_in_fp32_modules_strict = [
-        *LavitTokenizerPreTrainedModel._keep_in_fp32_modules_strict,
-        "codebook_updater.counts$",
-        "codebook_updater.sums$",
-    ]
-    # The loss is the mean of the batch that it is given: a Trainer that accumulates gradients has to divide it.
-    accepts_loss_kwargs = False
-
-    def __init__(self, config: LavitVisualTokenizerConfig, visual_tokenizer: LavitVisualTokenizer | None = None):
-        super().__init__(config)
-        self.visual_tokenizer = visual_tokenizer or LavitVisualTokenizer(config)
-        attention = {"attn_implementation": config._attn_implementation}
-        decoder_config = LavitFeatureDecoderConfig.from_visual_tokenizer_config(config, **attention)
-        self.feature_decoder = LavitFeatureDecoder(decoder_config)
-        self.codebook_updater = LavitCodebookUpdater(config)
-        self.quantize = True
-        self.freeze_selector = False
-        self.gumbel_temperature = config.gumbel_temperature
-        self.post_init()
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, key_mapping=None, **kwargs):
-        key_mapping = key_mapping or {r"^model\.visual_tokenizer\.": "visual_tokenizer."}
-        return super().from_pretrained(pretrained_model_name_or_path, *args, key_mapping=key_mapping, **kwargs)
-
-    @classmethod
-    def from_vision_tower(cls, vision: Backbone, **kwargs) -> "LavitVisualTokenizerForPreTraining":
-        """
-        A new tokenizer to train around a vision model, in float32.
-
-        Args:
-            vision (`str`, `PreTrainedConfig` or `PreTrainedModel`):
-                A folder or repository with pretrained weights, a configuration of a new tower, or the tower itself.
-            kwargs: For [`LavitVisualTokenizerConfig`], say `codebook_size` or `num_merger_layers`.
-
-        Raises:
-            ValueError: something that is no vision model, or one that does not fit, see [`check_vision_tower`].
-        """
-        vision_tower = load_vision_backbone(vision)
-        # Read first: a configuration forgets its parts' choice of attention when it is put together.
-        attention = vision_tower.config._attn_implementation
-        kwargs = {"attn_implementation": {"": attention, "vision_config": attention}} | kwargs
-        config = LavitVisualTokenizerConfig(vision_config=vision_tower.config, **kwargs)
-        return cls(config, LavitVisualTokenizer(config, vision_tower=vision_tower)).float()
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, LavitCodebookUpdater):
-            for buffer in module.buffers():
-                init.zeros_(buffer)
-
-    @torch.no_grad()
-    def start_codebook(self, vectors: torch.Tensor) -> None:
-        """Puts the codebook at the k-means of unit `vectors` (T, code_dim), which are the same in every process."""
-        self.codebook_updater.start(self.visual_tokenizer.quantizer.codebook, vectors)
-        self.feature_decoder.codebook.copy_(self.visual_tokenizer.quantizer.codebook)
-
-    @can_return_tuple
-    def forward(
-        self,
-        pixel_values: torch.FloatTensor,
-        generator: torch.Generator | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> LavitVisualTokenizerForPreTrainingOutput:
-        """
-        Args:
-            pixel_values (`torch.FloatTensor` of shape `(B, 3, image_size, image_size)`): Images.
-            generator (`torch.Generator`, *optional*): Random numbers of the selection in evaluation mode.
-
-        Returns:
-            [`LavitVisualTokenizerForPreTrainingOutput`]
-
-        Raises:
-            ValueError: images of another shape.
-            TypeError: an unknown argument.
-        """
-        check_keyword_arguments(self, kwargs)
-        asked = {name: getattr(self.config, name) for name in ("output_hidden_states", "output_attentions")}
-        asked |= kwargs | {"return_dict": True}
-        vision_features = self.visual_tokenizer.encode_vision(pixel_values)
-        if self.training and not self.freeze_selector:
-            tokens, mask, vectors, quantized = self._sample(vision_features)
-        else:
-            tokens = self.visual_tokenizer(vision_features=vision_features, generator=generator, **asked)
-            layout = tokens.partition.kept
-            mask, vectors, quantized = layout.mask, layout.pad(tokens.vectors), layout.pad(tokens.quantized)
-        code_embeds = quantized if self.quantize else vectors
-        decoded = self.feature_decoder(code_embeds=code_embeds, attention_mask=mask, **asked)
-
-        # A tower that is trained as well is not to make its features easier to rebuild.
-        targets = vision_features.detach().float()
-        distances = 1 - nn.functional.cosine_similarity(decoded.features.float(), targets, dim=-1)
-        weights = targets.norm(dim=-1) ** self.config.reconstruction_norm_power
-        # Processes train in step, but evaluate each at its own pace.
-        reconstruction_loss = batch_mean(distances, weights, over_processes=self.training)
-        # Over the batch, not image by image: a rich image may keep more than a plain one.
-        kept = tokens.keep_mask if mask.dtype == torch.bool else mask
-        keep_ratio_loss = (self.config.keep_ratio - batch_mean(kept, over_processes=self.training)).square()
-        loss = reconstruction_loss + self.config.keep_ratio_loss_weight * keep_ratio_loss
-        quantizer, commitment_loss = self.visual_tokenizer.quantizer, None
-        if self.quantize:
-            errors = (tokens.vectors - quantizer.lookup(tokens.codes)).square().sum(-1)
-            commitment_loss = batch_mean(errors, over_processes=self.training)
-            loss = loss + self.config.commitment_loss_weight * commitment_loss
-        if self.training and self.freeze_selector:
-            # Distributed training waits for a gradient of every parameter that is not frozen for good.
-            loss = loss + 0.0 * tokens.selector_log_probs.sum()
-        if self.training and self.quantize:
-            self.codebook_updater(quantizer.codebook, tokens.vectors.detach(), tokens.codes)
-            self.feature_decoder.codebook.copy_(quantizer.codebook)
-        return LavitVisualTokenizerForPreTrainingOutput(
-            loss=loss,
-            reconstruction_loss=reconstruction_loss,
-            keep_ratio_loss=keep_ratio_loss,
-            commitment_loss=commitment_loss,
-            rebuilt_features=decoded.features,
-            tokenizer_output=tokens,
-            hidden_states=decoded.hidden_states,
-            attentions=decoded.attentions,
-            cross_attentions=decoded.cross_attentions,
-        )
-
-    def _sample(
-        self, vision_features: torch.Tensor
-    ) -> tuple[LavitVisualTokenizerOutput, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """
-        Samples which patches are kept, with a gradient to the selector. What a dropped patch would add, if it were
-        kept, is what teaches the selector to keep it.
-
-        Returns:
-            The tokens of the kept patches; the decision (B, N) as 1.0 and 0.0 with a gradient, the policy; and, for
-            every patch as if it were kept, its vector and the codebook's row (B, N, code_dim).
-        """
-        tokenizer, shape = self.visual_tokenizer, vision_features.shape[:2]
-        log_probs = tokenizer.selector(vision_features)
-        policy = sample_policy(log_probs, self.gumbel_temperature)
-        keep_mask = policy > 0.5
-        partition = PatchPartition(keep_mask)
-        merged_features = tokenizer.merger(vision_features, policy=policy).flatten(0, 1)
-        positions = torch.arange(shape[1], device=policy.device).repeat(shape[0])
-        every = tokenizer.quantizer(merged_features, positions)
-        merged_features, codes, vectors, quantized = (
-            values.index_select(0, partition.kept_index) for values in (merged_features, *every)
-        )
-        tokens = LavitVisualTokenizerOutput(
-            codes=codes,
-            num_codes=partition.kept.counts,
-            keep_mask=keep_mask,
-            selector_log_probs=log_probs,
-            merged_features=merged_features,
-            vectors=vectors,
-            quantized=quantized,
-            vision_features=vision_features,
-            partition=partition,
-        )
-        return tokens, policy, every[1].unflatten(0, shape), every[2].unflatten(0, shape)
-
-
-__all__ = [
-    "LavitFeatureDecoder",
-    "LavitFeatureDecoderOutput",
-    "LavitVisualTokenizerForPreTraining",
-    "LavitVisualTokenizerForPreTrainingOutput",
-]
+__all__ = ["LavitFeatureDecoder", "LavitFeatureDecoderOutput"]

@@ -233,7 +233,7 @@ class LavitPublishingMixin:
         with replacing(save_directory) if saves else nullcontext(Path(save_directory)) as folder:
             if self._auto_class in AUTO_CLASSES:  # transformers itself adds one Auto class and the configuration's
                 names = dict.fromkeys(AUTO_CLASSES, "modeling_lavit.LavitForCausalLM")
-                self.config.auto_map = {"AutoModel": "modeling_lavit.LavitModel"} | names
+                self.config.auto_map = {"AutoModel": "modeling_lavit_model.LavitModel"} | names
             try:
                 super().save_pretrained(folder, is_main_process, state_dict, **weights, **kwargs)
                 is_whole = not (is_adapter or getattr(self, "is_quantized", False))
