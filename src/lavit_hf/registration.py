@@ -9,6 +9,8 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
     AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
 )
 
 from .modeling import (
@@ -25,7 +27,7 @@ from .processing import LavitImageProcessor, LavitImageProcessorPil, LavitProces
 
 def register() -> None:
     """Registers every class of LaVIT. Registering twice changes nothing."""
-    models = {
+    models: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {
         LavitConfig: LavitModel,
         LavitVisualTokenizerConfig: LavitVisualTokenizer,
         LavitFeatureDecoderConfig: LavitFeatureDecoder,

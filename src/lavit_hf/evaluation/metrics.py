@@ -18,13 +18,13 @@ class Metric:
     Args:
         value (`float`): The value.
         count (`int`): The number of cases.
-        interval (`Sequence[float]` of length 2, *optional*): The 95% Wilson interval, for a share of cases.
+        interval (`list[float]` of length 2, *optional*): The 95% Wilson interval, for a share of cases.
         baselines (`dict[str, float]`, *optional*): The value of the same measure for results that ignore the input.
     """
 
     value: float
     count: int
-    interval: Sequence[float] | None = None
+    interval: list[float] | None = None
     baselines: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -37,7 +37,7 @@ class Metric:
         return {name: value for name, value in asdict(self).items() if value not in (None, {})}
 
 
-def wilson_interval(rate: float, count: int) -> tuple[float, float]:
+def wilson_interval(rate: float, count: int) -> list[float]:
     """
     Computes the 95% score interval of a share (Wilson 1927), which stays within [0, 1] and has a width at its ends.
 
@@ -50,7 +50,7 @@ def wilson_interval(rate: float, count: int) -> tuple[float, float]:
     center = (rate + squared / 2) / (1 + squared)
     half = Z_95 / (1 + squared) * math.sqrt(rate * (1 - rate) / count + squared / (4 * count))
     # Rounding must not leave the share itself outside.
-    return min(max(center - half, 0.0), rate), max(min(center + half, 1.0), rate)
+    return [min(max(center - half, 0.0), rate), max(min(center + half, 1.0), rate)]
 
 
 def average(values: Iterable[float | None], **baselines: Iterable[float | None]) -> Metric | None:

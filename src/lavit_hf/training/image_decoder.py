@@ -266,12 +266,12 @@ class LavitImageDecoderForTraining(nn.Module):
             ValueError: If neither or both of `pixel_values` and `codes` are given, or `pixel_values` without a visual
                 tokenizer.
         """
-        if (pixel_values is None) == (codes is None):
-            raise ValueError("Give either pixel_values or codes.")
-        if codes is None:
+        if codes is None and pixel_values is not None:
             rows = self.list_codes({"pixel_values": pixel_values})
             codes = pad_sequence(rows, batch_first=True)
             attention_mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        elif codes is None or pixel_values is not None:
+            raise ValueError("Give either pixel_values or codes.")
         latents = self.encode_latents(images)
         noise, timesteps, dropped = self._draw(latents)
         noisy_latents = self.noise_scheduler.add_noise(latents, noise, timesteps)

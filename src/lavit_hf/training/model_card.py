@@ -4,6 +4,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import Trainer
@@ -113,8 +114,8 @@ def _inside(folder: Path, image: str | Path) -> Path:
     return path.relative_to(folder.resolve())
 
 
-def _describe_training(dataset: str | None, trainer: Trainer | None) -> dict[str, str]:
-    rows = {"dataset": _public_name(dataset)} if dataset else {}
+def _describe_training(dataset: str | None, trainer: Trainer | None) -> dict[str, Any]:
+    rows: dict[str, Any] = {"dataset": _public_name(dataset)} if dataset else {}
     if trainer is None:
         return rows
     arguments, optimizer = trainer.args, getattr(trainer.optimizer, "optimizer", trainer.optimizer)
@@ -163,7 +164,7 @@ def _eval_results(report: EvaluationReport) -> list[EvalResult]:
     ]
 
 
-def _table_section(heading: str, rows: Mapping[str, str]) -> str:
+def _table_section(heading: str, rows: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     lines = "".join(f"| {name.replace('_', ' ')} | {value} |\n" for name, value in rows.items())
