@@ -136,7 +136,7 @@ def test_a_visual_tokenizer_is_taken_as_it_is(tmp_path):
     model = LavitForCausalLM.from_backbones(tokenizer, LlamaConfig(**TEXT), copy_merger=False)
     fresh = model.model.visual_adapter.merger.layers[0].mlp.fc1.weight
     assert not torch.equal(fresh, tokenizer.merger.layers[0].mlp.fc1.weight)
-    with pytest.raises(ValueError, match="has its own codebook_size"):
+    with pytest.raises(ValueError, match="keeps its own codebook_size"):
         LavitForCausalLM.from_backbones(tokenizer, LlamaConfig(**TEXT), codebook_size=8)
 
 
@@ -209,14 +209,14 @@ def test_text_models_with_ways_of_their_own(text, tmp_path):
     [
         pytest.param(tiny_text_config("hyperclovax"), "changes its head's logits", id="multiplies-by-logits_scaling"),
         pytest.param(tiny_text_config("falcon_h1"), "or its input embeddings", id="embeds-ids-in-another-way"),
-        pytest.param(tiny_text_config("bert"), "weights beside .* such as cls.predictions.transform", id="deep-head"),
+        pytest.param(tiny_text_config("bert"), "weights outside .* such as cls.predictions.transform", id="deep-head"),
         pytest.param(tiny_text_config("dory"), "such as lm_head.logit_scale", id="head-with-more-weights"),
         pytest.param(
             tiny_text_config("gemma3_text", use_bidirectional_attention=True), "is not causal", id="both-directions"
         ),
         pytest.param(tiny_text_config("bart"), "another base model than its BartDecoderWrapper", id="decoder"),
         pytest.param(tiny_text_config("moshi"), "101 embeddings for a vocabulary of 100", id="one-row-more"),
-        pytest.param(tiny_text_config("mamba"), "does not run inside one .*'attentions'", id="recurrent"),
+        pytest.param(tiny_text_config("mamba"), "does not run inside one .*get_seq_length", id="recurrent"),
         pytest.param(tiny_text_config("minimax"), "does not run inside one .*cache of its own", id="another-cache"),
         pytest.param(tiny_text_config("rwkv"), "returns no cache", id="no-cache"),
     ],
@@ -233,7 +233,7 @@ def test_text_models_that_do_not_fit(text, reason):
         (lambda: LlamaModel(LlamaConfig(**TEXT)), "its head must be a linear layer, got NoneType"),
         (
             lambda: T5ForConditionalGeneration(T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1)),
-            "more than a language",
+            "other parts than a decoder",
         ),
     ],
 )

@@ -100,7 +100,7 @@ def test_labels_of_expanded_images(tmp_path, caplog):
     labels = model.model.expand_images(**given, labels=placed).labels
     assert torch.equal(labels[labels != placed], tokens.codes + VISUAL_OFFSET)
     train_one_step(model, tmp_path, given | {"labels": labels}, label_smoothing_factor=0.1)
-    assert "labels of images have to be their codes or -100" in caplog.text
+    assert "labels of images must be their codes or -100" in caplog.text
     logger.removeHandler(caplog.handler)
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Pretrained backbones, given as a folder, a repository, a configuration or a model, for a new LaVIT around them."""
+"""Backbones of a new LaVIT: vision and language models from a folder, a repository, a configuration or a model."""
 
 import os
 
@@ -34,16 +34,16 @@ def _check_kind(backbone: Backbone, name: str) -> None:
 
 def load_vision_backbone(vision: Backbone, **kwargs) -> PreTrainedModel:
     """
-    Loads or builds the vision tower of `vision`, which is the vision part of a model with several towers (CLIP,
-    SigLIP, ...). A visual tokenizer, or the folder or repository of one or of a whole LaVIT, gives the visual
-    tokenizer.
+    Loads or builds a vision tower. The vision part of a model with several towers (CLIP, SigLIP, ...) is taken. For a
+    visual tokenizer, or the folder or repository of one or of a whole LaVIT, the visual tokenizer is returned.
 
     Args:
-        vision (`str`, `PreTrainedConfig` or `PreTrainedModel`): Pretrained if named, new if just a configuration.
-        kwargs: For `from_pretrained`.
+        vision (`str`, `PreTrainedConfig` or `PreTrainedModel`):
+            A folder or repository with pretrained weights, a configuration of a new model, or the model itself.
+        kwargs: Arguments of `from_pretrained`.
 
     Raises:
-        ValueError: something that is no backbone, or no vision transformer.
+        ValueError: If `vision` is no backbone, or no vision transformer.
     """
     _check_kind(vision, "vision")
     if isinstance(vision, PreTrainedModel):
@@ -55,7 +55,7 @@ def load_vision_backbone(vision: Backbone, **kwargs) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(vision)
     if isinstance(config, LavitVisualTokenizerConfig | LavitConfig):
         return LavitVisualTokenizer.from_pretrained(vision, **kwargs)
-    # Before the weights are loaded, or even downloaded.
+    # The configuration is checked before weights are downloaded and loaded.
     config = getattr(config, "vision_config", config)
     check_vision_config(config)
     model_class(config)
@@ -64,18 +64,18 @@ def load_vision_backbone(vision: Backbone, **kwargs) -> PreTrainedModel:
 
 def load_visual_tokenizer(vision: Backbone, loading: dict, settings: dict) -> tuple[LavitVisualTokenizer, str | dict]:
     """
-    Returns the visual tokenizer that `vision` is or names, or else a new one around the vision tower of `vision`.
+    Loads the visual tokenizer that `vision` is or names, or else builds a new one around a vision tower.
 
     Args:
         vision: Same as in [`load_vision_backbone`].
-        loading (`dict`): Arguments for `from_pretrained`.
-        settings (`dict`): For the [`LavitVisualTokenizerConfig`] of a new one.
+        loading (`dict`): Arguments of `from_pretrained`.
+        settings (`dict`): Arguments of the [`LavitVisualTokenizerConfig`] of a new visual tokenizer.
 
     Returns:
-        The visual tokenizer, and the choice of attention that its configuration forgets within another.
+        The visual tokenizer, and its choice of attention, which its configuration loses inside another one.
 
     Raises:
-        ValueError: settings for a visual tokenizer that has its own.
+        ValueError: If `settings` are given for an existing visual tokenizer.
     """
     vision = load_vision_backbone(vision, **loading)
     attention = vision.config._attn_implementation
@@ -83,20 +83,21 @@ def load_visual_tokenizer(vision: Backbone, loading: dict, settings: dict) -> tu
         config = LavitVisualTokenizerConfig(vision_config=vision.config, **settings)
         return LavitVisualTokenizer(config, vision_tower=vision), attention
     if settings:
-        raise ValueError(f"The visual tokenizer has its own {', '.join(settings)}: it takes no others.")
+        raise ValueError(f"An existing visual tokenizer keeps its own {', '.join(settings)}: give no other values.")
     return vision, attention
 
 
 def load_text_backbone(text: Backbone, **kwargs) -> PreTrainedModel:
     """
-    Loads or builds the causal language model `text`, with its head.
+    Loads or builds a causal language model with its head.
 
     Args:
-        text (`str`, `PreTrainedConfig` or `PreTrainedModel`): Pretrained if named, new if just a configuration.
-        kwargs: For `from_pretrained`.
+        text (`str`, `PreTrainedConfig` or `PreTrainedModel`):
+            A folder or repository with pretrained weights, a configuration of a new model, or the model itself.
+        kwargs: Arguments of `from_pretrained`.
 
     Raises:
-        ValueError: If the model does not consist of one base model and one linear head.
+        ValueError: If `text` is no backbone, or does not consist of one base model and one linear head.
     """
     _check_kind(text, "text")
     if isinstance(text, PreTrainedModel):
@@ -115,10 +116,10 @@ def _refusal(text_model: PreTrainedModel, reason: str) -> ValueError:
 
 
 def _check_parts(text_model: PreTrainedModel) -> None:
-    """Checks that a LaVIT can save and load a language model as a base model of `AutoModel` and a linear head."""
+    """Checks that a language model consists of a base model that `AutoModel` builds and a linear head."""
     config, base_model = text_model.config, text_model.base_model
     if config.is_encoder_decoder or config.get_text_config(decoder=True) is not config:
-        raise _refusal(text_model, "it is more than a language model, of which it may be a part")
+        raise _refusal(text_model, "it has other parts than a decoder-only language model")
     head = text_model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
         raise _refusal(text_model, f"its head must be a linear layer, got {type(head).__name__}")
@@ -126,7 +127,7 @@ def _check_parts(text_model: PreTrainedModel) -> None:
         raise _refusal(text_model, f"AutoModel builds another base model than its {type(base_model).__name__}")
     known = {*base_model.parameters(), head.weight, head.bias}
     if others := [name for name, parameter in text_model.named_parameters() if parameter not in known]:
-        raise _refusal(text_model, f"it has weights beside its base model and its linear head, such as {others[0]}")
+        raise _refusal(text_model, f"it has weights outside its base model and its linear head, such as {others[0]}")
     num_rows = base_model.get_input_embeddings().num_embeddings
     if num_rows != config.vocab_size:
         raise _refusal(text_model, f"it has {num_rows} embeddings for a vocabulary of {config.vocab_size}")
@@ -135,9 +136,8 @@ def _check_parts(text_model: PreTrainedModel) -> None:
 @torch.no_grad()
 def check_logits(text_model: PreTrainedModel, model: PreTrainedModel) -> None:
     """
-    Checks on a few tokens that a LaVIT computes the logits of the causal language model whose parts it has: with
-    embeddings in place of ids, and with the cache that `generate` makes. Where weights are on the meta device,
-    nothing is checked.
+    Checks on a few tokens that a LaVIT computes the same logits as the causal language model whose parts it has, from
+    embeddings instead of ids and with the cache that `generate` creates. Nothing is checked on the meta device.
 
     Args:
         text_model (`PreTrainedModel`): The causal language model.
@@ -152,7 +152,8 @@ def check_logits(text_model: PreTrainedModel, model: PreTrainedModel) -> None:
     ids = torch.linspace(0, model.config.image_start_token_id - 1, 7, device=embeddings.weight.device)
     ids = ids.long()[None, 1:-1]
     first, last = ids[:, :-1], ids[:, -1:]
-    # Every other logit is magnified: the small logits of a new model do not reach a cap, and a cap hides a factor.
+    # Every second logit is magnified, since the small logits of a new model do not reach a cap. The others are not,
+    # since a cap hides a factor.
     factors = torch.tensor([1.0, 1e4], device=head.weight.device).repeat(head.out_features)[: head.out_features]
     magnifier = head.register_forward_hook(lambda module, arguments, logits: logits.float() * factors)
     with evaluation_mode(text_model, model), magnifier:
@@ -164,7 +165,7 @@ def check_logits(text_model: PreTrainedModel, model: PreTrainedModel) -> None:
         try:
             cache = DynamicCache(config=text_model.config)
             ours = model(inputs_embeds=embeddings(first), cache=cache, use_cache=True)
-            cache.get_seq_length()  # `generate` asks for it, and a model without attention cannot tell it
+            cache.get_seq_length()  # `generate` calls it, and a cache without attention layers raises an error
             step = model(input_ids=last, cache=cache, use_cache=True)
         except (AttributeError, TypeError, ValueError) as error:
             raise _refusal(text_model, f"it does not run inside one ({error})") from error
@@ -175,7 +176,7 @@ def check_logits(text_model: PreTrainedModel, model: PreTrainedModel) -> None:
 
 
 def _are_close(logits: torch.Tensor, expected: torch.Tensor, tolerance: float) -> bool:
-    """Whether both the even and the odd logits (1, L, vocab_size) differ by less than a share of the largest."""
+    """Whether the even and the odd logits (1, L, vocab_size) each differ by at most a share of their largest one."""
     if logits.shape != expected.shape:
         return False
     halves = [(logits[..., start::2], expected[..., start::2]) for start in (0, 1)]
@@ -193,8 +194,8 @@ def causal_model_around(language_model: PreTrainedModel, lm_head: torch.nn.Modul
 
 def count_text_tokens(text: Backbone, vocab_size: int) -> int:
     """
-    Returns the number of ids that text takes: those of the tokenizer beside a named model, else `vocab_size`. Rows of
-    the vocabulary beyond the tokenizer are padding, which the ids of images take over.
+    Returns the number of ids of text: those of the tokenizer beside a named model, or else `vocab_size`. Rows of the
+    vocabulary beyond the tokenizer are padding, which is replaced by the rows of images.
     """
     if not isinstance(text, (str, os.PathLike)):
         return vocab_size
@@ -204,14 +205,14 @@ def count_text_tokens(text: Backbone, vocab_size: int) -> int:
 @torch.no_grad()
 def make_room(text_model: PreTrainedModel, num_text_tokens: int, codebook: torch.Tensor) -> None:
     """
-    Gives the vocabulary of `text_model` new rows behind its text, for `[IMG]`, `[/IMG]`, the codes and the image
-    placeholder. They start around the mean of the text's rows, so that what the model predicts on text stays what it
-    was; embeddings of codes spread about it as the text's do, in a random projection of the codebook: codes that are
-    alike start alike. The placeholder is the mean itself.
+    Adds rows to the vocabulary of `text_model` behind its text, for `[IMG]`, `[/IMG]`, the codes and the image
+    placeholder. The rows are distributed around the mean of the rows of text, so that predictions on text hardly
+    change. The embeddings of codes are a random projection of the codebook with the standard deviation of the
+    embeddings of text, so that similar codes have similar embeddings. The placeholder has the mean itself.
 
     Args:
         text_model (`PreTrainedModel`): A causal language model.
-        num_text_tokens (`int`): Number of rows of text.
+        num_text_tokens (`int`): Number of ids of text.
         codebook (`torch.FloatTensor` of shape `(codebook_size, code_dim)`): The vectors of the codes.
     """
     if num_text_tokens < text_model.config.vocab_size:

@@ -31,7 +31,7 @@ def _require_divisible(config: PreTrainedConfig, hidden_size: int) -> None:
 
 
 class _OwnTypeConfig(PreTrainedConfig):
-    """A configuration that is made from those of its own `model_type` alone, where transformers just warns."""
+    """A configuration that refuses the values of another `model_type`, about which transformers only warns."""
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
@@ -47,12 +47,12 @@ def check_vision_config(config: PreTrainedConfig) -> None:
     for name in ("hidden_size", "num_attention_heads", "image_size", "patch_size"):
         try:
             value = getattr(config, name, None)
-        except RuntimeError as error:  # what transformers raises for values that differ from layer to layer
+        except RuntimeError as error:  # transformers raises it for values that differ from layer to layer
             value = error
         if not isinstance(value, int):
             raise ValueError(
                 f"vision_config must describe a vision transformer with an integer `{name}`, got "
-                f"{type(config).__name__} with {name}={value!r}. Of a model with several towers, pass its "
+                f"{type(config).__name__} with {name}={value!r}. For a model with several towers, give its "
                 "vision_config."
             )
 
@@ -67,48 +67,54 @@ class LavitVisualTokenizerConfig(_OwnTypeConfig):
             Any vision transformer of transformers with one square `image_size` and one `patch_size` (CLIP, SigLIP,
             DINOv2, DINOv3, ViT, ...). Default: the 40 layers of EVA-CLIP ViT-g/14 as a `Blip2VisionConfig`.
         selection (`"topk"`, `"sample"` or `"argmax"`, *optional*, defaults to `"topk"`):
-            How patches are kept at inference. `"topk"`: the k patches of highest keep probability, where k is the
-            rounded sum of the probabilities. `"sample"`: Gumbel noise, as the authors do. `"argmax"`: each on its own.
-        num_merger_layers (`int`, *optional*, defaults to 12): Blocks of the merger.
-        num_attention_heads (`int`, *optional*): Heads of the merger. Default: the vision tower's.
+            How patches are kept at inference. `"topk"` keeps the k patches with the highest keep probabilities, where
+            k is the rounded sum of all probabilities. `"sample"` adds Gumbel noise, as the authors do. `"argmax"`
+            decides each patch by its own probability.
+        num_merger_layers (`int`, *optional*, defaults to 12): Number of blocks of the merger.
+        num_attention_heads (`int`, *optional*): Number of heads of the merger. By default, that of the vision tower.
         intermediate_size (`int`, *optional*):
-            Width of the merger's MLP. Default: `int(4.3637 * hidden_size)`, as in the release.
+            Width of the MLPs of the merger. By default, `int(4.3637 * hidden_size)`, as in the release.
         hidden_act (`str`, *optional*, defaults to `"gelu"`): Activation of selector and merger.
-        layer_norm_eps (`float`, *optional*, defaults to 1e-5): Epsilon of every LayerNorm outside of the vision tower.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-5): Epsilon of all LayerNorms outside of the vision tower.
         attention_smoothing (`float`, *optional*, defaults to 0.0):
-            Smooths the merger's masked softmax while the selector trains: `(exp(a - m) * mask + eps / N) /
-            (sum(exp(a - m) * mask) + eps)`, where `m` is the largest score of all N keys. The released model was
-            trained with 1e-6. With 0.0 the softmax is exact, and training computes what inference computes. Inference
-            is always exact, since it does not compute the keys that are not seen: with 1e-6 it differs from the
-            smoothed softmax where such a key leads by far.
+            Smoothing of the masked softmax of the merger while the selector is trained, which is `(exp(a - m) * mask +
+            eps / N) / (sum(exp(a - m) * mask) + eps)`, where `m` is the largest of all N scores. The released model
+            was trained with 1e-6. With 0.0, the softmax is exact, and training and inference compute the same.
+            Inference is always exact, since it does not compute invisible keys: with 1e-6, it differs from training if
+            the score of an invisible key is far larger than others.
         codebook_size (`int`, *optional*, defaults to 16384): Number of codes.
-        code_dim (`int`, *optional*, defaults to 32): Width of a code.
+        code_dim (`int`, *optional*, defaults to 32): Width of the rows of the codebook.
         keep_ratio (`float`, *optional*, defaults to 1/3): Fraction of patches that training aims to keep.
-        keep_ratio_loss_weight (`float`, *optional*, defaults to 2.0): Its weight in the loss (paper, section 3.1).
-        commitment_loss_weight (`float`, *optional*, defaults to 0.25): Weight of the pull of features to their codes.
+        keep_ratio_loss_weight (`float`, *optional*, defaults to 2.0):
+            Weight of the loss of the kept fraction (paper, section 3.1).
+        commitment_loss_weight (`float`, *optional*, defaults to 0.25):
+            Weight of the loss that pulls vectors to the codebook rows of their codes.
         gumbel_temperature (`float`, *optional*, defaults to 1.0):
-            The temperature of the relaxed keep decision in training, before any schedule.
-        encode_positions (`bool`, *optional*, defaults to False):
-            Adds a learned position to a kept patch's features before they become a code, and before a language model
-            reads them. Small towers trained from nothing need it: without, they tell what is there, but not where.
-            The release has none.
-        feature_whitening (`float`, *optional*):
-            Whitens the tower's features, so that what varies little counts as well. The share of their total variance
-            that is added to that of every direction: with 0.002, what has much less fades. Small towers trained from
-            nothing need it: nearly all that their features tell is how bright the whole image is. Default: features
-            as they are, as in the release.
-        reconstruction_norm_power (`float`, *optional*, defaults to 0.0):
-            Power of the norm of its feature by which a patch weighs in the reconstruction loss. The norm of a whitened
-            feature says how unusual it is: with 2, few patches of objects count as much as many of background.
-            Default: all patches alike, as in the paper.
+            Temperature of the relaxed decision of the selector in training, at the start of any schedule.
         codebook_decay (`float`, *optional*, defaults to 0.99):
-            Decay of the moving averages that are the codebook's rows.
+            Decay of the moving averages that are the rows of the codebook.
         dead_code_threshold (`float`, *optional*, defaults to 0.05):
-            Codes used less than this share of the mean use start again beside those that err most.
+            Codes that are used less than this share of the mean use restart beside codes with large errors.
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of new weights.
 
+        > Values for vision towers that are trained from nothing. They are not in the paper, and off in the release.
+
+        encode_positions (`bool`, *optional*, defaults to `False`):
+            Whether learned position embeddings are added to the features of kept patches before quantization and
+            before the projection for the language model. Without them, codes of a small vision tower tell what a
+            patch shows, but not where it is.
+        feature_whitening (`float`, *optional*):
+            Share of the total variance that is added to the variance of each direction when the features of the
+            vision tower are whitened. With 0.002, directions with much less variance than that fade. Without
+            whitening, the features of a small vision tower tell little more than the brightness of the image. By
+            default, features are not whitened.
+        reconstruction_norm_power (`float`, *optional*, defaults to 0.0):
+            Power of the norm of the feature of a patch by which the patch is weighted in the reconstruction loss. A
+            whitened feature has a large norm if it is unusual: with 2, a few patches of objects count as much as many
+            patches of background. With 0.0, all patches have equal weights.
+
     Raises:
-        StrictDataclassError, ValueError: a value out of its range, by name.
+        StrictDataclassError, ValueError: If a value is out of its range.
     """
 
     model_type = "lavit_visual_tokenizer"
@@ -133,12 +139,13 @@ class LavitVisualTokenizerConfig(_OwnTypeConfig):
     keep_ratio_loss_weight: float | int = 2.0
     commitment_loss_weight: float | int = 0.25
     gumbel_temperature: float | int = 1.0
-    encode_positions: bool = False
-    feature_whitening: float | None = None
-    reconstruction_norm_power: float | int = 0.0
     codebook_decay: float = 0.99
     dead_code_threshold: float | int = 0.05
     initializer_range: float = 0.02
+    # For vision towers that are trained from nothing.
+    encode_positions: bool = False
+    feature_whitening: float | None = None
+    reconstruction_norm_power: float | int = 0.0
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -150,23 +157,24 @@ class LavitVisualTokenizerConfig(_OwnTypeConfig):
 
     def to_dict(self) -> dict:
         values = super().to_dict()
-        # transformers takes any class with "Tokenizer" in its name for one of text, which has a slow and a fast form.
+        # transformers takes any class with "Tokenizer" in its name for a tokenizer of text, for which it writes a pair
+        # of a slow and a fast class.
         for auto_class, name in (values.get("auto_map") or {}).items():
             values["auto_map"][auto_class] = name if isinstance(name, str) else next(filter(None, name))
         return values
 
     @property
     def hidden_size(self) -> int:
-        """Width of the vision features, the selector and the merger."""
+        """Width of vision features, selector and merger."""
         return self.vision_config.hidden_size
 
     @property
     def num_patches(self) -> int:
-        """Patches per image, the most codes an image can have."""
+        """Number of patches of an image, which is the largest number of codes."""
         return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
 
     def validate_values(self):
-        """Raises `ValueError` for values that fit no model; transformers calls it on every configuration."""
+        """Raises a `ValueError` for values that fit no model. transformers calls it for every new configuration."""
         _require_positive(self, "num_merger_layers", "num_attention_heads", "intermediate_size", "layer_norm_eps")
         _require_positive(self, "codebook_size", "code_dim", "gumbel_temperature", "initializer_range")
         _require_divisible(self, self.hidden_size)
@@ -188,29 +196,31 @@ class LavitVisualTokenizerConfig(_OwnTypeConfig):
 class LavitFeatureDecoderConfig(_OwnTypeConfig):
     r"""
     Configuration of a [`LavitFeatureDecoder`], which rebuilds the vision features of an image from its codes. The
-    defaults are the released model's, without an output head: that of stage 1 training.
+    defaults are those of stage 1 of the released model, without an output head.
 
     Args:
         hidden_size (`int`, *optional*, defaults to 1408): Width of the blocks.
-        num_hidden_layers (`int`, *optional*, defaults to 12): Blocks over the learned queries.
-        num_attention_heads (`int`, *optional*, defaults to 16): Heads of every attention.
-        intermediate_size (`int`, *optional*): Width of the MLP. Default: `int(4.3637 * hidden_size)`.
-        hidden_act (`str`, *optional*, defaults to `"gelu"`): Activation of the MLP.
-        layer_norm_eps (`float`, *optional*, defaults to 1e-5): Epsilon of every LayerNorm.
-        feature_size (`int`, *optional*, defaults to 1408): Width of the vision features that are rebuilt.
-        num_patches (`int`, *optional*, defaults to 256): Number of queries, and the most codes an image may have.
+        num_hidden_layers (`int`, *optional*, defaults to 12): Number of blocks.
+        num_attention_heads (`int`, *optional*, defaults to 16): Number of heads of all attentions.
+        intermediate_size (`int`, *optional*): Width of the MLPs. By default, `int(4.3637 * hidden_size)`.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`): Activation of the MLPs.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-5): Epsilon of all LayerNorms.
+        feature_size (`int`, *optional*, defaults to 1408): Width of the rebuilt vision features.
+        num_patches (`int`, *optional*, defaults to 256):
+            Number of learned queries, which is the largest number of codes of an image.
         codebook_size (`int`, *optional*, defaults to 16384): Number of codes.
-        code_dim (`int`, *optional*, defaults to 32): Width of a code.
+        code_dim (`int`, *optional*, defaults to 32): Width of the rows of the codebook.
         condition_dims (`list[int]`, *optional*):
-            Widths of the projections whose concatenation conditions the U-Net's cross-attention: `[768]` for the
-            SD 1.5 kind, `[768, 1280]` for the SDXL kind, none in stage 1 training.
-        pooled_condition_dim (`int`, *optional*): Width of the attention-pooled condition (1280 for the SDXL kind).
+            Widths of the projections whose concatenation conditions the cross-attention of the U-Net, `[768]` for the
+            SD 1.5 kind and `[768, 1280]` for the SDXL kind. None in stage 1.
+        pooled_condition_dim (`int`, *optional*): Width of the attention-pooled condition, 1280 for the SDXL kind.
         num_unconditional_tokens (`int`, *optional*, defaults to 0):
-            Length of the stored embeddings of the unconditional branch (77 for the SD 1.5 kind); 0: zeros are used.
+            Length of the stored embeddings of the unconditional branch, 77 for the SD 1.5 kind. With 0, the
+            unconditional branch gets zeros.
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of new weights.
 
     Raises:
-        StrictDataclassError, ValueError: a value out of its range, by name.
+        StrictDataclassError, ValueError: If a value is out of its range.
     """
 
     model_type = "lavit_feature_decoder"
@@ -236,7 +246,7 @@ class LavitFeatureDecoderConfig(_OwnTypeConfig):
             self.intermediate_size = int(MLP_RATIO * self.hidden_size)
 
     def validate_values(self):
-        """Raises `ValueError` for values that fit no model; transformers calls it on every configuration."""
+        """Raises a `ValueError` for values that fit no model. transformers calls it for every new configuration."""
         _require_positive(self, "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
         _require_positive(self, "feature_size", "num_patches", "codebook_size", "code_dim", "pooled_condition_dim")
         _require_divisible(self, self.hidden_size)
@@ -249,7 +259,7 @@ class LavitFeatureDecoderConfig(_OwnTypeConfig):
 
     @classmethod
     def from_visual_tokenizer_config(cls, config: LavitVisualTokenizerConfig, **kwargs) -> "LavitFeatureDecoderConfig":
-        """A decoder shaped after `config`, the tokenizer whose codes it reads; `kwargs` override single values."""
+        """Returns the configuration of a decoder for a visual tokenizer. `kwargs` override single values."""
         shape = {
             "hidden_size": config.hidden_size,
             "num_hidden_layers": config.num_merger_layers,
@@ -268,27 +278,29 @@ class LavitFeatureDecoderConfig(_OwnTypeConfig):
 @strict
 class LavitConfig(_OwnTypeConfig):
     r"""
-    Configuration of a [`LavitForCausalLM`]: one language model over text and the codes of images.
+    Configuration of a [`LavitForCausalLM`], a language model over text and the codes of images.
 
-    The vocabulary is text, then `[IMG]`, `[/IMG]`, the codes, and the image placeholder, which is never generated and
-    never a label. One number, `image_start_token_id`, says where they lie; the other ids are properties. Rows behind
-    the placeholder are padding.
+    The vocabulary consists of text, `[IMG]`, `[/IMG]`, the codes, and the image placeholder, which is never generated
+    and never a label. `image_start_token_id` says where `[IMG]` is, and the other ids follow from it. Rows behind the
+    placeholder are padding.
 
     Args:
         text_config (`dict` or `PreTrainedConfig`, *optional*):
-            Any causal language model of transformers, its `vocab_size` with all image ids. Default: Llama.
+            Any causal language model of transformers, with a `vocab_size` that includes all ids of images. By
+            default, a Llama.
         visual_tokenizer_config (`dict` or `LavitVisualTokenizerConfig`, *optional*): The visual tokenizer.
-        image_start_token_id (`int`, *optional*): Id of `[IMG]`. Default: `vocab_size - codebook_size - 3`.
+        image_start_token_id (`int`, *optional*): Id of `[IMG]`. By default, `vocab_size - codebook_size - 3`.
         image_inputs (`"features"` or `"codes"`, *optional*, defaults to `"features"`):
-            How images enter the language model where the call does not say it: as continuous features (to be read) or
-            as their codes (in a drawing prompt).
+            How images enter the language model by default: as continuous features, to be read, or as their codes, in
+            the prompt of a drawing.
         supervise_images (`bool`, *optional*, defaults to `True`): Whether the codes of given images are labels.
-        tie_word_embeddings (`bool`, *optional*): Default: as in `text_config`.
-        lm_head_bias (`bool`, *optional*, defaults to `False`): Whether the language model's head has a bias.
+        tie_word_embeddings (`bool`, *optional*): Whether the head has the weights of the embeddings. By default, as in
+            `text_config`.
+        lm_head_bias (`bool`, *optional*, defaults to `False`): Whether the head has a bias.
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of new weights.
 
     Raises:
-        StrictDataclassError, ValueError: image ids that do not fit the vocabulary, by name.
+        StrictDataclassError, ValueError: If the ids of images do not fit the vocabulary.
     """
 
     model_type = "lavit"
@@ -318,7 +330,7 @@ class LavitConfig(_OwnTypeConfig):
 
     @property
     def vocab_size(self) -> int:
-        """Rows of the vocabulary: text, `[IMG]`, `[/IMG]`, codes, placeholder, and padding if any."""
+        """Number of rows of the vocabulary: text, `[IMG]`, `[/IMG]`, codes, placeholder, and padding if any."""
         return self.text_config.vocab_size
 
     @vocab_size.setter
@@ -332,7 +344,7 @@ class LavitConfig(_OwnTypeConfig):
 
     @property
     def num_patches(self) -> int:
-        """Patches per image, the most codes an image can have."""
+        """Number of patches of an image, which is the largest number of codes."""
         return self.visual_tokenizer_config.num_patches
 
     @property
@@ -342,7 +354,7 @@ class LavitConfig(_OwnTypeConfig):
 
     @property
     def visual_token_offset(self) -> int:
-        """Id of code 0; code k is token `visual_token_offset + k`."""
+        """Id of code 0. Code k has the id `visual_token_offset + k`."""
         return self.image_start_token_id + 2
 
     @property
@@ -351,7 +363,7 @@ class LavitConfig(_OwnTypeConfig):
         return self.visual_token_offset + self.codebook_size
 
     def validate_values(self):
-        """Raises `ValueError` for values that fit no model; transformers calls it on every configuration."""
+        """Raises a `ValueError` for values that fit no model. transformers calls it for every new configuration."""
         if self.image_start_token_id < 0 or self.image_token_id >= self.text_config.vocab_size:
             raise ValueError(
                 f"text_config.vocab_size must hold [IMG], [/IMG], {self.codebook_size} codes and the image placeholder"

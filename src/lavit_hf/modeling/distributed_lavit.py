@@ -1,19 +1,19 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Several processes train as one with the whole batch does: sums, means and random draws over all of their batches."""
+"""Sums, means and random numbers over the batches of all processes, which train as one process with all of them."""
 
 import torch
 from torch import distributed
 
 
 def process_index_and_count() -> tuple[int, int]:
-    """The index of this process among those that train together, and their number."""
+    """Returns the index of this process and the number of processes that train together."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return 0, 1
     return distributed.get_rank(), distributed.get_world_size()
 
 
 def all_reduce(values: torch.Tensor) -> torch.Tensor:
-    """The sum of `values`, of any shape, over all processes, without a gradient; with one process, `values`."""
+    """Returns the sum of `values` over all processes, without a gradient if there are several."""
     if process_index_and_count()[1] == 1:
         return values
     values = values.detach().clone()
@@ -25,16 +25,18 @@ def batch_mean(
     values: torch.Tensor, weights: torch.Tensor | None = None, over_processes: bool = False
 ) -> torch.Tensor:
     """
-    The weighted mean of `values`, in float32.
+    Computes the weighted mean of `values` in float32.
 
-    Over processes it is the mean over all of their batches, whose sizes may differ, and the gradient is such that the
-    average of all processes' gradients, which distributed training takes, is that of one process with the whole batch.
+    With `over_processes`, it is the mean over the batches of all processes, whose sizes may differ. Its gradient is
+    such that the average over processes, which distributed training takes, equals the gradient of one process with
+    all batches.
 
     Args:
         values (`torch.FloatTensor` of any shape): Values to average.
-        weights (`torch.FloatTensor` of the same shape, *optional*): Weights without a gradient. Default: all alike.
+        weights (`torch.FloatTensor` of the same shape, *optional*):
+            Weights, which get no gradient. By default, all weights are equal.
         over_processes (`bool`, *optional*, defaults to `False`):
-            Whether the batch is that of all processes, which must then all call this function.
+            Whether the batches of all processes count. All processes must then call this function.
 
     Returns:
         `torch.FloatTensor` of shape `()`.
@@ -51,13 +53,13 @@ def batch_mean(
 
 def share_of_batch(batch_size: int, device: torch.device | None = None) -> tuple[slice, int]:
     """
-    Returns the rows of this process in the batch of all processes, and the number of rows of that batch. All
-    processes, which are seeded alike, draw random numbers for the whole batch and take their rows: the numbers of a
-    row do not depend on how many processes share the batch.
+    Returns the slice of this process in the joined batch of all processes, and the size of the joined batch. Processes
+    with equal seeds draw random numbers for the joined batch and take their slice, so that the numbers of a row do not
+    depend on the number of processes.
 
     Args:
-        batch_size (`int`): The rows of this process. Every process must call this function.
-        device (`torch.device`, *optional*): Where the processes exchange their numbers of rows.
+        batch_size (`int`): The batch size of this process. All processes must call this function.
+        device (`torch.device`, *optional*): The device on which processes exchange their batch sizes.
     """
     index, num_processes = process_index_and_count()
     if num_processes == 1:

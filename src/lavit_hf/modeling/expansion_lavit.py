@@ -31,14 +31,16 @@ class LavitSequences(ModelOutput):
             Token ids, with codes in place of placeholders. Where the input was embeddings, the ids of text are unknown
             and the padding id stands for them.
         attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): 0 at padding.
-        position_ids (`torch.LongTensor` of shape `(B, L)`, *optional*): Positions that do not count padding.
+        position_ids (`torch.LongTensor` of shape `(B, L)`, *optional*): Positions, which do not count padding.
         labels (`torch.LongTensor` of shape `(B, L)`, *optional*): -100 where nothing is predicted.
         image_mask (`torch.BoolTensor` of shape `(B, L)`): True at the positions of images.
         inputs_embeds (`torch.FloatTensor` of shape `(B, L, hidden_size)`, *optional*): Inputs of the language model.
         feature_mask (`torch.BoolTensor` of shape `(B, L)`, *optional*):
-            True at the positions of images that are read as features. The next two fields are of these images.
-        image_features (`torch.FloatTensor` of shape `(T, hidden_size)`, *optional*): One image after the other.
-        feature_counts (`torch.LongTensor` of shape `(num_images,)`, *optional*): How many features each image has.
+            True at the positions of images that enter as features.
+        image_features (`torch.FloatTensor` of shape `(T, hidden_size)`, *optional*):
+            The features of these images, one image after the other.
+        feature_counts (`torch.LongTensor` of shape `(num_images,)`, *optional*):
+            The number of features of each of these images.
     """
 
     input_ids: torch.LongTensor | None = None
@@ -57,11 +59,11 @@ def choose_features(image_inputs: str | Sequence[str], num_images: int) -> list[
     Returns the indices of the images that enter as features.
 
     Args:
-        image_inputs (`str` or `Sequence[str]`): `"features"` or `"codes"`, for all images or for each.
+        image_inputs (`str` or `Sequence[str]`): `"features"` or `"codes"`, once for all images or once per image.
         num_images (`int`): Number of images.
 
     Raises:
-        ValueError: `image_inputs` holds another word, or not one word for each image.
+        ValueError: If `image_inputs` contains another word, or not one word for each image.
     """
     for_all = isinstance(image_inputs, str)
     ways = [image_inputs] * num_images if for_all else image_inputs
@@ -79,7 +81,7 @@ def check_placeholders(
     """Raises a `ValueError` unless there is one placeholder for each code or, if not `is_expanded`, for each image."""
     if num_placeholders != num_codes and (is_expanded or num_placeholders != num_images):
         expected = "one placeholder for each code" + ("" if is_expanded else ", or one for each image")
-        # It begins with the words by which trl recognizes placeholders that were cut off.
+        # trl recognizes truncated placeholders by the first words of the message.
         raise ValueError(
             f"Image features and image tokens do not match: the sequences hold {num_placeholders} image placeholders, "
             f"but {num_images} images with {num_codes} codes in total were given: expected {expected}."
@@ -87,7 +89,7 @@ def check_placeholders(
 
 
 def check_no_image_arguments(image_inputs, keep_mask, encoded: BaseModelOutputWithPooling | None) -> None:
-    """Raises a `ValueError` for arguments that say something about images where there are none, or features alone."""
+    """Raises a `ValueError` for arguments about images if there are no images, or only their features."""
     if keep_mask is not None:
         raise ValueError("keep_mask goes with pixel_values or vision_features, got neither.")
     num_images = 0 if encoded is None else len(encoded.pooler_output)
@@ -97,8 +99,9 @@ def check_no_image_arguments(image_inputs, keep_mask, encoded: BaseModelOutputWi
 
 def check_labels_elsewhere(length: int, image_mask: torch.BoolTensor) -> None:
     """
-    For a trainer that counts labels but keeps them from the model: raises a `ValueError` where the model has expanded
-    sequences of `length` to those of `image_mask` (B, L), and warns of images whose labels the model cannot see.
+    Checks a batch of a trainer that counts labels but does not pass them to the model. Raises a `ValueError` if the
+    model has expanded sequences of `length` to the length of `image_mask` (B, L). Warns about images otherwise, since
+    the model cannot replace their labels.
     """
     reason = "the trainer (label_smoothing_factor or compute_loss_func) compares labels with logits itself"
     if image_mask.shape[1] != length:
@@ -109,15 +112,15 @@ def check_labels_elsewhere(length: int, image_mask: torch.BoolTensor) -> None:
         )
     if image_mask.any():
         logger.warning_once(
-            f"As {reason}, labels of images have to be their codes or -100, which the model cannot check. "
-            "`LavitModel.expand_images` makes such labels."
+            f"The labels of images must be their codes or -100, since {reason}. The model cannot check it. "
+            "`LavitModel.expand_images` returns such labels."
         )
 
 
 def check_attention_mask(attention_mask: torch.Tensor | None, shape: torch.Size, past_length: int = 0) -> None:
     """
     Raises a `ValueError` for an `attention_mask` that does not cover the cache and the input of `shape` (B, L, ...).
-    Masks of 4 dimensions are the language model's to check.
+    The language model checks masks of 4 dimensions itself.
     """
     if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim == 4:
         return
@@ -141,42 +144,48 @@ def expand_placeholders(
     """
     Replaces image placeholders by the codes of their images, in reading order.
 
-    With one placeholder for each code, nothing changes its length. With one placeholder for each image, each
-    placeholder becomes as many positions as its image has codes, and the batch is padded again on the side on which it
-    was padded (on the left if it was not padded, as generation needs it).
+    With one placeholder for each code, all lengths stay the same. With one placeholder for each image, a placeholder
+    becomes as many positions as its image has codes, and the batch is padded again on the same side as before, or on
+    the left, as generation needs it, if it had no padding.
 
     Args:
-        config ([`LavitConfig`]): Names the ids of the placeholder and the codes.
+        config ([`LavitConfig`]): The configuration, for the ids of the placeholder and the codes.
         input_ids (`torch.LongTensor` of shape `(B, L)`): Token ids with placeholders.
         attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): 0 at padding.
         labels (`torch.LongTensor` of shape `(B, L)`, *optional*):
-            Moved along with the ids. The codes of an image are its labels, unless its placeholder's label is -100.
-        codes (`torch.LongTensor` of shape `(T,)`), num_codes (`torch.LongTensor` of shape `(num_images,)`):
-            The codes of all images, one image after the other, and the number of codes of each image.
+            Labels, which move with their ids. The codes of an image are its labels, unless the label of its
+            placeholder is -100.
+        codes (`torch.LongTensor` of shape `(T,)`): The codes of all images, one image after the other.
+        num_codes (`torch.LongTensor` of shape `(num_images,)`): The number of codes of each image.
         supervise_images (`bool`, *optional*, defaults to `True`): Whether the codes of images are labels.
         position_ids (`torch.LongTensor` of shape `(B, L)`, *optional*): Only with one placeholder for each code.
-        inputs_embeds (`torch.FloatTensor` of shape `(B, L, hidden_size)`, *optional*): Moved along with the ids.
+        inputs_embeds (`torch.FloatTensor` of shape `(B, L, hidden_size)`, *optional*):
+            Embeddings, which move with their ids.
         is_expanded (`bool`, *optional*, defaults to `False`):
-            Whether one placeholder for each code is expected. A single placeholder for an image of several codes is
-            then refused, as what is left of an image that was cut off.
+            Whether one placeholder for each code is expected. A single placeholder for an image with several codes,
+            which truncation may leave, is then refused.
+
+    Returns:
+        [`LavitSequences`]
 
     Raises:
-        ValueError: the number of placeholders is neither that of the images nor that of their codes; the placeholders
-            of an image are not as many as its codes; `position_ids` with one placeholder for each image.
+        ValueError: If the number of placeholders is neither that of the images nor that of their codes, if an image
+            does not have as many placeholders as codes side by side, or if `position_ids` are given with one
+            placeholder for each image.
     """
     is_padded = attention_mask is not None and attention_mask.ndim == 2
     real = attention_mask.bool() if is_padded else torch.ones_like(input_ids, dtype=torch.bool)
     is_image = (input_ids == config.image_token_id) & real
 
-    # With one placeholder per image: the number of positions that each old position becomes.
+    # The number of positions that each position becomes with one placeholder per image.
     image_index = is_image.flatten().cumsum(0).sub(1).clamp(min=0, max=len(num_codes)).view_as(is_image)
     repeats = torch.where(is_image, nn.functional.pad(num_codes, (0, 1))[image_index], real.long())
     lengths = repeats.sum(dim=-1)
-    # With one placeholder per code: the position of each code.
+    # The position of each code with one placeholder per code.
     places = is_image.flatten().logical_not().argsort(stable=True)[: len(codes)]
     image_of_code = torch.repeat_interleave(num_codes, output_size=len(codes))
     torn = _is_torn(places, image_of_code, input_ids.shape[1])
-    # Everything that decides about shapes is read from the device at once.
+    # All numbers that shapes depend on are read from the device in one synchronisation.
     facts = [is_image.sum(), lengths.max(), lengths.sum(), torn.any(), (~real[:, 0]).any(), (~real[:, -1]).any()]
     num_placeholders, new_length, total, is_torn, left, right = torch.stack([fact.long() for fact in facts]).tolist()
     check_placeholders(num_placeholders, len(num_codes), len(codes), is_expanded)
@@ -193,7 +202,7 @@ def expand_placeholders(
             f"{num_placeholders} placeholders for {len(num_codes)} images with {len(codes)} codes."
         )
 
-    # The old position of each new token, one row after the other, and its place in the new batch.
+    # The old position of each new token, row after row, and its position in the new batch.
     batch_size, length = input_ids.shape
     source = torch.repeat_interleave(repeats.flatten(), output_size=total)
     row = source.div(length, rounding_mode="floor")
@@ -221,7 +230,7 @@ def expand_placeholders(
 
 
 def _label_images(labels, ids, is_image, supervise_images: bool):
-    """Labels in which the codes of `ids` stand at the positions of images, or -100 where these are not supervised."""
+    """Returns labels that have the codes of `ids` at the positions of images, or -100 if images are not supervised."""
     if labels is None:
         return None
     image_labels = ids if supervise_images else torch.full_like(ids, IGNORE_INDEX)
@@ -230,8 +239,8 @@ def _label_images(labels, ids, is_image, supervise_images: bool):
 
 def _is_torn(places: torch.Tensor, image_of_code: torch.Tensor, length: int) -> torch.Tensor:
     """
-    (T - 1,) bool, True where two neighbouring codes of one image do not stand side by side in one row. Shorter where
-    the batch has less than T positions.
+    Returns a mask (T - 1,), True where two successive codes of an image are not side by side in one row. It is shorter
+    if the batch has less than T positions.
     """
     side_by_side = (places.diff() == 1) & (places[1:] % length != 0)
     same_image = image_of_code[: len(places)].diff() == 0
@@ -239,7 +248,7 @@ def _is_torn(places: torch.Tensor, image_of_code: torch.Tensor, length: int) -> 
 
 
 def _count_error(is_image: torch.Tensor, image: torch.Tensor, num_codes: torch.Tensor) -> ValueError:
-    """The error for the first image whose placeholders are fewer than its codes."""
+    """Returns the error for an image whose placeholders are fewer than its codes."""
     index = int(image)
     before, own = int(num_codes[:index].sum()), int(num_codes[index])
     columns = is_image.flatten().nonzero().flatten()[before : before + own]
@@ -254,12 +263,11 @@ def mask_labels(
     config: LavitConfig, labels: torch.LongTensor, attention_mask: torch.Tensor | None
 ) -> torch.LongTensor:
     """
-    Removes what is never a label: the placeholder, and what padding would decide about, so that a row has the same
-    labels alone and in a batch: labels at padding, and the label of the first token of a row, which nothing but
-    padding precedes.
+    Removes labels that are never predicted: placeholders, labels at padding, and the label of the first token of a
+    row, which only padding may precede. A row then has the same labels alone and in a batch.
 
     Args:
-        config ([`LavitConfig`]): Names the id of the placeholder.
+        config ([`LavitConfig`]): The configuration, for the id of the placeholder.
         labels (`torch.LongTensor` of shape `(B, L)`): -100 where nothing is predicted.
         attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): 0 at padding.
     """
@@ -273,14 +281,14 @@ def mask_labels(
 
 def count_labels(labels: torch.LongTensor, shift_labels: torch.LongTensor | None = None) -> torch.LongTensor:
     """
-    The number () int64 of labels (B, L) that are predicted: nothing precedes the first column. With `shift_labels`
-    (B, L), the id that follows each position, the number of these.
+    Counts the labels (B, L) that are predicted, which those of the first column are not. If `shift_labels` (B, L) are
+    given, the ids that follow each position, all of them are counted.
     """
     return (labels[:, 1:] if shift_labels is None else shift_labels).ne(IGNORE_INDEX).sum()
 
 
 def pad_id(config: LavitConfig) -> int:
-    """The id that stands at padding: the one of the text model, or 0."""
+    """Returns the padding id of the language model, or 0 if it has none."""
     pad_token_id = getattr(config.text_config, "pad_token_id", None)
     return 0 if pad_token_id is None or pad_token_id < 0 else pad_token_id
 
@@ -288,7 +296,7 @@ def pad_id(config: LavitConfig) -> int:
 def move_padding_left(
     input_ids: torch.LongTensor, attention_mask: torch.Tensor
 ) -> tuple[torch.LongTensor, torch.Tensor]:
-    """Moves the padding of each row of ids and mask (B, L) before its tokens, whose order stays."""
+    """Moves the padding of each row of ids and mask (B, L) to the left of its tokens."""
     order = attention_mask.bool().long().argsort(dim=-1, stable=True)
     return input_ids.gather(1, order), attention_mask.gather(1, order)
 
@@ -299,11 +307,11 @@ def open_image_start(input_ids: torch.LongTensor, config: LavitConfig) -> tuple[
 
     Args:
         input_ids (`torch.LongTensor` of shape `(B, L)`): Sequences.
-        config ([`LavitConfig`]): Names the ids of `[IMG]` and `[/IMG]`.
+        config ([`LavitConfig`]): The configuration, for the ids of `[IMG]` and `[/IMG]`.
 
     Returns:
-        Positions (B,) int64 of each row's last `[IMG]`, -1 where there is none; (B,) bool, True where no `[/IMG]`
-        follows it.
+        The position (B,) of the last `[IMG]` of each row, or -1 if there is none, and a mask (B,) that is True if no
+        `[/IMG]` follows it.
     """
     if input_ids.shape[1] == 0:
         start = input_ids.new_full((len(input_ids),), -1)

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Parts that are frozen when a model is made or loaded, until the user decides otherwise."""
+"""Parts of a model that are frozen when it is built or loaded, until a user trains them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,37 +13,37 @@ logger = logging.get_logger(__name__)
 
 
 def is_trained(module: nn.Module) -> bool:
-    """Whether any parameter of a module requires a gradient."""
+    """Returns whether any parameter of a module requires a gradient."""
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def find_trained_adapter(module: nn.Module) -> str | None:
-    """The name of the first layer in `module` that peft has put there and that is trained."""
+    """Returns the name of the first trained layer of peft in `module`, or None."""
     for name, part in module.named_modules():
-        # By the name of its library, which need not be installed.
+        # The name of the library is compared, since peft need not be installed.
         if type(part).__module__.startswith("peft.") and is_trained(part):
             return name
     return None
 
 
 def warn_of_trained_adapter(visual_tokenizer: nn.Module) -> None:
-    """Warns of an adapter that changes codes in training, say by `target_modules="all-linear"`."""
+    """Warns about an adapter that changes codes in training, as `target_modules="all-linear"` adds it."""
     if (name := find_trained_adapter(visual_tokenizer)) is not None:
         logger.warning_once(
-            f"An adapter is trained in the visual tokenizer, in {name!r}. It changes the codes of images, which a "
-            "tokenized dataset then no longer fits. exclude_modules=r'.*visual_tokenizer\\..*' leaves it out."
+            f"An adapter is trained in the visual tokenizer, in {name!r}. It changes the codes of images, so that "
+            "precomputed codes no longer fit. exclude_modules=r'.*visual_tokenizer\\..*' leaves it out."
         )
 
 
 def gradients_where_trained(module: nn.Module) -> torch.set_grad_enabled:
-    """A context in which a graph is recorded only if something in `module` is trained."""
+    """Returns a context in which a graph is recorded only if a parameter of `module` is trained."""
     return torch.set_grad_enabled(torch.is_grad_enabled() and is_trained(module))
 
 
 @contextmanager
 def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
-    """A context in which modules are in evaluation mode. On leaving, each part of them is in the mode it was in."""
-    # Part by part: a model in training may well have frozen parts in evaluation mode.
+    """A context in which modules are in evaluation mode. Each of their parts returns to its own mode at the end."""
+    # The mode of each part is stored, since a model in training may have frozen parts in evaluation mode.
     training = [part for module in modules for part in module.modules() if part.training]
     for part in training:
         part.training = False
@@ -56,8 +56,8 @@ def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
 
 class LavitFreezingMixin:
     """
-    A `PreTrainedModel` whose `_frozen_parts`, names of submodules, require no gradients from the beginning. While
-    nothing in such a part is trained, it stays in evaluation mode.
+    A `PreTrainedModel` whose submodules named in `_frozen_parts` require no gradients when it is built or loaded. They
+    stay in evaluation mode until one of their parameters requires a gradient.
     """
 
     training: bool
@@ -66,7 +66,7 @@ class LavitFreezingMixin:
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
         loaded = super().from_pretrained(*args, **kwargs)  # type: ignore[misc] # of PreTrainedModel
-        # Loading puts new parameters in the place of frozen ones.
+        # Loading replaces frozen parameters by new ones.
         for module in (loaded[0] if isinstance(loaded, tuple) else loaded).modules():
             if isinstance(module, LavitFreezingMixin):
                 module._freeze()
@@ -82,7 +82,7 @@ class LavitFreezingMixin:
         self.train(self.training)
 
     def train(self, mode: bool = True):
-        """As `torch.nn.Module.train`, but what is frozen stays in evaluation mode."""
+        """Same as `torch.nn.Module.train`, except that frozen parts stay in evaluation mode."""
         super().train(mode)  # type: ignore[misc]
         for part in (getattr(self, name) for name in self._frozen_parts):
             if not is_trained(part):

@@ -1,12 +1,12 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-The merger (paper, section 3.1), which folds dropped patches into kept ones, and the block it shares with the feature
-decoder.
+The merger (paper, section 3.1), which folds dropped patches into kept ones, and the block that it shares with the
+feature decoder.
 
-A block computes projections and MLPs on whatever layout its input has. How queries meet keys is passed in as an
-[`Attend`]: over a padded batch ([`masked_attend`]), over packed tokens of variable number ([`PackedAttend`]), or over
-every position under a differentiable policy ([`PolicyAttend`]). Which keys a query sees is a tensor beside it, the
-mask: a gradient reaches a tensor argument through either kind of gradient checkpointing.
+The projections and the MLP of a block do not depend on the layout of its input. The attention product does, and is an
+argument, an [`Attend`]: over a padded batch ([`masked_attend`]), over packed tokens whose number varies by image
+([`PackedAttend`]), or over all positions under a differentiable policy ([`PolicyAttend`]). The mask is an argument of
+its own, since both kinds of gradient checkpointing hand gradients to tensor arguments only.
 """
 
 from collections.abc import Callable
@@ -23,20 +23,19 @@ from transformers.utils.output_capturing import OutputRecorder
 from .configuration_lavit import LavitVisualTokenizerConfig
 
 
-# (module, query, key, value, mask), where query, key and value have shape (..., hidden_size) and mask (B, Lq, Lk)
-# -> the queries' outputs in the shape of query, and the weights (B, num_heads, Lq, Lk) or None
+# Takes (module, query, key, value, mask), where query, key and value have shape (..., hidden_size) and mask has shape
+# (B, Lq, Lk). Returns outputs of the shape of query, and the weights (B, num_heads, Lq, Lk) or None.
 Attend = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
 
 class PackedLayout:
     """
-    Where the tokens of a packed tensor (T, ...) stand in a padded one (B, L, ...), row by row, pads on the right.
+    Converts between a packed tensor (T, ...), row after row, and a tensor (B, L, ...) that is padded on the right.
 
     Args:
-        counts (`torch.LongTensor` of shape `(B,)`): Tokens of each row.
-        total (`int`), length (`int`):
-            Their sum T and their maximum L. Given, because reading them off a device is a synchronisation that the
-            caller has already paid for.
+        counts (`torch.LongTensor` of shape `(B,)`): Number of tokens of each row.
+        total (`int`): The sum T of `counts`. It is an argument, since reading it would synchronise with the device.
+        length (`int`): The maximum L of `counts`.
     """
 
     def __init__(self, counts: torch.Tensor, total: int, length: int):
@@ -47,30 +46,30 @@ class PackedLayout:
         self._place = row * length + column
 
     def pad(self, packed: torch.Tensor) -> torch.Tensor:
-        """(T, ...) -> (B, L, ...), zeros where there is no token."""
+        """Turns (T, ...) into (B, L, ...), with zeros at padding."""
         padded = packed.new_zeros(self.counts.shape[0] * self.length, *packed.shape[1:])
         return padded.index_copy(0, self._place, packed).unflatten(0, (-1, self.length))
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
-        """(B, L, ...) -> (T, ...)."""
+        """Turns (B, L, ...) into (T, ...)."""
         return padded.flatten(0, 1).index_select(0, self._place)
 
     @property
     def mask(self) -> torch.Tensor:
-        """(B, L) bool, True where a token stands."""
+        """The mask (B, L), True at tokens and False at padding."""
         return torch.arange(self.length, device=self.counts.device) < self.counts[:, None]
 
 
 class PatchPartition:
     """
-    The kept patches of a batch and those that are folded into them, laid out for packed computing. Learning the
-    counts is the one synchronisation with the device; everything that works on the same decision shares it.
+    The layouts of the kept patches of a batch, and of the patches that are folded into them. Reading the numbers of
+    kept patches is the only synchronisation with the device, which all users of a partition share.
 
     Args:
-        keep_mask (`torch.BoolTensor` of shape `(B, N)`): The kept patches, at least one per image.
+        keep_mask (`torch.BoolTensor` of shape `(B, N)`): The kept patches, at least one of each image.
 
     Raises:
-        ValueError: an image of which no patch is kept.
+        ValueError: If no patch of an image is kept.
     """
 
     def __init__(self, keep_mask: torch.Tensor):
@@ -79,9 +78,10 @@ class PatchPartition:
         kept = counts.tolist()
         if 0 in kept:
             raise ValueError(
-                f"Image {kept.index(0)} keeps no patch: its pixel_values or vision_features are not finite numbers."
+                f"At least one patch of each image must be kept, but none is kept of image {kept.index(0)}: give "
+                "another keep_mask, or pixel_values or vision_features that are finite numbers."
             )
-        # Where nothing is dropped, all patches are folded in with the same weight, as in PolicyAttend.
+        # If no patch is dropped, all patches are folded in with equal weights, as in `PolicyAttend`.
         self.all_kept = counts == num_patches
         folded = [num_patches if count == num_patches else num_patches - count for count in kept]
         folded_mask = ~keep_mask | self.all_kept[:, None]
@@ -92,8 +92,8 @@ class PatchPartition:
 
     def attends(self) -> tuple["PackedAttend", "PackedAttend", torch.Tensor, torch.Tensor]:
         """
-        How kept patches meet kept ones and how they meet the folded ones, followed by the masks of both: kept patches
-        see kept ones at or before them in raster order, and all folded ones.
+        Returns the `Attend`s of self-attention and cross-attention, followed by their masks. A kept patch sees the
+        kept patches up to itself in raster order, and all folded patches.
         """
         length, device = self.kept.length, self.all_kept.device
         causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
@@ -106,7 +106,7 @@ class PatchPartition:
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
-    """Attention written out, for `attn_implementation="eager"`. Returns outputs (B, L, H, D) and weights."""
+    """Computes attention step by step, for `attn_implementation="eager"`. Returns outputs (B, L, H, D) and weights."""
     weights = torch.matmul(query, key.transpose(-1, -2)) * scaling
     if attention_mask is not None:
         weights = weights.masked_fill(~attention_mask, torch.finfo(weights.dtype).min)
@@ -116,20 +116,20 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
 
 def masked_attend(module, query, key, value, mask: torch.Tensor | None = None, **kwargs):
     """
-    Attention over a padded batch, through transformers' attention interface: `eager` or else `sdpa`.
+    Computes attention over a padded batch through the attention interface of transformers, with `eager` or `sdpa`.
 
     Args:
-        module ([`LavitAttention`]): The attention, for its heads and its implementation.
+        module ([`LavitAttention`]): The attention module, whose heads and implementation are used.
         query (`torch.Tensor` of shape `(B, Lq, hidden_size)`): Queries.
         key, value (`torch.Tensor` of shape `(B, Lk, hidden_size)`): Keys and values.
         mask (`torch.BoolTensor` of shape `(B, Lq, Lk)`, *optional*): True where a query sees a key.
-        kwargs: For transformers' attention, which warns where `output_attentions` is asked of `sdpa`.
+        kwargs: Further arguments of the attention interface.
 
     Returns:
-        The outputs `(B, Lq, hidden_size)`, and the weights `(B, num_heads, Lq, Lk)` or, with `sdpa`, None.
+        The outputs `(B, Lq, hidden_size)`, and the weights `(B, num_heads, Lq, Lk)`, or None with `sdpa`.
     """
-    # FlashAttention takes no mask of this form, and FlexAttention has nothing to gain on at most a few hundred
-    # keys: backbones use them where asked to, these attentions are left to PyTorch's kernels.
+    # FlashAttention takes no mask of this form, and FlexAttention gains nothing on at most a few hundred keys. If they
+    # are asked for, the backbones use them and these attentions use `sdpa`.
     implementation = "eager" if module.config._attn_implementation == "eager" else "sdpa"
     attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
     query, key, value = (module.split_heads(states).transpose(1, 2) for states in (query, key, value))
@@ -141,13 +141,14 @@ def masked_attend(module, query, key, value, mask: torch.Tensor | None = None, *
 
 class PackedAttend:
     """
-    Attention of packed queries (Tq, d) over packed keys (Tk, d): padded just for the product itself, so that
-    projections and MLPs are computed for real tokens only. Its weights are those of the padded batch.
+    Computes attention of packed queries (Tq, d) over packed keys (Tk, d). Only the product is computed on padded
+    tensors, so that projections and MLPs see no padding. The returned weights are those of the padded batch.
 
     Args:
-        queries, keys (`PackedLayout`): Where the tokens belong.
+        queries ([`PackedLayout`]): The layout of the queries.
+        keys ([`PackedLayout`]): The layout of the keys.
         uniform_rows (`torch.BoolTensor` of shape `(B,)`, *optional*):
-            Rows whose queries weigh all of their keys alike: zero queries do just that.
+            Rows whose queries weigh all keys equally. Their queries are set to zero.
     """
 
     def __init__(self, queries: PackedLayout, keys: PackedLayout, uniform_rows: torch.Tensor | None = None):
@@ -164,22 +165,22 @@ class PackedAttend:
 
 class PolicyAttend:
     """
-    Attention whose mask is a policy, 1.0 where a query sees a key and 0.0 elsewhere, with a gradient (DynamicViT's
-    masking). The weights, in float32, are `(n + eps / N) / (sum(n) + eps)`, where N is the number of keys and
-    `n = exp(score - largest score)` of a key that is seen, 0 of the others. A query that sees no key weighs all of
-    them alike.
+    Computes attention whose mask is a policy with a gradient, 1.0 where a query sees a key and 0.0 elsewhere, as in
+    DynamicViT (arXiv 2106.02034). The float32 weights are `(n + eps / N) / (sum(n) + eps)`, where N is the number of
+    keys, and n is `exp(score - largest score)` for a visible key and 0 for other keys. A query that sees no key weighs
+    all keys equally.
 
     Args:
         smoothing (`float`, *optional*, defaults to 0.0):
-            The `eps`. With 0.0 this is an exact masked softmax. The authors have 1e-6 and measure scores from the
-            largest of all keys: where a key that is not seen leads by far, the weights tend to the uniform ones.
+            The `eps`. With 0.0, the weights are an exact masked softmax. The authors use 1e-6, and the largest score
+            of all keys: the weights approach uniform ones if the score of an invisible key is far larger than others.
     """
 
     def __init__(self, smoothing: float = 0.0):
         self.smoothing = smoothing
 
     def _weigh(self, scores: torch.Tensor, policy: torch.Tensor) -> torch.Tensor:
-        """Scores (B, num_heads, Lq, N) and a policy (B, 1, Lq or 1, N), both float32 -> weights."""
+        """Returns the weights of float32 scores (B, num_heads, Lq, N) under a float32 policy (B, 1, Lq or 1, N)."""
         seen = policy > 0.5
         lowest = torch.finfo(scores.dtype).min
         largest = (scores if self.smoothing else scores.masked_fill(~seen, lowest)).amax(dim=-1, keepdim=True)
@@ -187,8 +188,9 @@ class PolicyAttend:
         numerators = scores.masked_fill(~seen, -torch.inf).exp()
         eps = self.smoothing or 1.0 - seen.any(dim=-1, keepdim=True).float()
         if policy.requires_grad:
-            # To first order a key's weight grows with its policy as `n / sum(n)`, without end where a key that is not
-            # seen leads by far. Its gradient is that of what seeing it would change: the weight `n / (sum(n) + n)`.
+            # The first-order change of a key's weight with its policy, `n / sum(n)`, is unbounded if the score of an
+            # invisible key is far larger than others. The gradient uses the weight that the key would have if it were
+            # visible, `n / (sum(n) + n)`.
             total = (numerators + eps / scores.shape[-1]).sum(dim=-1, keepdim=True).detach()
             bounded = total * (scores - total.log()).sigmoid()
             slope = torch.where(seen, numerators, bounded).detach()
@@ -203,7 +205,7 @@ class PolicyAttend:
 
 
 class LavitAttention(nn.Module):
-    """Multi-head attention whose keys come from `context`; `attend` computes it, where `mask` says what is seen."""
+    """Multi-head attention with keys and values from `context`. The product is computed by `attend` under `mask`."""
 
     def __init__(self, config, hidden_size: int):
         super().__init__()
@@ -243,7 +245,7 @@ class LavitMLP(nn.Module):
 
 
 class LavitBlock(GradientCheckpointingLayer):
-    """Self-attention, cross-attention to an unchanging context, MLP; each on a LayerNorm of its input, residual."""
+    """Self-attention, cross-attention to a constant context, and an MLP, each with a LayerNorm and a residual."""
 
     def __init__(self, config, hidden_size: int):
         super().__init__()
@@ -273,8 +275,8 @@ class LavitBlock(GradientCheckpointingLayer):
 
 class LavitMerger(nn.Module):
     """
-    Folds the dropped patches into the kept ones: kept patches see kept ones before them in raster order, and by
-    cross-attention all dropped ones.
+    Folds the dropped patches into the kept ones. Self-attention shows a kept patch the kept patches up to itself in
+    raster order, and cross-attention shows it all dropped patches.
     """
 
     def __init__(self, config: LavitVisualTokenizerConfig):
@@ -293,19 +295,20 @@ class LavitMerger(nn.Module):
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """
-        Takes one of two paths. The packed path computes the kept positions only. The dense path computes every
-        position and carries the policy's gradient to the selector. Both agree at the kept positions, except for the
-        configuration's `attention_smoothing`, which the dense path alone applies.
+        Takes one of two paths. The packed path computes only the kept positions. The dense path computes all positions
+        and carries the gradient of the policy to the selector. Both agree at the kept positions, apart from the
+        `attention_smoothing` of the configuration, which only the dense path applies.
 
         Args:
             vision_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`): All patches.
             partition ([`PatchPartition`], *optional*): The kept and the dropped patches, for the packed path.
             policy (`torch.FloatTensor` of shape `(B, N)`, *optional*):
-                The decision as 0.0 and 1.0, for the dense path.
+                The decision of the selector as 0.0 and 1.0, for the dense path.
 
         Returns:
-            `torch.FloatTensor`: on the packed path, the kept patches of all images one after the other,
-            `(T, hidden_size)`; on the dense path, `(B, N, hidden_size)`, where the dropped positions mean nothing.
+            `torch.FloatTensor`: The kept patches of all images, one image after the other, of shape
+            `(T, hidden_size)` on the packed path. On the dense path, all patches of shape `(B, N, hidden_size)`, of
+            which those at dropped positions are to be ignored.
         """
         if policy is None:
             hidden_states, context = (
@@ -317,7 +320,7 @@ class LavitMerger(nn.Module):
             hidden_states = context = vision_features
             itself = torch.eye(policy.shape[-1], device=policy.device, dtype=policy.dtype)
             before = torch.ones_like(itself).tril(-1)
-            # A query also sees itself; at dropped positions, whose outputs are thrown away, too.
+            # Every query sees itself, also at dropped positions, whose outputs are ignored.
             self_mask, cross_mask = before * policy[:, None] + itself, 1 - policy[:, None]
             self_attend = cross_attend = PolicyAttend(self.attention_smoothing)
         context = self.context_norm(context)
@@ -327,7 +330,7 @@ class LavitMerger(nn.Module):
 
 
 class LavitVisualAdapter(nn.Module):
-    """Continuous features of the kept patches, for images that are read: a merger of its own and a projection."""
+    """Computes the features with which images enter the language model, by a merger of its own and a projection."""
 
     def __init__(self, config: LavitVisualTokenizerConfig, text_hidden_size: int):
         super().__init__()
@@ -339,13 +342,13 @@ class LavitVisualAdapter(nn.Module):
 
     @torch.no_grad()
     def start_from(self, visual_tokenizer: nn.Module) -> None:
-        """Copies the merger and the positions of a trained visual tokenizer."""
+        """Copies the weights of the merger and the positions of a visual tokenizer."""
         self.merger.load_state_dict(visual_tokenizer.merger.state_dict())
         if self.position_embeddings is not None:
             self.position_embeddings.copy_(visual_tokenizer.quantizer.position_embeddings)
 
     def forward(self, vision_features: torch.Tensor, partition: PatchPartition) -> torch.Tensor:
-        """Features (B, N, d) and the T kept patches among them -> (T, text_hidden_size)."""
+        """Returns features (T, text_hidden_size) of the T kept patches among vision features (B, N, hidden_size)."""
         features = self.merger(vision_features, partition)
         if self.position_embeddings is not None:
             features = features + self.position_embeddings[partition.kept_index % vision_features.shape[1]]
@@ -353,7 +356,7 @@ class LavitVisualAdapter(nn.Module):
 
 
 def recorded_outputs(num_hidden_layers_key: str) -> dict[str, OutputRecorder]:
-    """The `_can_record_outputs` of a model whose configuration has the number of its blocks under that key."""
+    """Returns the `_can_record_outputs` of a model whose configuration has its number of blocks under this key."""
     return {
         "hidden_states": OutputRecorder(LavitBlock, num_hidden_layers_key=num_hidden_layers_key),
         "attentions": OutputRecorder(LavitAttention, index=1, layer_name="self_attn"),

@@ -6,32 +6,34 @@ from typing import Unpack
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel  # noqa: F401 # diffusers loads a component whose module has its base class
 from transformers import initialization as init
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs
 
 from .arguments_lavit import check_keyword_arguments
+from .codebook_lavit import init_codebook
 from .configuration_lavit import LavitFeatureDecoderConfig
-from .library_lavit import LavitPublishingMixin
 from .merger_lavit import LavitAttention, LavitBlock, PolicyAttend, masked_attend, recorded_outputs
-from .precision_lavit import LavitFloat32Mixin
+from .modeling_lavit_visual_tokenizer import LavitTokenizerPreTrainedModel
 
 
 @dataclass
 class LavitFeatureDecoderOutput(ModelOutput):
     """
+    Output of [`LavitFeatureDecoder`].
+
     Args:
         features (`torch.FloatTensor` of shape `(B, num_patches, feature_size)`): The rebuilt vision features.
         prompt_embeds (`torch.FloatTensor` of shape `(B, num_patches, sum(condition_dims))`, *optional*):
-            The condition of the U-Net's cross-attention.
+            The condition of the cross-attention of the U-Net.
         pooled_prompt_embeds (`torch.FloatTensor` of shape `(B, pooled_condition_dim)`, *optional*):
-            The pooled condition of an SDXL kind of U-Net.
+            The pooled condition of a U-Net of the SDXL kind.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*, with `output_hidden_states=True`):
             The queries and the output of each block, of shape `(B, num_patches, hidden_size)`.
         attentions, cross_attentions (`tuple[torch.FloatTensor]`, *optional*, with `output_attentions=True`):
-            How each block's queries weigh each other, `(B, num_attention_heads, num_patches, num_patches)`, and the
-            codes, `(B, num_attention_heads, num_patches, L)`.
+            The attention weights of each block, of queries to each other of shape `(B, num_attention_heads,
+            num_patches, num_patches)`, and of queries to codes of shape `(B, num_attention_heads, num_patches, L)`.
     """
 
     features: torch.FloatTensor | None = None
@@ -43,7 +45,7 @@ class LavitFeatureDecoderOutput(ModelOutput):
 
 
 class LavitAttentionPool(LavitAttention):
-    """One vector for a set of features: their mean queries itself and all of them, as in CLIP's ResNets."""
+    """Pools features into one vector by attention, with their mean as the query, as the ResNets of CLIP do."""
 
     def __init__(self, config: LavitFeatureDecoderConfig):
         super().__init__(config, config.feature_size)
@@ -51,30 +53,23 @@ class LavitAttentionPool(LavitAttention):
         self.out_proj = nn.Linear(config.feature_size, config.pooled_condition_dim)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:  # type: ignore[override] # queries are not given
-        """(B, N, feature_size) -> (B, pooled_condition_dim)."""
+        """Pools features (B, N, feature_size) into vectors (B, pooled_condition_dim)."""
         states = torch.cat([features.mean(dim=1, keepdim=True), features], dim=1) + self.position_embeddings
         return super().forward(states[:, :1], states, masked_attend)[0].squeeze(1)
 
 
-class LavitFeatureDecoder(LavitPublishingMixin, LavitFloat32Mixin, PreTrainedModel):
+class LavitFeatureDecoder(LavitTokenizerPreTrainedModel):
     """
-    Rebuilds the vision features of an image's patches from its codes, whose number varies, and projects them to
-    what conditions a diffusion U-Net. It travels with the pixel decoder and holds its own copy of the codebook.
+    Rebuilds the vision features of all patches of an image from its codes, and projects them to the conditions of a
+    diffusion U-Net. It is a part of the pixel decoder, and has its own copy of the codebook.
 
     Args:
-        config ([`LavitFeatureDecoderConfig`]): `condition_dims` decides which output head there is.
+        config ([`LavitFeatureDecoderConfig`]): The configuration. `condition_dims` says which output head there is.
     """
 
     config: LavitFeatureDecoderConfig
     base_model_prefix = "feature_decoder"
     main_input_name = "codes"
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
-    _no_split_modules = ["LavitBlock"]
-    _keep_in_fp32_modules_strict = ["codebook$"]
     _can_record_outputs = recorded_outputs("num_hidden_layers")
 
     def __init__(self, config: LavitFeatureDecoderConfig):
@@ -101,7 +96,7 @@ class LavitFeatureDecoder(LavitPublishingMixin, LavitFloat32Mixin, PreTrainedMod
         Same arguments as `PreTrainedModel.from_pretrained`.
 
         Raises:
-            ValueError: a checkpoint without some of the weights, which would be random ones.
+            ValueError: If the checkpoint lacks a weight, which would be initialised at random.
         """
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         if missing := sorted(info["missing_keys"]):
@@ -113,8 +108,8 @@ class LavitFeatureDecoder(LavitPublishingMixin, LavitFloat32Mixin, PreTrainedMod
         super()._init_weights(module)
         std = self.config.initializer_range
         if isinstance(module, LavitFeatureDecoder):
-            init.copy_(module.codebook, nn.functional.normalize(torch.randn_like(module.codebook), dim=-1))
-            # The codes' rows are unit vectors, whose elements are small: so they arrive at unit variance.
+            init_codebook(module.codebook)
+            # With this deviation, the projections of the rows, which are unit vectors, have unit variance.
             init.normal_(module.in_proj.weight, std=1.0)
             init.normal_(module.position_embeddings, std=std)
             init.normal_(module.queries, std=0.3)
@@ -133,18 +128,20 @@ class LavitFeatureDecoder(LavitPublishingMixin, LavitFloat32Mixin, PreTrainedMod
     ) -> LavitFeatureDecoderOutput:
         """
         Args:
-            codes (`torch.LongTensor` of shape `(B, L)`): Codes 0..codebook_size-1, padded on the right.
+            codes (`torch.LongTensor` of shape `(B, L)`, *optional*): Codes 0..codebook_size-1, padded on the right.
             attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*):
-                1 for codes, 0 for padding. The zeros of one with a gradient, a policy, may stand anywhere, and have a
-                gradient as well, see [`PolicyAttend`].
-            code_embeds (`torch.FloatTensor` of shape `(B, L, code_dim)`, *optional*): Their vectors, instead of codes.
+                1 at codes, 0 at padding. A mask that requires a gradient is a policy, see [`PolicyAttend`], whose
+                zeros may be at any position.
+            code_embeds (`torch.FloatTensor` of shape `(B, L, code_dim)`, *optional*):
+                The vectors of codes, instead of `codes`.
 
         Returns:
             [`LavitFeatureDecoderOutput`]
 
         Raises:
-            ValueError: neither or both of codes and vectors; no code at all, or more than there are positions.
-            TypeError: an unknown argument.
+            ValueError: If not exactly one of `codes` and `code_embeds` is given, or if the number L of codes is not
+                between 1 and `num_patches`.
+            TypeError: If an argument is unknown.
         """
         check_keyword_arguments(self, kwargs)
         if (codes is None) == (code_embeds is None):

@@ -27,18 +27,21 @@ from .selector_lavit import sample_policy
 @dataclass
 class LavitVisualTokenizerForPreTrainingOutput(ModelOutput):
     """
+    Output of [`LavitVisualTokenizerForPreTraining`].
+
     Args:
-        loss (`torch.FloatTensor`): Reconstruction loss plus the tokenizer's own losses, weighted.
-        reconstruction_loss (`torch.FloatTensor`): Mean over patches of 1 - cosine(rebuilt, original feature), weighted
-            as the configuration's `reconstruction_norm_power` says.
-        keep_ratio_loss (`torch.FloatTensor`): Squared distance of the batch's kept fraction to `keep_ratio`.
+        loss (`torch.FloatTensor`): Reconstruction loss, plus the weighted keep-ratio and commitment losses.
+        reconstruction_loss (`torch.FloatTensor`):
+            Mean over patches of 1 - cosine(rebuilt feature, original feature), with the weights that
+            `reconstruction_norm_power` of the configuration gives.
+        keep_ratio_loss (`torch.FloatTensor`): Squared difference of the kept fraction of the batch and `keep_ratio`.
         commitment_loss (`torch.FloatTensor`, *optional*):
-            Mean squared distance of the features' vectors to their codes, where there are codes.
+            Mean squared distance of vectors to the codebook rows of their codes. None if `quantize` is False.
         rebuilt_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`): The features rebuilt from the codes.
         tokenizer_output ([`LavitVisualTokenizerOutput`]):
-            Codes, decisions and features, and in evaluation the merger's hidden states and attentions.
+            The output of the visual tokenizer. It has hidden states and attentions only if patches are not sampled.
         hidden_states, attentions, cross_attentions (`tuple[torch.FloatTensor]`, *optional*):
-            Those of the feature decoder, see [`LavitFeatureDecoderOutput`].
+            The hidden states and attentions of the feature decoder, see [`LavitFeatureDecoderOutput`].
     """
 
     loss: torch.FloatTensor | None = None
@@ -54,23 +57,25 @@ class LavitVisualTokenizerForPreTrainingOutput(ModelOutput):
 
 class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
     """
-    Stage 1: tokenizer and feature decoder, with the loss that trains them from images alone (paper, section 3.1).
+    The visual tokenizer and the feature decoder with the loss of stage 1, which trains them on images without text
+    (paper, section 3.1).
 
-    While it trains, the codebook follows the vectors that it names, once [`~.start_codebook`] has put it among them.
+    In training, the codebook follows the vectors that are mapped to it, from the rows that [`~.start_codebook`] sets.
 
     `from_pretrained` also takes the folder or repository of a visual tokenizer or of a whole LaVIT. The feature
     decoder, which they lack, is new then.
 
     Args:
-        config ([`LavitVisualTokenizerConfig`]): The feature decoder takes its shape from it as well.
-        visual_tokenizer ([`LavitVisualTokenizer`], *optional*): One that exists already, instead of a new one.
+        config ([`LavitVisualTokenizerConfig`]): The configuration, which also gives the feature decoder its shape.
+        visual_tokenizer ([`LavitVisualTokenizer`], *optional*): An existing visual tokenizer. By default, a new one.
 
     Attributes:
-        quantize (`bool`): False while features are to be rebuilt from vectors that are not yet codes.
+        quantize (`bool`): Whether features are rebuilt from codebook rows, or from the vectors before quantization.
         freeze_selector (`bool`):
-            True where the selector is to stay as it is: patches are kept as at inference, and it gets no gradient.
+            Whether the selector is left unchanged. Patches are then kept as at inference.
         gumbel_temperature (`float`):
-            The temperature of the relaxed keep decision, from the configuration, which a schedule may change.
+            The temperature of the relaxed decision of the selector. It starts as the value of the configuration, and
+            a schedule may change it.
     """
 
     config: LavitVisualTokenizerConfig
@@ -79,7 +84,7 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
         "codebook_updater.counts$",
         "codebook_updater.sums$",
     ]
-    # The loss is the mean of the batch that it is given: a Trainer that accumulates gradients has to divide it.
+    # The loss is a mean over the batch, so that `Trainer` divides it by the number of accumulated batches.
     accepts_loss_kwargs = False
 
     def __init__(self, config: LavitVisualTokenizerConfig, visual_tokenizer: LavitVisualTokenizer | None = None):
@@ -102,18 +107,18 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
     @classmethod
     def from_vision_tower(cls, vision: Backbone, **kwargs) -> "LavitVisualTokenizerForPreTraining":
         """
-        A new tokenizer to train around a vision model, in float32.
+        Builds a visual tokenizer to train around a vision model, in float32.
 
         Args:
             vision (`str`, `PreTrainedConfig` or `PreTrainedModel`):
                 A folder or repository with pretrained weights, a configuration of a new tower, or the tower itself.
-            kwargs: For [`LavitVisualTokenizerConfig`], say `codebook_size` or `num_merger_layers`.
+            kwargs: Arguments of [`LavitVisualTokenizerConfig`], such as `codebook_size` or `num_merger_layers`.
 
         Raises:
-            ValueError: something that is no vision model, or one that does not fit, see [`check_vision_tower`].
+            ValueError: If `vision` is no vision model, or does not fit, see [`check_vision_tower`].
         """
         vision_tower = load_vision_backbone(vision)
-        # Read first: a configuration forgets its parts' choice of attention when it is put together.
+        # Read before `LavitVisualTokenizerConfig` is made, which resets the choice of attention of its parts.
         attention = vision_tower.config._attn_implementation
         kwargs = {"attn_implementation": {"": attention, "vision_config": attention}} | kwargs
         config = LavitVisualTokenizerConfig(vision_config=vision_tower.config, **kwargs)
@@ -128,7 +133,7 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
 
     @torch.no_grad()
     def start_codebook(self, vectors: torch.Tensor) -> None:
-        """Puts the codebook at the k-means of unit `vectors` (T, code_dim), which are the same in every process."""
+        """Sets the codebook to the k-means of unit `vectors` (T, code_dim), which all processes must have alike."""
         self.codebook_updater.start(self.visual_tokenizer.quantizer.codebook, vectors)
         self.feature_decoder.codebook.copy_(self.visual_tokenizer.quantizer.codebook)
 
@@ -148,8 +153,8 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
             [`LavitVisualTokenizerForPreTrainingOutput`]
 
         Raises:
-            ValueError: images of another shape.
-            TypeError: an unknown argument.
+            ValueError: If the images have another shape.
+            TypeError: If an argument is unknown.
         """
         check_keyword_arguments(self, kwargs)
         asked = {name: getattr(self.config, name) for name in ("output_hidden_states", "output_attentions")}
@@ -164,13 +169,13 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
         code_embeds = quantized if self.quantize else vectors
         decoded = self.feature_decoder(code_embeds=code_embeds, attention_mask=mask, **asked)
 
-        # A tower that is trained as well is not to make its features easier to rebuild.
+        # Detached, so that a vision tower that is trained as well does not make its features easier to rebuild.
         targets = vision_features.detach().float()
         distances = 1 - nn.functional.cosine_similarity(decoded.features.float(), targets, dim=-1)
         weights = targets.norm(dim=-1) ** self.config.reconstruction_norm_power
-        # Processes train in step, but evaluate each at its own pace.
+        # Processes train in step, but evaluate at their own pace.
         reconstruction_loss = batch_mean(distances, weights, over_processes=self.training)
-        # Over the batch, not image by image: a rich image may keep more than a plain one.
+        # The mean is over the batch, so that a complex image may keep more patches than a simple one.
         kept = tokens.keep_mask if mask.dtype == torch.bool else mask
         keep_ratio_loss = (self.config.keep_ratio - batch_mean(kept, over_processes=self.training)).square()
         loss = reconstruction_loss + self.config.keep_ratio_loss_weight * keep_ratio_loss
@@ -180,7 +185,7 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
             commitment_loss = batch_mean(errors, over_processes=self.training)
             loss = loss + self.config.commitment_loss_weight * commitment_loss
         if self.training and self.freeze_selector:
-            # Distributed training waits for a gradient of every parameter that is not frozen for good.
+            # Distributed training waits for a gradient of every parameter that requires one.
             loss = loss + 0.0 * tokens.selector_log_probs.sum()
         if self.training and self.quantize:
             self.codebook_updater(quantizer.codebook, tokens.vectors.detach(), tokens.codes)
@@ -201,12 +206,12 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
         self, vision_features: torch.Tensor
     ) -> tuple[LavitVisualTokenizerOutput, torch.Tensor, torch.Tensor, torch.Tensor]:
         """
-        Samples which patches are kept, with a gradient to the selector. What a dropped patch would add, if it were
-        kept, is what teaches the selector to keep it.
+        Samples which patches are kept, with a gradient to the selector. Vectors are computed for all patches, since
+        the gradient at a dropped patch is what it would contribute if it were kept.
 
         Returns:
-            The tokens of the kept patches; the decision (B, N) as 1.0 and 0.0 with a gradient, the policy; and, for
-            every patch as if it were kept, its vector and the codebook's row (B, N, code_dim).
+            The output of the visual tokenizer for the kept patches, the policy (B, N), which is the decision as 1.0
+            and 0.0 with a gradient, and the vectors and the codebook rows (B, N, code_dim) of all patches.
         """
         tokenizer, shape = self.visual_tokenizer, vision_features.shape[:2]
         log_probs = tokenizer.selector(vision_features)

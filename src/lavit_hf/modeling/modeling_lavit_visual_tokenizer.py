@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs, recursively_install_hooks
 
 from .arguments_lavit import check_keyword_arguments
-from .codebook_lavit import POSITIONS_STD, LavitQuantizer
+from .codebook_lavit import POSITIONS_STD, LavitQuantizer, init_codebook
 from .configuration_lavit import LavitVisualTokenizerConfig
 from .freezing_lavit import LavitFreezingMixin, evaluation_mode, gradients_where_trained
 from .library_lavit import LavitPublishingMixin
@@ -32,20 +32,20 @@ class LavitVisualTokenizerOutput(ModelOutput):
 
     Args:
         codes (`torch.LongTensor` of shape `(T,)`): Codes of all images, one after the other, 0..codebook_size-1.
-        num_codes (`torch.LongTensor` of shape `(B,)`): How many codes each image has, at least 1.
+        num_codes (`torch.LongTensor` of shape `(B,)`): Number of codes of each image, at least 1.
         keep_mask (`torch.BoolTensor` of shape `(B, N)`): The kept patches, in raster order.
         selector_log_probs (`torch.FloatTensor` of shape `(B, N, 2)`):
             Log-probabilities of keeping (index 0) and dropping each patch.
-        merged_features (`torch.FloatTensor` of shape `(T, hidden_size)`): Kept patches with the others folded in.
-        vectors (`torch.FloatTensor` of shape `(T, code_dim)`): The unit vectors that the codes name, float32.
-        quantized (`torch.FloatTensor` of shape `(T, code_dim)`): The codebook's rows, float32.
+        merged_features (`torch.FloatTensor` of shape `(T, hidden_size)`): The output of the merger.
+        vectors (`torch.FloatTensor` of shape `(T, code_dim)`): The float32 unit vectors before quantization.
+        quantized (`torch.FloatTensor` of shape `(T, code_dim)`): The float32 rows of the codebook nearest to them.
         vision_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`): The input of selector and merger.
-        partition ([`PatchPartition`]): The kept and the dropped patches, as the merger takes them.
+        partition ([`PatchPartition`]): The kept and the dropped patches in the layout that the merger takes.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*, with `output_hidden_states=True`):
             The merger's input and the output of each of its blocks, of shape `(T, hidden_size)`.
         attentions, cross_attentions (`tuple[torch.FloatTensor]`, *optional*, with `output_attentions=True`):
-            The weights with which each block's kept patches attend to each other and to the dropped ones, of shape
-            `(B, num_attention_heads, Lq, Lk)`, padded on the right.
+            The attention weights of each block, of kept patches to each other and of kept to dropped patches, of
+            shape `(B, num_attention_heads, Lq, Lk)`, padded on the right.
     """
 
     codes: torch.LongTensor | None = None
@@ -67,7 +67,7 @@ class LavitVisualTokenizerOutput(ModelOutput):
 
 
 class LavitTokenizerPreTrainedModel(LavitPublishingMixin, LavitFreezingMixin, LavitFloat32Mixin, PreTrainedModel):
-    """Weight initialisation and loading shared by the models of LaVIT's tokenizer."""
+    """Base class of all models of LaVIT: initialisation, frozen parts, float32 tensors, saving and publishing."""
 
     base_model_prefix = "visual_tokenizer"
     main_input_name = "pixel_values"
@@ -82,16 +82,16 @@ class LavitTokenizerPreTrainedModel(LavitPublishingMixin, LavitFreezingMixin, La
 
     @classmethod
     def is_custom_code(cls) -> bool:
-        """False, as in transformers' own models, since `_init_weights` leaves loaded weights as they are."""
-        # Where it is True, buffers that a backbone's module fills in its children (Falcon-H1) stay uninitialised.
+        """Returns False, as for the models of transformers, since `_init_weights` leaves loaded weights alone."""
+        # If it were True, transformers would not initialise the buffers that a backbone fills in its children, as
+        # Falcon-H1 does.
         return False
 
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
         if isinstance(module, LavitQuantizer):
-            # Unit rows, as the vectors that they name are.
-            init.copy_(module.codebook, nn.functional.normalize(torch.randn_like(module.codebook), dim=-1))
+            init_codebook(module.codebook)
             if module.position_embeddings is not None:
                 init.normal_(module.position_embeddings, std=POSITIONS_STD)
         elif isinstance(module, LavitVisualAdapter) and module.position_embeddings is not None:
@@ -103,19 +103,19 @@ class LavitTokenizerPreTrainedModel(LavitPublishingMixin, LavitFreezingMixin, La
 
 class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
     """
-    Turns images into codes: a frozen vision tower, a selector that keeps the patches that matter, a merger that folds
-    the others into them, a codebook that names them. A tower whose parameters are made to require gradients is
-    trained.
+    Turns images into codes. A frozen vision tower computes features of patches, a selector keeps the patches that
+    matter, a merger folds the other patches into them, and a codebook names the result. A vision tower whose
+    parameters are set to require gradients is trained.
 
-    `from_pretrained` also takes the folder or repository of a whole LaVIT and loads just this part of it.
+    `from_pretrained` also takes the folder or repository of a whole LaVIT, and loads only its visual tokenizer.
 
     Args:
-        config ([`LavitVisualTokenizerConfig`]): Its shape and the default way of selection.
+        config ([`LavitVisualTokenizerConfig`]): The configuration.
         vision_tower (`PreTrainedModel`, *optional*):
-            A tower that exists already, instead of a new one. The other parts take its dtype.
+            An existing vision tower, whose dtype the other parts take. By default, a new one.
 
     Raises:
-        ValueError: a vision model that does not fit, see [`check_vision_tower`].
+        ValueError: If the vision model does not fit, see [`check_vision_tower`].
     """
 
     config: LavitVisualTokenizerConfig
@@ -126,7 +126,8 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
     def __init__(self, config: LavitVisualTokenizerConfig, vision_tower: PreTrainedModel | None = None):
         super().__init__(config)
         self.vision_tower = vision_tower or build_vision_tower(config.vision_config)
-        # A model that is being loaded was checked when it was made, and DeepSpeed may have divided this one.
+        # Weights on the meta device are about to be loaded, and the model was checked when it was made. DeepSpeed may
+        # have partitioned the weights.
         if self.vision_tower.device.type != "meta" and not is_deepspeed_zero3_enabled():
             check_vision_tower(self.vision_tower)
         self.whitening = LavitFeatureWhitening(config) if config.feature_whitening is not None else None
@@ -144,23 +145,24 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
 
     @cached_property
     def _output_capturing_hooks_installed(self) -> bool:
-        # `capture_outputs` asks for this before it hooks every submodule. A vision tower that has given hidden states
-        # before has hooks already, and would give each of them twice: only the merger is hooked here.
+        # `capture_outputs` reads this attribute before it hooks every submodule. A vision tower that has returned
+        # hidden states before has hooks already, and would return each of them twice. Only the merger is hooked here.
         recursively_install_hooks(self.merger, "merger", list(self._can_record_outputs.items()))
         return True
 
     def encode_vision(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """
-        The tower's last hidden states before its final norm, patches only, whitened if the configuration says so.
+        Computes the last hidden states of the vision tower before its final norm, without CLS and register tokens.
+        They are whitened if the configuration says so.
 
         Args:
-            pixel_values (`torch.FloatTensor` of shape `(B, 3, image_size, image_size)`): As the processor makes them.
+            pixel_values (`torch.FloatTensor` of shape `(B, 3, image_size, image_size)`): Images from the processor.
 
         Returns:
             `torch.FloatTensor` of shape `(B, num_patches, hidden_size)`.
 
         Raises:
-            ValueError: images of another shape.
+            ValueError: If the images have another shape.
         """
         size = self.config.vision_config.image_size
         if pixel_values.ndim != 4 or pixel_values.shape[2:] != (size, size):
@@ -169,7 +171,7 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
             )
         with gradients_where_trained(self.vision_tower):
             outputs = self.vision_tower(pixel_values.to(self.dtype), output_hidden_states=[-1], return_dict=True)
-        # CLS and register tokens stand before the patches
+        # CLS and register tokens precede the patches.
         features = outputs.hidden_states[-1][:, -self.config.num_patches :]
         return features if self.whitening is None else self.whitening(features)
 
@@ -181,10 +183,10 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> LavitVisualTokenizerOutput:
         """
-        Runs the visual tokenizer as at inference, so that an image has the same codes wherever they are made: with the
-        configuration's selection, in the precision of its weights also under autocast, in evaluation mode also where
-        it is trained (a trained vision tower then has neither dropout nor gradient checkpointing), and without waiting
-        for other processes. Gradients are recorded where something in it is trained.
+        Runs the visual tokenizer as at inference, so that an image has the same codes wherever they are computed. The
+        selection is that of the configuration, autocast is off, and all parts are in evaluation mode, also while the
+        vision tower is trained: it then has neither dropout nor gradient checkpointing. Gradients are recorded if a
+        part of the visual tokenizer is trained.
 
         Same arguments, outputs and errors as [`~LavitVisualTokenizer.forward`].
         """
@@ -197,8 +199,8 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
 
     def select_patches(self, pixel_values: torch.FloatTensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Runs the vision tower and the selector alone, as [`~LavitVisualTokenizer.tokenize_images`] does: enough to know
-        how many codes each image has.
+        Runs only the vision tower and the selector, as [`~LavitVisualTokenizer.tokenize_images`] does. Their result
+        tells how many codes each image has.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(B, 3, image_size, image_size)`): Images.
@@ -223,26 +225,26 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         Args:
             pixel_values (`torch.FloatTensor` of shape `(B, 3, image_size, image_size)`): Images.
             keep_mask (`torch.BoolTensor` of shape `(B, N)`, *optional*):
-                The patches to keep, at least one of each image, in place of the selector's decision.
-            selection (`str`, *optional*): Overrides the configuration's way of selection.
-            generator (`torch.Generator`, *optional*): Makes `"sample"` reproducible.
+                The patches to keep, at least one of each image, instead of the decision of the selector.
+            selection (`str`, *optional*): How patches are selected. By default, as the configuration says.
+            generator (`torch.Generator`, *optional*): Random numbers of the selection `"sample"`.
             vision_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`, *optional*):
-                From [`~LavitVisualTokenizer.encode_vision`], instead of `pixel_values`.
+                Output of [`~LavitVisualTokenizer.encode_vision`], instead of `pixel_values`.
 
         Returns:
             [`LavitVisualTokenizerOutput`]
 
         Raises:
-            ValueError: neither or both of images and features; images or a mask of the wrong shape; a mask that keeps
-                nothing of an image; an unknown selection.
-            TypeError: an unknown argument.
+            ValueError: If not exactly one of `pixel_values` and `vision_features` is given, if one of the arguments
+                has a wrong shape, if no patch of an image is kept, or if `selection` is unknown.
+            TypeError: If an argument is unknown.
         """
         check_keyword_arguments(self, kwargs)
         if (pixel_values is None) == (vision_features is None):
             raise ValueError("Give either pixel_values or vision_features.")
         if vision_features is None:
             vision_features = self.encode_vision(pixel_values)
-        # A processor's own visual tokenizer may compute them in another dtype.
+        # The visual tokenizer of a processor may have computed the features in another dtype.
         return self._tokenize(vision_features.to(self.dtype), keep_mask, selection, generator, **kwargs)
 
     @capture_outputs(tie_last_hidden_states=False)
@@ -254,12 +256,15 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
         generator: torch.Generator | None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> LavitVisualTokenizerOutput:
-        """Features to codes, without the vision tower, whose forward captures hidden states of its own."""
+        """Turns features into codes, apart from the vision tower, whose forward captures hidden states of its own."""
         log_probs = self.selector(vision_features)
         if keep_mask is None:
             keep_mask = select_patches(log_probs, selection or self.config.selection, generator)
-        else:
-            self._check_keep_mask(keep_mask, vision_features)
+        elif keep_mask.dtype != torch.bool or keep_mask.shape != vision_features.shape[:2]:
+            raise ValueError(
+                f"keep_mask must be bool of shape {tuple(vision_features.shape[:2])}, got {keep_mask.dtype} of shape "
+                f"{tuple(keep_mask.shape)}."
+            )
         partition = PatchPartition(keep_mask)
         merged_features = self.merger(vision_features, partition, **kwargs)
         codes, vectors, quantized = self.quantizer(merged_features, partition.kept_index % self.config.num_patches)
@@ -274,16 +279,6 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
             vision_features=vision_features,
             partition=partition,
         )
-
-    def _check_keep_mask(self, keep_mask: torch.Tensor, vision_features: torch.Tensor) -> None:
-        if keep_mask.dtype != torch.bool or keep_mask.shape != vision_features.shape[:2]:
-            raise ValueError(
-                f"keep_mask must be bool of shape {tuple(vision_features.shape[:2])}, got {keep_mask.dtype} of shape "
-                f"{tuple(keep_mask.shape)}."
-            )
-        if not keep_mask.any(dim=-1).all():
-            empty = (~keep_mask.any(dim=-1)).nonzero().flatten().tolist()
-            raise ValueError(f"keep_mask must keep at least one patch of each image, none is kept of {empty}.")
 
     def get_input_embeddings(self) -> nn.Module:
         return self.vision_tower.get_input_embeddings()

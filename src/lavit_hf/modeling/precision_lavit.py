@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Float32 islands: tensors whose rounding would change codes or positions stay float32 through every cast."""
+"""Tensors that stay float32 when a model is cast, since rounding them would change codes or positions."""
 
 import re
 from collections.abc import Callable
@@ -11,16 +11,16 @@ import torch
 
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
-# Buffers of rotary positions in transformers' models: `inv_freq`, `original_inv_freq`, `full_attention_inv_freq`, and
-# the tables of CodeGen and GPT-J.
+# The buffers of rotary positions in transformers: `inv_freq`, `original_inv_freq`, `full_attention_inv_freq`, and the
+# tables of CodeGen and GPT-J.
 ROTARY_TABLES = r"(inv_freq|rotary_emb\.embed_positions)$"
 
 
 class LavitFloat32Mixin:
     """
-    A `PreTrainedModel` that keeps some of its tensors in float32 when it is cast to a half precision: those named in
-    `_keep_in_fp32_modules_strict`, its own and its backbones', which transformers respects in `from_pretrained` alone,
-    and the tables of rotary positions.
+    A `PreTrainedModel` that keeps some tensors in float32 when it is cast to half precision. They are the tables of
+    rotary positions and the tensors named in `_keep_in_fp32_modules_strict` of the model and its backbones, which
+    transformers respects only in `from_pretrained`.
     """
 
     named_parameters: Callable[..., Any]
@@ -33,15 +33,15 @@ class LavitFloat32Mixin:
 
     def widest_dtype(self) -> torch.dtype | None:
         """
-        Returns the dtype that holds all parameters without rounding, apart from those that are float32 always. `dtype`
-        is that of the first parameter alone.
+        Returns the narrowest dtype that holds all parameters without rounding, apart from those that are always
+        float32. `dtype` is only the dtype of the first parameter.
         """
         pattern = self._kept_names()
         parameters = ((name, parameter) for name, parameter in self.named_parameters() if not pattern.search(name))
         dtypes = {parameter.dtype for _, parameter in parameters if parameter.is_floating_point()}
         return reduce(torch.promote_types, dtypes) if dtypes else None
 
-    # A private hook of torch, because `to`, `half`, `type` and the casts of any module around this one all end in it.
+    # A private method of torch, in which `to`, `half`, `type` and the casts of enclosing modules all end.
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True):
         pattern = self._kept_names()
         tensors = chain(self.named_parameters(), self.named_buffers())
@@ -59,20 +59,20 @@ class LavitFloat32Mixin:
 
 
 def require_float32(name: str, tensor: torch.Tensor) -> None:
-    """Raises the ValueError of a tensor that was rounded by something that casts tensors one by one."""
+    """Raises a `ValueError` for a tensor in half precision, which the casts of a model leave in float32."""
     if tensor.dtype in HALF_DTYPES:
         raise ValueError(
-            f"{name} must be float32, got {tensor.dtype}. Cast the whole model with `to`, or load it in a dtype with "
-            "`from_pretrained`: both leave it as it is."
+            f"{name} must be float32, got {tensor.dtype}. Cast the model with `to`, or load it with the dtype "
+            f"argument of `from_pretrained`: both leave {name} in float32."
         )
 
 
 def read_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """
-    The floating-point dtype that is meant by itself or by its name; None for None and `"auto"`.
+    Returns the floating-point dtype given by itself or by its name, or None for None and `"auto"`.
 
     Raises:
-        ValueError: anything else.
+        ValueError: If `dtype` is anything else.
     """
     if dtype is None or dtype == "auto":
         return None

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The selector (paper, section 3.1): the probability of keeping each patch, and the decision which are kept."""
+"""The selector (paper, section 3.1), which decides which patches of an image are kept."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from .distributed_lavit import share_of_batch
 
 
 class LavitSelector(nn.Module):
-    """Predicts from each patch and from the mean of all patches whether the patch is worth a token."""
+    """Predicts the probability of keeping each patch from the patch itself and the mean of all patches."""
 
     def __init__(self, config: LavitVisualTokenizerConfig):
         super().__init__()
@@ -23,7 +23,7 @@ class LavitSelector(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
 
     def forward(self, vision_features: torch.Tensor) -> torch.Tensor:
-        """(B, N, hidden_size) -> log-probabilities (B, N, 2) float32 of keeping (index 0) and dropping."""
+        """Returns float32 log-probabilities (B, N, 2) of keeping (0) and dropping (1) patches (B, N, hidden_size)."""
         hidden_states = self.activation(self.in_proj(self.norm(vision_features)))
         own, shared = hidden_states.chunk(2, dim=-1)
         shared = shared.mean(dim=1, keepdim=True).expand_as(own)
@@ -33,15 +33,15 @@ class LavitSelector(nn.Module):
 
 
 def gumbel_noise(shape: torch.Size, generator: torch.Generator | None = None, device=None) -> torch.Tensor:
-    """Standard Gumbel noise, float32. Drawn where the generator lives, so that a CPU seed means the same on a GPU."""
+    """Draws float32 Gumbel noise on the device of the generator, so that a seed of the CPU gives the same on a GPU."""
     exponential = torch.empty(shape, device=generator.device if generator is not None else device)
     return -exponential.exponential_(generator=generator).log().to(device)
 
 
 def sample_policy(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
     """
-    A sampled keep decision (B, N) of 0.0 and 1.0 for training, with the gradient of its relaxation (Gumbel-softmax,
-    Jang et al., arXiv 1611.01144) and at least one patch kept per image.
+    Samples the decision (B, N) of training, 1.0 for kept patches and 0.0 for others, with the gradient of its
+    relaxation (Gumbel-softmax, Jang et al., arXiv 1611.01144). At least one patch of each image is kept.
     """
     rows, total = share_of_batch(len(log_probs), log_probs.device)
     noise = gumbel_noise((total, *log_probs.shape[1:]), device=log_probs.device)[rows]
@@ -57,20 +57,20 @@ def select_patches(
     noise: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
-    Decides which patches are kept, always at least one per image.
+    Decides which patches are kept, at least one of each image.
 
     Args:
         log_probs (`torch.FloatTensor` of shape `(B, N, 2)`):
             Log-probabilities of keeping (index 0) and dropping each patch.
         selection (`str`): `"topk"`, `"sample"` or `"argmax"`, see [`LavitVisualTokenizerConfig`].
-        generator (`torch.Generator`, *optional*): Source of the noise of `"sample"`.
-        noise (`torch.FloatTensor` of shape `(B, N, 2)`, *optional*): The noise itself, instead of a generator.
+        generator (`torch.Generator`, *optional*): Random numbers of `"sample"`.
+        noise (`torch.FloatTensor` of shape `(B, N, 2)`, *optional*): The Gumbel noise, instead of a generator.
 
     Returns:
-        `torch.BoolTensor` of shape `(B, N)`.
+        `torch.BoolTensor` of shape `(B, N)`: The kept patches.
 
     Raises:
-        ValueError: an unknown `selection`.
+        ValueError: If `selection` is unknown.
     """
     keep_scores = log_probs[..., 0]
     if selection == "topk":
@@ -86,7 +86,7 @@ def select_patches(
 
 
 def keep_at_least_one(keep_mask: torch.Tensor, keep_scores: torch.Tensor) -> torch.Tensor:
-    """Returns `keep_mask` (B, N), with the patch of highest score where an image would keep none."""
+    """Returns `keep_mask` (B, N), to which the patch with the highest score is added for images that keep no patch."""
     likeliest = nn.functional.one_hot(keep_scores.argmax(dim=-1), keep_scores.shape[-1]).bool()
     return keep_mask | (likeliest & ~keep_mask.any(dim=-1, keepdim=True))
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The vision tower that a visual tokenizer is built around: any vision transformer of transformers that fits."""
+"""The vision tower of a visual tokenizer, which can be any vision transformer of transformers that fits."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode  # documented, but not imported by torch.utils
@@ -17,12 +17,12 @@ from .freezing_lavit import evaluation_mode
 
 def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """
-    Returns the class of the vision model that `AutoModel` makes of a configuration.
+    Returns the class of the vision model that `AutoModel` builds from a configuration.
 
     Raises:
-        ValueError: a configuration of which `AutoModel` makes no model: a saved visual tokenizer could not be loaded.
+        ValueError: If `AutoModel` builds no model from the configuration, so that a saved model could not be loaded.
     """
-    # The release's tower is the one that transformers has but does not list with AutoModel.
+    # transformers has the vision tower of the release, but does not register it with AutoModel.
     if isinstance(config, Blip2VisionConfig):
         return Blip2VisionModel
     if type(config) not in MODEL_MAPPING:
@@ -34,19 +34,19 @@ def build_vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
     """Returns a new vision model. Same errors as [`model_class`]."""
     if model_class(config) is Blip2VisionModel:
         return Blip2VisionModel(config)
-    # Not in the dtype that its configuration was saved with: a whole LaVIT may be asked for in another.
+    # The dtype that was asked for the whole model holds, not the one that the configuration was saved with.
     return AutoModel.from_config(config, dtype=torch.get_default_dtype())
 
 
 class _RandomOperations(TorchDispatchMode):
-    """Notes by name the operations that draw random numbers."""
+    """Records the names of operations that draw random numbers."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        # Attention has the tag because of its dropout, of which there is none at inference.
+        # Attention has this tag because of its dropout, which is off at inference.
         if torch.Tag.nondeterministic_seeded in func.tags and "attention" not in func.name():
             self.names.append(func.name())
         return func(*args, **(kwargs or {}))
@@ -55,7 +55,7 @@ class _RandomOperations(TorchDispatchMode):
 @torch.no_grad()
 def check_vision_tower(vision_tower: PreTrainedModel) -> None:
     """
-    Finds out whether a vision model fits, by running it once on two blank images.
+    Checks whether a vision model fits, by running it once on two blank images.
 
     Args:
         vision_tower (`PreTrainedModel`): A model with integers as `image_size` and `patch_size` of its configuration.
@@ -73,7 +73,7 @@ def check_vision_tower(vision_tower: PreTrainedModel) -> None:
             f"visual tokenizer is loaded, got {type(vision_tower).__name__}."
         )
     expected, size = "vision_config must describe a vision transformer that fits, got", config.image_size
-    # The model itself, and no copy of it on the meta device, whose tensors some models would keep for later calls.
+    # The model itself runs, and no copy on the meta device, since some models keep tensors for later calls.
     pixel_values = torch.zeros(2, 3, size, size, device=vision_tower.device, dtype=vision_tower.dtype)
     try:
         with evaluation_mode(vision_tower), _RandomOperations() as random_operations:

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Whitening of vision features, an island of float32."""
+"""Whitening of vision features, which is computed in float32."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from .precision_lavit import require_float32
 
 class LavitFeatureWhitening(nn.Module):
     """
-    Turns vision features so that every direction has about the same variance, one on average over the channels.
+    Transforms vision features linearly, so that all directions have about the same variance, with a mean of one.
 
     Args:
         config ([`LavitVisualTokenizerConfig`]): `hidden_size` and `feature_whitening` are used.
@@ -24,7 +24,7 @@ class LavitFeatureWhitening(nn.Module):
 
     @torch.no_grad()
     def fit(self, features: torch.Tensor) -> None:
-        """Takes mean and covariance of `features` (T, hidden_size), by which it whitens from then on."""
+        """Sets the transformation by the mean and the covariance of `features` (T, hidden_size)."""
         features = features.double()
         variances, directions = torch.linalg.eigh(torch.cov(features.T))
         scales = (variances.clamp(min=0) + self.added_share * variances.sum()).rsqrt()
@@ -33,7 +33,7 @@ class LavitFeatureWhitening(nn.Module):
         self.feature_transform.copy_(directions @ torch.diag(scales) @ directions.T)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """(..., hidden_size) -> the same shape and dtype, computed in float32."""
+        """Whitens features (..., hidden_size) in float32, and returns them in their own dtype."""
         for name, buffer in self.named_buffers():
             require_float32(name, buffer)
         with torch.autocast(device_type=features.device.type, enabled=False):
