@@ -5,7 +5,7 @@ Stage 3: trains a pixel decoder, which draws images from the codes of a visual t
     python examples/train_image_decoder.py examples/recipes/shapes/image_decoder.yaml
     python examples/train_image_decoder.py --visual_tokenizer my-tokenizer --output_dir my-decoder --max_steps 50000 \\
         --stable_diffusion stable-diffusion-v1-5/stable-diffusion-v1-5 \\
-        --dataset_name imagefolder --data_dir pictures
+        --dataset_name imagefolder --data_dir images
 
 The loss is in `lavit_hf/training/image_decoder.py`; `lavit_hf/training/image_decoder_trainer.py` averages the weights.
 """

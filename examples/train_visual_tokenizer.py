@@ -4,7 +4,7 @@ Stage 1: trains LaVIT's visual tokenizer on images alone, around any vision towe
 
     python examples/train_visual_tokenizer.py examples/recipes/shapes/visual_tokenizer.yaml
     python examples/train_visual_tokenizer.py --vision_tower openai/clip-vit-base-patch16 \\
-        --dataset_name imagefolder --data_dir pictures --output_dir my-tokenizer --max_steps 50000
+        --dataset_name imagefolder --data_dir images --output_dir my-tokenizer --max_steps 50000
 
 The loss is in the model, `LavitVisualTokenizerForPreTraining`, and the schedule in its trainer,
 `lavit_hf/training/tokenizer_trainer.py`.

@@ -57,7 +57,7 @@ def abridged(command: str) -> list[str]:
 
 def make_datasets() -> None:
     scenes = load_shapes("train", num_rows=8)
-    for folder in ("photos", "pictures"):
+    for folder in ("photos", "images"):
         Path(folder).mkdir()
         names = [f"{index}.png" for index in range(8)]
         for name, scene in zip(names, scenes, strict=True):

@@ -37,7 +37,7 @@ from lavit_hf.data.shapes.loading import make_row
 from lavit_hf.training.lora import lora_config
 
 from .guides import ROOT, blocks_of, pages_with
-from .tiny import VISION, save_text_model
+from .tiny import VISION, save_clip, save_text_model
 
 
 OF_THEIR_OWN = {"README", "publish", "serve"}
@@ -111,6 +111,7 @@ def prepare_train_the_image_decoder():
 
 
 def prepare_new_backbones():
+    save_clip(Path("openai/clip-vit-base-patch16"))
     SiglipVisionModel(SiglipVisionConfig(**VISION)).save_pretrained("google/siglip2-base-patch16-224")
     vision = "google/siglip2-base-patch16-224"
     LavitVisualTokenizerForPreTraining.from_vision_tower(vision, codebook_size=8192).save_pretrained("my-tokenizer")
@@ -144,6 +145,7 @@ def check_generate(names):
 def check_use_the_release(names):
     assert all("orange star" in caption for caption in names["captions"])
     assert [drawing.size for drawing in names["drawings"]] == [(64, 64)] * 2
+    assert names["loss"] > 0
 
 
 def check_serve_with_other_engines(names):
