@@ -1,4 +1,4 @@
-# The shapes model from nothing: `make shapes-model`. Each stage goes on where it was stopped.
+# `make shapes-model` trains the small model that ships with the library from nothing. A stage that was stopped resumes.
 PYTHON ?= .venv/bin/python
 LAVIT ?= .venv/bin/lavit-hf
 RECIPES = examples/recipes/shapes
@@ -9,7 +9,7 @@ PRECOMPUTE = $(LAVIT) precompute-codes shapes $(RUNS)/codes --model $(RUNS)/visu
 .PHONY: shapes-model
 shapes-model: $(RUNS)/model/README.md
 ifeq ($(MAKECMDGOALS),shapes-model)
-$(info From nothing it takes about seven hours on two cores. Stopped, it goes on where it was.)
+$(info The whole training takes about seven hours on two cores. After an interruption, the same command resumes it.)
 endif
 
 $(RUNS)/vision_tower/README.md: $(RECIPES)/vision_tower.yaml
@@ -32,12 +32,12 @@ $(RUNS)/image_decoder/README.md: $(RECIPES)/image_decoder.yaml $(RUNS)/codes/com
 $(RUNS)/lavit/README.md: $(RECIPES)/pretrain.yaml $(RUNS)/codes/complete
 	$(PYTHON) examples/pretrain.py $<
 
-# One folder for both libraries, small files, measured on 1000 scenes of the test split.
+# Assembles one folder for transformers and diffusers in float16, and evaluates it on 1000 scenes of the test split.
 $(RUNS)/model/README.md: $(RUNS)/lavit/README.md $(RUNS)/image_decoder/README.md model_cards/shapes.md
 	$(PYTHON) examples/assemble.py $(RUNS)/lavit $(RUNS)/image_decoder $(RUNS)/model --dtype float16 \
 		--without_code --dataset shapes --title "LaVIT of shapes" --license apache-2.0 --description model_cards/shapes.md
 
-# transformers' own common tests on LaVIT's classes: `pip install -e ".[dev,conformance]"` first.
+# Runs the common test suites of transformers on LaVIT's classes, after `pip install -e ".[dev,conformance]"`.
 .PHONY: conformance
 conformance:
 	HF_HUB_OFFLINE=1 $(PYTHON) -m pytest tests/conformance

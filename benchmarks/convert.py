@@ -1,16 +1,17 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Memory and time of the conversion, against the number of the language model's shards.
+"""
+Measures memory and time of the conversion for different numbers of shards of the language model.
 
     python benchmarks/convert.py --shards 2 4 8 --shard-mb 512
 
-Makes a checkpoint in the authors' layout (random weights in float16, the goldens' visual parts), converts it in a
-process of its own and compares peak memory with the bound: the largest shard plus 2 GB, however many shards there are.
-Exit code 1 where it is broken. Linux only. Takes twice the largest checkpoint on disk.
+Makes a checkpoint in the authors' layout, with random weights in float16 and the visual parts of the goldens. Converts
+it in a separate process, and compares the peak memory with the bound: the largest shard plus 2 GB, whatever the number
+of shards. The exit code is 1 if the bound is exceeded. Needs Linux, and twice the size of the largest checkpoint on
+the disk.
 
-What is counted. `peak` is the largest resident set of the process less what it held after its imports. Shards are
-mapped, and mapped pages that were read count as resident although the kernel drops them whenever it needs them: so
-`peak` includes up to one whole shard that is not really needed. `private` is the part of it that cannot be dropped
-(RssAnon, sampled every 5 ms): this is what conversion needs.
+`peak` is the largest resident set of the process, less the resident set after its imports. Shards are mapped, and
+pages that were read count as resident although the kernel can drop them at any time. `peak` therefore includes up to
+one shard that is not needed. `private` is the part that cannot be dropped (RssAnon, sampled every 5 ms).
 """
 
 import argparse
@@ -35,7 +36,7 @@ HIDDEN_SIZE, INTERMEDIATE_SIZE = 1024, 2752
 
 
 def layer_shapes(number: int) -> dict[str, tuple[int, ...]]:
-    """The weights of one layer of the language model: 25 MB."""
+    """Returns the shapes of the weights of one layer of the language model, which has 25 MB."""
     prefix, size, wide = f"model.layers.{number}.", HIDDEN_SIZE, INTERMEDIATE_SIZE
     attention = {f"{prefix}self_attn.{name}_proj.weight": (size, size) for name in "qkvo"}
     norms = {f"{prefix}{name}_layernorm.weight": (size,) for name in ("input", "post_attention")}
@@ -44,7 +45,7 @@ def layer_shapes(number: int) -> dict[str, tuple[int, ...]]:
 
 
 def plan_shards(num_shards: int, shard_bytes: int, vocab_size: int) -> tuple[list[dict[str, tuple[int, ...]]], int]:
-    """The shapes in each shard, filled layer by layer, and the number of layers."""
+    """Returns the shapes in each shard, which are filled layer by layer, and the number of layers."""
     embedding, shards, num_layers = (vocab_size, HIDDEN_SIZE), [], 0
     layer_bytes = sum(2 * torch.Size(shape).numel() for shape in layer_shapes(0).values())
     for index in range(num_shards):
@@ -60,7 +61,7 @@ def plan_shards(num_shards: int, shard_bytes: int, vocab_size: int) -> tuple[lis
 
 
 def make_checkpoint(folder: Path, num_shards: int, shard_bytes: int) -> None:
-    """A checkpoint in the authors' layout whose language model is of the given size."""
+    """Makes a checkpoint in the authors' layout whose language model has the given size."""
     shutil.copytree(GOLDENS, folder)
     language_model = folder / "language_model"
     (language_model / "pytorch_model.bin").unlink()
@@ -89,7 +90,7 @@ def make_checkpoint(folder: Path, num_shards: int, shard_bytes: int) -> None:
 
 
 def convert(source: Path, target: Path, dtype: str) -> None:
-    """What the converting process does: converts, and prints what that took as JSON."""
+    """Converts, in a separate process, and prints memory and time as JSON."""
     from lavit_hf.conversion import convert_official_checkpoint
 
     before, private, done = read_memory(), 0, threading.Event()
@@ -118,7 +119,7 @@ def convert(source: Path, target: Path, dtype: str) -> None:
 
 
 def run(mode: str, *args) -> str:
-    """This script in another process, so that the memory of one step is not that of another."""
+    """Runs this script in another process, so that the memory of one step does not count in another."""
     command = [sys.executable, __file__, f"--{mode}", *map(str, args)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
@@ -145,10 +146,10 @@ def print_table(rows: list[dict]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shards", type=int, nargs="+", default=[2, 4, 8], help="of the language model")
-    parser.add_argument("--shard-mb", type=int, default=512, help="size of each, at least 128")
-    parser.add_argument("--dtype", default="bfloat16", help="of the result; auto copies weights as they are")
-    parser.add_argument("--directory", type=Path, help="where to work; default: the system's temporary folder")
+    parser.add_argument("--shards", type=int, nargs="+", default=[2, 4, 8], help="numbers of shards")
+    parser.add_argument("--shard-mb", type=int, default=512, help="size of a shard, at least 128")
+    parser.add_argument("--dtype", default="bfloat16", help="dtype of the result; auto copies the weights as they are")
+    parser.add_argument("--directory", type=Path, help="folder to work in; default: a temporary one")
     parser.add_argument("--make", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--convert", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -1,19 +1,20 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Measures the cost of knowing the lengths of sequences before the model runs.
+"""
+Measures the cost of knowing the lengths of sequences before the model runs.
 
     python benchmarks/expanded_inputs.py
 
-A vision tower of the shape of ViT-B at 224 pixels before a small Llama, both with random weights, reads images with
-texts behind them. Every way starts from the same pixels and ids and ends with the same loss, but for the last, where
-images enter as precomputed codes:
+A model with a vision tower of the shape of ViT-B at 224 pixels and a small Llama, both with random weights, reads
+images that are followed by texts. Every way starts from the same pixels and ids and ends with the same loss, except
+for the last one, in which images enter as precomputed codes:
 
 - placeholder: one placeholder for each image, which the model expands
-- features: tower and selector run in the processor, and what they compute goes along
-- twice: the same without the features, so that the model's vision tower runs again
-- codes: real codes as ids; the tower does not run
+- features: vision tower and selector run in the processor, which passes their results to the model
+- twice: the same without the features, so that the vision tower runs again in the model
+- codes: codes as ids; the vision tower does not run
 
-A step of training has the gradients of the language model and its adapter; the visual tokenizer is frozen. All ways
-take turns in one process, and ratios are those to the first way within each turn.
+A training step computes the gradients of the language model and its adapter; the visual tokenizer is frozen. All ways
+take turns in one process, and ratios compare them with the first way within each turn.
 """
 
 import argparse
@@ -55,7 +56,7 @@ def build_model(args) -> LavitForCausalLM:
 
 
 class Batch:
-    """Images and texts in each way of giving them to the model."""
+    """Images and texts, as inputs of the model in each way."""
 
     def __init__(self, model: LavitForCausalLM, args):
         generator = torch.Generator().manual_seed(0)
@@ -66,7 +67,7 @@ class Batch:
             self.codes = [codes.tolist() for codes in model.model.visual_tokenizer(self.pixel_values).split()]
 
     def join(self, images: list[list[int]]) -> dict[str, torch.Tensor]:
-        """Rows of `[IMG]`, what stands for an image, `[/IMG]`, and a text, padded on the right."""
+        """Joins `[IMG]`, the ids of an image, `[/IMG]` and a text to rows, padded on the right."""
         config = self.model.config
         start, end = config.image_start_token_id, config.image_end_token_id
         rows = [[start, *image, end, *text] for image, text in zip(images, self.texts, strict=True)]
@@ -83,7 +84,7 @@ class Batch:
             return self.join([[placeholder] for _ in self.texts]) | {"pixel_values": self.pixel_values}
         if way == "codes":
             return self.join([[offset + code for code in codes] for codes in self.codes])
-        with torch.no_grad():  # as the processor does it
+        with torch.no_grad():  # as in the processor
             features, keep_mask = self.model.model.visual_tokenizer.select_patches(self.pixel_values)
         inputs = self.join([[placeholder] * count for count in keep_mask.sum(dim=-1).tolist()])
         if way == "twice":

@@ -1,11 +1,12 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Drawing with guidance: one batched forward against transformers' two passes, batches, the memory limit, growth.
+"""
+Measures drawing with guidance, in one batched forward and in two passes, in batches, and over the length of prompts.
 
     python benchmarks/generation.py --plot docs/generation-cost.png
 
-A Llama with random weights, 0.56 billion of them in bfloat16 unless the flags say otherwise, and the release's codes;
-a whole run takes some twenty minutes on two cores. What is compared takes turns in one process, so that ratios hold
-on a machine whose speed drifts; peak memory is that of a process of its own each.
+The language model is a Llama with random weights and the codes of the release, by default of 0.56 billion weights in
+bfloat16. A whole run takes about twenty minutes on two cores. The compared ways take turns in one process, so that
+ratios hold on a machine whose speed drifts. Peak memory is measured in a separate process for each.
 """
 
 import argparse
@@ -28,18 +29,18 @@ from lavit_hf.modeling.backbones_lavit import causal_model_around
 
 
 GUIDANCE_SCALE = 4.0
-CODES_PER_PICTURE = 85  # of the release, on average
-GROWTH_CODES = 32  # enough for a rate, of fourteen kinds of work
+CODES_PER_IMAGE = 85  # the average of the release
+GROWTH_CODES = 32  # enough for a rate; fourteen kinds of work are measured
 
 
 @dataclass(frozen=True)
 class Work:
-    """One way to draw: how many pictures at once, of how many codes each, after what, and how."""
+    """One way to draw: the number of images and of their codes, the prompt, and the method."""
 
     num_codes: int
     batch_size: int = 1
     prompt_length: int = 32
-    num_pictures: int = 0
+    num_images: int = 0
     way: str = "one forward"  # or "two passes", or with a "static cache"
     attention: str | None = None  # the one that is faster on the device
 
@@ -64,17 +65,17 @@ def build_model(args) -> LavitForCausalLM:
 
 @cache
 def plain_model(model: LavitForCausalLM) -> PreTrainedModel:
-    """Its language model as transformers knows it, with the same weights."""
+    """Returns the language model as a model of transformers, with the same weights."""
     return causal_model_around(model.model.language_model, model.lm_head)
 
 
 def make_prompt(model: LavitForCausalLM, work: Work) -> torch.LongTensor:
-    """(batch_size, length): pictures as codes between their marks, then text."""
+    """Makes prompts (batch_size, length) of images, as codes between `[IMG]` and `[/IMG]`, and text."""
     config = model.config
     generator = torch.Generator().manual_seed(0)
     parts = []
-    for _ in range(work.num_pictures):
-        codes = torch.randint(config.codebook_size, (work.batch_size, CODES_PER_PICTURE), generator=generator)
+    for _ in range(work.num_images):
+        codes = torch.randint(config.codebook_size, (work.batch_size, CODES_PER_IMAGE), generator=generator)
         column = torch.ones(work.batch_size, 1, dtype=torch.long)
         start, end = config.image_start_token_id * column, config.image_end_token_id * column
         parts += [start, config.visual_token_offset + codes, end]
@@ -83,8 +84,8 @@ def make_prompt(model: LavitForCausalLM, work: Work) -> torch.LongTensor:
 
 
 def draw(model: LavitForCausalLM, work: Work) -> None:
-    """Exactly so many codes of each picture."""
-    # For one query in bfloat16, PyTorch's own takes several times as long on a CPU.
+    """Draws exactly `work.num_codes` codes of each image."""
+    # On a CPU in bfloat16, sdpa is several times slower for a single query.
     faster = "eager" if model.device.type == "cpu" else "sdpa"
     model.set_attn_implementation({"text_config": work.attention or faster})
     prompt = make_prompt(model, work)
@@ -120,7 +121,7 @@ def read_weights(model: LavitForCausalLM) -> int:
 
 
 def measure_memory(args) -> None:
-    """The child process: prints the peak memory in MB of one kind of work, beyond the weights."""
+    """Prints the peak memory in MB of one kind of work beyond the weights, in a child process."""
     model, work = build_model(args), Work(**json.loads(args.memory_of))
     if args.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
@@ -141,7 +142,7 @@ def peak_memory(work: Work) -> float:
 
 
 def compare(model: LavitForCausalLM, args, console: Console) -> None:
-    """The ratios: guidance in one forward and in two passes, a batch and one picture, a token and its weights."""
+    """Prints ratios: guidance in one forward and in two passes, a batch and one image, a token and its weights."""
     works = {
         "one forward": Work(args.num_codes),
         "two passes": Work(args.num_codes, way="two passes"),
@@ -155,16 +156,16 @@ def compare(model: LavitForCausalLM, args, console: Console) -> None:
     seconds = time_in_turns(functions | {"weights": lambda: read_weights(model)}, args.runs, args.device)
     weights = seconds.pop("weights")
 
-    table = Table("drawing", "tokens/s", "pictures/min", "against one forward", "ms a step", "x weights", "peak MB")
+    table = Table("drawing", "tokens/s", "images/min", "against one forward", "ms a step", "x weights", "peak MB")
     for name, runs in seconds.items():
         work, median = works[name], statistics.median(runs)
-        pictures = [one * work.batch_size / other for one, other in zip(seconds["one forward"], runs, strict=True)]
+        ratios = [one * work.batch_size / other for one, other in zip(seconds["one forward"], runs, strict=True)]
         step = median / args.num_codes
         table.add_row(
             name,
             f"{work.batch_size * args.num_codes / median:.1f}",
-            f"{60 * work.batch_size / median * args.num_codes / CODES_PER_PICTURE:.1f}",
-            f"{statistics.median(pictures):.2f}",
+            f"{60 * work.batch_size / median * args.num_codes / CODES_PER_IMAGE:.1f}",
+            f"{statistics.median(ratios):.2f}",
             f"{1000 * step:.1f}",
             f"{step / statistics.median(weights):.2f}",
             f"{peak_memory(work):.0f}",
@@ -178,10 +179,10 @@ def compare(model: LavitForCausalLM, args, console: Console) -> None:
 
 
 def measure_growth(model: LavitForCausalLM, args, console: Console) -> dict[str, list[tuple[int, float, float]]]:
-    """(value, tokens a second, peak MB) over the prompt's length, its pictures, and the batch."""
+    """Measures (value, tokens per second, peak MB) over the length of the prompt, its images, and the batch size."""
     series = {
         "prompt length": [(value, Work(GROWTH_CODES, prompt_length=value)) for value in (16, 64, 256, 1024)],
-        "pictures in the prompt": [(value, Work(GROWTH_CODES, num_pictures=value)) for value in (0, 1, 2, 4, 8)],
+        "images in the prompt": [(value, Work(GROWTH_CODES, num_images=value)) for value in (0, 1, 2, 4, 8)],
         "batch size": [(value, Work(GROWTH_CODES, batch_size=value)) for value in (1, 2, 4, 8, 16)],
     }
     grown = {}
@@ -222,11 +223,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hidden-size", type=int, default=1280)
     parser.add_argument("--layers", type=int, default=25)
-    parser.add_argument("--num-codes", type=int, default=CODES_PER_PICTURE, help="of each picture that is compared")
+    parser.add_argument("--num-codes", type=int, default=CODES_PER_IMAGE, help="number of codes of each image")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="bfloat16", help="float32 for a processor without units for bfloat16")
-    parser.add_argument("--plot", help="image file of how cost grows, which is measured for it alone")
+    parser.add_argument("--dtype", default="bfloat16", help="dtype; float32 suits a processor without bfloat16 units")
+    parser.add_argument("--plot", help="image file for a plot of the growth, which is only measured with this option")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory_of:

@@ -1,9 +1,10 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What 16384 picture codes cost when a tokenizer is loaded: against the same tokenizer with text alone.
+"""
+Measures how long a tokenizer with 16384 codes takes to load, in comparison with the same tokenizer without codes.
 
     python benchmarks/loading.py
 
-Each load is a process of its own, imports not counted; the two take turns.
+Each load runs in a separate process, without its imports. The two take turns.
 """
 
 import argparse
@@ -33,7 +34,7 @@ print(time.perf_counter() - started, len(tokenizer))
 
 
 def make_text_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer with as many words as the released one; what they say does not matter here."""
+    """Makes a byte-level tokenizer with as many words as the released one; the words themselves do not matter."""
     words = {f"word{index}": index for index in range(vocab_size - 1)} | {"</s>": vocab_size - 1}
     backend = Tokenizer(models.WordLevel(words, unk_token="</s>"))
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()

@@ -1,14 +1,15 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""How much of the visual tokenizer's speed remains when a dataset is read and written, and whether memory stays flat.
+"""
+Measures how much of the speed of the visual tokenizer remains when a dataset is read and written, and the memory.
 
     python benchmarks/precompute_codes.py
     python benchmarks/precompute_codes.py --device cuda --dtype bfloat16 --hidden-size 1408 --vision-layers 40 \\
         --merger-layers 12 --patch-size 14 --num-images 4000 --num-workers 12
 
-The images are JPEGs of `--image-file-size`, the weights are random. "ready" calls the visual tokenizer on pixels that
-are on the device already, and reads back the codes; "dataset" is `precompute_codes` from files to files. Both take
-turns, so that ratios hold on a machine whose speed drifts. Memory is the private part of a process of its own, at
-several lengths, with images of 64 pixels and a tiny model.
+The images are JPEGs of `--image-file-size`, and the weights are random. "ready" calls the visual tokenizer on pixels
+that are already on the device, and reads back the codes. "dataset" is `precompute_codes` from files to files. Both
+take turns, so that ratios hold on a machine whose speed drifts. Memory is the private memory of a separate process,
+for datasets of several lengths, with images of 64 pixels and a tiny model.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def save_model(folder: Path, args) -> Path:
 
 
 def save_images(folder: Path, count: int, size: tuple[int, int]) -> datasets.Dataset:
-    """Files with about the weight and detail of photographs."""
+    """Saves files with about the size and detail of photographs."""
     folder.mkdir()
     rows, generator = [], np.random.default_rng(0)
     for index in range(count):
@@ -110,7 +111,7 @@ def compare_speed(args, folder: Path, console: Console) -> None:
 
 
 def measure_memory(args) -> None:
-    """In a process of its own: the peak of its private memory while it computes codes, beyond what it had before."""
+    """Prints the growth of the private memory while codes are computed, in a separate process."""
     peak, done = [0], threading.Event()
 
     def watch():
@@ -165,7 +166,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--num-workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--num-rows", type=int, nargs="+", default=[1000, 4000, 16000], help="Lengths for memory.")
+    parser.add_argument("--num-rows", type=int, nargs="+", default=[1000, 4000, 16000], help="lengths of datasets")
     parser.add_argument("--rows-per-shard", type=int, default=1000)
     parser.add_argument("--measure-memory", action="store_true", help=argparse.SUPPRESS)
     for name in ("--model", "--folder"):

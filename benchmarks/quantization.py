@@ -1,12 +1,13 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Memory of a LaVIT loaded whole, quantized, and with parts on disk.
+"""
+Measures the memory of a LaVIT that is loaded whole, quantized, and with parts on a disk.
 
     python benchmarks/quantization.py
 
-A Llama with random weights in bfloat16, 0.56 billion of them unless the flags say otherwise, and the release's codes.
-Each way is loaded in a process of its own: the bytes of its weights that are in memory, and what the process holds
-after some codes were drawn, beyond what the imports take. On a CPU this is private memory: weights in the dtype of
-their file stay mapped from it, and are not among it.
+The language model is a Llama with random weights in bfloat16 and the codes of the release, by default of 0.56 billion
+weights. Each way is loaded in a separate process. The table has the bytes of its weights in memory, and the memory of
+the process after it has drawn some codes, without that of its imports. On a CPU, this is private memory, which does
+not include weights that stay mapped from their file because they have its dtype.
 """
 
 import argparse
@@ -36,8 +37,8 @@ def load(way: str, folder: str, offload_folder: str, args) -> LavitForCausalLM:
     settings = {"dtype": torch.bfloat16, "device_map": args.device}
     weights = {
         "int8": Int8WeightOnlyConfig,
-        "int4 values": lambda: IntxWeightOnlyConfig(torch.int4, PerGroup(32)),  # each in a byte: it saves none
-        "int4 packed": lambda: Int4WeightOnlyConfig(32),  # on a GPU alone
+        "int4 values": lambda: IntxWeightOnlyConfig(torch.int4, PerGroup(32)),  # one byte each
+        "int4 packed": lambda: Int4WeightOnlyConfig(32),  # needs a GPU
     }
     if way in weights:
         settings["quantization_config"] = TorchAoConfig(weights[way]())
@@ -47,7 +48,7 @@ def load(way: str, folder: str, offload_folder: str, args) -> LavitForCausalLM:
 
 
 def count_bytes(weight: torch.Tensor) -> int:
-    """Of what a weight is stored in: a quantized one has values and scales, one on disk nothing."""
+    """Returns the bytes of a weight in memory. A quantized weight has values and scales, one on a disk has none."""
     if hasattr(weight, "__tensor_flatten__"):
         names, _ = weight.__tensor_flatten__()
         return sum(count_bytes(getattr(weight, name)) for name in names)
@@ -55,12 +56,12 @@ def count_bytes(weight: torch.Tensor) -> int:
 
 
 def measure(args) -> None:
-    """The child process: prints what one way takes."""
+    """Prints the memory and the speed of one way, in a child process."""
 
     def memory() -> float:
         if args.device.startswith("cuda"):
             return torch.cuda.memory_allocated() / 1e6
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system before it is measured
+        ctypes.CDLL(None).malloc_trim(0)  # return freed memory to the system first
         return read_memory()["RssAnon"] / 1e6
 
     before = memory()
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=25)
     parser.add_argument("--num-codes", type=int, default=16)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--half", default="560MB", help="memory for weights where half of them are on disk")
+    parser.add_argument("--half", default="560MB", help="memory for weights, half of which then go to the disk")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     args = parser.parse_args()

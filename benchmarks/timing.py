@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""How the benchmarks time what they compare."""
+"""The timing of the functions that a benchmark compares."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ def synchronize(device: str) -> None:
 
 
 def time_in_turns(functions: dict[str, Callable], runs: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each function in each of `runs`; they take turns, and a first run of all warms up."""
+    """Returns the seconds of each function in each of `runs`. They take turns, after a warm-up of each."""
     seconds = {name: [] for name in functions}
     for run in range(runs + 1):
         for name, function in functions.items():

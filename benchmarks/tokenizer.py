@@ -1,10 +1,11 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Packed against dense merging, at the released model's width and depth with random weights.
+"""
+Compares the packed and the dense path of the merger, at the width and depth of the released model with random weights.
 
     python benchmarks/tokenizer.py
 
-Both paths take turns in one process, so that the ratios hold on a machine whose speed drifts. Peak memory is that of
-a process of its own for each path, beyond weights and input.
+Both paths take turns in one process, so that ratios hold on a machine whose speed drifts. Peak memory is measured in a
+separate process for each path, beyond weights and input.
 """
 
 import argparse
@@ -43,7 +44,7 @@ MERGERS = {"packed": merge_packed, "dense": merge_dense}
 
 @torch.no_grad()
 def tokenize(tokenizer, pixel_values, keep_mask, path: str) -> torch.Tensor:
-    """The whole way from pixels to codes; the decision is given, so that both paths do the same work."""
+    """Computes codes from pixels. The decision is given, so that both paths do the same work."""
     features = tokenizer.encode_vision(pixel_values)
     tokenizer.selector(features)
     return tokenizer.quantizer(MERGERS[path](tokenizer, features, keep_mask))[0]
@@ -52,7 +53,7 @@ def tokenize(tokenizer, pixel_values, keep_mask, path: str) -> torch.Tensor:
 def make_inputs(args, tokenizer):
     generator = torch.Generator().manual_seed(0)
     pixel_values = torch.randn(args.batch_size, 3, 224, 224, generator=generator)
-    # Exactly that fraction of the batch, in different numbers per picture, as the selector does it.
+    # Exactly this fraction of the batch is kept, with different numbers for each image, as by the selector.
     chances = torch.rand(args.batch_size * tokenizer.config.num_patches, generator=generator)
     keep_mask = chances.argsort().argsort() < args.keep_ratio * chances.numel()
     keep_mask = keep_mask.view(args.batch_size, -1)
@@ -60,7 +61,7 @@ def make_inputs(args, tokenizer):
 
 
 def measure_memory(args) -> None:
-    """The child process: prints the peak memory in MB of one path, beyond what the model and its input take."""
+    """Prints the peak memory in MB of one path beyond the model and its input, in a child process."""
     with no_init_weights():  # the values do not matter here
         tokenizer = build_tokenizer(args)
     pixel_values, keep_mask = make_inputs(args, tokenizer)
@@ -71,7 +72,7 @@ def measure_memory(args) -> None:
         before = torch.cuda.memory_allocated()
     else:
         for parameter in tokenizer.parameters():
-            parameter.data.zero_()  # memory counts once it has been touched
+            parameter.data.zero_()  # only memory that has been written counts
         forget_peak_memory()
         before = read_memory()["VmRSS"]
     with torch.no_grad():

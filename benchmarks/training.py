@@ -1,12 +1,13 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""How fast each stage trains, and how much memory it takes.
+"""
+Measures the speed and the memory of each stage of the training.
 
     python benchmarks/training.py
     python benchmarks/training.py --steps 200 --output training.json
 
-Runs the shapes model's recipes in a row for a few steps each, every stage on what the one before it left, each in a
-process of its own. Steps per second include the start of the training. Memory is the peak of the process on the host,
-libraries included. On Linux.
+Runs the recipes of the shapes model one after the other for a few steps, each in a separate process and on the result
+of the previous stages. Steps per second include the start of the training. Memory is the peak of the process,
+including the libraries. Needs Linux.
 """
 
 import argparse
@@ -22,8 +23,8 @@ from rich.table import Table
 
 
 ROOT = Path(__file__).parent.parent
-ROWS, EVAL_ROWS = 5000, 64  # of the dataset, so that rendering them takes seconds
-# A stage's script, and which of its arguments name the stages before it.
+ROWS, EVAL_ROWS = 5000, 64  # few enough that rendering takes seconds
+# The script of each stage, and its arguments that name the results of earlier stages.
 STAGES = {
     "vision_tower": ("train_vision_tower.py", {}),
     "visual_tokenizer": ("train_visual_tokenizer.py", {"vision_tower": "vision_tower"}),
@@ -37,7 +38,7 @@ STAGES = {
 
 
 def run(command: list[str | Path], log: Path) -> int:
-    """Runs a program to its end; its peak memory in bytes."""
+    """Runs a program to its end, and returns its peak memory in bytes."""
     with log.open("w") as file:
         process = subprocess.Popen([str(part) for part in command], stdout=file, stderr=subprocess.STDOUT, cwd=ROOT)
         _, status, usage = os.wait4(process.pid, 0)
@@ -69,7 +70,7 @@ def train(stage: str, folder: Path, steps: int) -> dict[str, float]:
         **{argument: folder / name for argument, name in inputs.items()},
     }
     if stage == "visual_tokenizer":
-        settings["quantize_from"] = 0  # most of training has codes
+        settings["quantize_from"] = 0  # as in most steps of a whole training
     flags = [part for name, value in settings.items() for part in (f"--{name}", value)]
     recipe = ROOT / "examples" / "recipes" / "shapes" / f"{stage}.yaml"
     peak = run([sys.executable, ROOT / "examples" / script, recipe, *flags], folder / f"{stage}.log")
@@ -84,7 +85,7 @@ def train(stage: str, folder: Path, steps: int) -> dict[str, float]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=80, help="of each stage, at least 16")
+    parser.add_argument("--steps", type=int, default=80, help="number of steps of each stage, at least 16")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     args = parser.parse_args()
     if args.steps < 16:

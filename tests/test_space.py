@@ -116,15 +116,15 @@ def test_describe(page, picture):
     assert "orange star" in wait_for_text(panel, "Caption")
     count, codes = re.fullmatch(r"(\d+) tokens for 64 patches: ([\d ]+)", wait_for_text(panel, "Tokens")).groups()
     assert len(codes.split()) == int(count)
-    wait_for_picture(panel, "Patches that are kept")
-    wait_for_picture(panel, "Which takes in the others")
+    wait_for_picture(panel, "Kept patches")
+    wait_for_picture(panel, "Patches merged into them")
     keep_screenshot(page, "describe")
 
 
 def test_ask(page, picture):
     panel = open_tab(page, "Ask")
     upload(panel, picture)
-    wait_for_picture(panel, "Picture")
+    wait_for_picture(panel, "Image")
     panel.get_by_label("Question").fill("what color is the star?")
     panel.get_by_role("button", name="Ask").click()
     assert wait_for_text(panel, "Answer") == "orange"
@@ -154,7 +154,7 @@ def test_draw(page):
 def test_edit(page, picture):
     panel = open_tab(page, "Edit")
     upload(panel, picture)
-    wait_for_picture(panel, "Picture")
+    wait_for_picture(panel, "Image")
     panel.get_by_label("What to change").fill("paint the star blue")
     panel.get_by_role("button", name="Edit", exact=True).click()
     wait_for_picture(panel, "Edited")
@@ -165,10 +165,10 @@ def test_edit(page, picture):
 def test_reconstruct(page, picture):
     panel = open_tab(page, "Reconstruct")
     upload(panel, picture)
-    wait_for_picture(panel, "Picture")
+    wait_for_picture(panel, "Image")
     panel.get_by_role("button", name="Reconstruct", exact=True).click()
     assert re.fullmatch(r"from \d+ tokens", wait_for_text(panel, "Tokens"))
-    wait_for_picture(panel, "What its tokens keep")
+    wait_for_picture(panel, "Reconstruction")
     keep_screenshot(page, "reconstruct")
 
 
@@ -195,7 +195,7 @@ def test_a_broken_file_is_refused_in_words(page, tmp_path):
 def test_nothing_given_is_said(page):
     panel = open_tab(page, "Ask")
     panel.get_by_role("button", name="Ask").click()
-    page.get_by_text("Give a picture first").first.wait_for()
+    page.get_by_text("Give an image first").first.wait_for()
 
 
 def test_a_missing_seed_is_said(page):

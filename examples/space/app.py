@@ -1,8 +1,9 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-A page to try a LaVIT: it describes pictures and shows their tokens, answers, draws, edits, reconstructs and chats.
+A page to try a LaVIT. It describes images and shows their tokens, answers questions, draws, edits, reconstructs and
+chats.
 
-    python app.py                      # the small model that ships
+    python app.py                      # the small model that ships with the library
     python app.py --model me/my-lavit  # a folder or a repository of the Hub
 """
 
@@ -36,12 +37,12 @@ from lavit_hf.visualization import find_merge_targets, show_kept_patches, show_m
 
 MAX_UPLOAD = "10mb"
 MAX_WAITING = 32  # visitors in the queue
-SHOWN_SIZE = 384  # pixels: a small model draws small pictures
+SHOWN_SIZE = 384  # pixels; small images are enlarged to it
 PREVIEW_EVERY = 4  # codes
 
 
 def read_upload(payload) -> Image.Image | None:
-    """The picture that a visitor gives, upright and checked; a file that is none is told in words."""
+    """Reads and checks the image that a visitor uploads. Raises the error that the visitor sees if it is no image."""
     if payload is None:
         return None
     try:
@@ -51,7 +52,7 @@ def read_upload(payload) -> Image.Image | None:
 
 
 def refusal(words: object) -> gr.Error:
-    """An error that a visitor reads, and that is none of the program."""
+    """Returns an error that is shown to the visitor and not logged as an error of the program."""
     return gr.Error(str(words), duration=None, print_exception=False)
 
 
@@ -67,15 +68,15 @@ def read_seed(seed: float | None) -> int:
     return int(seed)
 
 
-def enlarge(picture: Image.Image) -> Image.Image:
-    """Small pictures as large pixels, rather than blurred by the browser."""
-    factor = max(1, SHOWN_SIZE // max(picture.size))
-    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+def enlarge(image: Image.Image) -> Image.Image:
+    """Enlarges a small image with sharp pixels, which a browser would blur."""
+    factor = max(1, SHOWN_SIZE // max(image.size))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
 class Page:
     """
-    What the tabs do. Each function is given what a visitor entered, and gives what is shown.
+    The functions of the tabs. Each takes the inputs of a tab and returns its outputs.
 
     Args:
         path (`str`): Folder or repository of a LaVIT.
@@ -87,7 +88,7 @@ class Page:
         self.processor = LavitProcessor.from_pretrained(path)
         self.pipeline = LavitImageDecoderPipeline.from_pretrained(path, dtype=self.model.dtype).to(device)
         self.pipeline.set_progress_bar_config(disable=True)
-        self.turn = threading.Lock()  # one visitor at a time: they share the model and the random numbers
+        self.turn = threading.Lock()  # visitors share the model and the random numbers
 
     def _encode(self, image: Image.Image):
         return encode_images(self.model.model.visual_tokenizer, self.processor, [image])
@@ -96,31 +97,31 @@ class Page:
         [written] = write_texts(self.model, self.processor, [text], [[image]], max_new_tokens=64)
         return written.partition("\n")[0]
 
-    def describe(self, picture: Image.Image | None) -> tuple[str, str, Image.Image, Image.Image]:
-        needs(picture, "Give a picture")
+    def describe(self, image: Image.Image | None) -> tuple[str, str, Image.Image, Image.Image]:
+        needs(image, "Give an image")
         with self.turn:
-            tokens = self._encode(picture)
+            tokens = self._encode(image)
             targets = find_merge_targets(self.model.model.visual_tokenizer, tokens)[0]
-            caption = self._write(picture, "")
+            caption = self._write(image, "")
         codes, kept = tokens.codes.tolist(), tokens.keep_mask[0]
         listed = f"{len(codes)} tokens for {len(kept)} patches: {' '.join(map(str, codes))}"
-        return caption, listed, show_kept_patches(picture, kept), show_merging(picture, targets)
+        return caption, listed, show_kept_patches(image, kept), show_merging(image, targets)
 
-    def ask(self, picture: Image.Image | None, question: str) -> str:
-        needs(picture, "Give a picture")
+    def ask(self, image: Image.Image | None, question: str) -> str:
+        needs(image, "Give an image")
         question = needs(question.strip(), "Write a question")
         with self.turn:
-            return self._write(picture, self.processor.vqa_prompt.format(question=question))
+            return self._write(image, self.processor.vqa_prompt.format(question=question))
 
     def draw(
-        self, prompt: str, guidance_scale: float, seed: float, pictures: list[Image.Image] | None = None
+        self, prompt: str, guidance_scale: float, seed: float, images: list[Image.Image] | None = None
     ) -> Iterator[tuple[Image.Image | None, str]]:
-        """The picture as its codes arrive, and how many there are."""
+        """Yields the image and the number of its codes while the codes are drawn."""
         prompt = needs(prompt.strip(), "Say what to draw")
         shown = None
         seed = read_seed(seed)
         conversation = Conversation(self.model, self.processor, self.pipeline, seed=seed)
-        pieces = conversation.draw(prompt, pictures or [], PREVIEW_EVERY, guidance_scale=guidance_scale)
+        pieces = conversation.draw(prompt, images or [], PREVIEW_EVERY, guidance_scale=guidance_scale)
         try:
             with self.turn, closing(pieces):
                 set_seed(seed)
@@ -133,20 +134,20 @@ class Page:
         except ValueError as error:
             raise refusal(error) from error
 
-    def edit(self, picture: Image.Image | None, instruction: str, guidance_scale: float, seed: float):
-        needs(picture, "Give a picture")
-        yield from self.draw(instruction, guidance_scale, seed, [picture])
+    def edit(self, image: Image.Image | None, instruction: str, guidance_scale: float, seed: float):
+        needs(image, "Give an image")
+        yield from self.draw(instruction, guidance_scale, seed, [image])
 
-    def reconstruct(self, picture: Image.Image | None, seed: float) -> tuple[Image.Image, str]:
-        needs(picture, "Give a picture")
+    def reconstruct(self, image: Image.Image | None, seed: float) -> tuple[Image.Image, str]:
+        needs(image, "Give an image")
         seed = read_seed(seed)
         with self.turn:
-            tokens = self._encode(picture)
+            tokens = self._encode(image)
             [rebuilt] = decode_codes(self.pipeline, [tokens.codes.tolist()], seed)
         return enlarge(rebuilt), f"from {len(tokens.codes)} tokens"
 
     def chat(self, message: dict, history: list, conversation: Conversation | None):
-        """An answer to a message with files, as the chat shows it, and the conversation that it belongs to."""
+        """Yields the answer to a message with files, as the chat shows it, and the conversation."""
         conversation = conversation or Conversation(self.model, self.processor, self.pipeline)
         if not history:
             conversation.messages.clear()
@@ -155,7 +156,7 @@ class Page:
         except ValueError as error:
             raise refusal(error) from error
         content += [text] if (text := message["text"].strip()) else []
-        needs(content, "Write something or give a picture")
+        needs(content, "Write something or give an image")
         said: list = []
         try:
             with self.turn, closing(conversation.answer(*content)) as pieces:
@@ -172,22 +173,22 @@ class Page:
 
 
 def build(page: Page, is_demo: bool) -> gr.Blocks:
-    """The page itself."""
+    """Builds the page."""
     scenes = [render_scene(sample_scene(index, "test"), 256) for index in (6, 3, 11)] if is_demo else []
-    about = "This small model knows scenes of coloured shapes, and nothing else." if is_demo else ""
+    about = "This small model knows only scenes of colored shapes." if is_demo else ""
     drawings = [
         "a large yellow star at the top left, a small blue circle on the right and a large red ring at the bottom",
         "two objects: a small green triangle in the center and a large purple square at the top right",
     ]
     with gr.Blocks(title="LaVIT") as blocks:
-        gr.Markdown(f"# LaVIT\nOne model that reads and draws pictures as a varying number of tokens. {about}")
+        gr.Markdown(f"# LaVIT\nOne model that reads and draws images as a varying number of tokens. {about}")
 
         def given() -> gr.Image:
-            picture = gr.Image(label="Picture", height=SHOWN_SIZE, sources=["upload", "clipboard"])
-            picture.preprocess = read_upload  # gradio's own fails without a word
+            image = gr.Image(label="Image", height=SHOWN_SIZE, sources=["upload", "clipboard"])
+            image.preprocess = read_upload  # the one of gradio fails without a message
             if scenes:
-                gr.Examples(scenes, picture)
-            return picture
+                gr.Examples(scenes, image)
+            return image
 
         def knobs() -> tuple[gr.Slider, gr.Number]:
             with gr.Row():
@@ -197,24 +198,24 @@ def build(page: Page, is_demo: bool) -> gr.Blocks:
 
         with gr.Tab("Describe"), gr.Row():
             with gr.Column():
-                picture = given()
+                image = given()
                 button = gr.Button("Describe", variant="primary")
             with gr.Column():
                 caption = gr.Textbox(label="Caption", lines=2)
                 tokens = gr.Textbox(label="Tokens", lines=2)
                 with gr.Row():
-                    kept = gr.Image(label="Patches that are kept", format="png")
-                    merged = gr.Image(label="Which takes in the others", format="png")
-            button.click(page.describe, picture, [caption, tokens, kept, merged])
+                    kept = gr.Image(label="Kept patches", format="png")
+                    merged = gr.Image(label="Patches merged into them", format="png")
+            button.click(page.describe, image, [caption, tokens, kept, merged])
 
         with gr.Tab("Ask"), gr.Row():
             with gr.Column():
-                picture = given()
+                image = given()
             with gr.Column():
                 question = gr.Textbox(label="Question", placeholder="what color is the star?")
                 button = gr.Button("Ask", variant="primary")
                 answer = gr.Textbox(label="Answer")
-            gr.on([button.click, question.submit], page.ask, [picture, question], answer)
+            gr.on([button.click, question.submit], page.ask, [image, question], answer)
 
         with gr.Tab("Draw"), gr.Row():
             with gr.Column():
@@ -230,25 +231,25 @@ def build(page: Page, is_demo: bool) -> gr.Blocks:
 
         with gr.Tab("Edit"), gr.Row():
             with gr.Column():
-                picture = given()
+                image = given()
                 instruction = gr.Textbox(label="What to change", placeholder="paint the star blue")
                 button = gr.Button("Edit", variant="primary")
                 guidance, seed = knobs()
             with gr.Column():
                 edited = gr.Image(label="Edited", height=SHOWN_SIZE, format="png")
                 count = gr.Textbox(label="Tokens")
-            inputs = [picture, instruction, guidance, seed]
+            inputs = [image, instruction, guidance, seed]
             gr.on([button.click, instruction.submit], page.edit, inputs, [edited, count])
 
         with gr.Tab("Reconstruct"), gr.Row():
             with gr.Column():
-                picture = given()
+                image = given()
                 button = gr.Button("Reconstruct", variant="primary")
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0)
             with gr.Column():
-                rebuilt = gr.Image(label="What its tokens keep of it", height=SHOWN_SIZE, format="png")
+                rebuilt = gr.Image(label="Reconstruction", height=SHOWN_SIZE, format="png")
                 count = gr.Textbox(label="Tokens")
-            button.click(page.reconstruct, [picture, seed], [rebuilt, count])
+            button.click(page.reconstruct, [image, seed], [rebuilt, count])
 
         with gr.Tab("Chat"):
             conversation = gr.State(None)
@@ -256,20 +257,20 @@ def build(page: Page, is_demo: bool) -> gr.Blocks:
                 page.chat,
                 multimodal=True,
                 textbox=gr.MultimodalTextbox(
-                    placeholder="Ask, or describe a scene; give a picture with the paper clip",
+                    placeholder="Ask, or describe a scene; attach an image with the paper clip",
                     file_types=["image"],
                     file_count="multiple",
                 ),
                 additional_inputs=[conversation],
                 additional_outputs=[conversation],
             )
-    return blocks.queue(max_size=MAX_WAITING)  # who waits sees where they stand
+    return blocks.queue(max_size=MAX_WAITING)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=os.environ.get("LAVIT_MODEL"), help="default: the small model that ships")
-    parser.add_argument("--port", type=int, help="default: the first free one from 7860")
+    parser.add_argument("--model", default=os.environ.get("LAVIT_MODEL"), help="default: the small model")
+    parser.add_argument("--port", type=int, help="default: the first free port from 7860")
     args = parser.parse_args()
     page = Page(args.model or str(demo_checkpoint()))
     build(page, is_demo=args.model is None).launch(server_port=args.port, max_file_size=MAX_UPLOAD, show_error=True)
