@@ -355,7 +355,7 @@ def test_mistakes_are_named(tmp_path):
     with pytest.raises(ValueError, match="codebook"):
         LavitImageDecoderForTraining(pipe, other)
     decoder.visual_tokenizer.save_pretrained(tmp_path / "tokenizer")
-    with pytest.raises(ValueError, match="The files of stage 1 have"):
+    with pytest.raises(ValueError, match="The files of stage 1 lack"):
         load_stage_one(tmp_path / "tokenizer")
 
 
