@@ -1,8 +1,9 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Docstrings are written as transformers' are. Of objects that they name, [`LavitModel`], the reference makes links where
-it has them; types it shows as code anyway, and defaults after them, so that these lose their marks. Several names in
-one entry, each with its type, become one list of names.
+Prepares docstrings, which have the form of those in transformers, for the reference. Names of objects, such as
+[`LavitModel`], become links if the reference has the object. Types lose their backticks, since the reference shows
+them as code anyway, and defaults are removed from them. An entry with several names, each with its type, becomes one
+list of names.
 """
 
 import re

@@ -57,7 +57,7 @@ model, processor = LavitForCausalLM.from_pretrained(path), LavitProcessor.from_p
 inputs = processor(text="<image>", images=image, return_tensors="pt")
 print(processor.decode(model.generate(**inputs, return_full_text=False)[0], skip_special_tokens=True))
 """
-NUM_TOKENIZER_ROWS = 20_000  # that a text tokenizer is trained on
+NUM_TOKENIZER_ROWS = 20_000  # rows whose texts train a new text tokenizer
 
 
 @dataclass

@@ -39,7 +39,7 @@ SQUARED_ERROR_WEIGHT = 5.0
 # The logarithm of the noise's variance at the start. The usual start, noise as strong as the latents, takes long to
 # be unlearned.
 START_LOG_VARIANCE = -6.0
-NUM_SCALED_IMAGES = 1024  # that the scale of the latents is computed from
+NUM_SCALED_IMAGES = 1024  # images whose latents give the scaling factor
 
 
 @dataclass
