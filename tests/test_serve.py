@@ -38,7 +38,7 @@ def ask(client, messages, **settings):
     return client.chat.completions.create(model=str(demo_checkpoint()), messages=messages, max_tokens=1, **settings)
 
 
-def test_a_picture_in_and_text_out(client, question):
+def test_an_image_in_and_text_out(client, question):
     answer = ask(client, question).choices[0].message.content
     assert answer.strip() == "orange"
     turns = [*question, {"role": "assistant", "content": answer}, {"role": "user", "content": "what shape is orange?"}]

@@ -24,18 +24,15 @@ from lavit_hf.data.shapes.scenes import COLOR_RGB
 FIELDS = ("shape", "color", "size", "place")
 
 
-def share_read(pictures, scenes):
+def share_read(images, scenes):
     return np.mean(
-        [
-            scene_matches(scene.objects, read_scene(picture), FIELDS)
-            for picture, scene in zip(pictures, scenes, strict=True)
-        ]
+        [scene_matches(scene.objects, read_scene(image), FIELDS) for image, scene in zip(images, scenes, strict=True)]
     )
 
 
-def damaged(picture, seed):
+def damaged(image, seed):
     noise = np.random.default_rng(seed).normal(0, 6, (64, 64, 3))
-    pixels = np.asarray(picture.filter(ImageFilter.GaussianBlur(1)), dtype=float) + noise
+    pixels = np.asarray(image.filter(ImageFilter.GaussianBlur(1)), dtype=float) + noise
     return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
 
 
@@ -55,8 +52,8 @@ def test_positions_and_radii_are_close():
 
 def test_reads_through_blur_and_noise():
     scenes = [sample_scene(index, "test") for index in range(80)]
-    pictures = [damaged(render_scene(scene), seed) for seed, scene in enumerate(scenes)]
-    assert share_read(pictures, scenes) >= 0.97
+    images = [damaged(render_scene(scene), seed) for seed, scene in enumerate(scenes)]
+    assert share_read(images, scenes) >= 0.97
 
 
 @pytest.mark.parametrize("image_size", [32, 48, 224])
@@ -66,11 +63,11 @@ def test_reads_other_sizes(image_size):
 
 
 def drawn(*polygons, color="red"):
-    """A picture of polygons around its middle, their points in pixels of 64."""
-    picture = Image.new("RGB", (512, 512), (150, 150, 156))
+    """A image of polygons around its middle, their points in pixels of 64."""
+    image = Image.new("RGB", (512, 512), (150, 150, 156))
     for points in polygons:
-        ImageDraw.Draw(picture).polygon([(256 + 8 * x, 256 + 8 * y) for x, y in points], fill=COLOR_RGB[color])
-    return picture.resize((64, 64), Image.Resampling.BOX)
+        ImageDraw.Draw(image).polygon([(256 + 8 * x, 256 + 8 * y) for x, y in points], fill=COLOR_RGB[color])
+    return image.resize((64, 64), Image.Resampling.BOX)
 
 
 def regular(corners, radius, turn=0.0, x=0.0, y=0.0):
@@ -98,8 +95,8 @@ def box(left, top, right, bottom):
     ids=["inverted triangle", "bar", "T", "L", "triangle and circle", "circle and square", "cut circle", "dot"],
 )
 def test_refuses_what_is_no_shape(polygons, scale):
-    picture = drawn(*[[(x * scale, y * scale) for x, y in points] for points in polygons])
-    assert [(item.shape, item.color) for item in read_scene(picture)] == [(None, "red")]
+    image = drawn(*[[(x * scale, y * scale) for x, y in points] for points in polygons])
+    assert [(item.shape, item.color) for item in read_scene(image)] == [(None, "red")]
 
 
 @pytest.mark.parametrize("color", COLORS)

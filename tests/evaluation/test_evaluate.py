@@ -170,8 +170,8 @@ def test_refusals(demo, rows):
         evaluate(*demo, rows, tasks=["captions", "singing"])
     with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
         evaluate(*demo, rows, num_samples=0)
-    with pytest.raises(ValueError, match="columns must be names for image, .*got 'picture'"):
-        evaluate(*demo, rows, columns={"picture": "image"})
+    with pytest.raises(ValueError, match="columns must be names for image, .*got 'photo'"):
+        evaluate(*demo, rows, columns={"photo": "image"})
     with pytest.raises(ValueError, match="no rows"):
         evaluate(*demo, [])
     with pytest.raises(ValueError, match="needs a caption, got None"):

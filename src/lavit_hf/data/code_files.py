@@ -14,13 +14,11 @@ import pyarrow.parquet as pq
 import torch
 from huggingface_hub import DatasetCardData
 
-from .loading import MANIFEST_FILE
 
-
+# In the folder of each split with precomputed codes. It has the key "counts" once the split is complete.
+MANIFEST_FILE = "codes.json"
 # The key of a shard's record in the metadata of its parquet file.
 RECORD_KEY = b"lavit_hf"
-ROWS_PER_GROUP = 1000
-BYTES_PER_GROUP = 32 * 1024**2
 CARD = """---
 {data}
 ---
@@ -36,12 +34,6 @@ A dataset with the codes of its images, ready for training, written by `lavit-hf
 The codes of the images in a column `image` are in `image_codes`, 0 to codebook size - 1, in raster order of the kept
 patches. Codes are only valid for the visual tokenizer that computed them. Its fingerprint is in `{file}` of each
 split, with the other settings. Skipped rows have broken images, which are listed in `broken.jsonl`.
-
-```python
-from datasets import load_dataset
-
-rows = load_dataset("{title}")
-```
 """
 
 
@@ -77,10 +69,9 @@ class ShardWriter:
         self.hidden = path.with_name(f".{path.name}.{os.getpid()}")
         self.record = {"input_rows": 0, "rows": 0, "images": 0, "codes": 0, "broken": []}
         self._writer: pq.ParquetWriter | None = None
-        self._waiting: list[pa.Table] = []
 
     def write(self, table: pa.Table, input_rows: int, codes: list[np.ndarray], broken: list[dict]) -> None:
-        """Takes rows and what to record about them. Memory holds no more than one group of rows."""
+        """Writes rows, and records the numbers of rows, images and codes, and the broken images."""
         if self._writer is None:
             self._writer = pq.ParquetWriter(self.hidden, table.schema)
         self.record["input_rows"] += input_rows
@@ -88,19 +79,11 @@ class ShardWriter:
         self.record["images"] += len(codes)
         self.record["codes"] += sum(map(len, codes))
         self.record["broken"] += broken
-        self._waiting.append(table)
-        rows, size = sum(map(len, self._waiting)), sum(part.nbytes for part in self._waiting)
-        if rows >= ROWS_PER_GROUP or size >= BYTES_PER_GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        tables, self._waiting = self._waiting, []
-        if sum(map(len, tables)) > 0:  # `datasets` cannot read a group of no rows
-            self._writer.write_table(pa.concat_tables(tables).combine_chunks())
+        if len(table) > 0:  # `datasets` cannot read a group of no rows
+            self._writer.write_table(table)
 
     def finish(self) -> None:
         """Completes the file and gives it its name."""
-        self._flush()
         self._writer.add_key_value_metadata({RECORD_KEY: json.dumps(self.record)})
         self._writer.close()
         with self.hidden.open("rb+") as file:  # after a power cut, the name must not exist without the content
@@ -123,6 +106,12 @@ def find_shards(folder: Path) -> set[int]:
     return {int(path.stem) for path in folder.glob("[0-9]*.parquet")}
 
 
+def read_manifest(dataset_name: str | os.PathLike, split: str) -> dict:
+    """Reads the manifest of a split with precomputed codes. Returns an empty dictionary for other datasets."""
+    path = Path(dataset_name) / _first_split(split) / MANIFEST_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def open_split(output: Path, split: str, settings: dict, is_main_process: bool) -> Path:
     """
     Makes the folder of a split, or finds it as the same settings began it.
@@ -142,10 +131,9 @@ def open_split(output: Path, split: str, settings: dict, is_main_process: bool) 
     manifests = list(output.glob(f"*/{MANIFEST_FILE}"))
     if not manifests and any(path.is_file() and path.name[0] != "." for path in (output, *output.rglob("*"))):
         raise ValueError(f"{output} holds other files than a dataset with precomputed codes: name a new folder.")
-    folder = output / _first_split(split)
-    manifest = folder / MANIFEST_FILE
-    if manifest.is_file():
-        begun = _read_json(manifest)["settings"]
+    folder, manifest = output / _first_split(split), read_manifest(output, split)
+    if manifest:
+        begun = manifest["settings"]
         other = [
             f"{name} was {begun.get(name)!r}, now it is {value!r}"
             for name, value in settings.items()
@@ -155,7 +143,7 @@ def open_split(output: Path, split: str, settings: dict, is_main_process: bool) 
             raise ValueError(f"{folder} was begun with other settings: {'; '.join(other)}. Name a new folder.")
     elif is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_text(manifest, json.dumps({"settings": settings}, indent=2))
+        _write_text(folder / MANIFEST_FILE, json.dumps({"settings": settings}, indent=2))
     if is_main_process:
         for left in folder.glob(".*.parquet.*"):
             left.unlink()
@@ -172,8 +160,8 @@ def check_codebook(dataset_name: str | os.PathLike, split: str, codebook: torch.
     Raises a `ValueError` if `dataset_name` is the folder of a dataset with precomputed codes that belong to another
     codebook than `codebook` (codebook_size, code_dim). Other datasets pass.
     """
-    manifest = Path(dataset_name) / _first_split(split) / MANIFEST_FILE
-    if manifest.is_file() and _read_json(manifest)["settings"].get("codebook") != codebook_fingerprint(codebook):
+    manifest = read_manifest(dataset_name, split)
+    if manifest and manifest["settings"].get("codebook") != codebook_fingerprint(codebook):
         raise ValueError(
             f"The codes of {dataset_name} were computed by another visual tokenizer than this model's: precompute "
             "them with this model, or train with the visual tokenizer that computed them."
@@ -193,13 +181,12 @@ def complete_split(folder: Path, input_rows: int | None, is_main_process: bool) 
     Raises:
         ValueError: If rows are missing.
     """
-    shards, manifest = sorted(find_shards(folder)), folder / MANIFEST_FILE
+    shards, manifest = sorted(find_shards(folder)), read_manifest(folder.parent, folder.name)
     records = [read_record(shard_path(folder, shard)) for shard in shards]
     found = sum(record["input_rows"] for record in records)
     if found == 0:
         raise ValueError(f"{folder} is empty: the dataset has no rows.")
-    contents = _read_json(manifest)
-    rows_per_shard = contents["settings"]["rows_per_shard"]
+    rows_per_shard = manifest["settings"]["rows_per_shard"]
     is_whole = len(shards) == shards[-1] + 1 and all(record["input_rows"] == rows_per_shard for record in records[:-1])
     if not is_whole or input_rows not in (None, found):
         raise ValueError(f"{folder} lacks rows: of {input_rows or 'a stream'} it has {found} in {len(shards)} shards.")
@@ -210,13 +197,14 @@ def complete_split(folder: Path, input_rows: int | None, is_main_process: bool) 
         if broken:
             lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in broken]
             _write_text(folder / "broken.jsonl", "".join(lines))
-        _write_text(manifest, json.dumps(contents | {"counts": asdict(summary)}, indent=2))
+        _write_text(folder / MANIFEST_FILE, json.dumps(manifest | {"counts": asdict(summary)}, indent=2))
         _write_card(folder.parent)
     return summary
 
 
 def _write_card(output: Path) -> None:
-    manifests = {path.parent.name: _read_json(path) for path in sorted(output.glob(f"*/{MANIFEST_FILE}"))}
+    splits = sorted(path.parent.name for path in output.glob(f"*/{MANIFEST_FILE}"))
+    manifests = {name: read_manifest(output, name) for name in splits}
     summaries = {name: CodesSummary(**entry["counts"]) for name, entry in manifests.items() if "counts" in entry}
     files = [{"split": name, "path": f"{name}/*.parquet"} for name in summaries]
     data = DatasetCardData(configs=[{"config_name": "default", "data_files": files}], tags=["lavit"])
@@ -232,10 +220,6 @@ def _write_card(output: Path) -> None:
 def _first_split(split: str) -> str:
     """Returns the first name in a split, a slice or a sum of splits, such as `train` in `train[:10%]+test`."""
     return re.match(r"\w*", split).group()
-
-
-def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _write_text(path: Path, text: str) -> None:

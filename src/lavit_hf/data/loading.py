@@ -1,11 +1,11 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Loading of datasets with images by one function, whatever they are stored as. Images stay undecoded."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from .code_files import read_manifest
 from .shapes import load_shapes
 
 
@@ -15,17 +15,8 @@ except ImportError as error:
     raise ImportError("Reading datasets needs the library datasets: pip install 'lavit-hf[train]'.") from error
 
 
-# The format of `datasets` for the suffix of a single file.
-FILE_FORMATS = {
-    ".arrow": "arrow",
-    ".csv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".parquet": "parquet",
-    ".tar": "webdataset",
-}
-# In the folder of each split with precomputed codes. It has the key "counts" once the split is complete.
-MANIFEST_FILE = "codes.json"
+# Formats of `datasets`, whose names stand in place of that of a dataset.
+FORMATS = ("arrow", "csv", "imagefolder", "json", "parquet", "text", "webdataset")
 
 
 def load_rows(
@@ -97,13 +88,15 @@ def _load_dataset(name: str, split: str, config_name, data_dir, streaming: bool,
     """Loads what `datasets.load_dataset` reads."""
     path, source = Path(name).expanduser(), {"path": name, "data_dir": data_dir and str(data_dir)}
     if path.is_file():
-        if path.suffix not in FILE_FORMATS:
-            raise ValueError(f"{name} is a file, but ends in none of {', '.join(FILE_FORMATS)}.")
-        source = {"path": FILE_FORMATS[path.suffix], "data_files": str(path)}
+        source = {"path": str(path.parent), "data_files": path.name}
     elif path.is_dir():
-        _check_codes_complete(path, split)
+        manifest = read_manifest(path, split)
+        if manifest and "counts" not in manifest:
+            raise ValueError(
+                f"Split {split!r} of {name} is not complete: run the same `precompute-codes` again to continue it."
+            )
         source["path"] = str(path)
-    elif name in {"imagefolder", "text", *FILE_FORMATS.values()}:
+    elif name in FORMATS:
         if data_dir is None:  # `datasets` would read the files of the current folder
             raise ValueError(f"{name!r} is a format, and needs data_dir, the folder with its files.")
         source["data_dir"] = str(Path(data_dir).expanduser())
@@ -114,15 +107,6 @@ def _load_dataset(name: str, split: str, config_name, data_dir, streaming: bool,
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
         place = name if data_dir is None else f"{name} in {data_dir}"
         raise ValueError(f"Cannot load split {split!r} of {place}: {error.__cause__ or error}") from error
-
-
-def _check_codes_complete(folder: Path, split: str) -> None:
-    """Raises a `ValueError` if codes of this split are still being precomputed into `folder`."""
-    manifest = folder / split.partition("[")[0] / MANIFEST_FILE
-    if manifest.is_file() and "counts" not in json.loads(manifest.read_text(encoding="utf-8")):
-        raise ValueError(
-            f"Split {split!r} of {folder} is not complete: run the same `precompute-codes` again to continue it."
-        )
 
 
 def leave_undecoded(dataset):

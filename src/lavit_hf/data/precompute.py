@@ -38,7 +38,6 @@ from .rows import check_broken_images
 SELECTIONS = ("topk", "argmax")
 # A process that has finished waits for the slowest one, which may take longer than the default of process groups.
 TIMEOUT = timedelta(days=7)
-NUM_SAMPLED_ROWS = 16  # at least, if there are as many; they tell a dataset from another one with the same columns
 IMAGE_DTYPES = ("string", "large_string", "binary", "large_binary")
 MAX_PATH = 4096  # characters, as on Linux
 
@@ -103,7 +102,6 @@ def precompute_codes(
     settings = {
         "columns": rows.column_names,
         "first_row": _hash_rows(next(iter(rows.iter(1)), None)),
-        "sampled_rows": None if num_rows is None else _hash_rows(rows[:: max(1, num_rows // NUM_SAMPLED_ROWS)]),
         "input_rows": num_rows,
         "image_columns": list(image_columns),
         **_describe_model(visual_tokenizer, image_processor),

@@ -61,7 +61,6 @@ class _RowSource:
         self.skip, self.seed = broken_images == "skip", seed
         # Shared memory, so that DataLoader workers that outlive an epoch learn of the next one.
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
-        self._reported: set[str] = set()
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch, on which random choices depend."""
@@ -82,9 +81,7 @@ class _RowSource:
         except ValueError as error:
             if not self.skip:
                 raise
-            if str(error) not in self._reported:
-                self._reported.add(str(error))
-                logger.warning(f"Skipped: {error}")
+            logger.warning_once(f"Skipped: {error}")
             return None
 
 
