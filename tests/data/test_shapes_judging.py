@@ -63,7 +63,7 @@ def test_reads_other_sizes(image_size):
 
 
 def drawn(*polygons, color="red"):
-    """A image of polygons around its middle, their points in pixels of 64."""
+    """An image of polygons around its middle, their points in pixels of 64."""
     image = Image.new("RGB", (512, 512), (150, 150, 156))
     for points in polygons:
         ImageDraw.Draw(image).polygon([(256 + 8 * x, 256 + 8 * y) for x, y in points], fill=COLOR_RGB[color])

@@ -1,7 +1,9 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The conditions of the U-Net: those of the unconditional branch, those of the SDXL kind, and their map."""
+"""The conditions of the U-Net, and its call, which are the same in the pipeline and in training."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -68,20 +70,39 @@ def guidance_attention_mask(config: LavitFeatureDecoderConfig, latents: torch.Te
     return mask
 
 
-def append_condition_map(latents: torch.Tensor, prompt_embeds: torch.Tensor, in_channels: int) -> torch.Tensor:
+def apply_unet(
+    unet: Any,
+    latents: torch.Tensor,
+    timesteps: torch.Tensor,
+    conditions: Mapping[str, torch.Tensor],
+    attention_mask: torch.Tensor | None = None,
+) -> torch.Tensor:
     """
-    Appends each patch's conditions at the place of the patch, if the U-Net takes more channels than latents have.
+    Predicts noise or velocity. If the U-Net takes more channels than latents have, it also gets the conditions of each
+    patch as a map, at the place of the patch.
 
     Args:
-        latents (`torch.Tensor` of shape `(B, C, h, w)`): The latents of images.
-        prompt_embeds (`torch.Tensor` of shape `(B, num_patches, D)`): Their conditions.
-        in_channels (`int`): The number of channels of the U-Net, `C` or `C + D`.
+        unet (`UNet2DConditionModel`): The U-Net.
+        latents (`torch.Tensor` of shape `(B, C, h, w)`): Noisy latents.
+        timesteps (`torch.Tensor` of shape `()` or `(B,)`): Their timesteps.
+        conditions (`dict[str, torch.Tensor]`): B rows of the conditions of [`prepare_conditions`].
+        attention_mask (`torch.Tensor` of shape `(B, num_patches)`, *optional*): 0 for conditions to hide.
 
     Returns:
-        `torch.Tensor` of shape `(B, in_channels, h, w)`.
+        `torch.Tensor` of shape `(B, C, h, w)`.
     """
-    if in_channels == latents.shape[1]:
-        return latents
-    side = math.isqrt(prompt_embeds.shape[1])
-    maps = prompt_embeds.transpose(1, 2).unflatten(-1, (side, side))
-    return torch.cat([latents, nn.functional.interpolate(maps, latents.shape[-2:]).to(latents.dtype)], dim=1)
+    prompt_embeds, added = conditions["prompt_embeds"], None
+    if "add_text_embeds" in conditions:
+        added = {"text_embeds": conditions["add_text_embeds"], "time_ids": conditions["add_time_ids"]}
+    if unet.config.in_channels > latents.shape[1]:
+        side = math.isqrt(prompt_embeds.shape[1])
+        maps = prompt_embeds.transpose(1, 2).unflatten(-1, (side, side))
+        latents = torch.cat([latents, nn.functional.interpolate(maps, latents.shape[-2:]).to(latents.dtype)], dim=1)
+    return unet(
+        latents,
+        timesteps,
+        encoder_hidden_states=prompt_embeds,
+        encoder_attention_mask=attention_mask,
+        added_cond_kwargs=added,
+        return_dict=False,
+    )[0]

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..modeling.modeling_lavit_feature_decoder import LavitFeatureDecoder
 from . import checks
 from .checks import check_guidance_scale, check_integer
-from .conditions import append_condition_map, guidance_attention_mask, prepare_conditions
+from .conditions import apply_unet, guidance_attention_mask, prepare_conditions
 from .image_tokens import ImageTokens, to_codes
 from .loading import LavitPipelineFiles
 from .schedulers import check_scheduler, set_timesteps, step_options
@@ -264,7 +264,7 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
         self._guidance_scale, self._interrupt = scale, False
 
         # 2. Compute the conditions
-        prompt_embeds, pooled = self._encode_codes([row for row in codes for _ in range(num_images_per_prompt)])
+        prompt_embeds, pooled = self.encode_image_tokens([row for row in codes for _ in range(num_images_per_prompt)])
         prompt_embeds, pooled = prompt_embeds.to(device, dtype), None if pooled is None else pooled.to(device, dtype)
         guided = self.do_classifier_free_guidance
         tensors = prepare_conditions(self.feature_decoder, prompt_embeds, pooled, (height, width), guided)
@@ -306,11 +306,8 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
         Raises:
             ValueError: If `image_tokens` are not the tokens of images.
         """
-        offset = self.config.visual_token_offset
-        return self._encode_codes(to_codes(image_tokens, self.feature_decoder.config, offset, vocabulary_ids))
-
-    def _encode_codes(self, codes: list[torch.LongTensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        device = self._execution_device
+        offset, device = self.config.visual_token_offset, self._execution_device
+        codes = to_codes(image_tokens, self.feature_decoder.config, offset, vocabulary_ids)
         lengths = torch.tensor([len(image_codes) for image_codes in codes])
         padded = pad_sequence(codes, batch_first=True)
         attention_mask = torch.arange(padded.shape[1]) < lengths[:, None]
@@ -339,24 +336,14 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
                 progress_bar.update()
         return tensors["latents"]
 
-    def _predict_noise(self, timestep, tensors: dict[str, torch.Tensor], encoder_attention_mask) -> torch.Tensor:
+    def _predict_noise(self, timestep, tensors: dict[str, torch.Tensor], attention_mask) -> torch.Tensor:
         """Predicts the noise in the latents, with both branches of guidance in one call of the U-Net."""
         guided = self.do_classifier_free_guidance
         latents = torch.cat([tensors["latents"]] * 2) if guided else tensors["latents"]
         latents = self.scheduler.scale_model_input(latents, timestep)
         # If a callback has ended the guidance, the unconditional rows before the others may still be there.
         conditions = {name: tensor[-len(latents) :] for name, tensor in tensors.items() if name != "latents"}
-        added = None
-        if self.is_sdxl:
-            added = {"text_embeds": conditions["add_text_embeds"], "time_ids": conditions["add_time_ids"]}
-        noise = self.unet(
-            append_condition_map(latents, conditions["prompt_embeds"], self.unet.config.in_channels),
-            timestep,
-            encoder_hidden_states=conditions["prompt_embeds"],
-            encoder_attention_mask=encoder_attention_mask if guided else None,
-            added_cond_kwargs=added,
-            return_dict=False,
-        )[0]
+        noise = apply_unet(self.unet, latents, timestep, conditions, attention_mask if guided else None)
         if not guided:
             return noise
         unconditional, conditional = noise.chunk(2)

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import ModelOutput
 
 from ..diffusion import LavitImageDecoderPipeline
-from ..diffusion.conditions import append_condition_map, guidance_attention_mask, prepare_conditions
+from ..diffusion.conditions import apply_unet, guidance_attention_mask, prepare_conditions
 from ..modeling import (
     LavitFeatureDecoder,
     LavitFeatureDecoderConfig,
@@ -274,22 +274,13 @@ class LavitImageDecoderForTraining(nn.Module):
             raise ValueError("Give either pixel_values or codes.")
         latents = self.encode_latents(images)
         noise, timesteps, dropped = self._draw(latents)
-        noisy_latents = self.noise_scheduler.add_noise(latents, noise, timesteps)
+        noisy_latents = self.noise_scheduler.add_noise(latents, noise, timesteps).to(self.unet.dtype)
         conditions = self.encode_conditions(codes, attention_mask, dropped, images.shape[-2:])
-        prompt_embeds, added = conditions["prompt_embeds"], None
-        if self.pipeline.is_sdxl:
-            added = {"text_embeds": conditions["add_text_embeds"], "time_ids": conditions["add_time_ids"]}
         # On a CPU, the backward of fused attention takes several times as long as that of plain products. Activation
         # checkpointing computes the forward again outside this context, where the attention has to be the same.
         is_plain = latents.device.type == "cpu" and not self.unet.is_gradient_checkpointing
         with sdpa_kernel(SDPBackend.MATH) if is_plain else nullcontext():
-            predicted = self.unet(
-                append_condition_map(noisy_latents.to(self.unet.dtype), prompt_embeds, self.unet.config.in_channels),
-                timesteps,
-                encoder_hidden_states=prompt_embeds,
-                encoder_attention_mask=conditions.get("attention_mask"),
-                added_cond_kwargs=added,
-            ).sample
+            predicted = apply_unet(self.unet, noisy_latents, timesteps, conditions, conditions.get("attention_mask"))
         target = noise
         if self.noise_scheduler.config.prediction_type == "v_prediction":
             target = self.noise_scheduler.get_velocity(latents, noise, timesteps)
