@@ -47,7 +47,6 @@ def test_a_conversation(monkeypatch, command_line, tmp_path, image):
     assert answer.strip() == "orange"
     assert "orange star" in description
     assert output.count("/quit") == 3  # at the start, when asked for, and with an unknown command
-    assert "There is no command /paint." in output
     assert "/draw needs a text" in output
     assert "there is no image nothing.png" in output
     assert "/edit needs an image" in output

@@ -172,7 +172,7 @@ def test_mistakes_are_found_before_any_work(run, tmp_path, image):
     nowhere = ("-m", "somebody/no-model")
     assert "like an image file" in run("draw", "a cat", *nowhere, "-o", tmp_path / "cat.txt", fails=True)
     assert "does not exist" in run("draw", "a cat", *nowhere, "-o", tmp_path / "no" / "cat.png", fails=True)
-    assert "--aspect-ratio must be one of" in run("draw", "a cat", *nowhere, "--aspect-ratio", "5:1", fails=True)
+    assert "'5:1' is not one of" in unframed(run("draw", "a cat", *nowhere, "--aspect-ratio", "5:1", fails=True))
     assert "Invalid value" in run("caption", image, *nowhere, "--num-beams", 0, fails=True)
     for command in (
         ["caption", image],
@@ -236,12 +236,11 @@ def test_images_of_one_name(run, tmp_path, image):
 
 def test_values_that_no_command_takes(run, tmp_path):
     assert "Invalid value" in run("evaluate", "--seed", -1, fails=True)
-    assert "--output must end with .json" in run("evaluate", "-o", tmp_path / "report.png", fails=True)
     assert "there is no" in run("serve", tmp_path / "nothing", fails=True)
 
 
 def test_fewer_tokens_than_the_usual_least(run, image):
-    assert run("caption", image, "--max-new-tokens", 3, "--full-text").strip()
+    assert run("caption", image, "--max-new-tokens", 3).removeprefix(f"{image}: ").strip()
 
 
 def test_without_a_name_it_is_the_small_model(run, tmp_path):

@@ -11,7 +11,7 @@ from torch.nn.functional import conv2d
 
 from lavit_hf.evaluation.cider import cider_d, tokenize_caption
 from lavit_hf.evaluation.drawings import psnr, ssim
-from lavit_hf.evaluation.metrics import average, rate, wilson_interval
+from lavit_hf.evaluation.metrics import Metric, average, rate, wilson_interval
 from lavit_hf.evaluation.questions import answer_score, normalize_answer
 from lavit_hf.visualization import code_perplexity
 
@@ -34,7 +34,7 @@ def test_rates_leave_out_what_does_not_apply():
     assert metric.baselines == {"unrelated": 1 / 3}
     assert metric.interval == wilson_interval(2 / 3, 3)
     assert rate([None]) is None
-    assert average([1.5, 2.5]).to_dict() == {"value": 2.0, "count": 2}
+    assert average([1.5, 2.5]) == Metric(2.0, 2)
 
 
 def test_perplexity():

@@ -1,8 +1,6 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The card of a trained model."""
 
-import json
-
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
@@ -89,7 +87,7 @@ def test_figures_of_an_evaluation(tmp_path):
         "settings": {"seed": 0},
     }
     report = EvaluationReport(results, {"drawing": 1.0, "tokens": 1.0}, {}, protocol)
-    assert EvaluationReport.from_dict(json.loads(report.to_json())) == report
+    assert EvaluationReport.from_json(report.to_json()) == report
     path = write_model_card(
         tmp_path,
         title="A model",

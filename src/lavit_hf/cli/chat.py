@@ -106,9 +106,7 @@ def _reply(line: str, conversation: Conversation) -> Generator[Piece, None, None
         return conversation.draw(text, images)
     if command == "/new":
         conversation.messages.clear()
-    elif re.fullmatch(r"/\w*", command):  # unlike the path of an image
-        if command not in ("/help", "/"):
-            console.print(f"There is no command {command}.", markup=False, soft_wrap=True)
+    elif re.fullmatch(r"/\w*", command):  # any other command, unlike the path of an image
         console.print(HELP, markup=False, soft_wrap=True)
     elif line:
         text, paths = split_images(line)

@@ -17,7 +17,6 @@ def convert(
     ],
     target: options.NewFolder,
     dtype: options.Dtype = "auto",
-    max_shard_size: Annotated[str, typer.Option(help="Largest size of a file of weights.")] = "5GB",
     num_attention_heads: Annotated[
         int,
         typer.Option(help="Heads of vision tower, merger and feature decoders, which the weights do not tell."),
@@ -40,7 +39,6 @@ def convert(
         source,
         target,
         dtype=None if dtype == "auto" else dtype,
-        max_shard_size=max_shard_size,
         num_attention_heads=num_attention_heads,
         pixel_decoders=tuple(decoder.value for decoder in options.Decoder if decoder not in (without or [])),
         strict=strict,

@@ -10,7 +10,7 @@ from transformers import AutoImageProcessor
 
 from ..modeling import LavitVisualTokenizer
 from . import options
-from .loading import console, pick_device, quiet_libraries
+from .loading import load_model
 
 
 def precompute_codes(
@@ -34,7 +34,6 @@ def precompute_codes(
     ] = "raise",
     drop_images: Annotated[bool, typer.Option("--drop-images", help="Write codes without the images.")] = False,
     num_workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 2,
-    seed: Annotated[int, typer.Option(help="Seed of the shapes: another seed gives other rows.")] = 0,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
 ) -> None:
@@ -46,17 +45,15 @@ def precompute_codes(
     from ..data import precompute  # imports packages of the extra
     from ..data.loading import load_rows
 
-    quiet_libraries()
-    chosen_device = pick_device(device)
     loading = {"config_name": config_name, "data_dir": data_dir, "streaming": streaming, "num_rows": num_rows}
-    rows = load_rows(dataset, split, seed=seed, **loading)
-    visual_tokenizer = LavitVisualTokenizer.from_pretrained(model, dtype=dtype).to(chosen_device)
+    rows = load_rows(dataset, split, **loading)
+    visual_tokenizer, image_processor = load_model(model, device, dtype, LavitVisualTokenizer, AutoImageProcessor)
     visual_tokenizer.config.selection = selection or visual_tokenizer.config.selection
     summary = precompute.precompute_codes(
         rows,
         output,
         visual_tokenizer,
-        AutoImageProcessor.from_pretrained(model),
+        image_processor,
         image_columns=image_column or ["image"],
         keep_images=not drop_images,
         broken_images=broken_images,
@@ -65,12 +62,8 @@ def precompute_codes(
         num_workers=num_workers,
     )
     state = PartialState()
-    if state.is_main_process:
-        lines = [
-            f"{output}: {summary.rows} rows, {summary.images} images, {summary.codes} codes, "
-            f"{summary.mean_codes:.1f} per image"
-        ]
-        if summary.skipped_rows:
-            lines.append(f"Skipped rows with images that cannot be read: {summary.skipped_rows}, see broken.jsonl")
-        console.print("\n".join(lines), soft_wrap=True)
+    codes = f"{summary.codes} codes, {summary.mean_codes:.1f} per image"
+    state.print(f"{output}: {summary.rows} rows, {summary.images} images, {codes}")
+    if summary.skipped_rows:
+        state.print(f"Skipped rows with images that cannot be read: {summary.skipped_rows}, see broken.jsonl")
     state.destroy_process_group()

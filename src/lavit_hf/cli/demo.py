@@ -3,10 +3,8 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import typer
 from PIL import Image
 
 from ..data.shapes import render_scene, sample_scene
@@ -17,18 +15,13 @@ from .loading import console, load_decoder, load_model
 
 
 DEMO_SCENE = 6  # of the test split: a star, a square and a triangle
+PROMPT = "a large yellow star at the top left, a small blue circle on the right and a large red ring at the bottom"
+QUESTION = "what color is the star?"
+INSTRUCTION = "paint the star blue"
 SHOWN_SIZE = 256  # pixels; the model draws at 64
 
 
-def demo(
-    output: options.ImageFolder = Path("demo_output"),
-    prompt: Annotated[str, typer.Option(help="What to draw.")] = (
-        "a large yellow star at the top left, a small blue circle on the right and a large red ring at the bottom"
-    ),
-    question: Annotated[str, typer.Option(help="A question about the image.")] = "what color is the star?",
-    instruction: Annotated[str, typer.Option(help="An edit of the image.")] = "paint the star blue",
-    seed: options.Seed = 0,
-) -> None:
+def demo(output: options.ImageFolder = Path("demo_output"), seed: options.Seed = 0) -> None:
     """Show tokens, a caption, an answer, a drawing and an edit of a small trained model."""
     started = time.perf_counter()
     model, processor = load_model(options.DEMO, "cpu", "float32")
@@ -42,7 +35,7 @@ def demo(
     image = render_scene(sample_scene(DEMO_SCENE, "test"))
     tokens = encode_images(model.model.visual_tokenizer, processor, [image])
     keep_mask, codes = tokens.keep_mask[0], {"reconstruction": tokens.codes.tolist()}
-    for name, text, before in (("drawing", prompt, []), ("edited", instruction, [image])):
+    for name, text, before in (("drawing", PROMPT, []), ("edited", INSTRUCTION, [image])):
         torch.manual_seed(seed)  # so that neither depends on the other
         [codes[name]] = draw_codes(model, processor, [text], [before])
     drawn = dict(zip(codes, decode_codes(pipeline, list(codes.values()), seed), strict=True))
@@ -50,7 +43,7 @@ def demo(
     for name, shown in images.items():
         shown.resize((SHOWN_SIZE, SHOWN_SIZE), Image.Resampling.NEAREST).save(output / f"{name}.png")
 
-    texts = ["", processor.vqa_prompt.format(question=question)]
+    texts = ["", processor.vqa_prompt.format(question=QUESTION)]
     caption, answer = write_texts(model, processor, texts, [[image]] * 2, max_new_tokens=64)
     shown_codes = codes["reconstruction"]
     lines = {
@@ -58,10 +51,10 @@ def demo(
         "kept patches": f"{len(shown_codes)} of {len(keep_mask)}, the others are merged into them",
         "tokens": f"{len(shown_codes)}: {' '.join(map(str, shown_codes[:8]))} ...",
         "caption": f"“{caption}”",
-        "answer": f"“{question}” “{answer}”",
+        "answer": f"“{QUESTION}” “{answer}”",
         "reconstruction": "drawn from the tokens",
-        "drawing": f"“{prompt}”, {len(codes['drawing'])} tokens",
-        "edited": f"“{instruction}”, {len(codes['edited'])} tokens",
+        "drawing": f"“{PROMPT}”, {len(codes['drawing'])} tokens",
+        "edited": f"“{INSTRUCTION}”, {len(codes['edited'])} tokens",
     }
     for name, line in lines.items():
         console.print(f"  [bold]{name:15}[/bold] {line}", soft_wrap=True)

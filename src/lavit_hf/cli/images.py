@@ -4,13 +4,11 @@
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 from PIL import Image
-from tqdm import tqdm
-from transformers.generation.streamers import BaseStreamer
 
 from ..diffusion import ASPECT_RATIOS, LavitImageDecoderPipeline
 from ..inference import decode_codes, draw_codes, encode_images, write_texts
@@ -25,20 +23,7 @@ from ..visualization import (
     show_tokens,
 )
 from . import options
-from .loading import console, load_decoder, load_model
-
-
-class _TokenBar(BaseStreamer):
-    """A streamer that shows a progress bar of the tokens of images. Their number is known only at the end."""
-
-    def __init__(self, most: int):
-        self._bar = tqdm(desc="tokens", total=most, leave=False)
-
-    def put(self, value: torch.Tensor) -> None:
-        self._bar.update(value.ndim == 1)  # and not for the prompt
-
-    def end(self) -> None:
-        self._bar.close()
+from .loading import console, load_decoder, load_model, progress
 
 
 def _find_size(pipeline: LavitImageDecoderPipeline, aspect_ratio: str | None) -> dict[str, int]:
@@ -68,19 +53,18 @@ def caption(
     num_beams: options.NumBeams = 2,
     min_new_tokens: Annotated[int, typer.Option(min=0, help="Smallest number of tokens.")] = 8,
     max_new_tokens: options.MaxNewTokens = 36,
-    full_text: options.FullText = False,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
 ) -> None:
-    """Describe images, by default in one sentence. The defaults are those of the authors' evaluation."""
+    """Describe images in one sentence. The defaults are those of the authors' evaluation."""
     opened = [read_image(path) for path in images]
     loaded, processor = load_model(model, device, dtype)
     least = min(min_new_tokens, max_new_tokens)
     settings = {"num_beams": num_beams, "min_new_tokens": least, "max_new_tokens": max_new_tokens}
     for path, image in zip(images, opened, strict=True):
         [text] = write_texts(loaded, processor, [prompt], [[image]], **settings)
-        text = text if full_text else text.partition(".")[0]
-        console.print(f"{path}: {prompt} {text}" if prompt else f"{path}: {text}", soft_wrap=True, markup=False)
+        sentence = f"{prompt} {text.partition('.')[0]}".strip()
+        console.print(f"{path}: {sentence}", soft_wrap=True, markup=False)
 
 
 def ask(
@@ -93,7 +77,6 @@ def ask(
         typer.Option(min=0, help="Smallest number of tokens. Default: 2, or 1 for the small model that ships."),
     ] = None,
     max_new_tokens: options.MaxNewTokens = 10,
-    full_text: options.FullText = False,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
 ) -> None:
@@ -113,7 +96,7 @@ def ask(
         length_penalty=0.0,
         early_stopping=num_beams > 1,
     )
-    console.print(text if full_text else text.partition("\n")[0], soft_wrap=True, markup=False)
+    console.print(text.partition("\n")[0], soft_wrap=True, markup=False)
 
 
 def draw(
@@ -140,9 +123,9 @@ def draw(
     pipeline = load_decoder(model, decoder, like=loaded)
     torch.manual_seed(seed)
     size = _find_size(pipeline, aspect_ratio)
-    settings: dict[str, Any] = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
-    settings |= {"num_return_sequences": num_images, "streamer": _TokenBar(loaded.config.num_patches)}
-    codes = draw_codes(loaded, processor, [prompt], [before], **settings)
+    settings = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+    with progress.status("Drawing tokens"):
+        codes = draw_codes(loaded, processor, [prompt], [before], num_return_sequences=num_images, **settings)
     _decode_and_save(pipeline, codes, output, seed, num_inference_steps=steps, **size)
 
 

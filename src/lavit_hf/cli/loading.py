@@ -24,23 +24,13 @@ def quiet_libraries() -> None:
         logging.disable_progress_bar()
 
 
-def pick_device(device: str | None) -> str | torch.device:
-    """
-    Returns the device that is asked for, or else an accelerator if there is one.
-
-    Raises:
-        ValueError: If torch does not know the device, or it is not there.
-    """
-    if device is None:
-        return torch.accelerator.current_accelerator(check_available=True) or "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"--device must be one that is there, got {device}: {error}".partition("\n")[0]) from error
-    return device
-
-
-def load_model(model: str, device: str | None, dtype: str, model_class: Any = AutoModelForCausalLM):
+def load_model(
+    model: str,
+    device: str | None,
+    dtype: str,
+    model_class: Any = AutoModelForCausalLM,
+    processor_class: Any = AutoProcessor,
+) -> tuple[Any, Any]:
     """
     Loads a model and its processor.
 
@@ -48,13 +38,20 @@ def load_model(model: str, device: str | None, dtype: str, model_class: Any = Au
         model (`str`): A folder or a repository.
         device (`str`, *optional*): The device. Default: an accelerator if there is one.
         dtype (`str`): The data type of the weights.
-        model_class (*optional*): The class of the model.
+        model_class, processor_class (*optional*): The classes of the model and of the processor.
+
+    Raises:
+        ValueError: If torch does not know the device, or it is not there.
     """
     quiet_libraries()
-    device = pick_device(device)
+    device = device or str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"--device must be one that is there, got {device}: {error}".partition("\n")[0]) from error
     with progress.status(f"Loading {model}"):
         loaded = model_class.from_pretrained(model, dtype=dtype).to(device).eval()
-        return loaded, AutoProcessor.from_pretrained(model)
+        return loaded, processor_class.from_pretrained(model)
 
 
 def load_decoder(model: str, decoder: Decoder, like) -> LavitImageDecoderPipeline:

@@ -3,7 +3,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 
@@ -31,10 +31,6 @@ class Metric:
     def is_rate(self) -> bool:
         """Whether the value is a share of cases, from 0 to 1."""
         return self.interval is not None
-
-    def to_dict(self) -> dict:
-        """Returns the fields that are set, for JSON."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, {})}
 
 
 def wilson_interval(rate: float, count: int) -> list[float]:

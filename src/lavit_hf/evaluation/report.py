@@ -2,8 +2,7 @@
 """The results of an evaluation, as JSON, as a table, and as sheets of images."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -30,30 +29,19 @@ class EvaluationReport:
     protocol: dict
     samples: dict[str, list[Sample]] = field(default_factory=dict, repr=False)
 
-    def to_dict(self) -> dict:
-        """Returns everything except the samples in plain values."""
-        return {
-            "results": {
-                task: {name: metric.to_dict() for name, metric in metrics.items()}
-                for task, metrics in self.results.items()
-            },
-            "seconds": {task: round(seconds, 2) for task, seconds in self.seconds.items()},
-            "left_out": self.left_out,
-            "protocol": self.protocol,
-        }
+    def to_json(self) -> str:
+        """Returns everything except the samples as JSON."""
+        values = asdict(replace(self, samples={}))
+        values.pop("samples")
+        return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_dict(cls, values: Mapping) -> Self:
-        """Creates a report without samples from the `values` that [`to_dict`] returned."""
-        results = {
-            task: {name: Metric(**metric) for name, metric in metrics.items()}
-            for task, metrics in values["results"].items()
-        }
-        return cls(**values | {"results": results})
-
-    def to_json(self) -> str:
-        """Returns [`to_dict`] as JSON."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    def from_json(cls, text: str) -> Self:
+        """Creates a report without samples from the JSON that [`~EvaluationReport.to_json`] has returned."""
+        values = json.loads(text)
+        for metrics in values["results"].values():
+            metrics.update({name: Metric(**metric) for name, metric in metrics.items()})
+        return cls(**values)
 
     def to_markdown(self) -> str:
         """Returns the results as a table. `rich.markdown.Markdown` shows it in a terminal."""

@@ -70,9 +70,7 @@ class Rows(Sequence):
         return self.num_rows
 
     def __getitem__(self, index: int) -> dict:
-        if index >= self.num_rows:
-            raise IndexError(f"There is no row {index} in {self.num_rows} rows.")
-        row = self.dataset[index]
+        row = self.dataset[range(self.num_rows)[index]]  # an index beyond the last row ends a loop over the rows
         return row | {name: row[column] for name, column in self.columns.items() if column in row}
 
 
@@ -130,15 +128,19 @@ def evaluate(
         pipeline = type(pipeline)(**pipeline.components, **pipeline.parameters)
         pipeline.set_progress_bar_config(disable=True)
     subject = Subject(model, processor, pipeline, given)
-    chosen, left_out = _choose_tasks(subject, rows, tasks)
+    chosen = list(TASKS if tasks is None else tasks)
+    left_out = {task: reason for task in chosen if (reason := _why_not(task, subject, rows))}
+    if tasks is not None and left_out:
+        task, reason = next(iter(left_out.items()))
+        raise ValueError(f"The task {task!r} cannot be run: {reason}.")
 
     results, seconds, samples = {}, {}, {}
     with _evaluating(model, pipeline):
-        for task in chosen:
+        for task in [task for task in chosen if task not in left_out]:
             started = time.perf_counter()
             asked = replace(subject, samples=[])
             metrics = TASKS[task].run(asked, rows)
-            seconds[task], samples[task] = time.perf_counter() - started, asked.samples
+            seconds[task], samples[task] = round(time.perf_counter() - started, 2), asked.samples
             results[task] = {key: metric for key, metric in metrics.items() if metric is not None}
     protocol = {"dataset": name, "split": split, "num_samples": len(rows)} | _describe(subject)
     return EvaluationReport(results, seconds, left_out, protocol, samples)
@@ -166,17 +168,8 @@ def check_tasks(tasks: Sequence[str] | None) -> None:
         raise ValueError(f"tasks must be of {', '.join(TASKS)}, got {', '.join(map(repr, unknown))}.")
 
 
-def _choose_tasks(subject: Subject, rows: Rows, tasks: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
-    """Returns the tasks to run in the order of `TASKS`, and the reasons why others cannot be run."""
-    reasons = {task: _why_not(task, subject, rows) for task in TASKS if tasks is None or task in tasks}
-    left_out = {task: reason for task, reason in reasons.items() if reason}
-    if tasks is not None and left_out:
-        task, reason = next(iter(left_out.items()))
-        raise ValueError(f"The task {task!r} cannot be run: {reason}.")
-    return [task for task in reasons if task not in left_out], left_out
-
-
 def _why_not(name: str, subject: Subject, rows: Rows) -> str | None:
+    """Returns the reason why a task cannot be run, or None."""
     task, settings, row = TASKS[name], subject.settings, rows.dataset[0]
     columns = [settings.columns.get(column, column) for column in task.columns]
     if missing := [column for column in columns if column not in row]:
