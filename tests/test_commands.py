@@ -29,7 +29,7 @@ from .training.small import UNET, VAE, save_visual_tokenizer
 
 
 RUN_ELSEWHERE = ("pip ", "python3 -m venv ", "lavit-hf serve ", "lm_eval ", 'python -c "import lavit_hf; from lm_eval')
-# What is added to a command, so that it does little.
+# Arguments that are added to commands, so that they do little.
 TRAINING = "--max_steps 1 --per_device_train_batch_size 2 --per_device_eval_batch_size 2 --num_train_rows 8 "
 TRAINING += "--num_eval_rows 2 --dataloader_num_workers 0 --report_to none --use_cpu True"
 LESS = {

@@ -60,7 +60,7 @@ def test_scenes_are_deterministic():
 
 
 def test_the_rows_are_those_of_this_version():
-    """What these rows say may change with `DATASET_VERSION` only: datasets are cached under it."""
+    """The content of rows may change with `DATASET_VERSION` only: datasets are cached under it."""
     row = make_row(0)
     assert row["caption"].startswith("a large cyan circle in the middle, a small red circle in the bottom left corner")
     assert (row["instruction"], row["questions"][0]) == ("make the red circle large", "what is at the bottom?")
@@ -141,7 +141,7 @@ def test_annotations_say_what_each_pixel_shows():
             radius = 64 * item.radius
             edge = SHAPE_PERIMETER[item.shape] * radius  # of whose pixels either neighbour may have the label
             assert pixels == pytest.approx(SHAPE_AREA[item.shape] * radius**2, abs=0.3 * edge)
-            # What is labelled is where the paint is.
+            # Pixels have a label where the paint is.
             painted = np.asarray(render_scene(scene))[np.asarray(labels) == LABELS.index(item.label)]
             assert np.median(np.abs(painted - np.array(item.rgb, dtype=float))) < 3
 

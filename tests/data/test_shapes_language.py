@@ -35,7 +35,7 @@ def place_in(text):
 
 
 def fields_in(name):
-    """What a name such as "the small red object at the top" says, by a reading of its own."""
+    """Reads a name such as "the small red object at the top", independently of the library."""
     words = PLACE.sub("", name).split()
     fields = {
         "shape": next((word for word in words if word in SHAPES), None),

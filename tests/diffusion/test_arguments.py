@@ -152,7 +152,7 @@ HOSTILE = {
     "1e30": 1e30,
     "1e308": 1e308,
 }
-# What is no mistake; of the scales, what does not overflow.
+# The values that are no mistakes. Scales among them do not overflow.
 SENSIBLE = {
     "height": {"int8"},
     "width": {"int8"},

@@ -34,7 +34,7 @@ def noise(count=1):
     return torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-# What a pipeline says of itself
+# The properties of a pipeline
 
 
 def test_before_its_first_call(pipe):

@@ -22,7 +22,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-# What the authors' code computes
+# Equality with the authors' code
 
 
 def test_conditions_equal_the_goldens(kind, pipes, goldens, visual_ids):

@@ -51,7 +51,7 @@ def test_text_has_the_loss_of_a_llama(tmp_path, lora):
 
 
 def test_expanded_images_have_the_loss_of_a_llama(tmp_path):
-    """Of the same sequences with codes, which are what the model reads with `image_inputs="codes"`."""
+    """The Llama reads the codes that the model reads with `image_inputs="codes"`."""
     model = tiny_lavit()
     tokens = model.model.visual_tokenizer(pictures(1))
     codes = (tokens.codes + VISUAL_OFFSET).tolist()

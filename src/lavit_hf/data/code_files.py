@@ -40,7 +40,7 @@ split, with the other settings. Skipped rows have broken images, which are liste
 @dataclass
 class CodesSummary:
     """
-    What a split with precomputed codes holds.
+    The size of a split with precomputed codes.
 
     Args:
         rows (`int`), skipped_rows (`int`): The rows that were written, and those left out for a broken image.

@@ -53,7 +53,7 @@ class ImageReader:
 
 
 class _RowSource:
-    """What map-style rows and streams have in common."""
+    """The common part of map-style rows and streams."""
 
     def __init__(self, dataset, reader, broken_images: str = "raise", seed: int = 0):
         check_broken_images(broken_images)

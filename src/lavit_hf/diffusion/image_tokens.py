@@ -1,10 +1,11 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Reading of the codes of images from lists, arrays and tensors."""
+"""Reading of the codes of images from lists, arrays and tensors, and their padding to batches."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from ..modeling.configuration_lavit import LavitFeatureDecoderConfig
 
@@ -59,6 +60,12 @@ def to_codes(
             )
         all_codes.append(codes)
     return all_codes
+
+
+def pad_codes(codes: Sequence[torch.LongTensor]) -> tuple[torch.LongTensor, torch.BoolTensor]:
+    """Pads the codes of images on the right to `(B, L)`, and returns them with their attention mask of that shape."""
+    masks = [torch.ones_like(image_codes, dtype=torch.bool) for image_codes in codes]
+    return pad_sequence(codes, batch_first=True), pad_sequence(masks, batch_first=True)
 
 
 def _to_tensors(image_tokens: ImageTokens) -> list[torch.LongTensor]:

@@ -11,13 +11,12 @@ from diffusers.models import AutoencoderKL, AutoencoderTiny, UNet2DConditionMode
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.schedulers import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from ..modeling.modeling_lavit_feature_decoder import LavitFeatureDecoder
 from . import checks
 from .checks import check_guidance_scale, check_integer
 from .conditions import apply_unet, guidance_attention_mask, prepare_conditions
-from .image_tokens import ImageTokens, to_codes
+from .image_tokens import ImageTokens, pad_codes, to_codes
 from .loading import LavitPipelineFiles
 from .schedulers import check_scheduler, set_timesteps, step_options
 
@@ -308,9 +307,7 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
         """
         offset, device = self.config.visual_token_offset, self._execution_device
         codes = to_codes(image_tokens, self.feature_decoder.config, offset, vocabulary_ids)
-        lengths = torch.tensor([len(image_codes) for image_codes in codes])
-        padded = pad_sequence(codes, batch_first=True)
-        attention_mask = torch.arange(padded.shape[1]) < lengths[:, None]
+        padded, attention_mask = pad_codes(codes)
         outputs = self.feature_decoder(codes=padded.to(device), attention_mask=attention_mask.to(device))
         return outputs.prompt_embeds, outputs.pooled_prompt_embeds if self.is_sdxl else None
 

@@ -10,6 +10,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BaseImageProcessor
 
+from ..diffusion.image_tokens import pad_codes
 from ..modeling.expansion_lavit import IGNORE_INDEX
 from ..processing import LavitProcessor
 from .sequences import ImagePart, Part, TextPart, needs_pixels
@@ -101,7 +102,7 @@ class LavitCollator:
         Yields the ids of each text in the batch. Consecutive texts are tokenized as one; each of them gets the tokens
         whose last character belongs to it.
         """
-        runs = [list(run) for row in rows for is_text, run in groupby(row, key=_is_text) if is_text]
+        runs = [list(run) for row in rows for kind, run in groupby(row, key=type) if kind is TextPart]
         if not runs:
             return
         encoded = self.processor.tokenizer(
@@ -174,10 +175,6 @@ class LavitCollator:
         return torch.zeros(0, 3, size["height"], size["width"])
 
 
-def _is_text(part: Part) -> bool:
-    return isinstance(part, TextPart)
-
-
 def _text_piece(ids: list[int], supervised: bool) -> _Piece:
     return _Piece(ids, ids if supervised else [IGNORE_INDEX] * len(ids), len(ids))
 
@@ -218,11 +215,9 @@ class ImageCollator:
         }
         if self.codes_column is not None:
             codes = [torch.as_tensor(row[self.codes_column], dtype=torch.long) for row in rows]
-            lengths = torch.tensor([len(row) for row in codes])
-            if not lengths.all():
+            if not all(map(len, codes)):
                 raise ValueError(f"Column {self.codes_column!r} must have at least one code in each row, got none.")
-            batch["codes"] = pad_sequence(codes, batch_first=True)
-            batch["attention_mask"] = torch.arange(int(lengths.max())) < lengths[:, None]
+            batch["codes"], batch["attention_mask"] = pad_codes(codes)
         return batch
 
 

@@ -12,11 +12,11 @@ from diffusers.schedulers import DDIMScheduler, DDPMScheduler, SchedulerMixin
 from diffusers.training_utils import compute_snr
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import ModelOutput
 
 from ..diffusion import LavitImageDecoderPipeline
 from ..diffusion.conditions import apply_unet, guidance_attention_mask, prepare_conditions
+from ..diffusion.image_tokens import pad_codes
 from ..modeling import (
     LavitFeatureDecoder,
     LavitFeatureDecoderConfig,
@@ -267,9 +267,7 @@ class LavitImageDecoderForTraining(nn.Module):
                 tokenizer.
         """
         if codes is None and pixel_values is not None:
-            rows = self.list_codes({"pixel_values": pixel_values})
-            codes = pad_sequence(rows, batch_first=True)
-            attention_mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+            codes, attention_mask = pad_codes(self.list_codes({"pixel_values": pixel_values}))
         elif codes is None or pixel_values is not None:
             raise ValueError("Give either pixel_values or codes.")
         latents = self.encode_latents(images)

@@ -73,7 +73,7 @@ def load_mixture(
         sequences ([`SequenceArguments`]): The kinds of sequences.
         args (`TrainingArguments`): The arguments of the training, for the seed and the size of a batch.
     """
-    rows, eval_rows = data.load_train(), data.load_eval()
+    rows, eval_rows = data.load()
     column, options = data.image_column, {"broken_images": data.broken_images}
     if eval_rows is not None:
         eval_rows = {

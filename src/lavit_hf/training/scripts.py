@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What the training scripts share: recipes, the data, the checkpoint to resume from, samples, and their end."""
+"""The common part of the training scripts: recipes, data, the checkpoint to resume from, samples, and their end."""
 
 import gc
 import json
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from accelerate import PartialState
@@ -17,7 +17,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..data.loading import load_rows
-from ..data.rows import ImageReader, Rows, RowStream, check_broken_images
+from ..data.rows import ImageReader, Rows, RowStream
 from ..modeling.freezing_lavit import evaluation_mode
 
 
@@ -67,36 +67,25 @@ class DataArguments:
     num_eval_rows: int | None = field(default=None, metadata={"help": "The number of rows to evaluate on."})
     streaming: bool = field(default=False, metadata={"help": "Read rows when they are needed; needs --max_steps."})
     image_column: str = field(default="image", metadata={"help": "The column with the images."})
-    broken_images: str = field(
+    broken_images: Literal["raise", "skip"] = field(
         default="raise", metadata={"help": "'raise' stops at an image that cannot be read, 'skip' leaves it out."}
     )
 
-    def __post_init__(self):
-        check_broken_images(self.broken_images)
-
-    def load_train(self) -> Any:
-        """Loads the rows to train on, with undecoded images."""
-        return self._load(self.train_split, self.num_train_rows, self.streaming)
-
-    def load_eval(self) -> Any | None:
-        """Loads the rows to evaluate on, with undecoded images. Returns None without `eval_split`."""
-        return None if self.eval_split is None else self._load(self.eval_split, self.num_eval_rows, False)
-
-    def _load(self, split: str, num_rows: int | None, streaming: bool) -> Any:
-        return load_rows(
-            self.dataset_name,
-            split,
-            config_name=self.dataset_config_name,
-            data_dir=self.data_dir,
-            streaming=streaming,
-            num_rows=num_rows,
+    def load(self) -> tuple[Any, Any | None]:
+        """Loads the rows to train on and those to evaluate on, with undecoded images; None without `eval_split`."""
+        place: dict[str, Any] = {"config_name": self.dataset_config_name, "data_dir": self.data_dir}
+        rows = load_rows(
+            self.dataset_name, self.train_split, num_rows=self.num_train_rows, streaming=self.streaming, **place
         )
+        if self.eval_split is None:
+            return rows, None
+        return rows, load_rows(self.dataset_name, self.eval_split, num_rows=self.num_eval_rows, **place)
 
     def load_images(self) -> tuple[Rows | RowStream, Rows | None]:
         """Loads the rows to train on and those to evaluate on, with their images read."""
-        reader, eval_rows = ImageReader([self.image_column]), self.load_eval()
+        reader, (rows, eval_rows) = ImageReader([self.image_column]), self.load()
         return (
-            (RowStream if self.streaming else Rows)(self.load_train(), reader, self.broken_images),
+            (RowStream if self.streaming else Rows)(rows, reader, self.broken_images),
             None if eval_rows is None else Rows(eval_rows, reader, self.broken_images),
         )
 

@@ -13,7 +13,7 @@ from .trainer import LavitTrainer
 
 @dataclass
 class TokenizerSchedule:
-    """What changes while the visual tokenizer is trained, in optimizer steps."""
+    """The changes in the course of the training of the visual tokenizer, in optimizer steps."""
 
     quantize_from: int = field(
         default=0, metadata={"help": "First step with codes. Before it, features are rebuilt from continuous vectors."}

@@ -180,14 +180,14 @@ def _fit_shape(alpha: np.ndarray) -> tuple[str, list[float], float]:
     results = []
     for error, found, shape, blur in sorted(starts, key=lambda start: start[0])[:3]:
         for step in (0.6, 0.3, 0.3, 0.15):
-            error, found = _best_of(alpha, shape, found + step * _NEIGHBOURS, blur)
+            error, found = _best_of(alpha, shape, found + step * _NEIGHBORS, blur)
         results.append((error, found, shape))
     error, found, shape = min(results, key=lambda result: result[0])
     return shape, found.tolist(), float(error)
 
 
 # No step, or a step of x, y or the radius.
-_NEIGHBOURS = np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)])
+_NEIGHBORS = np.concatenate([np.zeros((1, 3)), np.eye(3), -np.eye(3)])
 
 
 def _best_of(alpha: np.ndarray, shape: str, candidates: np.ndarray, blur: int) -> tuple[float, np.ndarray]:
