@@ -152,10 +152,6 @@ class LavitImageDecoderForTraining(nn.Module):
         self.register_state_dict_post_hook(_keep_trained)
         self.register_load_state_dict_post_hook(_expect_trained)
 
-    @property
-    def device(self) -> torch.device:
-        return self.unet.device
-
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Returns the parameters that are not frozen, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
@@ -203,7 +199,7 @@ class LavitImageDecoderForTraining(nn.Module):
             return [codes[is_code] for codes, is_code in zip(batch["codes"], mask, strict=True)]
         if self.visual_tokenizer is None:
             raise ValueError("Without a visual_tokenizer, codes must be given; got pixel_values alone.")
-        return list(self.visual_tokenizer.tokenize_images(batch["pixel_values"].to(self.device)).split())
+        return list(self.visual_tokenizer.tokenize_images(batch["pixel_values"].to(self.unet.device)).split())
 
     def encode_conditions(
         self,

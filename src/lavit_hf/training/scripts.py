@@ -14,7 +14,7 @@ from accelerate import PartialState
 from PIL import Image
 from transformers import HfArgumentParser, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import sort_checkpoints
 
 from ..data.loading import load_rows
 from ..data.rows import ImageReader, Rows, RowStream
@@ -94,10 +94,8 @@ def last_checkpoint(args: TrainingArguments) -> str | None:
     """
     Returns the newest complete checkpoint in the output folder, from which the same command resumes, or None.
     """
-    folders = Path(args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    numbered = [folder for folder in folders if folder.name.rpartition("-")[2].isdigit()]
-    newest_first = sorted(numbered, key=lambda folder: int(folder.name.rpartition("-")[2]), reverse=True)
-    return next((str(folder) for folder in newest_first if _is_complete(folder / TRAINER_STATE_NAME)), None)
+    newest_first = reversed(sort_checkpoints(args.output_dir))
+    return next((folder for folder in newest_first if _is_complete(Path(folder, TRAINER_STATE_NAME))), None)
 
 
 def _is_complete(state: Path) -> bool:
