@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lavit_hf import Conversation
-from lavit_hf.cli.chat import image_as_text, split_images
+from lavit_hf.cli.chat import split_images
 from lavit_hf.data.shapes import render_scene, sample_scene
 
 
@@ -108,11 +108,3 @@ def test_lines(image):
     assert split_images(f'look at "{image}" and say what it\'s') == ("look at and say what it's", [image])
     with pytest.raises(ValueError, match=r"there is no image .*gone\.jpg"):
         split_images("gone.jpg what is that?")
-
-
-def test_an_image_in_half_blocks():
-    image = Image.new("RGB", (8, 8), "#ff0000")
-    image.paste("#0000ff", (0, 4, 8, 8))
-    shown = image_as_text(image, columns=4)
-    assert shown.plain == "▀▀▀▀\n" * 2
-    assert {str(span.style) for span in shown.spans} == {"#ff0000 on #ff0000", "#0000ff on #0000ff"}

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from rich.text import Text
 
 from ..conversation import Conversation, Piece
 from ..processing import ImageSegment, TextSegment, read_image
@@ -24,7 +23,6 @@ An image alone asks for a description.
   /edit TEXT   draw the text after the last image
   /new         forget the conversation
   /quit        end; so does Ctrl-D. Ctrl-C ends an answer."""
-SHOWN_COLUMNS = 32
 
 
 def split_images(line: str) -> tuple[str, list[Path]]:
@@ -44,19 +42,6 @@ def split_images(line: str) -> tuple[str, list[Path]]:
         else:
             raise ValueError(f"there is no image {path}")
     return " ".join(words), paths
-
-
-def image_as_text(image: Image.Image, columns: int = SHOWN_COLUMNS) -> Text:
-    """Writes an image in half blocks, with two pixels in a character, for terminals with colors."""
-    rows = max(1, round(columns * image.height / image.width / 2))
-    pixels = image.convert("RGB").resize((columns, 2 * rows), Image.Resampling.BOX).load()
-    text = Text()
-    for row in range(rows):
-        for column in range(columns):
-            above, below = ("#{:02x}{:02x}{:02x}".format(*pixels[column, 2 * row + half]) for half in (0, 1))
-            text.append("▀", style=f"{above} on {below}")
-        text.append("\n")
-    return text
 
 
 def chat(
@@ -126,8 +111,5 @@ def _show(pieces: Generator[Piece, None, None], output: Path) -> None:
                 numbers = [int(path.stem) for path in output.glob("*.png") if path.stem.isdecimal()]
                 path = output / f"{max(numbers, default=0) + 1:03}.png"
                 piece.picture.save(path)
-                console.print()
-                if console.is_terminal and console.color_system is not None:
-                    console.print(image_as_text(piece.picture), end="")
-                console.print(f"[dim]{path}[/dim]", soft_wrap=True)
+                console.print(f"\n[dim]{path}[/dim]", soft_wrap=True)
     console.print()

@@ -1,7 +1,6 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The command `demo`."""
 
-import time
 from pathlib import Path
 
 import torch
@@ -23,7 +22,6 @@ SHOWN_SIZE = 256  # pixels; the model draws at 64
 
 def demo(output: options.ImageFolder = Path("demo_output"), seed: options.Seed = 0) -> None:
     """Show tokens, a caption, an answer, a drawing and an edit of a small trained model."""
-    started = time.perf_counter()
     model, processor = load_model(options.DEMO, "cpu", "float32")
     pipeline = load_decoder(options.DEMO, options.Decoder.highres, like=model)
     output.mkdir(parents=True, exist_ok=True)
@@ -58,5 +56,5 @@ def demo(output: options.ImageFolder = Path("demo_output"), seed: options.Seed =
     }
     for name, line in lines.items():
         console.print(f"  [bold]{name:15}[/bold] {line}", soft_wrap=True)
-    console.print(f"\n{len(images)} images in {output}, after {time.perf_counter() - started:.1f} s.", soft_wrap=True)
+    console.print(f"\n{len(images)} images in {output}.", soft_wrap=True)
     console.print(f"The model: {options.DEMO}\nOther commands: lavit-hf --help", soft_wrap=True)

@@ -87,7 +87,7 @@ class LavitPipelineFiles(DiffusionPipeline):
         with replacing(save_directory) as folder:
             super().save_pretrained(os.fspath(folder), *args, **kwargs)
             if push_to_hub:
-                _upload(folder, repo_id, **hub_kwargs)
+                upload(folder, list_files(folder), repo_id, **hub_kwargs)
 
     def push_to_hub(
         self, repo_id: str, *, variant: str | None = None, subfolder: str | None = None, **kwargs
@@ -103,12 +103,7 @@ class LavitPipelineFiles(DiffusionPipeline):
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, variant=variant)
-            return _upload(Path(folder), repo_id, subfolder=subfolder or "", **kwargs)
-
-
-def _upload(folder: Path, repo_id: str, commit_message: str | None = None, **kwargs) -> CommitInfo:
-    commit_message = commit_message or "Upload the pixel decoder"
-    return upload(folder, list_files(folder), repo_id, commit_message=commit_message, **kwargs)
+            return upload(folder, list_files(Path(folder)), repo_id, subfolder=subfolder or "", **kwargs)
 
 
 def _download(name: str, subfolder: str | None, variant: str | None, entries: Sequence[str], **kwargs) -> str:
