@@ -121,8 +121,10 @@ def test_what_is_not_there_is_named(arguments, message, load):
         load(**arguments)
 
 
-def test_splits_and_files_that_are_not_there(photos, tmp_path, load):
+def test_splits_and_files_that_are_not_there(photos, tmp_path, load, monkeypatch):
     stores(photos, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert len(load("rows.jsonl")) == 5
     for streaming in (False, True):
         with pytest.raises(ValueError, match=r"split 'dev' of .*photos: .*\['train'\]"):
             load(photos, "dev", streaming=streaming)

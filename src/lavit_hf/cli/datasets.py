@@ -46,11 +46,10 @@ def precompute_codes(
     from ..data.loading import load_rows
 
     loading = {"config_name": config_name, "data_dir": data_dir, "streaming": streaming, "num_rows": num_rows}
-    rows = load_rows(dataset, split, **loading)
     visual_tokenizer, image_processor = load_model(model, device, dtype, LavitVisualTokenizer, AutoImageProcessor)
     visual_tokenizer.config.selection = selection or visual_tokenizer.config.selection
     summary = precompute.precompute_codes(
-        rows,
+        load_rows(dataset, split, **loading),
         output,
         visual_tokenizer,
         image_processor,

@@ -88,7 +88,7 @@ def _load_dataset(name: str, split: str, config_name, data_dir, streaming: bool,
     """Loads what `datasets.load_dataset` reads."""
     path, source = Path(name).expanduser(), {"path": name, "data_dir": data_dir and str(data_dir)}
     if path.is_file():
-        source = {"path": str(path.parent), "data_files": path.name}
+        source = {"path": str(path.absolute().parent), "data_files": path.name}
     elif path.is_dir():
         manifest = read_manifest(path, split)
         if manifest and "counts" not in manifest:
