@@ -7,7 +7,7 @@ import shutil
 import pytest
 from PIL import ExifTags, Image
 
-from lavit_hf import demo_checkpoint
+from lavit_hf import ASPECT_RATIOS, demo_checkpoint
 from lavit_hf.data.shapes import read_scene, render_scene, sample_scene
 
 from .parity import GOLDENS
@@ -172,7 +172,9 @@ def test_mistakes_are_found_before_any_work(run, tmp_path, image):
     nowhere = ("-m", "somebody/no-model")
     assert "like an image file" in run("draw", "a cat", *nowhere, "-o", tmp_path / "cat.txt", fails=True)
     assert "does not exist" in run("draw", "a cat", *nowhere, "-o", tmp_path / "no" / "cat.png", fails=True)
-    assert "'5:1' is not one of" in unframed(run("draw", "a cat", *nowhere, "--aspect-ratio", "5:1", fails=True))
+    for ratio, message in {"5:1": "'5:1' is not one of", **dict.fromkeys(ASPECT_RATIOS, "does not exist")}.items():
+        size = ("--aspect-ratio", ratio, "-o", tmp_path / "no" / "cat.png")
+        assert message in unframed(run("draw", "a cat", *nowhere, *size, fails=True))
     assert "Invalid value" in run("caption", image, *nowhere, "--num-beams", 0, fails=True)
     for command in (
         ["caption", image],
