@@ -51,7 +51,7 @@ VAE = {
 }
 
 
-def make_picture(top: str, bottom: str, size: tuple[int, int] = (24, 20)) -> PILImage.Image:
+def make_image(top: str, bottom: str, size: tuple[int, int] = (24, 20)) -> PILImage.Image:
     return PILImage.fromarray(np.array([[COLORS[top]], [COLORS[bottom]]], dtype=np.uint8)).resize(size, 0)
 
 
@@ -62,12 +62,12 @@ def make_dataset(count: int = 24) -> Dataset:
         top, bottom, new = (str(color) for color in rng.choice(list(COLORS), 3))
         rows.append(
             {
-                "image": make_picture(top, bottom),
+                "image": make_image(top, bottom),
                 "caption": f"{top} above {bottom}",
                 "questions": ["what is above?", "what is below?"],
                 "answers": [top, bottom],
                 "instruction": f"make the top {new}",
-                "edited_image": make_picture(new, bottom),
+                "edited_image": make_image(new, bottom),
             }
         )
     texts = {"caption": Value("string"), "instruction": Value("string")}

@@ -13,7 +13,7 @@ from lavit_hf.processing.chat_lavit import VQA_PROMPT
 from lavit_hf.training import ImagePart, LavitCollator, MixtureRows, SequenceArguments, SequenceReader, TextPart
 
 from ..tiny import CODEBOOK_SIZE, IMAGE_SIZE, NUM_PATCHES
-from .small import EVERY_KIND, make_dataset, make_model, make_picture, make_processor, tokenize
+from .small import EVERY_KIND, make_dataset, make_image, make_model, make_processor, tokenize
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_columns_in_any_order(processor):
 
 def test_interleaved_segments(processor):
     def inputs(*segments, **kwargs) -> list:
-        row = {"segments": [{"type": "image", "image": make_picture("red", "blue")} | s for s in segments]}
+        row = {"segments": [{"type": "image", "image": make_image("red", "blue")} | s for s in segments]}
         return read(row, "interleaved", **kwargs)
 
     text, picture = {"type": "text", "text": "red", "image": None}, {}
@@ -177,7 +177,7 @@ def test_texts_cannot_name_what_is_no_text(processor):
 
 def test_images_expanded_by_their_codes(processor):
     """Trainers of other libraries need one placeholder for each code, which precomputed codes provide."""
-    image, model = make_picture("red", "blue"), make_model(processor)
+    image, model = make_image("red", "blue"), make_model(processor)
     pixel_values = processor.image_processor(image, return_tensors="pt")["pixel_values"]
     codes = model.model.visual_tokenizer(pixel_values).codes.tolist()
     row = [ImagePart(image, codes, image_input="features"), TextPart("red above blue")]
@@ -202,7 +202,7 @@ def test_precomputed_codes_are_expanded_in_every_mixture(processor, mixture):
 
 
 def test_codes_and_images_in_one_batch(processor):
-    picture = ImagePart(make_picture("red", "blue"), image_input="features")
+    picture = ImagePart(make_image("red", "blue"), image_input="features")
     collator = LavitCollator(processor, NUM_PATCHES)
     batch = collator([[TextPart("red"), ImagePart(codes=[5, 0])], [picture, TextPart("blue above")]])
     assert batch["pixel_values"].shape == (1, 3, IMAGE_SIZE, IMAGE_SIZE)
@@ -221,7 +221,7 @@ def test_long_sequences_are_cut_in_text_alone(processor):
     long, codes, picture = (
         TextPart("red above blue " * 20),
         ImagePart(codes=[1] * 9),
-        ImagePart(make_picture("red", "red")),
+        ImagePart(make_image("red", "red")),
     )
     mark = processor.image_start_token_id
 
@@ -302,14 +302,14 @@ def test_rows_are_taken_for_what_they_have():
 
 def test_a_question_without_an_answer_is_named():
     reader = SequenceReader(SequenceArguments(mixture=["question=1"]))
-    row = {"image": make_picture("red", "blue"), "questions": ["what?"], "answers": [[]]}
+    row = {"image": make_image("red", "blue"), "questions": ["what?"], "answers": [[]]}
     with pytest.raises(ValueError, match=r"row 7: A question needs an answer"):
         reader.compose(row, "row 7", Random(0))
 
 
 def test_images_are_read_only_if_they_are_needed(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
-    make_picture("red", "blue").save(tmp_path / "fine.png")
+    make_image("red", "blue").save(tmp_path / "fine.png")
     files = [str(tmp_path / name) for name in ("broken.png", "fine.png", "fine.png")]
     dataset = Dataset.from_dict({"image": files, "caption": ["red", "green", "blue"]})
     assert len(iter_rows(MixtureRows(dataset, SequenceArguments(["text=1"])))) == 3

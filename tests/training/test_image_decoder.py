@@ -53,7 +53,7 @@ def make_decoder(unet=None, scheduler=None, **kwargs) -> LavitImageDecoderForTra
     return LavitImageDecoderForTraining(pipe, stage_one.visual_tokenizer, **kwargs)
 
 
-def make_pictures(count: int) -> list[Image.Image]:
+def make_images(count: int) -> list[Image.Image]:
     """Makes images of different sizes with patches of colors, so that there is something to learn."""
     rng = np.random.default_rng(0)
     sizes = [(20, 30), (40, 24), (16, 16)]
@@ -69,7 +69,7 @@ def make_collator(codes_column: str | None = None) -> ImageCollator:
 
 
 def make_rows(count: int = 8) -> list[dict]:
-    return [{"image": picture} for picture in make_pictures(count)]
+    return [{"image": image} for image in make_images(count)]
 
 
 def train(decoder, folder, steps=4, resume=None, rows=None, ema_decay=0.9, **kwargs) -> LavitImageDecoderTrainer:
@@ -167,10 +167,10 @@ def test_conditions_are_those_of_the_pipeline(kind, converted):
     calls = _watch(pipe.unet)
     pipe(codes, num_inference_steps=1, guidance_scale=2.0)
     decoder = LavitImageDecoderForTraining(pipe)
-    pictures = torch.nn.utils.rnn.pad_sequence([torch.tensor(picture) for picture in codes], batch_first=True)
-    mask = torch.arange(pictures.shape[1]) < torch.tensor([[len(picture)] for picture in codes])
+    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(image) for image in codes], batch_first=True)
+    mask = torch.arange(padded.shape[1]) < torch.tensor([[len(image)] for image in codes])
     dropped = torch.tensor([True, True, False, False])
-    conditions = decoder.encode_conditions(pictures.repeat(2, 1), mask.repeat(2, 1), dropped, (height, width))
+    conditions = decoder.encode_conditions(padded.repeat(2, 1), mask.repeat(2, 1), dropped, (height, width))
 
     told = calls[0]
     torch.testing.assert_close(conditions["prompt_embeds"], told["encoder_hidden_states"])
@@ -180,7 +180,7 @@ def test_conditions_are_those_of_the_pipeline(kind, converted):
         assert "attention_mask" not in conditions
         assert told["encoder_attention_mask"] is None
         torch.testing.assert_close(conditions["add_text_embeds"], told["added_cond_kwargs"]["text_embeds"])
-        decoder.train()(torch.zeros(2, 3, height, width), codes=pictures, attention_mask=mask)
+        decoder.train()(torch.zeros(2, 3, height, width), codes=padded, attention_mask=mask)
         time_ids = calls[-1]["added_cond_kwargs"]["time_ids"]
         torch.testing.assert_close(time_ids, told["added_cond_kwargs"]["time_ids"][:2], rtol=0, atol=0)
 
@@ -192,9 +192,9 @@ def test_a_map_puts_each_patch_in_its_place():
     pipe.set_progress_bar_config(disable=True)
     calls = _watch(pipe.unet)
     pipe(codes, num_inference_steps=1, guidance_scale=2.0, height=2 * SIZE)
-    pictures = torch.nn.utils.rnn.pad_sequence([torch.tensor(picture) for picture in codes], batch_first=True)
-    mask = torch.arange(pictures.shape[1]) < torch.tensor([[len(picture)] for picture in codes])
-    decoder.train()(torch.zeros(2, 3, 2 * SIZE, SIZE), codes=pictures, attention_mask=mask)
+    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(image) for image in codes], batch_first=True)
+    mask = torch.arange(padded.shape[1]) < torch.tensor([[len(image)] for image in codes])
+    decoder.train()(torch.zeros(2, 3, 2 * SIZE, SIZE), codes=padded, attention_mask=mask)
 
     drawing, training = (call["sample"][:, channels:] for call in calls)
     assert not drawing[:2].any()  # the unconditional branch
@@ -248,8 +248,8 @@ def test_from_codes_is_from_pixels():
     rows = make_rows(4)
     batch = make_collator()(rows)
     codes = decoder.visual_tokenizer(batch["pixel_values"]).split()
-    assert len({len(picture) for picture in codes}) > 1
-    rows = [row | {"image_codes": picture.tolist()} for row, picture in zip(rows, codes, strict=True)]
+    assert len({len(image) for image in codes}) > 1
+    rows = [row | {"image_codes": image.tolist()} for row, image in zip(rows, codes, strict=True)]
     coded = make_collator(codes_column="image_codes")(rows)
     assert "pixel_values" not in coded
     decoder.visual_tokenizer = None
@@ -302,7 +302,7 @@ def test_checkpoints_hold_what_is_trained_and_folders_the_average(tmp_path):
         sheet = show_image_decoder(decoder, batch["images"], codes, num_inference_steps=2)
     assert sheet.size == (3 * SIZE, 2 * SIZE)
     options = {"num_inference_steps": 2, "generator": torch.Generator().manual_seed(0)}
-    drawn = np.concatenate([np.asarray(picture) for picture in pipe(codes, **options).images], axis=1)
+    drawn = np.concatenate([np.asarray(image) for image in pipe(codes, **options).images], axis=1)
     np.testing.assert_array_equal(np.asarray(sheet)[SIZE:], drawn)
 
 
@@ -373,18 +373,18 @@ def test_latents_have_unit_deviation_after_scaling():
 
 def write_photographs(folder: Path) -> None:
     folder.mkdir()
-    for index, picture in enumerate(make_pictures(6)):
+    for index, image in enumerate(make_images(6)):
         mode = ["RGB", "L", "RGBA", "P", "CMYK", "LA"][index]
-        picture.convert(mode).save(folder / f"{index}.{'jpg' if mode == 'CMYK' else 'png'}")
+        image.convert(mode).save(folder / f"{index}.{'jpg' if mode == 'CMYK' else 'png'}")
 
 
 def test_the_scripts_run_on_a_folder_of_images(tmp_path, monkeypatch):
-    pictures, tokenizer, vae, out = (tmp_path / name for name in ("pictures", "tokenizer", "vae", "out"))
-    write_photographs(pictures)
+    images, tokenizer, vae, out = (tmp_path / name for name in ("images", "tokenizer", "vae", "out"))
+    write_photographs(images)
     save_visual_tokenizer(tokenizer)
     shared = {
         "dataset_name": "imagefolder",
-        "data_dir": str(pictures),
+        "data_dir": str(images),
         "eval_split": "train[:2]",
         "max_steps": 3,
         "save_steps": 2,
