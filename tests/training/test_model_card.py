@@ -76,7 +76,7 @@ def test_images_must_be_in_the_folder(tmp_path):
 def test_figures_of_an_evaluation(tmp_path):
     """The card has the results as a table and as the Hub's `model-index`, with their protocol."""
     results = {
-        "drawing": {"objects": Metric(0.875, 8, (0.5, 0.98), {"unrelated": 0.0})},
+        "drawing": {"objects": Metric(0.875, 8, [0.5, 0.98], {"unrelated": 0.0})},
         "tokens": {"usage": Metric(0.5, 9)},
     }
     protocol = {
