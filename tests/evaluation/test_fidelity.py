@@ -94,7 +94,7 @@ def test_refusals(demo, rows, tmp_path):
     (tmp_path / "text.pt").write_text("no network")
     for settings, message in (
         ({"clip_model": str(tmp_path / "no-clip")}, "clip_model must be the folder"),
-        ({"fid_features": str(tmp_path / "no.pt")}, "fid_features must be the file"),
+        ({"fid_features": str(tmp_path / "no.pt")}, "no.pt does not exist"),
         ({"fid_features": str(tmp_path / "text.pt")}, "text.pt is not"),
     ):
         with pytest.raises(ValueError, match=message):

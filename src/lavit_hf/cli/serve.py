@@ -15,7 +15,9 @@ def serve(context: typer.Context) -> None:
     for model in context.args[:1]:
         if not model.startswith("-"):
             check_model(model)
-    from transformers.cli.transformers import app  # takes time, which the other commands do not need
+    # Imported here, since it takes time. transformers documents the command alone: if its application moves,
+    # tests/test_serve.py fails.
+    from transformers.cli.transformers import app
 
     quiet_libraries()
     app(["serve", *context.args], prog_name="lavit-hf")

@@ -98,8 +98,6 @@ def load_features(path: str) -> nn.Module:
     Raises:
         ValueError: If there is no such file, or it was not saved by TorchScript.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"fid_features must be the file of a saved network: there is no file {path}.")
     try:
         return torch.jit.load(path, map_location="cpu").eval()
     except RuntimeError as error:
