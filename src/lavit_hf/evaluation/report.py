@@ -37,7 +37,7 @@ class EvaluationReport:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Creates a report without samples from the JSON that [`~EvaluationReport.to_json`] has returned."""
+        """Creates a report without samples from `text`, the JSON that [`~EvaluationReport.to_json`] has returned."""
         values = json.loads(text)
         for metrics in values["results"].values():
             metrics.update({name: Metric(**metric) for name, metric in metrics.items()})
