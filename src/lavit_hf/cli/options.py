@@ -24,6 +24,12 @@ class Decoder(StrEnum):
 
 
 def check_model(model: str) -> str:
+    """
+    Returns the name of a model, and says so if it is the small one.
+
+    Raises:
+        ValueError: If there is no such folder, and the name is not that of a repository.
+    """
     if model == DEMO:
         print("The small model that ships with the library knows colored shapes only.", file=sys.stderr)
     # A mistyped folder is not worth minutes of asking the Hub.
@@ -33,12 +39,14 @@ def check_model(model: str) -> str:
 
 
 def _check_output(path: Path) -> Path:
+    """Returns the path of a file to write, or raises a `ValueError` if its folder does not exist."""
     if not path.absolute().parent.is_dir():
         raise ValueError(f"--output is in a folder that does not exist: {path.absolute().parent}.")
     return path
 
 
 def _check_image_output(path: Path) -> Path:
+    """Returns the path of an image to write, or raises a `ValueError` if its suffix is not that of an image."""
     if path.suffix.lower() not in Image.registered_extensions():
         raise ValueError(f"--output must end like an image file, such as .png or .jpg, got {path}.")
     return _check_output(path)

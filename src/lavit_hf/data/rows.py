@@ -41,13 +41,16 @@ class ImageReader:
         self.image_columns = tuple(image_columns)
 
     def select(self, dataset) -> Any:
+        """Returns the dataset, or raises a `ValueError` if it lacks a column of images."""
         check_columns(dataset, self.image_columns)
         return dataset
 
     def compose(self, row: dict, name: str, rng: Random) -> dict:
+        """Returns a row as it is. Other readers make an item from it, with random choices by `rng`."""
         return row
 
     def read(self, item: dict, name: str) -> dict:
+        """Reads the images of an item, or raises a `ValueError` with the `name` of its row if one is broken."""
         images = {column: read_image(item[column], f"{name}, column {column!r}") for column in self.image_columns}
         return item | images
 
