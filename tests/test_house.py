@@ -22,3 +22,9 @@ def test_imports_stay_among_siblings(path):
             assert node.module != "__future__", f"line {node.lineno}"
         elif isinstance(node, ast.Import):
             assert not any(name.name.startswith("lavit_hf") for name in node.names), f"line {node.lineno}"
+
+
+def test_files_have_different_names():
+    """Remote code lies in one folder, where a file of `processing/` would replace one of `modeling/`."""
+    names = [path.name for path in TRAVELLERS if path.stem != "__init__"]
+    assert len(set(names)) == len(names), sorted(name for name in names if names.count(name) > 1)

@@ -173,10 +173,11 @@ def test_reconstruct(page, picture):
 
 
 def test_chat(page, picture):
-    open_tab(page, "Chat")
-    page.locator("input[type=file]").last.set_input_files(picture)
-    page.get_by_test_id("textbox").last.fill("what color is the star?")
-    page.get_by_test_id("textbox").last.press("Enter")
+    textbox = open_tab(page, "Chat").get_by_placeholder("Ask, or describe a scene")
+    textbox.wait_for()
+    page.get_by_role("tabpanel").locator("visible=true").locator("input[type=file]").first.set_input_files(picture)
+    textbox.fill("what color is the star?")
+    textbox.press("Enter")
     answer = page.get_by_test_id("bot").first
     answer.wait_for()
     page.wait_for_function("document.querySelector('[data-testid=bot]').innerText.includes('orange')")
