@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import pipeline
 
-from lavit_hf import Conversation, StreamedPicture, demo_checkpoint
+from lavit_hf import Conversation, StreamedImage, demo_checkpoint
 from lavit_hf.data.shapes import render_scene, sample_scene
 
 
@@ -44,7 +44,7 @@ def test_conversations(demo, seen, image, typed):
     list(conversation.answer(image, typed))
     assert special_tokens(demo[1], seen[-1][0]) == "[IMG]<image>[/IMG]"
     drawn = list(conversation.draw(typed, [image]))
-    assert isinstance(drawn[-1], StreamedPicture)
+    assert isinstance(drawn[-1], StreamedImage)
     assert special_tokens(demo[1], seen[-1][0]) == "[IMG]<image>[/IMG]"
     # What was typed before is text as well, and drawings are images.
     list(conversation.answer(typed))

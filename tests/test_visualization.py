@@ -11,7 +11,6 @@ from lavit_hf import demo_checkpoint
 from lavit_hf.data.shapes import render_scene, sample_scene
 from lavit_hf.visualization import (
     Sample,
-    _merge_weights,
     attend_to_patches,
     draw_sheet,
     find_merge_targets,
@@ -48,6 +47,26 @@ def test_kept_patches_keep_their_color():
         show_kept_patches(image, mask[:15])
 
 
+def merge_weights(tokenizer, outputs) -> torch.Tensor:
+    """The weights (B, kept patches, dropped patches) by their definition, the mean over blocks and heads."""
+    recorded = []
+    hooks = [
+        layer.cross_attn.register_forward_pre_hook(lambda module, args: recorded.append((module, *args[:2])))
+        for layer in tokenizer.merger.layers
+    ]
+    tokenizer.merger(outputs.vision_features, outputs.partition)
+    for hook in hooks:
+        hook.remove()
+    kept, folded = outputs.partition.kept, outputs.partition.folded
+    weights = []
+    for module, hidden_states, context in recorded:
+        query, key = kept.pad(module.q_proj(hidden_states)), folded.pad(module.k_proj(context))
+        query, key = (module.split_heads(states).transpose(1, 2) for states in (query, key))
+        scores = (query @ key.transpose(-1, -2)).float() * module.scaling
+        weights.append(scores.masked_fill(~folded.mask[:, None, None], -torch.inf).softmax(-1).mean(1))
+    return torch.stack(weights).mean(0)
+
+
 @torch.no_grad()
 def test_merge_targets(demo, pixel_values):
     """A batch gives the targets of each image alone. A dropped patch goes to the kept one that attends most to it."""
@@ -61,13 +80,13 @@ def test_merge_targets(demo, pixel_values):
         alone = tokenizer(row[None])
         found = find_merge_targets(tokenizer, alone)[0]
         # A batch and a single image differ in their last bits: where two kept patches weigh the same, either is right.
-        weights = _merge_weights(tokenizer, alone)[0]
+        weights = merge_weights(tokenizer, alone)[0]
         kept, folded = alone.keep_mask[0].nonzero().flatten(), (~alone.keep_mask[0]).nonzero().flatten()
         of_kept = {patch: index for index, patch in enumerate(kept.tolist())}
         for column, patch in enumerate(folded.tolist()):
             ours, theirs = (weights[of_kept[int(target[patch])], column] for target in (found, together))
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=0)
-    assert all(not layer.cross_attn._forward_pre_hooks for layer in tokenizer.merger.layers)
+    assert tokenizer.config._attn_implementation == "sdpa"  # as before
 
     alone = torch.zeros(1, targets.shape[1], dtype=torch.bool)
     alone[0, 9] = True

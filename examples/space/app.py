@@ -25,8 +25,7 @@ from lavit_hf import (
     LavitForCausalLM,
     LavitImageDecoderPipeline,
     LavitProcessor,
-    StreamedPicture,
-    TextSegment,
+    StreamedImage,
     demo_checkpoint,
 )
 from lavit_hf.data.shapes import render_scene, sample_scene
@@ -72,6 +71,11 @@ def enlarge(image: Image.Image) -> Image.Image:
     """Enlarges a small image with sharp pixels, which a browser would blur."""
     factor = max(1, SHOWN_SIZE // max(image.size))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def show_part(part: dict) -> str | gr.Image:
+    """A part of a message as the chat shows it."""
+    return gr.Image(enlarge(part["image"])) if part["type"] == "image" else part["text"]
 
 
 class Page:
@@ -126,8 +130,8 @@ class Page:
             with self.turn, closing(pieces):
                 set_seed(seed)
                 for piece in pieces:
-                    if isinstance(piece, StreamedPicture):
-                        shown = enlarge(piece.picture)
+                    if isinstance(piece, StreamedImage):
+                        shown = enlarge(piece.image)
                     elif isinstance(piece, ImageSegment):
                         count = len(piece.codes)
                     yield shown, f"{count} tokens"
@@ -157,17 +161,10 @@ class Page:
             raise refusal(error) from error
         content += [text] if (text := message["text"].strip()) else []
         needs(content, "Write something or give an image")
-        said: list = []
         try:
             with self.turn, closing(conversation.answer(*content)) as pieces:
-                for piece in pieces:
-                    if isinstance(piece, TextSegment):
-                        if not said or not isinstance(said[-1], str):
-                            said.append("")
-                        said[-1] += piece.text
-                    elif isinstance(piece, StreamedPicture):
-                        said.append(gr.Image(enlarge(piece.picture)))
-                    yield said, conversation
+                for _ in pieces:
+                    yield [show_part(part) for part in conversation.messages[-1]["content"]], conversation
         except ValueError as error:
             raise refusal(error) from error
 

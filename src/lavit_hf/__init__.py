@@ -21,7 +21,7 @@ from .processing import (
     LavitImageProcessorPil,
     LavitIteratorStreamer,
     LavitProcessor,
-    StreamedPicture,
+    StreamedImage,
     TextSegment,
     stream,
 )
@@ -48,7 +48,7 @@ __all__ = [
     "LavitVisualTokenizerConfig",
     "LavitVisualTokenizerForPreTraining",
     "LavitVisualTokenizerOutput",
-    "StreamedPicture",
+    "StreamedImage",
     "TextSegment",
     "demo_checkpoint",
     "stream",

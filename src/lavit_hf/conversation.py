@@ -9,12 +9,12 @@ from transformers import BatchFeature
 from .diffusion import LavitImageDecoderPipeline
 from .inference import decode_codes, prepare_prompts
 from .modeling import LavitForCausalLM
-from .processing import ImageSegment, LavitIteratorStreamer, LavitProcessor, StreamedPicture, TextSegment, stream
+from .processing import ImageSegment, LavitIteratorStreamer, LavitProcessor, StreamedImage, TextSegment, stream
 from .processing.chat_lavit import TURN_END
 
 
 MAX_NEW_TEXT = 128
-Piece = TextSegment | ImageSegment | StreamedPicture
+Piece = TextSegment | ImageSegment | StreamedImage
 
 
 class Conversation:
@@ -24,7 +24,7 @@ class Conversation:
     ```python
     conversation = Conversation(model, processor, pipe)
     for piece in conversation.answer(image, "what color is the star?"):
-        ...  # TextSegment, ImageSegment, StreamedPicture
+        ...  # TextSegment, ImageSegment, StreamedImage
     for piece in conversation.draw("make the star green", [image]):
         ...
     ```
@@ -75,8 +75,8 @@ class Conversation:
 
     def answer(self, *content: str | Image.Image, preview_every: int | None = None) -> Generator[Piece, None, None]:
         """
-        Answers a message piece by piece, and then keeps the message and the answer. If the answer fails or the
-        iterator is closed before its end, neither is kept.
+        Answers a message piece by piece. The last of `messages` is the answer so far. If the answer fails or the
+        iterator is closed before its end, neither the message nor the answer is kept.
 
         Args:
             content (`str` or `Image.Image`):
@@ -92,22 +92,24 @@ class Conversation:
             "max_new_tokens": self._room,
             "eos_token_id": [*(eos if isinstance(eos, list) else [eos]), turn_end],
         }
-        said: list[str | Image.Image] = []
+        answer: list[dict] = []
         try:
-            for piece in self._stream(self._prompt(), preview_every, **settings):
-                if isinstance(piece, TextSegment):
-                    before = said.pop() if said and isinstance(said[-1], str) else ""
-                    said.append(before + piece.text)
-                elif isinstance(piece, StreamedPicture) and piece.complete:
-                    said.append(piece.picture)
+            pieces = self._stream(self._prompt(), preview_every, **settings)
+            self.messages.append({"role": "assistant", "content": answer})
+            for piece in pieces:
+                if isinstance(piece, StreamedImage) and piece.complete:
+                    answer.append({"type": "image", "image": piece.image})
+                elif isinstance(piece, TextSegment) and answer and answer[-1]["type"] == "text":
+                    answer[-1]["text"] += piece.text
+                elif isinstance(piece, TextSegment):
+                    # The template writes the space before a text, and below the end of a turn.
+                    answer.append({"type": "text", "text": piece.text.removeprefix(" ")})
                 yield piece
-            if said and isinstance(said[-1], str):
-                said[-1] = said[-1].removesuffix(TURN_END)
-            # The template writes the end of a turn, and a space before each text.
-            self.add("assistant", *(part.removeprefix(" ") if isinstance(part, str) else part for part in said))
-        finally:
-            if self.messages and self.messages[-1]["role"] == "user":
-                self.messages.pop()
+        except BaseException:  # also if the iterator is closed
+            del self.messages[-2 if self.messages[-1]["role"] == "assistant" else -1 :]
+            raise
+        if answer and answer[-1]["type"] == "text":
+            answer[-1]["text"] = answer[-1]["text"].removesuffix(TURN_END)
 
     def draw(
         self, prompt: str, images: Sequence[Image.Image] = (), preview_every: int | None = None, **settings
@@ -123,9 +125,9 @@ class Conversation:
         """
         inputs = prepare_prompts(self.processor, [prompt], [images], generation_mode="image")
         for piece in self._stream(inputs, preview_every, generation_mode="image", **settings):
-            if isinstance(piece, StreamedPicture) and piece.complete:
+            if isinstance(piece, StreamedImage) and piece.complete:
                 self.add("user", *images, prompt)
-                self.add("assistant", piece.picture)
+                self.add("assistant", piece.image)
             yield piece
 
     @property

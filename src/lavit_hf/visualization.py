@@ -79,14 +79,9 @@ def show_kept_patches(image: Image.Image, keep_mask: torch.Tensor, size: int = 4
         ValueError: If the mask does not belong to a square grid of patches.
     """
     side = _grid_side(keep_mask, "keep_mask")
-    image = _square(image, size)
-    pale = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, "white"), 0.8)
-    kept = keep_mask.bool().cpu().view(side, side)
-    mask = Image.fromarray(kept.to(torch.uint8).mul(255).numpy()).resize(image.size, Image.Resampling.NEAREST)
-    shown = Image.composite(image, pale, mask)
-    draw = ImageDraw.Draw(shown)
+    shown = _highlight(_square(image, size), keep_mask.view(side, side), "white", 0.8, Image.Resampling.NEAREST)
     for patch in keep_mask.nonzero().flatten().tolist():
-        draw.rectangle(_box(patch, side, size), outline="white")
+        ImageDraw.Draw(shown).rectangle(_box(patch, side, size), outline="white")
     return shown
 
 
@@ -121,47 +116,28 @@ def find_merge_targets(
 
     Args:
         visual_tokenizer ([`LavitVisualTokenizer`]): The visual tokenizer, in evaluation mode.
-        outputs ([`LavitVisualTokenizerOutput`]): Its outputs for B images. Only the merger runs again.
+        outputs ([`LavitVisualTokenizerOutput`]): Its outputs for B images. The vision tower does not run again.
 
     Returns:
         `torch.LongTensor` of shape `(B, num_patches)`: The number of a kept patch for each patch. A kept patch has its
         own number.
     """
-    weights = _merge_weights(visual_tokenizer, outputs)
-    kept, folded = outputs.partition.kept, outputs.partition.folded
-    taker = weights.masked_fill(~kept.mask[:, :, None], -1.0).argmax(
-        1
-    )  # (B, folded patches), the index of a kept patch
-
-    num_patches = outputs.keep_mask.shape[1]
-    kept_patches = kept.pad(outputs.partition.kept_index % num_patches)
-    itself = torch.arange(num_patches, device=taker.device).expand_as(outputs.keep_mask)
-    targets = itself.flatten().index_copy(
-        0, outputs.partition.folded_index, folded.pack(kept_patches.gather(1, taker))
-    )
-    return torch.where(outputs.keep_mask, itself, targets.view_as(itself))
-
-
-def _merge_weights(visual_tokenizer: LavitVisualTokenizer, outputs: LavitVisualTokenizerOutput) -> torch.Tensor:
-    """Returns the weights of the cross-attention (B, kept patches, folded patches), summed over blocks."""
-    recorded = []
-    hooks = [
-        layer.cross_attn.register_forward_pre_hook(lambda module, args: recorded.append((module, *args[:2])))
-        for layer in visual_tokenizer.merger.layers
-    ]
+    # transformers has no public way to read the implementation. Only "eager" attention returns weights.
+    implementation = visual_tokenizer.config._attn_implementation
+    visual_tokenizer.set_attn_implementation({"": "eager"})
     try:
-        visual_tokenizer.merger(outputs.vision_features, outputs.partition)
+        again = visual_tokenizer(
+            vision_features=outputs.vision_features, keep_mask=outputs.keep_mask, output_attentions=True
+        )
     finally:
-        for hook in hooks:
-            hook.remove()
-    kept, folded = outputs.partition.kept, outputs.partition.folded
-    weights = torch.zeros(())
-    for module, hidden_states, context in recorded:
-        query, key = kept.pad(module.q_proj(hidden_states)), folded.pad(module.k_proj(context))
-        query, key = (module.split_heads(states).transpose(1, 2) for states in (query, key))
-        scores = (query @ key.transpose(-1, -2)).float() * module.scaling
-        weights = weights + scores.masked_fill(~folded.mask[:, None, None], -torch.inf).softmax(-1).mean(1)
-    return weights
+        visual_tokenizer.set_attn_implementation({"": implementation})
+    targets = torch.arange(outputs.keep_mask.shape[1], device=outputs.keep_mask.device).repeat(len(again.keep_mask), 1)
+    weights = torch.stack([block.float().mean(1) for block in again.cross_attentions]).mean(0)  # (B, kept, dropped)
+    for row, keep_mask in enumerate(outputs.keep_mask):
+        kept, dropped = keep_mask.nonzero().flatten(), (~keep_mask).nonzero().flatten()
+        if len(dropped):
+            targets[row, dropped] = kept[weights[row, : len(kept), : len(dropped)].argmax(0)]
+    return targets
 
 
 def show_merging(image: Image.Image, targets: torch.Tensor, size: int = 448) -> Image.Image:
@@ -181,25 +157,21 @@ def show_merging(image: Image.Image, targets: torch.Tensor, size: int = 448) -> 
         ValueError: If the targets do not belong to a square grid of patches.
     """
     side = _grid_side(targets, "targets")
-    image = _square(image, size)
-    targets = targets.tolist()
-    kept = sorted(set(targets))
+    kept = targets.unique().tolist()
     # Steps of the golden ratio give neighbors in raster order distant hues.
     hues = {patch: (index * 0.618034) % 1 for index, patch in enumerate(kept)}
     colors = {
         patch: tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.75, 0.95)) for patch, hue in hues.items()
     }
-    tint = Image.new("RGB", image.size)
-    draw = ImageDraw.Draw(tint)
-    for patch, target in enumerate(targets):
-        draw.rectangle(_box(patch, side, size), fill=colors[target])
-    shown = Image.blend(image, tint, 0.55)
-    draw = ImageDraw.Draw(shown)
-    frame = max(2, size // side // 12)
+    image = _square(image, size)
+    tinted = image.copy()
+    for patch, target in enumerate(targets.tolist()):
+        if patch != target:
+            ImageDraw.Draw(tinted).rectangle(_box(patch, side, size), fill=colors[target])
+    shown = Image.blend(image, tinted, 0.55)
     for patch in kept:
-        box = _box(patch, side, size)
-        shown.paste(image.crop((box[0], box[1], box[2] + 1, box[3] + 1)), box[:2])
-        draw.rectangle(box, outline=colors[patch], width=frame)
+        box, width = _box(patch, side, size), max(2, size // side // 12)
+        ImageDraw.Draw(shown).rectangle(box, outline=colors[patch], width=width)
     return shown
 
 
@@ -266,12 +238,10 @@ def show_attention(image: Image.Image, words: Sequence[str], weights: torch.Tens
     """
     side = _grid_side(weights[0], "weights of a word")
     image = _square(image, size)
-    dark = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, "black"), 0.75)
     samples = []
     for word, row in zip(words, weights, strict=True):
-        heat = (row / row.max().clamp_min(1e-12)).view(side, side).mul(255).byte().cpu().numpy()
-        mask = Image.fromarray(heat).resize(image.size, Image.Resampling.BICUBIC)
-        samples.append(Sample((Image.composite(image, dark, mask),), (word,)))
+        heat = (row / row.max().clamp_min(1e-12)).view(side, side)
+        samples.append(Sample((_highlight(image, heat, "black", 0.75, Image.Resampling.BICUBIC),), (word,)))
     return draw_sheet(samples, size, columns=min(8, len(samples)))
 
 
@@ -290,6 +260,15 @@ def _grid_side(values: torch.Tensor, name: str) -> int:
 
 def _square(image: Image.Image, size: int) -> Image.Image:
     return read_image(image).resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _highlight(
+    image: Image.Image, grid: torch.Tensor, color: str, opacity: float, resample: Image.Resampling
+) -> Image.Image:
+    """Fades an image to a color where the values of a grid of patches, in [0, 1], are low."""
+    faded = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, color), opacity)
+    mask = Image.fromarray(grid.float().mul(255).byte().cpu().numpy()).resize(image.size, resample)
+    return Image.composite(image, faded, mask)
 
 
 def _box(patch: int, side: int, size: int) -> tuple[int, int, int, int]:

@@ -11,7 +11,7 @@ CODEBOOK_SIZE = 8
 
 
 @pytest.fixture(scope="session")
-def golden_pictures(golden_folder) -> list[Image.Image]:
+def golden_images(golden_folder) -> list[Image.Image]:
     return [Image.open(golden_folder / f"image_{i}.png") for i in range(4)]
 
 
@@ -46,6 +46,6 @@ def processor(byte_level_tokenizer) -> LavitProcessor:
 
 
 @pytest.fixture(scope="session")
-def pictures() -> list[Image.Image]:
-    """Pictures that can be told apart by `pixel_values[i, 0, 0, 0]`, which grows with i."""
+def images() -> list[Image.Image]:
+    """Images that can be told apart by `pixel_values[i, 0, 0, 0]`, which grows with i."""
     return [Image.new("RGB", (9, 5), (40 * i, 0, 0)) for i in range(5)]

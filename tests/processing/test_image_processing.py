@@ -34,11 +34,11 @@ def pixel_values(golden_folder) -> torch.Tensor:
     return load_file(golden_folder / "goldens.safetensors")["pixel_values"]
 
 
-def test_pixel_values_equal_the_release(golden_pictures, pixel_values):
-    pil = LavitImageProcessorPil(size={"height": 112, "width": 112})(golden_pictures, return_tensors="pt").pixel_values
-    torchvision = LavitImageProcessor(size=112)(golden_pictures, return_tensors="pt").pixel_values
+def test_pixel_values_equal_the_release(golden_images, pixel_values):
+    pil = LavitImageProcessorPil(size={"height": 112, "width": 112})(golden_images, return_tensors="pt").pixel_values
+    torchvision = LavitImageProcessor(size=112)(golden_images, return_tensors="pt").pixel_values
     assert pil.dtype == torchvision.dtype == torch.float32
-    # The goldens were made with Pillow 13, which shrinks picture 1 vertically first; others go horizontally first.
+    # The goldens were made with Pillow 13, which shrinks image 1 vertically first; others go horizontally first.
     tall, others = [1], [0, 2, 3]
     torch.testing.assert_close(pil[others], pixel_values[others], atol=1e-5, rtol=0)
     torch.testing.assert_close(torchvision[others], pixel_values[others], atol=0.02, rtol=0)
@@ -47,7 +47,7 @@ def test_pixel_values_equal_the_release(golden_pictures, pixel_values):
 
 
 @pytest.mark.parametrize(
-    ("picture", "colour"),
+    ("image", "colour"),
     [
         (Image.new("L", (5, 4), 128), GREY),
         (Image.new("1", (5, 4), 1), WHITE),
@@ -66,8 +66,8 @@ def test_pixel_values_equal_the_release(golden_pictures, pixel_values):
         (torch.tensor(1.0009).expand(3, 1, 5), WHITE),
     ],
 )
-def test_unusual_images(image_processor, picture, colour):
-    values = image_processor(picture, return_tensors="pt").pixel_values
+def test_unusual_images(image_processor, image, colour):
+    values = image_processor(image, return_tensors="pt").pixel_values
     assert values.shape == (1, 3, 8, 8)
     torch.testing.assert_close(values, colour.view(1, 3, 1, 1).expand(1, 3, 8, 8), atol=1e-5, rtol=0)
 

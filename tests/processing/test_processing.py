@@ -22,23 +22,23 @@ from .conftest import CODEBOOK_SIZE
 
 
 def shades(inputs) -> list[int]:
-    """Which of the `pictures` the pixels hold."""
+    """Which of the `images` the pixels hold."""
     values = inputs.pixel_values[:, 0, 0, 0] * 0.26862954 + 0.48145466
     return (values * 255 / 40).round().int().tolist()
 
 
-def test_one_picture(processor, pictures):
-    inputs = processor(text="<image>", images=pictures[0], return_tensors="pt")
+def test_one_image(processor, images):
+    inputs = processor(text="<image>", images=images[0], return_tensors="pt")
     marks = [processor.image_start_token_id, processor.image_token_id, processor.image_end_token_id]
     assert inputs.input_ids.tolist() == [marks]
     assert inputs.attention_mask.tolist() == [[1, 1, 1]]
     assert inputs.pixel_values.shape == (1, 3, 16, 16)
     assert set(inputs) == set(processor.model_input_names)
-    assert processor(images=pictures[0], return_tensors="pt").input_ids.tolist() == [marks]
+    assert processor(images=images[0], return_tensors="pt").input_ids.tolist() == [marks]
 
 
 @pytest.mark.parametrize(
-    ("text", "image_markers", "expected"),
+    ("text", "drawing_image_markers", "expected"),
     [
         ("<image>a", True, "[IMG]<image>[/IMG]a"),
         ("[IMG]<image>[/IMG]a<image>", True, "[IMG]<image>[/IMG]a[IMG]<image>[/IMG]"),
@@ -47,48 +47,49 @@ def test_one_picture(processor, pictures):
         ("[IMG]<image>[/IMG]a<image>", False, "[IMG]<image>[/IMG]a<image>"),
     ],
 )
-def test_image_markers(processor, pictures, text, image_markers, expected):
-    images = pictures[: text.count("<image>")]
-    ids = processor(text=text, images=images, image_markers=image_markers).input_ids[0]
-    assert processor.tokenizer.decode(ids) == expected
+def test_image_markers(processor, images, text, drawing_image_markers, expected):
+    processor = LavitProcessor(
+        processor.image_processor, processor.tokenizer, drawing_image_markers=drawing_image_markers
+    )
+    inputs = processor(text=text, images=images[: text.count("<image>")], generation_mode="image")
+    assert processor.tokenizer.decode(inputs.input_ids[0]) == expected
 
 
-def test_marks_in_prompts_of_drawings(processor, pictures):
-    call = {"text": "<image>a", "images": pictures[0]}
+def test_marks_in_prompts_of_drawings(processor, images):
+    call = {"text": "<image>a", "images": images[0]}
     release = LavitProcessor(processor.image_processor, processor.tokenizer, drawing_image_markers=False)
     assert release(**call, generation_mode="image").input_ids[0][0] == processor.image_token_id
-    assert release(**call, generation_mode="image", image_markers=True).input_ids == processor(**call).input_ids
     for generation_mode in ("text", "image"):
         assert processor(**call, generation_mode=generation_mode).input_ids == processor(**call).input_ids
     assert release(**call).input_ids == processor(**call).input_ids
     assert release(text="a", generation_mode="image").input_ids == processor(text="a").input_ids
 
 
-def test_samples_with_no_one_and_several_pictures(processor, pictures):
+def test_samples_with_no_one_and_several_images(processor, images):
     text = ["a <image> dog<image>", "a photo", "<image> of"]
-    nested = processor(text=text, images=[[pictures[2], pictures[0]], [], pictures[1]], return_tensors="pt")
+    nested = processor(text=text, images=[[images[2], images[0]], [], images[1]], return_tensors="pt")
     assert shades(nested) == [2, 0, 1]
     assert (nested.input_ids == processor.image_token_id).sum(1).tolist() == [2, 0, 1]
     assert nested.attention_mask[:, -1].tolist() == [1, 1, 1]  # padded on the left
     text = [*text, "a photo"]
-    dealt = processor(text=text, images=[pictures[2], pictures[0], pictures[1]], return_tensors="pt")
+    dealt = processor(text=text, images=[images[2], images[0], images[1]], return_tensors="pt")
     assert shades(dealt) == [2, 0, 1]
     for row, sample in enumerate(text[:3]):
-        images = [[pictures[2], pictures[0]], None, pictures[1]][row]
-        single = processor(text=sample, images=images, return_tensors="pt")
+        given = [[images[2], images[0]], None, images[1]][row]
+        single = processor(text=sample, images=given, return_tensors="pt")
         assert nested.input_ids[row][nested.attention_mask[row] == 1].tolist() == single.input_ids[0].tolist()
 
 
-def test_text_defaults_to_captions(processor, pictures):
-    assert processor(images=pictures, return_tensors="pt").input_ids.shape == (5, 3)
-    nested = processor(images=[pictures[:2], pictures[2:3]], return_tensors="pt")
+def test_text_defaults_to_captions(processor, images):
+    assert processor(images=images, return_tensors="pt").input_ids.shape == (5, 3)
+    nested = processor(images=[images[:2], images[2:3]], return_tensors="pt")
     assert nested.input_ids.shape == (2, 6)
     batch = processor(images=torch.zeros(2, 3, 9, 9, dtype=torch.uint8), return_tensors="pt")
     assert batch.pixel_values.shape == (2, 3, 16, 16)
 
 
 @pytest.mark.parametrize("images", [None, [], [[], []]])
-def test_no_pictures(processor, images):
+def test_no_images(processor, images):
     inputs = processor(text=["a", "a photo of a dog"], images=images, return_tensors="pt")
     assert set(inputs) == {"input_ids", "attention_mask"}
 
@@ -100,15 +101,15 @@ def test_no_pictures(processor, images):
         ("<image>", 2, "The texts have 1 <image> placeholders, but 2 images"),
         (["<image>", "a"], 2, "The texts have 1 <image> placeholders, but 2 images"),
         (["<image>", "<image>", "<image>"], 2, "The texts have 3 <image> placeholders, but 2 images"),
-        (["<image>", "<image><image>"], [2, 1], "Text 0 has 1 <image> placeholders, but 2 images"),
-        (["<image>", "<image>"], [1], "Got 1 lists of images for 2 texts"),
+        (["<image>", "<image><image>"], [2, 1], r"The texts have \[1, 2\] <image> placeholders, but \[2, 1\] images"),
+        (["<image>", "<image>"], [1], r"The texts have \[1, 1\] <image> placeholders, but \[1\] images"),
         ([], 1, r"text must be a string or a non-empty list of strings, got '\[\]'"),
         ([3], 1, r"text must be a string or a non-empty list of strings, got '\[3\]'"),
         (None, 0, "needs text or images, got neither"),
     ],
 )
-def test_mismatches(processor, pictures, text, counts, message):
-    images = [pictures[:count] for count in counts] if isinstance(counts, list) else pictures[:counts]
+def test_mismatches(processor, images, text, counts, message):
+    images = [images[:count] for count in counts] if isinstance(counts, list) else images[:counts]
     with pytest.raises(ValueError, match=message):
         processor(text=text, images=images)
 
@@ -141,9 +142,9 @@ def test_chat_template(processor, messages, expected):
     assert processor.apply_chat_template(messages) == expected
 
 
-def test_chat_with_pictures_to_tensors(processor, pictures):
-    first = [user({"type": "image", "image": pictures[1]}, "what?"), assistant("a dog")]
-    second = [user({"type": "image", "image": pictures[3]}), assistant("so", {"type": "image", "image": pictures[2]})]
+def test_chat_with_images_to_tensors(processor, images):
+    first = [user({"type": "image", "image": images[1]}, "what?"), assistant("a dog")]
+    second = [user({"type": "image", "image": images[3]}), assistant("so", {"type": "image", "image": images[2]})]
     inputs = processor.apply_chat_template(
         [first, second], tokenize=True, return_dict=True, return_tensors="pt", return_assistant_tokens_mask=True
     )
@@ -177,17 +178,17 @@ TYPED += ["<[IMG]image>", "<<code_3>image>"]  # a placeholder only once the spec
 
 
 @pytest.mark.parametrize("typed", TYPED)
-def test_what_a_person_types_is_text(processor, pictures, typed):
+def test_what_a_person_types_is_text(processor, images, typed):
     """In a chat, and in a prompt that is escaped: no special token but those of the template and of images."""
     special = set(range(processor.image_start_token_id, processor.image_token_id + 1))
     special |= {processor.tokenizer.eos_token_id}
     kwargs = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
-    image = {"type": "image", "image": pictures[0]}
+    image = {"type": "image", "image": images[0]}
     inputs = processor.apply_chat_template([user(image, typed)], **kwargs)
     marks = [processor.image_start_token_id, processor.image_token_id, processor.image_end_token_id]
     for ids in (
         inputs.input_ids[0],
-        processor(text=f"<image>{processor.escape(typed)}", images=pictures[0]).input_ids[0],
+        processor(text=f"<image>{processor.escape(typed)}", images=images[0]).input_ids[0],
     ):
         ids = torch.as_tensor(ids).tolist()
         assert [token for token in ids if token in special] == marks
@@ -196,8 +197,14 @@ def test_what_a_person_types_is_text(processor, pictures, typed):
     assert not special & set(alone)
     split = processor(text=typed, split_special_tokens=True).input_ids[0]
     assert split == alone
-    with pytest.raises(ValueError, match="return_assistant_tokens_mask does not go with"):
+    with pytest.raises(ValueError, match="return_assistant_tokens_mask do not go with"):
         processor.apply_chat_template([user(image, typed)], return_assistant_tokens_mask=True, **kwargs)
+
+
+def test_truncated_placeholders_are_refused(processor, images):
+    """A method of transformers without a public name tells it."""
+    with pytest.raises(ValueError, match="Mismatch in `image` token count"):
+        processor(text="a photo of a dog<image>", images=images[0], truncation=True, max_length=3)
 
 
 def test_marks_of_a_developer_are_what_they_say(processor):
@@ -206,8 +213,8 @@ def test_marks_of_a_developer_are_what_they_say(processor):
 
 
 @pytest.mark.parametrize("text", [["<image><image>x", "y"], ["x", "<image><image>"], ["<image>x", "<image>y"]])
-def test_a_flat_list_is_dealt_out_by_placeholders(processor, pictures, text):
-    inputs = processor(text=text, images=[pictures[3], pictures[1]], return_tensors="pt")
+def test_a_flat_list_is_dealt_out_by_placeholders(processor, images, text):
+    inputs = processor(text=text, images=[images[3], images[1]], return_tensors="pt")
     assert shades(inputs) == [3, 1]
     counts = (inputs.input_ids == processor.image_token_id).sum(1).tolist()
     assert counts == [sample.count("<image>") for sample in text]
@@ -227,9 +234,9 @@ def test_unknown_arguments(processor, arguments):
         processor(text="a", **arguments)
 
 
-def test_arguments_of_other_kinds_of_input_are_taken(processor, pictures):
+def test_arguments_of_other_kinds_of_input_are_taken(processor, images):
     """As transformers' processors take them: clients of many kinds of models pass the same to each."""
-    chat = [user({"type": "image", "image": pictures[1]}, "what?")]
+    chat = [user({"type": "image", "image": images[1]}, "what?")]
     given = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
     others = {"num_frames": 2, "fps": None, "sampling_rate": 16000}
     expected = processor.apply_chat_template(chat, **given)
@@ -255,11 +262,11 @@ def to_ids(processor, segments) -> list[int]:
 
 
 texts = st.builds(TextSegment, st.text("ab é\n🎈", min_size=1))
-images = st.builds(ImageSegment, st.lists(st.integers(0, CODEBOOK_SIZE - 1)), st.booleans())
+image_segments = st.builds(ImageSegment, st.lists(st.integers(0, CODEBOOK_SIZE - 1)), st.booleans())
 
 
 @settings(deadline=None)
-@given(segments=st.lists(st.one_of(texts, images), max_size=6), pads=st.integers(0, 2))
+@given(segments=st.lists(st.one_of(texts, image_segments), max_size=6), pads=st.integers(0, 2))
 def test_decode_interleaved_inverts_encoding(processor, segments, pads):
     both_texts = [isinstance(a, TextSegment) and isinstance(b, TextSegment) for a, b in pairwise(segments)]
     assume(not any(both_texts))  # two texts in a row are one text
@@ -273,7 +280,10 @@ def test_decode_interleaved_with_and_without_marks(processor):
     start, end, offset = processor.image_start_token_id, processor.image_end_token_id, processor.visual_token_offset
     dog = processor.tokenizer("dog", add_special_tokens=False).input_ids
     cases = [
-        ([offset, offset + 7, *dog], [ImageSegment([0, 7], False), TextSegment("dog")]),  # a drawing prompt's picture
+        (
+            [offset, offset + 7, *dog],
+            [ImageSegment([0, 7], False), TextSegment("dog")],
+        ),  # the image of a drawing prompt
         ([offset + 1, end, end, end], [ImageSegment([1], True)]),  # generated after an [IMG] of the prompt
         ([*dog, start, end, start, offset], [TextSegment("dog"), ImageSegment([], True), ImageSegment([0], False)]),
         ([start, offset, *dog, offset], [ImageSegment([0], False), TextSegment("dog"), ImageSegment([0], False)]),
@@ -338,7 +348,7 @@ def test_from_backbones(byte_level_tokenizer, tmp_path):
         build(None)
 
 
-def test_save_and_load(processor, pictures, tmp_path):
+def test_save_and_load(processor, images, tmp_path):
     processor = LavitProcessor(processor.image_processor, processor.tokenizer, drawing_image_markers=False)
     processor.save_pretrained(tmp_path)
     loaded = AutoProcessor.from_pretrained(tmp_path)
@@ -346,7 +356,7 @@ def test_save_and_load(processor, pictures, tmp_path):
     assert type(loaded.image_processor) is LavitImageProcessor
     assert loaded.to_dict() == processor.to_dict()
     assert loaded.chat_template == processor.chat_template
-    call = {"text": "a <image>dog", "images": pictures[2], "generation_mode": "image", "return_tensors": "pt"}
+    call = {"text": "a <image>dog", "images": images[2], "generation_mode": "image", "return_tensors": "pt"}
     before, after = processor(**call), loaded(**call)
     assert processor.image_start_token_id not in after.input_ids
     assert all(torch.equal(before[name], after[name]) for name in before)

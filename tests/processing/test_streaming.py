@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Text and pictures as `generate` makes them."""
+"""Text and images as `generate` makes them."""
 
 from queue import Empty
 from threading import Thread
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import LogitsProcessorList
 
-from lavit_hf import ImageSegment, LavitIteratorStreamer, StreamedPicture, TextSegment
+from lavit_hf import ImageSegment, LavitIteratorStreamer, StreamedImage, TextSegment
 
 from ..modeling.test_interleaved import OpenOften
 from ..training.small import make_model, make_processor
@@ -40,7 +40,7 @@ def stream(model, streamer, prompt, **settings) -> tuple[list, torch.Tensor]:
 
 
 def join(pieces: list) -> list[TextSegment | ImageSegment]:
-    """Text put together again, and the last state of each picture."""
+    """Text put together again, and the last state of each image."""
     joined = []
     for piece in pieces:
         is_open = bool(joined) and isinstance(joined[-1], ImageSegment) and not joined[-1].complete
@@ -49,7 +49,7 @@ def join(pieces: list) -> list[TextSegment | ImageSegment]:
         elif isinstance(piece, ImageSegment) and is_open:
             assert piece.codes[: len(joined[-1].codes)] == joined[-1].codes
             joined[-1] = piece
-        elif not isinstance(piece, StreamedPicture):
+        elif not isinstance(piece, StreamedImage):
             joined.append(piece)
     return joined
 
@@ -73,21 +73,21 @@ def test_pieces_are_what_is_generated(model, processor, mode):
         assert len(pieces) > len(expected)
 
 
-def test_pictures_and_previews(model, processor):
+def test_images_and_previews(model, processor):
     streamer = LavitIteratorStreamer(processor, decode_image=paint, preview_every=3)
     prompt = processor(text="red above blue", return_tensors="pt")
     for _ in range(2):  # it can be used again
         settings = {"generation_mode": "image", "min_new_tokens": 8, "max_new_tokens": 18}
         pieces, ids = stream(model, streamer, prompt, **settings)
         codes = processor.decode_interleaved(ids)[-1].codes
-        pictures = [piece for piece in pieces if isinstance(piece, StreamedPicture)]
+        images = [piece for piece in pieces if isinstance(piece, StreamedImage)]
         lengths = [*range(3, len(codes) + 1, 3), len(codes)]
-        assert [piece.picture.width for piece in pictures] == lengths
-        assert [piece.complete for piece in pictures] == [False] * (len(lengths) - 1) + [True]
-        assert pieces[-1].picture.tobytes() == paint(codes).tobytes()
+        assert [piece.image.width for piece in images] == lengths
+        assert [piece.complete for piece in images] == [False] * (len(lengths) - 1) + [True]
+        assert pieces[-1].image.tobytes() == paint(codes).tobytes()
 
 
-def test_a_picture_that_the_prompt_began(processor):
+def test_an_image_that_the_prompt_began(processor):
     streamer = LavitIteratorStreamer(processor)
     first = processor.visual_token_offset
     streamer.put(torch.tensor([[5, processor.image_start_token_id, first + 3]]))

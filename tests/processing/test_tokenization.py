@@ -91,7 +91,7 @@ def test_errors(byte_level_tokenizer):
     size = len(byte_level_tokenizer)
     with pytest.raises(ValueError, match=f"image_start_token_id is 10, .* up to {size - 1}"):
         extend_tokenizer(byte_level_tokenizer, 4, image_start_token_id=10)
-    with pytest.raises(ValueError, match=r"holds '\[IMG\]' already"):
+    with pytest.raises(ValueError, match=r"'\[IMG\]' cannot have id .*: the tokenizer holds it already"):
         extend_tokenizer(extend_tokenizer(byte_level_tokenizer, 4), 4)
     with pytest.raises(ValueError, match="codebook_size is 0"):
         extend_tokenizer(byte_level_tokenizer, 0)

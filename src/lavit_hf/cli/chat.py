@@ -110,6 +110,6 @@ def _show(pieces: Generator[Piece, None, None], output: Path) -> None:
             else:
                 numbers = [int(path.stem) for path in output.glob("*.png") if path.stem.isdecimal()]
                 path = output / f"{max(numbers, default=0) + 1:03}.png"
-                piece.picture.save(path)
+                piece.image.save(path)
                 console.print(f"\n[dim]{path}[/dim]", soft_wrap=True)
     console.print()

@@ -1,11 +1,12 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What turns text and pictures into tensors, and ids back into text and codes."""
+"""Turns text and images into tensors, and ids back into text and codes."""
 
-from .image_processing_lavit import LavitImageProcessor, LavitImageProcessorPil
-from .image_reading_lavit import load_pictures, read_image
-from .processing_lavit import LavitProcessor, new_image_processor
-from .streaming_lavit import LavitIteratorStreamer, StreamedPicture, stream
-from .tokenization_lavit import ImageSegment, TextSegment, extend_tokenizer
+from .image_processing_lavit import LavitImageProcessor, LavitImageProcessorPil, new_image_processor
+from .image_reading_lavit import load_images, read_image
+from .processing_lavit import LavitProcessor
+from .segments_lavit import ImageSegment, TextSegment
+from .streaming_lavit import LavitIteratorStreamer, StreamedImage, stream
+from .tokenization_lavit import extend_tokenizer
 
 
 __all__ = [
@@ -14,16 +15,16 @@ __all__ = [
     "LavitImageProcessorPil",
     "LavitIteratorStreamer",
     "LavitProcessor",
-    "StreamedPicture",
+    "StreamedImage",
     "TextSegment",
     "extend_tokenizer",
-    "load_pictures",
+    "load_images",
     "new_image_processor",
     "read_image",
     "stream",
 ]
 
-# What is saved then carries the code that loads it where this package is not installed.
+# A saved folder then carries the code that loads it where this package is not installed.
 LavitImageProcessor.register_for_auto_class()
 LavitImageProcessorPil.register_for_auto_class()
 LavitProcessor.register_for_auto_class()

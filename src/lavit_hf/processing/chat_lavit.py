@@ -1,12 +1,12 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""How a conversation is written as one sequence."""
+"""The chat template, which writes a conversation as one sequence."""
 
 VQA_PROMPT = "Question: {question} Answer:"
 QUESTION_START, QUESTION_END = VQA_PROMPT.split("{question}")
-TURN_END = "\n"  # after an answer, where the chat goes on
+TURN_END = "\n"  # ends an answer
 
-# Images before the question stay in front of it, as in the release; a turn of images alone asks for a caption. The
-# text of system messages precedes the first question, and is a question itself in a turn of images alone.
+# Images before a question precede it, as in the release, and a turn of images alone asks for a caption. The text of
+# system messages precedes the first question, or is the question itself if the first turn has images alone.
 CHAT_TEMPLATE = (
     """\
 {%- set chat = namespace(system='') -%}
@@ -20,29 +20,23 @@ CHAT_TEMPLATE = (
             {%- if part['type'] == 'image' -%}
                 {{- raise_exception('LaVIT reads images of users and assistants, not of ' + message['role']) -}}
             {%- endif -%}
-            {%- set chat.system = chat.system + part['text'] + ' ' -%}
+            {%- set chat.system = chat.system + ' ' + part['text'] -%}
         {%- endfor -%}
     {%- elif message['role'] == 'user' -%}
-        {%- set turn = namespace(in_question=false) -%}
+        {%- set turn = namespace(question='') -%}
         {%- for part in content -%}
-            {%- if part['type'] == 'image' -%}
-                {{- image_token -}}
-            {%- elif turn.in_question -%}
-                {{- ' ' + part['text'] -}}
+            {%- if part['type'] != 'image' -%}
+                {%- set turn.question = turn.question + ' ' + part['text'] -%}
+            {%- elif turn.question -%}
+                {%- set turn.question = turn.question + image_token -%}
             {%- else -%}
-                {%- set turn.in_question = true -%}
-                {{- '<before>' + chat.system + part['text'] -}}
-                {%- set chat.system = '' -%}
+                {{- image_token -}}
             {%- endif -%}
         {%- endfor -%}
-        {%- if chat.system -%}
-            {%- set turn.in_question = true -%}
-            {{- '<before>' + chat.system.rstrip() -}}
-            {%- set chat.system = '' -%}
+        {%- if chat.system + turn.question -%}
+            {{- '<before>' + (chat.system + turn.question)[1:] + '<after>' -}}
         {%- endif -%}
-        {%- if turn.in_question -%}
-            {{- '<after>' -}}
-        {%- endif -%}
+        {%- set chat.system = '' -%}
     {%- elif message['role'] == 'assistant' -%}
         {%- generation -%}
             {%- for part in content -%}

@@ -1,50 +1,43 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What `generate` writes and draws, as it goes."""
+"""Streaming of the text and the images that `generate` makes."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from queue import Queue
 from threading import Event
 
 import torch
 from PIL import Image
-from transformers import StoppingCriteria, StoppingCriteriaList, TextStreamer
-from transformers.generation.streamers import BaseStreamer
+from transformers import StoppingCriteriaList, TextIteratorStreamer
 
 from .processing_lavit import LavitProcessor
-from .tokenization_lavit import ImageSegment, TextSegment
+from .segments_lavit import ImageSegment, SequenceReader, TextSegment
 
 
 @dataclass(frozen=True)
-class StreamedPicture:
-    """Pixels of the codes so far; `complete` tells whether those are all of the picture's, or this is a preview."""
+class StreamedImage:
+    """
+    An image that is decoded while its codes are generated.
 
-    picture: Image.Image
+    Args:
+        image (`PIL.Image.Image`): The image of the codes so far.
+        complete (`bool`): Whether these are all codes of the image. Otherwise, this is a preview.
+    """
+
+    image: Image.Image
     complete: bool
 
 
-class _Text(TextStreamer):
-    """transformers' rules of when a word is whole, with a function to hand it to."""
-
-    def __init__(self, tokenizer, take: Callable[[str], None], **decode_kwargs):
-        super().__init__(tokenizer, skip_prompt=False, **decode_kwargs)
-        self._take = take
-
-    def on_finalized_text(self, text: str, stream_end: bool = False):
-        if text:
-            self._take(text)
-
-
-class LavitIteratorStreamer(BaseStreamer):
+class LavitIteratorStreamer(TextIteratorStreamer):
     """
-    A streamer to iterate over while `generate` runs in another thread, see [`stream`]. It gives, of one sequence:
+    A streamer to iterate over while `generate` runs in another thread, see [`stream`]. It follows one sequence and
+    gives:
 
-    - a [`TextSegment`] for each piece of text that stands fast, mostly a word;
-    - an [`ImageSegment`] with the codes so far, `complete` or not, whenever one more is known;
-    - where `decode_image` is given, a [`StreamedPicture`] after the last of them, and one every `preview_every` codes.
+    - a [`TextSegment`] for each piece of text that is final, mostly a word;
+    - an [`ImageSegment`] with the codes so far, complete or not, for each token of an image;
+    - with `decode_image`, a [`StreamedImage`] after the last of them, and one every `preview_every` codes.
 
-    Pictures are decoded in the thread that iterates.
+    Images are decoded in the thread that iterates.
 
     ```python
     streamer = LavitIteratorStreamer(processor, decode_image=lambda codes: pipe(codes).images[0])
@@ -53,16 +46,17 @@ class LavitIteratorStreamer(BaseStreamer):
     ```
 
     Args:
-        processor ([`LavitProcessor`]): Knows the vocabulary.
-        decode_image (`Callable[[list[int]], Image.Image]`, *optional*): A picture from codes 0..codebook_size-1.
-        preview_every (`int`, *optional*): Decode a picture that is not complete every so many codes.
+        processor ([`LavitProcessor`]): The processor of the model.
+        decode_image (`Callable[[list[int]], Image.Image]`, *optional*): Decodes codes 0..codebook_size-1 to an image.
+        preview_every (`int`, *optional*): The number of codes after which an unfinished image is decoded again.
         skip_prompt (`bool`, *optional*, defaults to `True`):
-            Whether to leave the prompt out. The codes of a picture that it begins are part of that picture.
-        timeout (`float`, *optional*): Most seconds to wait for the next piece; `queue.Empty` is raised then.
-        decode_kwargs: For `tokenizer.decode`; special tokens are skipped unless it says otherwise.
+            Whether to leave out the prompt. The codes of an image that it begins are part of that image.
+        kwargs:
+            `timeout`, the number of seconds to wait for the next piece before `queue.Empty` is raised, and arguments
+            of `tokenizer.decode`. Special tokens are skipped by default.
 
     Raises:
-        ValueError: previews without `decode_image`, or every less than one code; more than one sequence.
+        ValueError: If previews are asked without `decode_image`, or after less than one code.
     """
 
     def __init__(
@@ -71,98 +65,87 @@ class LavitIteratorStreamer(BaseStreamer):
         decode_image: Callable[[list[int]], Image.Image] | None = None,
         preview_every: int | None = None,
         skip_prompt: bool = True,
-        timeout: float | None = None,
-        **decode_kwargs,
+        **kwargs,
     ):
         if preview_every is not None and (decode_image is None or preview_every < 1):
             raise ValueError(f"preview_every needs decode_image and must be at least 1, got {preview_every}.")
-        self.decode_image, self.preview_every = decode_image, preview_every
-        self.skip_prompt, self.timeout = skip_prompt, timeout
-        self._processor = processor
-        self._queue: Queue[TextSegment | ImageSegment | None] = Queue()
-        decode_kwargs = {"skip_special_tokens": True} | decode_kwargs
-        self._text = _Text(processor.tokenizer, lambda text: self._queue.put(TextSegment(text)), **decode_kwargs)
-        self._codes: list[int] | None = None  # of the open picture
-        self._in_prompt = True
+        super().__init__(processor.tokenizer, **{"skip_special_tokens": True} | kwargs)
+        self.decode_image, self.preview_every, self.leave_out_prompt = decode_image, preview_every, skip_prompt
+        self._begin()
 
-    # As `generate` calls it
+    def _begin(self) -> None:
+        self.in_prompt = True
+        self.reader = SequenceReader(self.tokenizer, self.decode_kwargs["skip_special_tokens"])
 
     def put(self, value: torch.Tensor) -> None:
-        """Takes a `value` of ids: the prompt's (1, L), then those of each new token (1,)."""
+        """
+        Takes ids from `generate`.
+
+        Args:
+            value (`torch.LongTensor`): The prompt, of shape `(1, sequence_length)`, or a new token, of shape `(1,)`.
+
+        Raises:
+            ValueError: If there is more than one sequence.
+        """
         if value.ndim > 1 and len(value) > 1:
             raise ValueError(f"LavitIteratorStreamer follows one sequence, got {len(value)}.")
-        skipped, self._in_prompt = self._in_prompt and self.skip_prompt, False
+        is_left_out, self.in_prompt = self.in_prompt and self.leave_out_prompt, False
         for token in value.flatten().tolist():
-            self._take(token, skipped)
+            run = self.reader.read(token)
+            if is_left_out or run is None:
+                continue
+            if run.is_image:
+                super().end()  # the text before the image is final
+                codes = None if run.content is None else list(run.content)
+                self.text_queue.put(ImageSegment(codes, run.complete))
+            else:
+                super().put(torch.tensor([token]))
 
     def end(self) -> None:
-        """Hands out what is left."""
-        self._text.end()
-        if self._codes is not None:
-            self._queue.put(ImageSegment(self._codes, complete=False))
-        self._queue.put(None)
-        self._codes, self._in_prompt = None, True
+        """Ends the sequence. The streamer can then be used for another one."""
+        super().end()
+        self.text_queue.put(self.stop_signal)
+        self._begin()
 
-    def _take(self, token: int, skipped: bool) -> None:
-        processor = self._processor
-        first_code = processor.visual_token_offset
-        if token == processor.image_start_token_id:
-            self._text.end()
-            self._codes = []
-        elif self._codes is not None and token == processor.image_end_token_id:
-            if not skipped:
-                self._queue.put(ImageSegment(self._codes, complete=True))
-            self._codes = None
-        elif self._codes is not None and first_code <= token < processor.image_token_id:
-            self._codes = [*self._codes, token - first_code]
-            if not skipped:
-                self._queue.put(ImageSegment(self._codes, complete=False))
-        elif not skipped and token != processor.image_token_id:
-            self._text.put(torch.tensor([token]))
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Takes text that is final from `TextStreamer`."""
+        if text:
+            self.text_queue.put(TextSegment(text))
 
-    # As one iterates
-
-    def __iter__(self) -> Iterator[TextSegment | ImageSegment | StreamedPicture]:
-        while (piece := self._queue.get(timeout=self.timeout)) is not None:
+    def __iter__(self) -> Iterator[TextSegment | ImageSegment | StreamedImage]:
+        while (piece := self.text_queue.get(timeout=self.timeout)) is not self.stop_signal:
             yield piece
-            if isinstance(piece, ImageSegment) and piece.codes and self._is_shown(piece):
-                yield StreamedPicture(self.decode_image(piece.codes), piece.complete)
-
-    def _is_shown(self, piece: ImageSegment) -> bool:
-        if self.decode_image is None:
-            return False
-        return piece.complete or bool(self.preview_every and len(piece.codes) % self.preview_every == 0)
+            if self.decode_image is None or not isinstance(piece, ImageSegment) or not piece.codes:
+                continue
+            if piece.complete or (self.preview_every and len(piece.codes) % self.preview_every == 0):
+                yield StreamedImage(self.decode_image(piece.codes), piece.complete)
 
 
-class _StopWhenAsked(StoppingCriteria):
-    def __init__(self):
-        self.asked = Event()
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.BoolTensor:
-        return torch.full((len(input_ids),), self.asked.is_set(), device=input_ids.device)
-
-
-def stream(model, streamer: LavitIteratorStreamer, **kwargs) -> Iterator[TextSegment | ImageSegment | StreamedPicture]:
+def stream(model, streamer: LavitIteratorStreamer, **kwargs) -> Iterator[TextSegment | ImageSegment | StreamedImage]:
     """
-    Runs `model.generate` in a thread and gives what it writes and draws, as it goes. Closing the iterator, or leaving
-    the loop over it, ends the generation at its next token.
+    Runs `model.generate` in a thread and gives the pieces of its sequence while they are generated. Closing the
+    iterator, or leaving the loop over it, ends the generation at its next token.
 
     Args:
         model ([`LavitForCausalLM`]): The model.
-        streamer ([`LavitIteratorStreamer`]): What turns ids into pieces.
-        kwargs: Of `generate`.
+        streamer ([`LavitIteratorStreamer`]): The streamer that turns ids into pieces.
+        kwargs: Arguments of `generate`.
 
     Raises:
-        Exception: whatever `generate` raises, once all pieces before it are given.
+        Exception: The error of `generate`, if there is one, after all pieces before it.
     """
-    stop = _StopWhenAsked()
-    criteria = StoppingCriteriaList([stop, *(kwargs.pop("stopping_criteria", None) or [])])
+    closed = Event()
+
+    def is_closed(input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.Tensor:
+        return torch.full((len(input_ids),), closed.is_set(), device=input_ids.device)
+
+    criteria = StoppingCriteriaList([is_closed, *(kwargs.pop("stopping_criteria", None) or [])])
 
     def generate():
         try:
             model.generate(**kwargs, streamer=streamer, stopping_criteria=criteria)
         except BaseException:
-            streamer.end()  # or who iterates would wait forever
+            streamer.end()  # otherwise the loop over the streamer would wait forever
             raise
 
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -171,7 +154,7 @@ def stream(model, streamer: LavitIteratorStreamer, **kwargs) -> Iterator[TextSeg
             yield from streamer
             generation.result()
         finally:
-            stop.asked.set()
+            closed.set()
 
 
-__all__ = ["LavitIteratorStreamer", "StreamedPicture", "stream"]
+__all__ = ["LavitIteratorStreamer", "StreamedImage", "stream"]

@@ -2,7 +2,6 @@
 """The vocabulary of LaVIT: a text tokenizer, then the marks of an image, its codes, and its placeholder."""
 
 import copy
-from dataclasses import dataclass
 
 from tokenizers import AddedToken, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, TokenizersBackend
@@ -14,26 +13,6 @@ IMAGE_TOKEN = "<image>"
 CODE_TOKEN = r"<code_\d+>"  # a regular expression of the names of codes
 
 
-@dataclass(frozen=True)
-class TextSegment:
-    """A piece of text in a decoded sequence."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class ImageSegment:
-    """An image in a decoded sequence.
-
-    `codes` are numbers 0..codebook_size-1 in raster order of the kept patches, or None where the sequence holds
-    placeholders of an image that was given as pixels. `complete` tells whether the sequence closed the image with
-    `[/IMG]`.
-    """
-
-    codes: list[int] | None
-    complete: bool
-
-
 def code_token(code: int) -> str:
     """The token string of a code, 0..codebook_size-1."""
     return f"<code_{code}>"
@@ -42,7 +21,8 @@ def code_token(code: int) -> str:
 def extend_tokenizer(
     tokenizer: PreTrainedTokenizerBase, codebook_size: int, image_start_token_id: int | None = None
 ) -> TokenizersBackend:
-    """Makes a LaVIT tokenizer out of a text tokenizer, which stays as it is (arXiv 2309.04669, section 3.2).
+    """
+    Makes a LaVIT tokenizer out of a text tokenizer, which stays as it is (arXiv 2309.04669, section 3.2).
 
     The new tokens come after all others, in this order: `[IMG]`, `[/IMG]`, `<code_0>` to `<code_{codebook_size-1}>`,
     `<image>`. In the release (Llama-2, 16384 codes) they are 32000, 32001, 32002..48385 and 48386. All are special
@@ -50,16 +30,18 @@ def extend_tokenizer(
     marks and the placeholder are `image_start_token`, `image_end_token` and `image_token`.
 
     Text after a mark or a code gets the ids it has when it is tokenized alone, as the authors tokenized every piece of
-    a prompt on its own. A missing pad token becomes the unknown token, else the end of sequence.
+    a prompt on its own. A missing pad token becomes the unknown token, or else the end of sequence.
 
     Args:
-        tokenizer: Any tokenizer of transformers that runs on the `tokenizers` library. Its chat template is not kept.
-        codebook_size: Number of codes.
-        image_start_token_id: Id of `[IMG]`, i.e. the number of rows that the language model's embeddings have for
-            text. Where it is larger than the tokenizer, reserved tokens `<reserved_0>`, ... fill the gap.
+        tokenizer (`PreTrainedTokenizerBase`):
+            A tokenizer of transformers that runs on the `tokenizers` library. Its chat template is not kept.
+        codebook_size (`int`): The number of codes.
+        image_start_token_id (`int`, *optional*):
+            The id of `[IMG]`, which is the number of rows that the language model's embeddings have for text. If it is
+            larger than the tokenizer, reserved tokens `<reserved_0>`, ... fill the gap.
 
     Returns:
-        A tokenizer that `AutoTokenizer` saves and loads.
+        `TokenizersBackend`: A tokenizer that `AutoTokenizer` saves and loads.
 
     Raises:
         ValueError: If the tokenizer has no `tokenizers` backend, holds one of the new tokens already, reaches beyond
@@ -69,37 +51,29 @@ def extend_tokenizer(
         raise ValueError(f"{type(tokenizer).__name__} does not run on the `tokenizers` library, which LaVIT needs.")
     if codebook_size < 1:
         raise ValueError(f"codebook_size is {codebook_size}; expected at least 1.")
-    vocabulary = tokenizer.get_vocab()
-    text_size = max(vocabulary.values()) + 1
+    text_size = max(tokenizer.get_vocab().values()) + 1
     if image_start_token_id is None:
         image_start_token_id = text_size
     if image_start_token_id < text_size:
         raise ValueError(
             f"image_start_token_id is {image_start_token_id}, but the tokenizer uses the ids up to {text_size - 1}."
         )
-    new_tokens = [_special(f"<reserved_{k}>") for k in range(image_start_token_id - text_size)]
-    new_tokens += [_special(IMAGE_START_TOKEN), _special(IMAGE_END_TOKEN)]
-    new_tokens += [_special(code_token(code)) for code in range(codebook_size)]
-    new_tokens += [_special(IMAGE_TOKEN)]
-    taken = [token.content for token in new_tokens if token.content in vocabulary]
-    if taken:
-        raise ValueError(f"The tokenizer holds {taken[0]!r} already ({len(taken)} of the new tokens in all).")
-
+    names = [f"<reserved_{k}>" for k in range(image_start_token_id - text_size)]
+    names += [IMAGE_START_TOKEN, IMAGE_END_TOKEN, *map(code_token, range(codebook_size)), IMAGE_TOKEN]
     backend = copy.deepcopy(tokenizer.backend_tokenizer)
     backend.no_padding()  # the last call of the tokenizer left its settings there
     backend.no_truncation()
-    backend.add_tokens(new_tokens)
-    last_id = image_start_token_id + codebook_size + 2
-    if backend.token_to_id(IMAGE_START_TOKEN) != image_start_token_id or backend.token_to_id(IMAGE_TOKEN) != last_id:
-        raise ValueError(f"The ids of the tokenizer have gaps, {IMAGE_START_TOKEN} cannot be {image_start_token_id}.")
+    backend.add_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    for token_id, name in enumerate(names, text_size):
+        if backend.token_to_id(name) != token_id:
+            raise ValueError(
+                f"{name!r} cannot have id {token_id}: the tokenizer holds it already, or the ids of its vocabulary "
+                "have gaps."
+            )
     # With "first", text after a mark would lack the leading space that it has at the start of a string.
     metaspace = backend.pre_tokenizer
     if isinstance(metaspace, pre_tokenizers.Metaspace) and metaspace.prepend_scheme == "first":
         backend.pre_tokenizer = pre_tokenizers.Metaspace(metaspace.replacement, "always", metaspace.split)
-    return _wrap(backend, tokenizer)
-
-
-def _wrap(backend, tokenizer: TokenizersBackend) -> TokenizersBackend:
     # The plain backend class is loaded from tokenizer.json as it is. Model classes rebuild their pipeline when they
     # load, from settings that they do not all save: LlamaTokenizer forgets `legacy`, and with it the leading spaces.
     named_tokens = {
@@ -123,10 +97,6 @@ def _wrap(backend, tokenizer: TokenizersBackend) -> TokenizersBackend:
     )
 
 
-def _special(content: str) -> AddedToken:
-    return AddedToken(content, special=True, normalized=False)
-
-
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase):
     """Raises a ValueError if `tokenizer` does not have the layout that [`extend_tokenizer`] gives."""
     for name in ("image_start_token", "image_end_token", "image_token"):
@@ -143,14 +113,4 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase):
         )
 
 
-__all__ = [
-    "CODE_TOKEN",
-    "IMAGE_END_TOKEN",
-    "IMAGE_START_TOKEN",
-    "IMAGE_TOKEN",
-    "ImageSegment",
-    "TextSegment",
-    "check_tokenizer",
-    "code_token",
-    "extend_tokenizer",
-]
+__all__ = ["check_tokenizer", "code_token", "extend_tokenizer"]
