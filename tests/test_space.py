@@ -1,6 +1,6 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-The page in a real browser. With LAVIT_PICTURES=docs/page it leaves a picture of each tab there.
+The page in a real browser. With LAVIT_PICTURES=docs/page it leaves an image of each tab there.
 
 Needs what `examples/space/requirements.txt` asks for, playwright, and Chromium.
 """

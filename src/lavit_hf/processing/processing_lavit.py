@@ -20,14 +20,7 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import ImageInput
-from transformers.processing_utils import (
-    AudioKwargs,
-    ImagesKwargs,
-    ProcessingKwargs,
-    ProcessorMixin,
-    TextKwargs,
-    VideosKwargs,
-)
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from transformers.utils.chat_template_utils import mark_control_tokens
 
 from .chat_lavit import CHAT_TEMPLATE, VQA_PROMPT
@@ -117,8 +110,8 @@ class LavitProcessor(ProcessorMixin):
 
         Args:
             visual_tokenizer (`bool` or [`LavitVisualTokenizer`], *optional*, defaults to `False`):
-                True loads the visual tokenizer of the same folder or repository. `model.model.visual_tokenizer` is the
-                one of a loaded model, on its device. With either, lengths are known before the model runs.
+                True loads the visual tokenizer of the same folder or repository; `model.model.visual_tokenizer` is the
+                one of a loaded model. With either, lengths are known before the model runs.
         """
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if visual_tokenizer is True:
@@ -253,8 +246,8 @@ class LavitProcessor(ProcessorMixin):
 
     def apply_chat_template(self, conversation, chat_template: str | None = None, **kwargs):
         """
-        Same as `ProcessorMixin.apply_chat_template`, except that special tokens in the texts of messages are read as
-        plain text: images come in parts of type `"image"`.
+        Applies a chat template. Same arguments as `ProcessorMixin.apply_chat_template`. Special tokens in the texts of
+        messages are plain text.
         """
         conversation = mark_messages(conversation, special_tokens(self.tokenizer))
         return super().apply_chat_template(conversation, chat_template, **kwargs)
@@ -262,9 +255,10 @@ class LavitProcessor(ProcessorMixin):
     def _check_arguments(self, kwargs: dict) -> None:
         """Raises a `TypeError` for an argument that no processor of transformers, and no part of this one, has."""
         # Clients of many kinds of models pass the arguments of videos and of audio to all of them.
-        kinds = (LavitProcessorKwargs, TextKwargs, ImagesKwargs, VideosKwargs, AudioKwargs)
-        known = {name for kind in kinds for name in kind.__annotations__} | {"common_kwargs", "videos", "audio"}
-        known |= {*getattr(self.image_processor, "valid_kwargs", ImagesKwargs).__annotations__}
+        own = LavitProcessorKwargs.__annotations__
+        known = {*own, "common_kwargs", "videos", "audio"}
+        for kind in (*own.values(), getattr(self.image_processor, "valid_kwargs", None)):
+            known |= {*getattr(kind, "__annotations__", ())}
         if unknown := [name for name in kwargs if name not in known]:
             raise TypeError(f"{type(self).__name__} got an unexpected argument {unknown[0]!r}.")
 
@@ -306,13 +300,7 @@ class LavitProcessor(ProcessorMixin):
     def batch_decode_interleaved(
         self, batch: Sequence[Sequence[int]] | torch.Tensor, skip_special_tokens: bool = True
     ) -> list[list[TextSegment | ImageSegment]]:
-        """
-        Splits each sequence of a batch, see [`~LavitProcessor.decode_interleaved`].
-
-        Args:
-            batch (`list[list[int]]` or `torch.LongTensor` of shape `(batch_size, sequence_length)`): Sequences.
-            skip_special_tokens (`bool`, *optional*, defaults to `True`): Whether to leave out special tokens.
-        """
+        """Splits each sequence of a batch. Same arguments as [`~LavitProcessor.decode_interleaved`]."""
         return [self.decode_interleaved(ids, skip_special_tokens=skip_special_tokens) for ids in batch]
 
     def post_process_image_text_to_text(self, generated_outputs, skip_special_tokens=True, **kwargs) -> list[str]:
@@ -389,10 +377,7 @@ class LavitProcessor(ProcessorMixin):
                 self.visual_tokenizer = visual_tokenizer
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
-        """
-        Saves image processor, tokenizer, chat template and settings. Same arguments as
-        `ProcessorMixin.save_pretrained`.
-        """
+        """Saves the processor. Same arguments as `ProcessorMixin.save_pretrained`."""
         files = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
         # Saving notes the place of the code in the processor itself, where a loaded processor has no such note.
         self.__dict__.pop("auto_map", None)

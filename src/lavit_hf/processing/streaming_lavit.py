@@ -108,8 +108,7 @@ class LavitIteratorStreamer(TextIteratorStreamer):
         self._begin()
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Takes text that is final from `TextStreamer`."""
-        if text:
+        if text:  # the text that `TextStreamer` takes for final
             self.text_queue.put(TextSegment(text))
 
     def __iter__(self) -> Iterator[TextSegment | ImageSegment | StreamedImage]:
