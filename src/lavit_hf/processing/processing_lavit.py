@@ -25,7 +25,7 @@ from transformers.utils.chat_template_utils import mark_control_tokens
 
 from .chat_lavit import CHAT_TEMPLATE, VQA_PROMPT
 from .image_processing_lavit import new_image_processor
-from .prompts_lavit import MARK_START, check_texts, find_placeholders, mark_messages, special_tokens
+from .placeholders_lavit import MARK_START, check_texts, find_placeholders, mark_messages, special_tokens
 from .segments_lavit import ImageSegment, TextSegment, split_sequence, to_list
 from .tokenization_lavit import check_tokenizer, extend_tokenizer
 
