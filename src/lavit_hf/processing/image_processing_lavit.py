@@ -53,7 +53,8 @@ class LavitPreprocessing(BaseImageProcessor):
         arguments = {name: value for name, value in image_processor_dict.items() if name in known}
         loaded = super().from_dict(arguments, **kwargs)
         image_processor = loaded[0] if isinstance(loaded, tuple) else loaded
-        vars(image_processor).update({n: v for n, v in image_processor_dict.items() if n not in known})
+        for name in image_processor_dict.keys() - arguments.keys():
+            setattr(image_processor, name, image_processor_dict[name])
         return loaded
 
     def fetch_images(self, image_url_or_urls: ImageInput) -> ImageInput:
