@@ -11,15 +11,11 @@ from .loading import console, load_model, quiet_libraries
 
 
 def convert(
-    source: Annotated[
-        str,
-        typer.Argument(help="The authors' checkpoint: a folder, or a repository as owner/name.", show_default=False),
-    ],
+    source: Annotated[str, typer.Argument(help="The authors' checkpoint: folder or repository.", show_default=False)],
     target: options.NewFolder,
     dtype: options.Dtype = "auto",
     num_attention_heads: Annotated[
-        int,
-        typer.Option(help="Heads of vision tower, merger and feature decoders, which the weights do not tell."),
+        int, typer.Option(help="Heads of the visual parts, which the weights do not tell.")
     ] = 16,
     without: Annotated[
         list[options.Decoder] | None, typer.Option(help="Leave out a pixel decoder that was not downloaded.")

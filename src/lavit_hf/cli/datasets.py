@@ -21,7 +21,7 @@ def precompute_codes(
     config_name: Annotated[str | None, typer.Option(help="Configuration of the dataset.")] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder of an imagefolder.")] = None,
     image_column: Annotated[
-        list[str] | None, typer.Option(help="Column of images; may be given several times. Default: image.")
+        list[str] | None, typer.Option(help="Column of images; repeatable. Default: image.")
     ] = None,
     num_rows: Annotated[int | None, typer.Option(min=1, help="Number of rows. Default: all.")] = None,
     streaming: Annotated[bool, typer.Option("--streaming", help="Read rows as they come, without a cache.")] = False,
@@ -29,8 +29,7 @@ def precompute_codes(
     rows_per_shard: Annotated[int, typer.Option(min=1, help="Rows of the dataset in one file.")] = 10_000,
     selection: options.Selection = None,
     broken_images: Annotated[
-        Literal["raise", "skip"],
-        typer.Option(help="Stop at an image that cannot be read, or skip and record its row."),
+        Literal["raise", "skip"], typer.Option(help="Stop at an image that cannot be read, or skip its row.")
     ] = "raise",
     drop_images: Annotated[bool, typer.Option("--drop-images", help="Write codes without the images.")] = False,
     num_workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 2,

@@ -17,41 +17,27 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
     data_dir: Annotated[str | None, typer.Option(help="Folder of an imagefolder.")] = None,
     column: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Another name of a column, such as caption=text; may be given several times. Columns: image, "
-            "caption, questions, answers, question_kinds."
-        ),
+        list[str] | None, typer.Option(help="Another name of a column, such as caption=text; repeatable.")
     ] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="Number of rows, from the first one on.")] = 1000,
     output: options.JsonOutput = Path("evaluation.json"),
-    tasks: Annotated[
-        str | None,
-        typer.Option(
-            help="With commas between: captions, questions, drawing, edits, reconstruction, tokens. Default: all that "
-            "can be run."
-        ),
-    ] = None,
-    samples_dir: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Folder for a sheet of images of each task.")
-    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="With commas between. Default: all that can be run.")] = None,
+    samples_dir: Annotated[Path | None, typer.Option(file_okay=False, help="Folder for a sheet of each task.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows in one forward.")] = 32,
     guidance_scale: options.GuidanceScale = None,
     decoder: options.PixelDecoder = options.Decoder.highres,
     steps: options.Steps = None,
-    clip_model: Annotated[
-        str | None, typer.Option(help="Folder of a CLIP model for a CLIP score of drawings.")
-    ] = None,
-    fid_features: Annotated[
-        str | None, typer.Option(help="File of a feature network for a Fréchet distance of drawings.")
-    ] = None,
+    clip_model: Annotated[str | None, typer.Option(help="Folder of a CLIP model, for a CLIP score.")] = None,
+    fid_features: Annotated[str | None, typer.Option(help="File of a network, for a Fréchet distance.")] = None,
     seed: options.Seed = 0,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
 ) -> None:
     """
-    Evaluate captions, answers, drawings, edits, reconstructions and tokens. Prints a table, and writes JSON with the
-    protocol.
+    Evaluate a model by the tasks captions, questions, drawing, edits, reconstruction and tokens. Prints a table, and
+    writes JSON with the protocol.
+
+    Datasets have the columns image, caption, questions, answers and question_kinds, or others by --column.
 
     The shapes are made on the spot and judged without a network. For other datasets:
     `lavit-hf evaluate MODEL --dataset imagefolder --data-dir photos --split train --tasks captions,tokens`.

@@ -73,8 +73,7 @@ def ask(
     model: options.Model = options.DEMO,
     num_beams: options.NumBeams = 5,
     min_new_tokens: Annotated[
-        int | None,
-        typer.Option(min=0, help="Smallest number of tokens. Default: 2, or 1 for the small model that ships."),
+        int | None, typer.Option(min=0, help="Smallest number of tokens. Default: 2, or 1 for the small model.")
     ] = None,
     max_new_tokens: options.MaxNewTokens = 10,
     device: options.Device = None,
@@ -104,7 +103,7 @@ def draw(
     model: options.Model = options.DEMO,
     output: options.ImageOutput = Path("drawing.png"),
     image: Annotated[
-        list[Path] | None, typer.Option("--image", "-i", help="Image before the prompt; may be given several times.")
+        list[Path] | None, typer.Option("--image", "-i", help="Image before the prompt; repeatable.")
     ] = None,
     num_images: Annotated[int, typer.Option(min=1, help="Number of different drawings.")] = 1,
     guidance_scale: options.GuidanceScale = None,
