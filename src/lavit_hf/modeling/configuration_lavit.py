@@ -259,7 +259,7 @@ class LavitFeatureDecoderConfig(_OwnTypeConfig):
 
     @classmethod
     def from_visual_tokenizer_config(cls, config: LavitVisualTokenizerConfig, **kwargs) -> "LavitFeatureDecoderConfig":
-        """Returns the configuration of a decoder for a visual tokenizer. `kwargs` override single values."""
+        """Returns a configuration that fits the `config` of a visual tokenizer. `kwargs` override single values."""
         shape = {
             "hidden_size": config.hidden_size,
             "num_hidden_layers": config.num_merger_layers,
