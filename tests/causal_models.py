@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from lavit_hf import LavitForCausalLM
-from lavit_hf.modeling.decoding_lavit import keeps_state
+from lavit_hf.modeling.guidance_lavit import keeps_state
 
 from .tiny import CODEBOOK_SIZE, IMAGE_START, TEXT_TOKENS, VISION, VISUAL_OFFSET, loosen, pad_rows, text_tokenizer
 

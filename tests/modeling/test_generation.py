@@ -6,6 +6,7 @@ import torch
 from transformers import GenerationConfig, StaticCache, TextStreamer
 
 from lavit_hf import LavitForCausalLM
+from lavit_hf.modeling.decoding_lavit import LavitDecoding
 from lavit_hf.modeling.grammar_lavit import LavitGrammarLogitsProcessor
 
 from ..causal_models import guided_by_hand
@@ -31,6 +32,12 @@ CODES = range(VISUAL_OFFSET, VISUAL_OFFSET + CODEBOOK_SIZE)
 @pytest.fixture(scope="module")
 def model() -> LavitForCausalLM:
     return tiny_lavit()
+
+
+def decode(model, **settings) -> LavitDecoding:
+    """The settings of a call for prompts of five tokens."""
+    image_settings = {name: settings.pop(name, None) for name in ("generation_mode", "image_generation")}
+    return LavitDecoding(model.config, model.generation_config, None, settings, 5, **image_settings)
 
 
 def prompt(rows=PROMPTS, side="left") -> dict[str, torch.Tensor]:
@@ -288,8 +295,8 @@ def test_lengths_of_the_call_count(model):
 @pytest.mark.parametrize("mode", ["image", "interleaved"])
 def test_the_states_of_a_sequence(model, mode):
     config, vocab_size = model.config, VISUAL_OFFSET + CODEBOOK_SIZE + 3
-    settings = {"vocab_size": vocab_size, "num_codes": (1, 2), "prompt_length": 0, "max_length": 8}
-    processor = LavitGrammarLogitsProcessor(mode, config, **settings)
+    bounds = {"max_new_tokens": 8, "image_generation": {"max_new_tokens": 2}}
+    processor = LavitGrammarLogitsProcessor(decode(model, generation_mode=mode, **bounds), config, prompt_length=0)
     text, codes = {*range(TEXT_TOKENS), PLACEHOLDER + 1, PLACEHOLDER + 2}, set(CODES)
     outside = text | {IMAGE_START} if mode == "interleaved" else text
     states = {

@@ -3,136 +3,249 @@
 Classifier-free guidance while an image is drawn (arXiv 2309.04669, section 3.3), with both branches in one batch.
 
 Rows 0 to B - 1 of a guided forward are the sequences. Rows B to 2B - 1 are their unconditional branches: the same
-tokens, which attend only to the open image, from its `[IMG]` on, and to a negative prompt where there is one.
+tokens, which attend only to the open image, from its `[IMG]` on, and to a negative prompt if there is one.
+
+`generate` calls `start_branches` once. In each step, `prepare_inputs_for_generation` appends the branches to the
+inputs of the model, whose forward combines their logits by `combine_branches`.
 """
+
+import math
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import nn
+from transformers.cache_utils import Cache, DynamicCache, LinearAttentionCacheLayerMixin
+from transformers.generation import GenerationMixin
 
 from .configuration_lavit import LavitConfig
-from .expansion_lavit import open_image_start, pad_id
+from .expansion_lavit import check_placeholders, move_padding_left, open_image_start, pad_id
 
 
-def start_branches(input_ids: torch.LongTensor, config: LavitConfig) -> dict[str, torch.Tensor]:
-    """
-    Prepares the unconditional branches of prompts (B, L).
-
-    Returns:
-        `dict` of what `branch_inputs` needs of the prompts: `unconditional_ids` (B, L), `unconditional_mask` (B, L),
-        which is 1 at a negative prompt, and `unconditional_start` (B,), the position of the open `[IMG]`, or L in
-        rows without an open image. The unconditional branch of these sees nothing of the prompt: layers that keep a
-        state, such as Mamba's, cannot forget it when an `[IMG]` follows.
-    """
-    start, is_open = open_image_start(input_ids, config)
-    return {
-        # Nothing sees the images of the prompt, whose features belong to the conditional branch alone.
-        "unconditional_ids": input_ids.masked_fill(input_ids == config.image_token_id, pad_id(config)),
-        "unconditional_mask": torch.zeros_like(input_ids),
-        "unconditional_start": torch.where(is_open, start, input_ids.shape[1]),
-    }
+def check_guidance_scale(value: Any) -> float:
+    """Returns `value` as a float, or raises a `ValueError` unless it is a finite number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not (math.isfinite(value) and value >= 1):
+        raise ValueError(f"guidance_scale must be a finite number of at least 1, got {value!r}.")
+    return float(value)
 
 
-def add_negative_prompts(
+def check_guidance(guidance_scale: float, generation_mode: str, settings: Mapping[str, Any], config: LavitConfig):
+    """Raises a `ValueError` that names the setting or the language model with which guidance does not work."""
+    if generation_mode == "text":
+        raise ValueError(f"guidance_scale works on images, got {guidance_scale} with generation_mode='text'.")
+    refused = {"assistant_model": settings.get("assistant_model")}
+    if (settings.get("num_beams") or 1) > 1:
+        refused["num_beams"] = settings["num_beams"]
+    if generation_mode == "interleaved":
+        refused["prompt_lookup_num_tokens"] = settings.get("prompt_lookup_num_tokens")
+    if keeps_state(config):
+        kind = config.text_config.model_type
+        if generation_mode == "interleaved":
+            raise ValueError(
+                f"guidance_scale={guidance_scale} does not work in interleaved generation with {kind}, whose layers "
+                "keep a state of all that they have seen: the unconditional branch cannot begin at an [IMG]."
+            )
+        # Such layers read a single token even if the mask hides it from the unconditional branch.
+        refused |= {name: settings.get(name) for name in ("prefill_chunk_size", "cache")}
+    for name, value in refused.items():
+        if value is not None:
+            shown = f"{name}={value}" if isinstance(value, int) else name
+            raise ValueError(
+                f"guidance_scale={guidance_scale} does not work with {shown} and {config.text_config.model_type} in "
+                f"generation_mode={generation_mode!r}: guidance_scale=1 is none."
+            )
+
+
+def keeps_state(config: LavitConfig) -> bool:
+    """Returns whether layers of the language model keep a state of all that they have seen, such as Mamba's."""
+    layers = DynamicCache(config=config.text_config).layers
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+
+
+def start_branches(
+    config: LavitConfig,
     input_ids: torch.LongTensor,
     attention_mask: torch.Tensor,
-    negative_ids: torch.LongTensor,
-    negative_mask: torch.Tensor,
-    config: LavitConfig,
+    negative_ids: torch.LongTensor | None = None,
+    negative_mask: torch.Tensor | None = None,
 ) -> tuple[torch.LongTensor, torch.Tensor, dict[str, torch.Tensor]]:
     """
-    Puts negative prompts (B, N), padded on the left, before the open images of the unconditional branches.
+    Prepares the unconditional branches of prompts. Negative prompts stand before the open images of the branches.
+
+    Args:
+        config ([`LavitConfig`]): Configuration of the model.
+        input_ids, attention_mask (`torch.Tensor` of shape `(B, L)`): Prompts, padded on the left.
+        negative_ids (`torch.LongTensor` of shape `(B, N)`, `(1, N)` or `(N,)`, *optional*), negative_mask:
+            Negative prompts, padded on either side, and their mask.
 
     Returns:
-        The prompts and their mask, with more padding on the left where a negative prompt is longer, and what
-        [`start_branches`] returns.
+        The prompts and their mask, with more padding on the left if a negative prompt is longer, and arguments of
+        [`append_branches`]: `unconditional_ids` (B, L); `unconditional_mask` (B, L), which is 1 at negative prompts;
+        `unconditional_start` (B,), the position of the open `[IMG]`, or L in rows without an open image. In these, the
+        branch sees nothing of the prompt, since layers that keep a state could not forget it at an `[IMG]`.
+
+    Raises:
+        ValueError: If there is neither one negative prompt nor one for each prompt, or if one has a placeholder.
     """
+    negative_ids = torch.atleast_2d(input_ids[:, :0] if negative_ids is None else negative_ids).to(input_ids.device)
+    negative_mask = torch.ones_like(negative_ids) if negative_mask is None else torch.atleast_2d(negative_mask)
+    if len(negative_ids) not in (1, len(input_ids)) or negative_mask.shape != negative_ids.shape:
+        raise ValueError(
+            f"negative_prompt_ids and their mask must be one row or {len(input_ids)}, one per prompt, "
+            f"got {tuple(negative_ids.shape)} and {tuple(negative_mask.shape)}."
+        )
+    check_placeholders(int(negative_ids.eq(config.image_token_id).sum()))
+    negative_ids, negative_mask = move_padding_left(negative_ids, negative_mask.to(input_ids.device, torch.long))
+
     start, is_open = open_image_start(input_ids, config)
-    behind = torch.where(is_open, start, input_ids.shape[1])
-    missing = max(0, negative_ids.shape[1] - int(behind.min()))
+    start = torch.where(is_open, start, input_ids.shape[1])
+    length = negative_ids.shape[1]
+    # Layers that keep a state read a single token even if the mask hides it.
+    missing = max(length - int(start.min()), (2 if keeps_state(config) else 1) - input_ids.shape[1], 0)
     input_ids = nn.functional.pad(input_ids, (missing, 0), value=pad_id(config))
     attention_mask = nn.functional.pad(attention_mask, (missing, 0))
-    columns = (behind + missing)[:, None] + torch.arange(-negative_ids.shape[1], 0, device=input_ids.device)
-    branches = start_branches(input_ids, config)
-    branches["unconditional_ids"] = branches["unconditional_ids"].scatter(1, columns, negative_ids)
-    branches["unconditional_mask"] = branches["unconditional_mask"].scatter(1, columns, negative_mask.long())
-    # Without an open image, the branch sees the negative prompt and what is generated.
-    branches["unconditional_start"] = behind + missing
-    return input_ids, attention_mask, branches
+    start = start + missing
+    columns = start[:, None] + torch.arange(-length, 0, device=input_ids.device)
+    # The features of images belong to the conditional branch alone.
+    unconditional_ids = input_ids.masked_fill(input_ids == config.image_token_id, pad_id(config))
+    return (
+        input_ids,
+        attention_mask,
+        {
+            "unconditional_ids": unconditional_ids.scatter(1, columns, negative_ids.expand(columns.shape)),
+            "unconditional_mask": torch.zeros_like(input_ids).scatter(1, columns, negative_mask.expand(columns.shape)),
+            "unconditional_start": start,
+        },
+    )
 
 
-def branch_inputs(
+def append_branches(
+    config: LavitConfig,
     input_ids: torch.LongTensor,
     attention_mask: torch.Tensor,
     position_ids: torch.LongTensor | None,
     unconditional_ids: torch.LongTensor,
     unconditional_mask: torch.Tensor,
     unconditional_start: torch.LongTensor,
-    config: LavitConfig,
-) -> dict[str, torch.Tensor | None]:
+) -> tuple[torch.LongTensor, torch.Tensor, torch.LongTensor | None, torch.BoolTensor]:
     """
     Appends the unconditional branches to the inputs of one forward.
 
     Args:
+        config ([`LavitConfig`]): Configuration of the model.
         input_ids (`torch.LongTensor` of shape `(B, L)`):
-            The sequences so far, or a chunk of the prompts, of which the mask then covers all positions so far.
+            The sequences so far, or a chunk of the prompts, in which case the mask covers all positions so far.
         attention_mask (`torch.Tensor` of shape `(B, S)`): 0 at padding, for all S positions so far.
         position_ids (`torch.LongTensor` of shape `(B, L)` or `(B, S)`, *optional*): Positions of the sequences.
         unconditional_ids, unconditional_mask, unconditional_start: Outputs of [`start_branches`].
 
     Returns:
-        `dict` with `input_ids`, `attention_mask` and `position_ids` of twice the rows, and
-        `guided_positions` (B, L) bool, True at the positions after which an open image goes on.
+        Ids, mask and positions of twice the rows, and (B, L) bool, True where an image is open.
     """
     length, prompt_length = attention_mask.shape[1], unconditional_ids.shape[1]
     start = unconditional_start
     if length > prompt_length:
-        guided_positions = image_is_open(input_ids, config)
+        is_open = image_is_open(input_ids, config)
         newest, _ = open_image_start(input_ids, config)
         start = torch.where(newest >= prompt_length, newest, start)
         branch_ids = torch.cat([unconditional_ids, input_ids[:, prompt_length:]], dim=1)
     else:
-        # A chunk may lack the [IMG] of its image. The scores after the last token of the prompt are all that is used.
-        is_open = start < prompt_length
-        guided_positions = is_open[:, None].expand_as(input_ids)
+        # A chunk may lack the [IMG] of its image. Only the scores behind the last token of the prompt are used.
+        is_open = (start < prompt_length)[:, None].expand_as(input_ids)
         branch_ids = unconditional_ids[:, length - input_ids.shape[1] : length]
     columns = torch.arange(length, device=input_ids.device)
     negative = nn.functional.pad(unconditional_mask, (0, max(0, length - prompt_length)))[:, :length]
     branch_mask = torch.where(columns >= start[:, None], attention_mask, negative.to(attention_mask))
     if position_ids is not None:
-        # The unconditional branch counts what it sees, as if nothing else stood before.
+        # The positions of the unconditional branch count the tokens that it sees.
         own = (branch_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -position_ids.shape[1] :]
         position_ids = torch.cat([position_ids.expand(len(own), -1), own])
-    return {
-        "input_ids": torch.cat([input_ids, branch_ids]),
-        "attention_mask": torch.cat([attention_mask, branch_mask]),
-        "position_ids": position_ids,
-        "guided_positions": guided_positions,
-    }
+    return torch.cat([input_ids, branch_ids]), torch.cat([attention_mask, branch_mask]), position_ids, is_open
 
 
 def image_is_open(input_ids: torch.LongTensor, config: LavitConfig) -> torch.BoolTensor:
-    """(B, L) bool for ids (B, L), True where the last `[IMG]` so far is not closed by a `[/IMG]`."""
+    """Returns (B, L) bool for ids (B, L), True where the last `[IMG]` so far is not closed by a `[/IMG]`."""
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)
     last_start = positions.where(input_ids.eq(config.image_start_token_id), -1).cummax(dim=-1).values
     last_end = positions.where(input_ids.eq(config.image_end_token_id), -1).cummax(dim=-1).values
     return last_start > last_end
 
 
-def combine_branches(
-    logits: torch.FloatTensor, guidance_scale: float, guided_positions: torch.BoolTensor
-) -> torch.FloatTensor:
+def combine_branches(logits: torch.FloatTensor, guidance_scale: torch.FloatTensor) -> torch.FloatTensor:
     """
-    Combines both branches on log-probabilities, `u + s * (c - u)`, in the positions of an open image. Elsewhere the
-    result is the conditional branch.
+    Combines the log-probabilities of both branches as `u + s * (c - u)`. Where the scale is 1, the result is the
+    conditional branch.
 
     Args:
         logits (`torch.FloatTensor` of shape `(2B, L, vocab_size)`): The conditional rows first.
-        guidance_scale (`float`): s.
-        guided_positions (`torch.BoolTensor` of shape `(B, K)`): For at least the last L positions.
+        guidance_scale (`torch.FloatTensor` of shape `(B, K)`): The scale s of at least the last L positions.
 
     Returns:
-        `torch.FloatTensor` of shape `(B, L, vocab_size)`, float32 log-probabilities that do not add up to 1.
+        `torch.FloatTensor` of shape `(B, L, vocab_size)`: Log-probabilities in float32 that do not add up to 1.
     """
     conditional, unconditional = logits.float().log_softmax(dim=-1).chunk(2)
-    guided = unconditional + guidance_scale * (conditional - unconditional)
-    return torch.where(guided_positions[:, -logits.shape[1] :, None], guided, conditional)
+    scale = guidance_scale[:, -logits.shape[1] :, None].to(logits.device)
+    return torch.where(scale == 1, conditional, unconditional + scale * (conditional - unconditional))
+
+
+class LavitGuidanceMixin(GenerationMixin):
+    """The inputs of each step of generation, with the unconditional branches of guidance appended to the rows."""
+
+    config: LavitConfig
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.LongTensor,
+        next_sequence_length: int | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        image_guidance_scale: float | None = None,
+        unconditional_ids: torch.LongTensor | None = None,
+        unconditional_mask: torch.Tensor | None = None,
+        unconditional_start: torch.LongTensor | None = None,
+        **kwargs,
+    ) -> dict:
+        """
+        Same arguments as `GenerationMixin.prepare_inputs_for_generation`, plus `image_guidance_scale`, and the outputs
+        of [`start_branches`].
+        """
+        for name in ("tokenizer", "assistant_tokenizer"):
+            kwargs.pop(name, None)  # transformers hands them on from the arguments of `generate` to every forward
+        if image_guidance_scale is not None:
+            if attention_mask is None:
+                # transformers drops a mask of ones. A chunk of the prompts continues what the cache holds.
+                past = cache.get_seq_length() if cache is not None and next_sequence_length is None else 0
+                attention_mask = torch.ones_like(input_ids[:, :1]).expand(-1, past + input_ids.shape[1])
+            input_ids, attention_mask, position_ids, is_open = append_branches(
+                self.config,
+                input_ids,
+                attention_mask,
+                position_ids,
+                unconditional_ids,
+                unconditional_mask,
+                unconditional_start,
+            )
+            is_open = is_open[:, -(next_sequence_length or 0) :]
+            kwargs["image_guidance_scale"] = torch.where(is_open, image_guidance_scale, 1.0)
+        model_inputs = super().prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=next_sequence_length,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        if self._has_virtual_tokens:
+            # peft looks for the cache under its former name. Without one, it inserts the virtual tokens at every step.
+            cache = model_inputs.pop("cache", None)
+            model_inputs["past_key_values"] = cache if model_inputs.get("use_cache", True) else None
+        return model_inputs
+
+    @property
+    def _has_virtual_tokens(self) -> bool:
+        """Whether `generate` runs under prompt learning of peft, which then replaces a method of this model."""
+        return "prepare_inputs_for_generation" in vars(self)

@@ -21,6 +21,7 @@ from .backbones_lavit import (
     make_room,
 )
 from .configuration_lavit import LavitConfig
+from .decoding_lavit import LavitGenerationConfig
 from .expansion_lavit import IGNORE_INDEX, LavitSequences, check_labels_elsewhere, count_labels, mask_labels
 from .generation_lavit import LavitGenerationMixin
 from .guidance_lavit import combine_branches
@@ -63,6 +64,7 @@ class LavitForCausalLM(LavitExportMixin, LavitPreTrainedModel, LavitGenerationMi
     """
 
     accepts_loss_kwargs = True
+    generation_config_class = LavitGenerationConfig
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
 
@@ -76,9 +78,6 @@ class LavitForCausalLM(LavitExportMixin, LavitPreTrainedModel, LavitGenerationMi
         self._tied_weights_keys = {"lm_head.weight": f"model.{name}.weight"}
         # transformers asks for it before assisted generation, which has to take tokens back from the cache.
         self._is_stateful = self.model.language_model._is_stateful
-        # transformers drops custom entries, such as `image_generation`, from a generation configuration that it
-        # derives from the model's configuration.
-        self.generation_config._from_model_config = False
         self.post_init()
 
     @classmethod
@@ -148,8 +147,7 @@ class LavitForCausalLM(LavitExportMixin, LavitPreTrainedModel, LavitGenerationMi
         check_logits(text_model, model)
         if copy_merger:
             model.model.visual_adapter.start_from(visual_tokenizer)
-        settings = text_model.generation_config.to_dict() | {"_from_model_config": False}
-        model.generation_config.update(**settings)
+        model.generation_config.update(**text_model.generation_config.to_dict())
         # `from_pretrained` sets the same dtypes, so that a new and a loaded model save equal configurations.
         config.text_config.dtype = config.visual_tokenizer_config.dtype = dtype
         return model.to(dtype)
@@ -180,8 +178,7 @@ class LavitForCausalLM(LavitExportMixin, LavitPreTrainedModel, LavitGenerationMi
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         skip_logits: bool = False,
-        image_guidance_scale: float | None = None,
-        guided_positions: torch.BoolTensor | None = None,
+        image_guidance_scale: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> LavitCausalLMOutputWithPast:
         """
@@ -223,7 +220,7 @@ class LavitForCausalLM(LavitExportMixin, LavitPreTrainedModel, LavitGenerationMi
                 Number of last positions whose logits are computed, or the positions themselves. 0 stands for all.
             skip_logits (`bool`, *optional*, defaults to `False`):
                 With `labels`, computes logits only at positions with a label, and returns losses alone.
-            image_guidance_scale (`float`, *optional*), guided_positions (`torch.BoolTensor`, *optional*):
+            image_guidance_scale (`torch.FloatTensor` of shape `(B / 2, L)`, *optional*):
                 Set by `generate` under guidance, see [`combine_branches`].
             kwargs: Arguments that transformers has for every model, and arguments of the language model. Among them:
                 `shift_labels` (B, L), the id that follows each position, accompanies `labels` in sequence parallel
@@ -306,7 +303,7 @@ class LavitForCausalLM(LavitExportMixin, LavitPreTrainedModel, LavitGenerationMi
                     shift_labels=shift_labels,
                 )
             if image_guidance_scale is not None:
-                logits = combine_branches(logits, image_guidance_scale, guided_positions)
+                logits = combine_branches(logits, image_guidance_scale)
         return LavitCausalLMOutputWithPast(
             loss=loss,
             logits=logits,
