@@ -189,7 +189,7 @@ def build(page: Page, is_demo: bool) -> gr.Blocks:
 
         def knobs() -> tuple[gr.Slider, gr.Number]:
             with gr.Row():
-                default = (getattr(page.model.generation_config, "image_generation", None) or {}).get("guidance_scale")
+                default = page.model.generation_config.image_generation.guidance_scale
                 guidance = gr.Slider(1, 8, default or 1.0, step=0.1, label="Guidance: how closely it follows the text")
                 return guidance, gr.Number(0, label="Seed", precision=0, minimum=0)
 

@@ -1,12 +1,14 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """`generate`: what may follow what, and guidance in one forward."""
 
+import json
+
 import pytest
 import torch
 from transformers import GenerationConfig, StaticCache, TextStreamer
 
 from lavit_hf import LavitForCausalLM
-from lavit_hf.modeling.decoding_lavit import LavitDecoding
+from lavit_hf.modeling.decoding_lavit import LavitDecoding, LavitGenerationConfig
 from lavit_hf.modeling.grammar_lavit import LavitGrammarLogitsProcessor
 
 from ..causal_models import guided_by_hand
@@ -271,6 +273,22 @@ def test_saved_defaults_of_drawing(tmp_path):
     longer = loaded.generate(**prompt(), generation_mode="image", min_new_tokens=9)
     assert torch.equal(ids[:, :-1], longer[:, :9])
     assert loaded.generate(**prompt(), max_new_tokens=7, eos_token_id=None).shape[1] == 5 + 7
+
+
+def test_settings_of_drawing_are_a_nested_configuration(tmp_path):
+    model = tiny_lavit()
+    assert model.generation_config.eos_token_id == 2
+    model.generation_config.image_generation = {"do_sample": True, "temperature": 0.5}
+    model.generation_config.image_generation.guidance_scale = 3.0
+    model.save_pretrained(tmp_path)
+    expected = {"do_sample": True, "temperature": 0.5, "guidance_scale": 3.0}
+    assert json.loads((tmp_path / "generation_config.json").read_text())["image_generation"] == expected
+    nested = LavitForCausalLM.from_pretrained(tmp_path).generation_config.image_generation
+    assert nested == GenerationConfig(**expected)
+    given = LavitGenerationConfig(image_generation=nested, eos_token_id=2)
+    assert given == LavitForCausalLM.from_pretrained(tmp_path, generation_config=given).generation_config
+    with pytest.raises(ValueError, match="image_generation must be a dict or a GenerationConfig, got 3"):
+        model.generation_config.image_generation = 3
 
 
 def test_a_generation_config_of_the_call(model):

@@ -112,7 +112,7 @@ def test_an_assistant_changes_nothing(model, mode, start):
     arguments = prompts(PROMPTS["text" if start == "open" and "interleaved" in mode else start]) | MODES[mode]
     assistant = tiny_lavit(seed=1)
     if "guided" in mode:
-        with pytest.raises(ValueError, match="guidance_scale=3.0 does not work with an assistant_model"):
+        with pytest.raises(ValueError, match="guidance_scale=3.0 does not work with assistant_model"):
             model.generate(**arguments, assistant_model=assistant)
         return
     expected = model.generate(**arguments)

@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from transformers import GenerationConfig
 
 import lavit_hf
 
 from ..data.loading import load_rows
 from ..diffusion import LavitImageDecoderPipeline
-from ..modeling import LavitForCausalLM
+from ..modeling import LavitForCausalLM, LavitGenerationConfig
 from ..modeling.freezing_lavit import evaluation_mode
 from ..processing import LavitProcessor
 from .captions import evaluate_captions
@@ -154,7 +153,7 @@ def _evaluating(model: LavitForCausalLM, pipeline: LavitImageDecoderPipeline | N
     devices = [model.device] if model.device.type == "cuda" else []
     own = model.generation_config
     # Settings of generation that the protocol does not name do not hold.
-    model.generation_config = GenerationConfig(**{name: getattr(own, name, None) for name in KEPT_SETTINGS})
+    model.generation_config = LavitGenerationConfig(**{name: getattr(own, name, None) for name in KEPT_SETTINGS})
     try:
         with torch.random.fork_rng(devices), torch.no_grad(), evaluation_mode(*modules):
             yield

@@ -4,6 +4,7 @@
 from transformers import AutoModelForCausalLM
 
 from .configuration_lavit import LavitConfig, LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
+from .decoding_lavit import LavitGenerationConfig
 from .modeling_lavit import LavitCausalLMOutputWithPast, LavitForCausalLM
 from .modeling_lavit_feature_decoder import LavitFeatureDecoder, LavitFeatureDecoderOutput
 from .modeling_lavit_model import LavitModel, LavitModelOutputWithPast, LavitPreTrainedModel
@@ -19,6 +20,7 @@ __all__ = [
     "LavitFeatureDecoderConfig",
     "LavitFeatureDecoderOutput",
     "LavitForCausalLM",
+    "LavitGenerationConfig",
     "LavitModel",
     "LavitModelOutputWithPast",
     "LavitPreTrainedModel",

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Keyword arguments that a forward takes beside its own, as every model of transformers does."""
+"""Keyword arguments of a forward beyond its named ones."""
 
 import inspect
 
@@ -8,7 +8,7 @@ from transformers.utils import TransformersKwargs
 
 
 def check_keyword_arguments(model: nn.Module, kwargs: dict, *modules: nn.Module) -> None:
-    """Raises a `TypeError` for an argument that neither transformers nor the forward of one of `modules` knows."""
+    """Raises a `TypeError` for an argument that neither transformers nor the forward of any of `modules` knows."""
     if not kwargs:
         return
     known = {*TransformersKwargs.__annotations__, "return_dict"}

@@ -34,26 +34,26 @@ def check_guidance(guidance_scale: float, generation_mode: str, settings: Mappin
     """Raises a `ValueError` that names the setting or the language model with which guidance does not work."""
     if generation_mode == "text":
         raise ValueError(f"guidance_scale works on images, got {guidance_scale} with generation_mode='text'.")
-    refused = {"assistant_model": settings.get("assistant_model")}
+    refused = ["assistant_model"]
     if (settings.get("num_beams") or 1) > 1:
-        refused["num_beams"] = settings["num_beams"]
+        refused.append("num_beams")
     if generation_mode == "interleaved":
-        refused["prompt_lookup_num_tokens"] = settings.get("prompt_lookup_num_tokens")
+        refused.append("prompt_lookup_num_tokens")
     if keeps_state(config):
-        kind = config.text_config.model_type
         if generation_mode == "interleaved":
             raise ValueError(
-                f"guidance_scale={guidance_scale} does not work in interleaved generation with {kind}, whose layers "
-                "keep a state of all that they have seen: the unconditional branch cannot begin at an [IMG]."
+                f"guidance_scale={guidance_scale} does not work in interleaved generation with "
+                f"{config.text_config.model_type}, whose layers keep a state of all that they have seen: the "
+                "unconditional branch cannot begin at an [IMG]."
             )
         # Such layers read a single token even if the mask hides it from the unconditional branch.
-        refused |= {name: settings.get(name) for name in ("prefill_chunk_size", "cache")}
-    for name, value in refused.items():
-        if value is not None:
+        refused += ["prefill_chunk_size", "cache"]
+    for name in refused:
+        if (value := settings.get(name)) is not None:
             shown = f"{name}={value}" if isinstance(value, int) else name
             raise ValueError(
-                f"guidance_scale={guidance_scale} does not work with {shown} and {config.text_config.model_type} in "
-                f"generation_mode={generation_mode!r}: guidance_scale=1 is none."
+                f"guidance_scale={guidance_scale} does not work with {shown} in generation_mode={generation_mode!r} "
+                f"with a language model of type {config.text_config.model_type!r}: guidance_scale=1 is none."
             )
 
 

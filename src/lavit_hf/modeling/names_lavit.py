@@ -9,8 +9,8 @@ from transformers.models.auto.modeling_auto import (
 
 def write_names(model_type: str, class_name: str) -> None:
     """
-    Enters a causal language model that reads and writes images. `Trainer` shifts the labels of the classes in the
-    first table when it smooths them, and the pipelines "text-generation" and "any-to-any" look up one table each.
+    Enters the class of a causal language model that reads and writes images. `Trainer` looks up the first table to
+    shift labels when it smooths them. The pipelines "text-generation" and "any-to-any" look up one table each.
     """
     for table in (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES):
         table[model_type] = class_name
