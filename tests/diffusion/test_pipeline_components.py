@@ -1,0 +1,153 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The pipeline takes the schedulers and components that it can use, and refuses all others by name."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    UNet2DConditionModel,
+    UNet2DModel,
+    schedulers,
+)
+from diffusers.schedulers import SchedulerMixin
+from diffusers.utils import is_scipy_available
+
+from lavit_hf.diffusion import LavitImageDecoderPipeline
+
+from .test_arguments import draw, generator, image, remake
+
+
+SCHEDULERS = sorted(
+    name
+    for name in dir(schedulers)
+    if isinstance(value := getattr(schedulers, name), type) and issubclass(value, SchedulerMixin)
+)
+# They have no default configuration, or none with betas.
+NO_CONFIG = {"SchedulerMixin", "AmusedScheduler", "RFD4ProteinaScheduler", "UnCLIPScheduler", "VQDiffusionScheduler"}
+# torchsde, which they need, draws their noise by a seed of its own and not by a generator.
+TORCHSDE = {"CosineDPMSolverMultistepScheduler", "DPMSolverSDEScheduler"}
+USABLE = {
+    "CogVideoXDDIMScheduler",
+    "DDIMParallelScheduler",
+    "DDIMScheduler",
+    "DDPMParallelScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EDMDPMSolverMultistepScheduler",
+    "EDMEulerScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LCMScheduler",
+    "LMSDiscreteScheduler",  # where scipy is installed
+    "PNDMScheduler",
+    "SASolverScheduler",
+    "TCDScheduler",
+    "UniPCMultistepScheduler",
+}
+if is_scipy_available():
+    USABLE.add("LMSDiscreteScheduler")
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if name not in NO_CONFIG | TORCHSDE])
+def test_every_scheduler_of_diffusers_works_or_is_refused(highres, codes, name):
+    """A scheduler that works gives the same images again, and each image of a batch as if it were alone."""
+    settings = {"num_inference_steps": 4}
+    scheduler = getattr(schedulers, name).from_config(highres.scheduler.config)
+    if name in USABLE:
+        pipe = remake(highres, scheduler=scheduler)
+        together = draw(pipe, codes[:2], generator=[generator(5), generator(6)], **settings)
+        again = draw(pipe, codes[:2], generator=(generator(5), generator(6)), **settings)
+        alone = draw(pipe, codes[1], generator=[generator(6)], **settings)
+        np.testing.assert_array_equal(together, again)
+        np.testing.assert_allclose(together[1], alone[0], atol=5e-5)
+    else:
+        with pytest.raises(ValueError, match="scheduler"):
+            draw(remake(highres, scheduler=scheduler), codes[0], **settings)
+
+
+def test_usable_schedulers_are_those_of_diffusers():
+    assert set(SCHEDULERS) >= USABLE - {"LMSDiscreteScheduler"}
+
+
+def test_a_scheduler_is_checked_where_it_is_swapped(lowres, monkeypatch):
+    pipe = remake(lowres)
+    pipe.scheduler = schedulers.FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler has no init_noise_sigma"):
+        draw(pipe, image())
+    pipe.scheduler = EulerDiscreteScheduler.from_config(lowres.scheduler.config)
+    with pytest.raises(ValueError, match="eta must be 0 with EulerDiscreteScheduler, which has no eta, got 0.5"):
+        draw(pipe, image(), eta=0.5)
+    pipe.scheduler = DDIMScheduler.from_config(lowres.scheduler.config, steps_offset=1)
+    with pytest.raises(ValueError, match="num_inference_steps=1000 DDIMScheduler begins at 1000"):
+        draw(pipe, image(), num_inference_steps=1000)
+
+
+# Components
+
+
+def test_components_must_fit(lowres, highres):
+    low, high = lowres.components, highres.components
+    with pytest.raises(ValueError, match=r"cross_attention_dim must be sum\(condition_dims\), 64, got 24"):
+        LavitImageDecoderPipeline(**low | {"feature_decoder": high["feature_decoder"]})
+    for name in ("feature_decoder", "unet", "vae"):
+        for part in (None, torch.nn.Linear(1, 1)):
+            with pytest.raises(ValueError, match=f"{name} must be a model whose config has .*; {type(part).__name__}"):
+                LavitImageDecoderPipeline(**low | {name: part})
+    with pytest.raises(ValueError, match="unet must be .*; UNet2DModel has no addition_embed_type"):
+        LavitImageDecoderPipeline(
+            **low
+            | {
+                "unet": UNet2DModel(
+                    block_out_channels=(32,), down_block_types=["DownBlock2D"], up_block_types=["UpBlock2D"]
+                )
+            }
+        )
+    with pytest.raises(ValueError, match="scheduler must be .*; NoneType has no init_noise_sigma"):
+        LavitImageDecoderPipeline(**low | {"scheduler": None})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"out_channels": 8}, "unet.config.out_channels must be the VAE's latent_channels, 4, got 8"),
+        ({"time_cond_proj_dim": 8}, "unet.config.time_cond_proj_dim must be None, got 8"),
+        ({"num_class_embeds": 8}, "unet.config.num_class_embeds must be None, got 8"),
+        ({"class_embed_type": "timestep"}, "unet.config.class_embed_type must be None, got 'timestep'"),
+    ],
+)
+def test_a_unet_that_expects_more_is_refused(lowres, changes, message):
+    unet = UNet2DConditionModel.from_config(dict(lowres.unet.config) | changes)
+    with pytest.raises(ValueError, match=message):
+        LavitImageDecoderPipeline(**lowres.components | {"unet": unet})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"shift_factor": 0.1}, {"latents_mean": [0.1] * 4, "latents_std": [0.5] * 4}], ids=str
+)
+def test_a_vae_with_another_normalization_is_refused(lowres, changes):
+    vae = AutoencoderKL.from_config(dict(lowres.vae.config) | changes)
+    with pytest.raises(ValueError, match=f"vae.config.{next(iter(changes))} must be None or 0, got"):
+        LavitImageDecoderPipeline(**lowres.components | {"vae": vae})
+
+
+def test_components_are_checked_where_they_are_swapped(lowres, highres):
+    pipe = remake(lowres)
+    pipe.unet = highres.unet
+    with pytest.raises(ValueError, match="cross_attention_dim"):
+        draw(pipe, image())
+
+
+def test_a_unet_without_a_size_needs_one(lowres):
+    unet = UNet2DConditionModel.from_config(dict(lowres.unet.config) | {"sample_size": None})
+    pipe = remake(lowres, unet=unet)
+    assert draw(pipe, image()).shape == (1, 32, 32, 3)
+    with pytest.raises(ValueError, match="Pass height and width: unet.config.sample_size is None"):
+        pipe(image(), height=32)
