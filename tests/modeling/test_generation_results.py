@@ -125,6 +125,9 @@ def test_empty_prompts(model):
     assert batch[1].tolist()[: alone[0].shape[1]] == alone[0][0].tolist()
     unconditional = model.generate(empty[:1], generation_mode="image")[0].tolist()
     assert batch[0].tolist()[2 : 2 + len(unconditional)] == unconditional
+    interleaved = {"generation_mode": "interleaved", "first_modality": "image"}
+    begun = model.generate(torch.full((1, 1), IMAGE_START), generation_mode="image")[0].tolist()
+    assert model.generate(empty[:1], **interleaved)[0].tolist()[: len(begun)] == begun
     for settings_ in ({}, {"generation_mode": "interleaved", "max_new_tokens": 40}):
         with pytest.raises(ValueError, match="Prompt 0 is empty"):
             model.generate(empty, **settings_)

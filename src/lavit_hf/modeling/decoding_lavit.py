@@ -213,7 +213,7 @@ class LavitDecoding:
         if self.first_modality == "image" and prompt_length == 0:
             if most == 1:
                 raise ValueError("max_new_tokens must be at least 2 to draw from empty prompts, got 1.")
-            most -= 1  # The model reads the first [IMG] in place of an empty prompt.
+            most = self.max_new_tokens - 1  # The model reads the first [IMG] in place of an empty prompt.
         if most is not None:
             decided.update(max_new_tokens=most, max_length=None)
         # The grammar knows when an image may end, and transformers knows it for text.
@@ -227,13 +227,13 @@ class LavitDecoding:
         text = {name: self.settings.get(name) for name in ("do_sample", *WARPERS)}
         if text["top_k"] is None:
             text["top_k"] = DEFAULT_TOP_K
-        image = text | {name: value for name, value in image.items() if name in text}
+        inside = text | {name: value for name, value in image.items() if name in text}
         if (self.settings.get("num_beams") or 1) > 1:
-            image["do_sample"] = text["do_sample"]  # A beam goes through text and images.
-        if not (text["do_sample"] or image["do_sample"]):
+            inside["do_sample"] = text["do_sample"]  # A beam goes through text and images.
+        if not (text["do_sample"] or inside["do_sample"]):
             return []
         decided.update(dict.fromkeys(WARPERS), do_sample=True)
-        return [LavitSamplingLogitsProcessor(text, image, config)]
+        return [LavitSamplingLogitsProcessor(text, inside, config)]
 
 
 def _check_image_settings(mode: str, image: ChainMap) -> None:
