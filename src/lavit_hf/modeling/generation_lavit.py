@@ -68,47 +68,50 @@ class LavitGenerationMixin(LavitGuidanceMixin):
 
         Args:
             inputs or input_ids (`torch.LongTensor` of shape `(B, L)`):
-                Prompts, padded on either side, with placeholders for the images: one for each image, or one for each
-                of its codes.
+                Prompts, padded on either side. They have one placeholder for each image, or one for each of its codes.
             generation_config (`GenerationConfig`, *optional*):
-                Overrides the model's own, whose custom entry `image_generation` holds the defaults of drawing.
+                Settings that override those of the model, for example a [`LavitGenerationConfig`].
             logits_processor (`LogitsProcessorList`, *optional*):
-                Further processors. The scores that they get are -inf for tokens that may not follow.
+                Processors that are called after the grammar, with scores of -inf for tokens that may not follow.
             stopping_criteria, prefix_allowed_tokens_fn, streamer: Same as in `GenerationMixin.generate`.
             generation_mode (`"text"`, `"image"` or `"interleaved"`, *optional*, defaults to `"text"`):
-                `"text"`: text alone. `"image"`: `[IMG]`, unless the prompt has opened its image, then codes and
-                `[/IMG]`. `"interleaved"`: text, and images wherever the model opens one, until text ends. An image is
-                opened only where the most codes have room, so that no image is cut.
+                `"text"` generates text alone. `"image"` generates `[IMG]`, unless the prompt ends in an open image,
+                then codes and `[/IMG]`. `"interleaved"` generates text, with images where the model opens one, until
+                the text ends. The model may open an image only if the largest image has room, so that none is cut.
             guidance_scale (`float`, *optional*):
-                Strength of classifier-free guidance while an image is drawn; 1 is none. Both branches run in one
-                forward: the unconditional one sees only from the open `[IMG]` on. Not with beams.
+                Strength of classifier-free guidance while an image is drawn, 1 for none. Both branches run in one
+                forward, and the unconditional branch sees only what follows the open `[IMG]`. Guidance does not work
+                with beams.
             image_generation (`dict` or `GenerationConfig`, *optional*):
-                Settings of sampling inside images, over those that the model was saved with. `min_new_tokens` and
-                `max_new_tokens` are the least and the most codes of an image.
-            max_images (`int`, *optional*): Most images of `"interleaved"`. Default: any number.
-            first_modality (`"text"` or `"image"`, *optional*): First modality of `"interleaved"`. Default: either.
+                Settings inside images, which override those that are saved with the model. `min_new_tokens` and
+                `max_new_tokens` are the smallest and the largest number of codes of an image.
+            max_images (`int`, *optional*):
+                Largest number of images in `"interleaved"` mode. By default, there is no limit.
+            first_modality (`"text"` or `"image"`, *optional*):
+                What is generated first in `"interleaved"` mode. By default, the model decides.
             negative_prompt_ids (`torch.LongTensor` of shape `(B, N)`, `(1, N)` or `(N,)`, *optional*):
-                Prompts of the unconditional branch before `[IMG]`, padded on either side; with
-                `negative_prompt_attention_mask` of the same shape.
+                Prompts of the unconditional branch, which precede its `[IMG]`, padded on either side.
+            negative_prompt_attention_mask (`torch.Tensor` of the same shape, *optional*): 0 at their padding.
             pixel_values (`torch.FloatTensor` of shape `(num_images, 3, image_size, image_size)`, *optional*):
                 Images of the prompts in reading order.
             vision_features, keep_mask: Same as in [`LavitForCausalLM.forward`].
-            image_inputs (`"features"` or `"codes"`, or a list of these words, one per image, *optional*):
-                How images enter. Default: the configuration's for text, `"codes"` for drawing.
+            image_inputs (`"features"` or `"codes"`, or a list with one of these words per image, *optional*):
+                How images enter. By default, `"codes"` in `"image"` mode, and otherwise as the configuration says.
             return_full_text (`bool`, *optional*, defaults to `True`): Whether the result begins with the prompts.
             return_prompt_codes (`bool`, *optional*, defaults to `False`):
-                Whether the prompts in the result have the codes of their images in place of placeholders. They are
-                then padded on the left, and as long as their images need it.
-            **kwargs: Same as in `GenerationMixin.generate`.
+                Whether the prompts in the result have the codes of their images instead of placeholders. They are
+                then padded on the left, and may be longer than the given prompts.
+            **kwargs: Same arguments as `GenerationMixin.generate`.
 
         Returns:
             `torch.LongTensor` of shape `(B * num_return_sequences, L + new tokens)` or a `ModelOutput`: exactly the
-            ids that were given, and then new tokens. `max_length` counts the ids as given. Under guidance, the cache
-            has twice the rows, and `logits` are the combined log-probabilities of both branches.
+            given ids, followed by new tokens. `max_length` counts the ids as they were given. Under guidance, the
+            returned cache has twice the rows, and `logits` are the combined log-probabilities of both branches.
 
         Raises:
-            ValueError: a value out of its range; settings that exclude each other; no room for an image; prompts or
-                images that the context does not hold; an empty prompt for text; placeholders that fit no images.
+            ValueError: If a value is out of its range, if settings exclude each other, if an image, the prompts or
+                their images do not fit into the context, if a prompt of text is empty, or if the number of
+                placeholders is neither that of the images nor that of their codes.
         """
         if (input_ids := kwargs.pop("input_ids", None)) is not None:
             if inputs is not None:
