@@ -13,7 +13,6 @@ from tqdm import tqdm
 from ..diffusion import LavitImageDecoderPipeline
 from ..inference import decode_codes, draw_codes, encode_images, write_texts
 from ..modeling import LavitForCausalLM, LavitVisualTokenizerOutput
-from ..modeling.decoding_lavit import explicit_settings
 from ..processing import LavitProcessor, read_image
 from ..visualization import Sample
 
@@ -115,7 +114,7 @@ class Subject:
 
     def drawing_settings(self) -> dict:
         """Returns the settings of drawing codes, including the model's own."""
-        own = explicit_settings(self.model.generation_config.image_generation)
+        own = self.model.generation_config.to_dict()["image_generation"]
         return {"do_sample": True, **own, **self.settings.image_generation}
 
     def draw(self, texts: list[str], first: int, images: list[Image.Image] | None = None) -> list[Image.Image]:
