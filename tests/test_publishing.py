@@ -41,7 +41,7 @@ GREEDY = {"generation_mode": "image", "do_sample": False, "image_generation": {"
 SOURCE = Path(lavit_hf.__file__).parent
 # All that `modeling` and `processing` hold, but what loads no part of a whole LaVIT by an Auto class.
 CODE = {path.name for part in ("modeling", "processing") for path in (SOURCE / part).glob("*_lavit*.py")}
-CODE -= {"modeling_lavit_feature_decoder.py", "modeling_lavit_pretraining.py", "streaming_lavit.py"}
+CODE -= {"modeling_lavit_feature_decoder.py", "modeling_lavit_stage_one.py", "streaming_lavit.py"}
 # Draws greedily, in an environment that has this package or not.
 DRAW = """
 import sys

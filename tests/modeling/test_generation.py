@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig, StaticCache, TextStreamer
 
 from lavit_hf import LavitForCausalLM
-from lavit_hf.modeling.decoding_lavit import LavitDecoding, LavitGenerationConfig
+from lavit_hf.modeling.generation_settings_lavit import LavitGenerationConfig, LavitGenerationSettings
 from lavit_hf.modeling.grammar_lavit import LavitGrammarLogitsProcessor
 
 from ..causal_models import guided_by_hand
@@ -36,10 +36,10 @@ def model() -> LavitForCausalLM:
     return tiny_lavit()
 
 
-def decode(model, **settings) -> LavitDecoding:
+def decode(model, **settings) -> LavitGenerationSettings:
     """The settings of a call for prompts of five tokens."""
     image_settings = {name: settings.pop(name, None) for name in ("generation_mode", "image_generation")}
-    return LavitDecoding(model.config, model.generation_config, None, settings, 5, **image_settings)
+    return LavitGenerationSettings(model.config, model.generation_config, None, settings, 5, **image_settings)
 
 
 def prompt(rows=PROMPTS, side="left") -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from lavit_hf import LavitForCausalLM
-from lavit_hf.modeling.decoding_lavit import DEFAULT_MAX_LENGTH, DEFAULT_TOP_K
+from lavit_hf.modeling.generation_settings_lavit import DEFAULT_MAX_LENGTH, DEFAULT_TOP_K
 
 from ..tiny import (
     CODEBOOK_SIZE,

@@ -367,6 +367,17 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         load_weights(make_moe(make_processor(), "llama"), tmp_path)
 
 
+def test_true_resumes_from_the_last_whole_checkpoint(tmp_path):
+    """As the scripts do. `Trainer` itself takes the newest folder."""
+    train_experts(tmp_path)
+    newest = tmp_path / "checkpoint-99"
+    newest.mkdir()
+    (newest / "trainer_state.json").write_text('{"global_step"')
+    assert train_experts(tmp_path, resume=True).state.global_step == 4
+    with pytest.raises(ValueError, match="resume_from_checkpoint is True, but .* has no whole checkpoint"):
+        train_experts(tmp_path / "empty", resume=True)
+
+
 def test_losses_go_on_in_the_log(tmp_path):
     whole = train_unet(tmp_path / "whole")
     train_unet(tmp_path / "half")

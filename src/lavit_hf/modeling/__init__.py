@@ -4,11 +4,11 @@
 from transformers import AutoModelForCausalLM
 
 from .configuration_lavit import LavitConfig, LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
-from .decoding_lavit import LavitGenerationConfig
+from .generation_settings_lavit import LavitGenerationConfig
 from .modeling_lavit import LavitCausalLMOutputWithPast, LavitForCausalLM
 from .modeling_lavit_feature_decoder import LavitFeatureDecoder, LavitFeatureDecoderOutput
 from .modeling_lavit_model import LavitModel, LavitModelOutputWithPast, LavitPreTrainedModel
-from .modeling_lavit_pretraining import LavitVisualTokenizerForPreTraining, LavitVisualTokenizerForPreTrainingOutput
+from .modeling_lavit_stage_one import LavitVisualTokenizerForPreTraining, LavitVisualTokenizerForPreTrainingOutput
 from .modeling_lavit_visual_tokenizer import LavitVisualTokenizer, LavitVisualTokenizerOutput
 from .selector_lavit import select_patches
 

@@ -10,8 +10,8 @@ from torch import nn
 from transformers.generation import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from .decoding_lavit import LavitDecoding, LavitGenerationConfig
 from .expansion_lavit import check_no_image_arguments
+from .generation_settings_lavit import LavitGenerationConfig, LavitGenerationSettings
 from .grammar_lavit import LavitGrammarLogitsProcessor
 from .guidance_lavit import LavitGuidanceMixin, start_branches
 from .prompts_lavit import (
@@ -83,8 +83,10 @@ class LavitGenerationMixin(LavitGuidanceMixin):
                 forward, and the unconditional branch sees only what follows the open `[IMG]`. Guidance does not work
                 with beams.
             image_generation (`dict` or `GenerationConfig`, *optional*):
-                Settings inside images, which override those that are saved with the model. `min_new_tokens` and
-                `max_new_tokens` are the smallest and the largest number of codes of an image.
+                Settings inside images, which override those that are saved with the model, and in `"interleaved"`
+                mode also those in `kwargs`. In `"image"` mode, settings in `kwargs` and `generation_config` override
+                them. `min_new_tokens` and `max_new_tokens` are the smallest and the largest number of codes of an
+                image.
             max_images (`int`, *optional*):
                 Largest number of images in `"interleaved"` mode. By default, there is no limit.
             first_modality (`"text"` or `"image"`, *optional*):
@@ -126,7 +128,7 @@ class LavitGenerationMixin(LavitGuidanceMixin):
             check_no_image_arguments(image_inputs, keep_mask, encoded)
 
         # 1. Decide which settings hold.
-        decoding = LavitDecoding(
+        settings = LavitGenerationSettings(
             self.config,
             self.generation_config,
             generation_config,
@@ -138,22 +140,22 @@ class LavitGenerationMixin(LavitGuidanceMixin):
             max_images,
             first_modality,
         )
-        self._check_decoding(decoding, negative_prompt_ids)
-        kwargs = decoding.arguments | {"stopping_criteria": stopping_criteria, "streamer": streamer}
+        self._check_settings(settings, negative_prompt_ids)
+        kwargs = settings.arguments | {"stopping_criteria": stopping_criteria, "streamer": streamer}
         kwargs["prefix_allowed_tokens_fn"] = prefix_allowed_tokens_fn
         if inputs is None:
-            processors = self._processors(decoding, 0, logits_processor)
+            processors = self._processors(settings, 0, logits_processor)
             return super().generate(logits_processor=processors, **kwargs)
 
         # 2. Read the prompts: put images into them, and move padding to the left.
-        check_prompts(self.config, inputs, decoding)
+        check_prompts(self.config, inputs, settings)
         attention_mask = kwargs.pop("attention_mask", None)
         if attention_mask is None:
-            attention_mask = infer_attention_mask(inputs, decoding)
+            attention_mask = infer_attention_mask(inputs, settings)
         attention_mask = attention_mask.to(inputs.device, torch.long)
         cache = kwargs.get("cache")
         if cache is not None and cache.get_seq_length() > 0:
-            prompts = continue_prompts(self.config, inputs, attention_mask, cache, has_images, decoding)
+            prompts = continue_prompts(self.config, inputs, attention_mask, cache, has_images, settings)
         else:
             if has_images and kwargs.get("inputs_embeds") is not None:
                 raise ValueError("Images go with input_ids, and not with inputs_embeds.")
@@ -162,9 +164,9 @@ class LavitGenerationMixin(LavitGuidanceMixin):
             expand_images = partial(self.model.expand_images, image_inputs=image_inputs, **images)
             features = kwargs.pop("mm_encoder_outputs", None)
             prompts = read_prompts(
-                self.config, inputs, attention_mask, expand_images if has_images else None, features, decoding
+                self.config, inputs, attention_mask, expand_images if has_images else None, features, settings
             )
-        check_context(self.config, prompts.input_ids.shape[1], decoding)
+        check_context(self.config, prompts.input_ids.shape[1], settings)
         if prompts.features is not None:
             kwargs["mm_encoder_outputs"] = prompts.features
         assistant = kwargs.get("assistant_model")
@@ -176,7 +178,7 @@ class LavitGenerationMixin(LavitGuidanceMixin):
             )
 
         # 3. Add the unconditional branches of guidance.
-        if decoding.guided:
+        if settings.guided:
             prompts.input_ids, prompts.attention_mask, branches = start_branches(
                 self.config,
                 prompts.input_ids,
@@ -184,14 +186,14 @@ class LavitGenerationMixin(LavitGuidanceMixin):
                 negative_prompt_ids,
                 negative_prompt_attention_mask,
             )
-            kwargs |= branches | {"image_guidance_scale": decoding.guidance_scale}
+            kwargs |= branches | {"image_guidance_scale": settings.guidance_scale}
 
         # 4. Generate, and put the given prompts back.
         if not prompts.are_as_given:
             logits_processor, kwargs = self._show_as_given(prompts, logits_processor, kwargs)
         outputs = super().generate(
             prompts.input_ids,
-            logits_processor=self._processors(decoding, prompts.length, logits_processor),
+            logits_processor=self._processors(settings, prompts.length, logits_processor),
             attention_mask=prompts.attention_mask,
             **kwargs,
         )
@@ -202,22 +204,22 @@ class LavitGenerationMixin(LavitGuidanceMixin):
         outputs.sequences = prompts.put_back(outputs.sequences, beginning)
         return outputs
 
-    def _check_decoding(self, decoding: LavitDecoding, negative_prompt_ids: torch.LongTensor | None) -> None:
+    def _check_settings(self, settings: LavitGenerationSettings, negative_prompt_ids: torch.LongTensor | None) -> None:
         """Raises a `ValueError` for settings that this model, or its device, cannot have."""
-        if decoding.guided and self._has_virtual_tokens:
-            raise ValueError(f"guidance_scale must be 1 with prompt learning of peft, got {decoding.guidance_scale}.")
-        if negative_prompt_ids is not None and not decoding.guided:
-            raise ValueError(f"negative_prompt_ids need a guidance_scale above 1, got {decoding.guidance_scale}.")
-        implementation = decoding.settings.get("cache_implementation") or ""
+        if settings.guided and self._has_virtual_tokens:
+            raise ValueError(f"guidance_scale must be 1 with prompt learning of peft, got {settings.guidance_scale}.")
+        if negative_prompt_ids is not None and not settings.guided:
+            raise ValueError(f"negative_prompt_ids need a guidance_scale above 1, got {settings.guidance_scale}.")
+        implementation = settings.explicit.get("cache_implementation") or ""
         if implementation.startswith("offloaded") and self.device.type == "cpu":
             raise ValueError(f"cache_implementation={implementation!r} needs a GPU to offload from, got a CPU.")
 
     def _processors(
-        self, decoding: LavitDecoding, prompt_length: int, logits_processor: LogitsProcessorList | None
+        self, settings: LavitGenerationSettings, prompt_length: int, logits_processor: LogitsProcessorList | None
     ) -> LogitsProcessorList:
         """Returns the grammar, the processors of the user, and the sampling of text and images if it differs."""
-        grammar = LavitGrammarLogitsProcessor(decoding, self.config, prompt_length)
-        return LogitsProcessorList([grammar, *(logits_processor or []), *decoding.sampling])
+        grammar = LavitGrammarLogitsProcessor(settings, self.config, prompt_length)
+        return LogitsProcessorList([grammar, *(logits_processor or []), *settings.sampling])
 
     def _show_as_given(
         self, prompts: LavitPrompts, logits_processor: LogitsProcessorList | None, kwargs: dict[str, Any]

@@ -5,36 +5,36 @@ import torch
 from transformers.generation import LogitsProcessor
 
 from .configuration_lavit import LavitConfig
-from .decoding_lavit import LavitDecoding
 from .expansion_lavit import open_image_start
+from .generation_settings_lavit import LavitGenerationSettings
 
 
 class LavitGrammarLogitsProcessor(LogitsProcessor):
     """
-    Sets the scores of all tokens to -inf that may not follow.
+    Sets the scores of tokens that may not follow to -inf.
 
     Inside an image, codes may follow until the image has its largest number of codes, and `[/IMG]` once it has its
     smallest number. Outside, text may follow, and in interleaved generation `[IMG]`, if another image is allowed and
     the largest image has room, so that no image is cut. The placeholder never follows.
 
     Args:
-        decoding ([`LavitDecoding`]): Settings of generation, among them the bounds on images and on new tokens.
+        settings ([`LavitGenerationSettings`]): Settings of generation, with the bounds on images and new tokens.
         config ([`LavitConfig`]): Gives the ids of the vocabulary.
         prompt_length (`int`): Length of the prompts.
     """
 
-    def __init__(self, decoding: LavitDecoding, config: LavitConfig, prompt_length: int):
-        self.decoding, self.config, self.prompt_length = decoding, config, prompt_length
+    def __init__(self, settings: LavitGenerationSettings, config: LavitConfig, prompt_length: int):
+        self.settings, self.config, self.prompt_length = settings, config, prompt_length
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        decoding, config = self.decoding, self.config
+        settings, config = self.settings, self.config
         start, is_open = open_image_start(input_ids, config)
-        if decoding.generation_mode == "text":
+        if settings.generation_mode == "text":
             is_open = torch.zeros_like(is_open)
         num_codes, num_new_tokens = input_ids.shape[1] - 1 - start, input_ids.shape[1] - self.prompt_length
-        is_full = is_open & (num_codes >= decoding.num_codes[1])
-        has_enough = (num_codes >= decoding.num_codes[0]) & (num_new_tokens >= decoding.min_new_tokens)
-        must_open = ~is_open & (decoding.first_modality == "image" and num_new_tokens == 0)
+        is_full = is_open & (num_codes >= settings.num_codes[1])
+        has_enough = (num_codes >= settings.num_codes[0]) & (num_new_tokens >= settings.min_new_tokens)
+        must_open = ~is_open & (settings.first_modality == "image" and num_new_tokens == 0)
 
         allowed = ~(is_open | must_open)[:, None].repeat(1, scores.shape[1])
         codes = slice(config.visual_token_offset, config.visual_token_offset + config.codebook_size)
@@ -50,9 +50,9 @@ class LavitGrammarLogitsProcessor(LogitsProcessor):
 
     def _may_open(self, input_ids: torch.LongTensor) -> torch.BoolTensor:
         """Returns (B,) bool, True where `[IMG]` may follow text."""
-        decoding, new_ids = self.decoding, input_ids[:, self.prompt_length :]
+        settings, new_ids = self.settings, input_ids[:, self.prompt_length :]
         num_images = new_ids.eq(self.config.image_end_token_id).sum(dim=-1)
-        has_room = decoding.max_new_tokens - new_ids.shape[1] >= decoding.num_codes[1] + 2
-        is_too_early = decoding.first_modality == "text" and new_ids.shape[1] == 0
-        limit = decoding.max_new_tokens if decoding.max_images is None else decoding.max_images
-        return (num_images < limit) & (decoding.generation_mode == "interleaved" and has_room and not is_too_early)
+        has_room = settings.max_new_tokens - new_ids.shape[1] >= settings.num_codes[1] + 2
+        is_too_early = settings.first_modality == "text" and new_ids.shape[1] == 0
+        limit = settings.max_new_tokens if settings.max_images is None else settings.max_images
+        return (num_images < limit) & (settings.generation_mode == "interleaved" and has_room and not is_too_early)

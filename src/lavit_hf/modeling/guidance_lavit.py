@@ -3,7 +3,9 @@
 Classifier-free guidance while an image is drawn (arXiv 2309.04669, section 3.3), with both branches in one batch.
 
 Rows 0 to B - 1 of a guided forward are the sequences. Rows B to 2B - 1 are their unconditional branches: the same
-tokens, which attend only to the open image, from its `[IMG]` on, and to a negative prompt if there is one.
+tokens, which attend only to the open image, from its `[IMG]` on, and to a negative prompt if there is one. Outside an
+image, the guidance scale of a row is 1, so that the result is its conditional branch. Before its first `[IMG]`, an
+unconditional branch sees nothing of the prompt but the negative prompt.
 
 `generate` calls `start_branches` once. In each step, `prepare_inputs_for_generation` appends the branches to the
 inputs of the model, whose forward combines their logits by `combine_branches`.
@@ -82,8 +84,9 @@ def start_branches(
     Returns:
         The prompts and their mask, with more padding on the left if a negative prompt is longer, and arguments of
         [`append_branches`]: `unconditional_ids` (B, L); `unconditional_mask` (B, L), which is 1 at negative prompts;
-        `unconditional_start` (B,), the position of the open `[IMG]`, or L in rows without an open image. In these, the
-        branch sees nothing of the prompt, since layers that keep a state could not forget it at an `[IMG]`.
+        `unconditional_start` (B,), the position of the open `[IMG]`, or L in rows without an open image. Without an
+        open image, the branch sees only the negative prompt, since layers that keep a state could not remove the
+        prompt from it at a later `[IMG]`.
 
     Raises:
         ValueError: If there is neither one negative prompt nor one for each prompt, or if one has a placeholder.

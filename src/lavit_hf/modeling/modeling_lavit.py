@@ -20,15 +20,15 @@ from .backbones_lavit import (
     load_visual_tokenizer,
     make_room,
 )
+from .class_tables_lavit import write_names
 from .configuration_lavit import LavitConfig
-from .decoding_lavit import LavitGenerationConfig
 from .expansion_lavit import IGNORE_INDEX, LavitSequences, check_labels_elsewhere, count_labels, mask_labels
 from .generation_lavit import LavitGenerationMixin
+from .generation_settings_lavit import LavitGenerationConfig
 from .guidance_lavit import combine_branches
 from .head_lavit import all_logits
-from .library_lavit import LavitExportMixin
 from .modeling_lavit_model import LavitModel, LavitPreTrainedModel
-from .names_lavit import write_names
+from .optional_mixins_lavit import LavitExportMixin
 from .precision_lavit import read_dtype
 
 

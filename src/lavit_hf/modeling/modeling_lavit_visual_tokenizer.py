@@ -13,12 +13,12 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs, recursively_install_hooks
 
-from .arguments_lavit import check_keyword_arguments
 from .codebook_lavit import POSITIONS_STD, LavitQuantizer, init_codebook
 from .configuration_lavit import LavitVisualTokenizerConfig
 from .freezing_lavit import LavitFreezingMixin, evaluation_mode, gradients_where_trained
-from .library_lavit import LavitPublishingMixin
+from .keyword_arguments_lavit import check_keyword_arguments
 from .merger_lavit import LavitMerger, LavitVisualAdapter, PatchPartition, recorded_outputs
+from .optional_mixins_lavit import LavitPublishingMixin
 from .precision_lavit import LavitFloat32Mixin
 from .selector_lavit import LavitSelector, select_patches
 from .vision_tower_lavit import build_vision_tower, check_vision_tower

@@ -11,7 +11,6 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .configuration_lavit import LavitConfig
-from .decoding_lavit import LavitDecoding
 from .expansion_lavit import (
     LavitSequences,
     check_attention_mask,
@@ -19,6 +18,7 @@ from .expansion_lavit import (
     move_padding_left,
     open_image_start,
 )
+from .generation_settings_lavit import LavitGenerationSettings
 
 
 @dataclass
@@ -85,7 +85,7 @@ class StreamedAsGiven(BaseStreamer):
         self._streamer.end()
 
 
-def check_prompts(config: LavitConfig, input_ids: torch.LongTensor, decoding: LavitDecoding) -> None:
+def check_prompts(config: LavitConfig, input_ids: torch.LongTensor, settings: LavitGenerationSettings) -> None:
     """Raises a `ValueError` for prompts that are no ids of this model, or too long before images are expanded."""
     if input_ids.ndim != 2 or input_ids.is_floating_point() or len(input_ids) == 0:
         raise ValueError(
@@ -96,14 +96,14 @@ def check_prompts(config: LavitConfig, input_ids: torch.LongTensor, decoding: La
             f"input_ids must be from 0 to {config.vocab_size - 1}, got {int(input_ids.min())} to "
             f"{int(input_ids.max())}."
         )
-    check_context(config, input_ids.shape[1], decoding)
+    check_context(config, input_ids.shape[1], settings)
 
 
-def check_context(config: LavitConfig, length: int, decoding: LavitDecoding) -> None:
+def check_context(config: LavitConfig, length: int, settings: LavitGenerationSettings) -> None:
     """Raises a `ValueError` if prompts of `length`, and the images asked for, do not fit into the context."""
     longest = getattr(config.text_config, "max_position_embeddings", None)
-    num_images = decoding.max_images or int(decoding.first_modality == "image")
-    needed = num_images * (decoding.num_codes[0] + 2) or 1
+    num_images = settings.max_images or int(settings.first_modality == "image")
+    needed = num_images * (settings.num_codes[0] + 2) or 1
     if longest is not None and length + needed > longest:
         raise ValueError(
             f"The context holds {longest} positions: prompts of {length} leave no room for "
@@ -111,9 +111,9 @@ def check_context(config: LavitConfig, length: int, decoding: LavitDecoding) -> 
         )
 
 
-def infer_attention_mask(input_ids: torch.LongTensor, decoding: LavitDecoding) -> torch.LongTensor:
+def infer_attention_mask(input_ids: torch.LongTensor, settings: LavitGenerationSettings) -> torch.LongTensor:
     """Returns the mask that transformers infers if none is given: 0 at padding that is told from ends of text."""
-    pad, eos = decoding.settings.get("pad_token_id"), decoding.settings.get("eos_token_id")
+    pad, eos = settings.explicit.get("pad_token_id"), settings.explicit.get("eos_token_id")
     if pad is None or pad in (eos if isinstance(eos, list) else [eos]):
         return torch.ones_like(input_ids)
     return input_ids.ne(pad).long()
@@ -125,7 +125,7 @@ def read_prompts(
     attention_mask: torch.Tensor,
     expand_images: Callable[..., LavitSequences] | None,
     features: dict[str, Any] | None,
-    decoding: LavitDecoding,
+    settings: LavitGenerationSettings,
 ) -> LavitPrompts:
     """
     Expands the images of prompts. Images that enter as codes become codes, others stay placeholders.
@@ -135,7 +135,7 @@ def read_prompts(
         given, attention_mask (`torch.Tensor` of shape `(B, L)`): Prompts, padded on either side.
         expand_images (`Callable`, *optional*): Puts images into ids and a mask. None if there are no images.
         features (`dict`, *optional*): Features of images that were computed before.
-        decoding ([`LavitDecoding`]): Settings of generation.
+        settings ([`LavitGenerationSettings`]): Settings of generation.
 
     Raises:
         ValueError: If the mask does not fit, if a prompt of text is empty, if placeholders do not fit images, or if
@@ -145,7 +145,7 @@ def read_prompts(
         raise ValueError(f"attention_mask must be of shape (B, L), got {tuple(attention_mask.shape)}.")
     check_attention_mask(attention_mask, given.shape)
     is_empty = ~attention_mask.bool().any(dim=-1)
-    if decoding.first_modality != "image" and is_empty.any():
+    if settings.first_modality != "image" and is_empty.any():
         raise ValueError(
             f"Prompt {int(is_empty.int().argmax())} is empty: text needs at least one token to start from."
         )
@@ -183,7 +183,7 @@ def continue_prompts(
     attention_mask: torch.Tensor,
     cache: Cache,
     has_images: bool,
-    decoding: LavitDecoding,
+    settings: LavitGenerationSettings,
 ) -> LavitPrompts:
     """
     Returns prompts whose beginning the model has read into `cache`.
@@ -203,10 +203,10 @@ def continue_prompts(
     if (attention_mask.diff(dim=-1) < 0).any():
         raise ValueError("attention_mask must have its zeros on the left where a cache goes on, as the cache has.")
     keys = getattr(cache.layers[0], "keys", None)
-    num_rows = len(input_ids) * (2 if decoding.guided else 1)
-    if (keys is not None and len(keys) != num_rows) or (decoding.guided and not is_whole):
+    num_rows = len(input_ids) * (2 if settings.guided else 1)
+    if (keys is not None and len(keys) != num_rows) or (settings.guided and not is_whole):
         raise ValueError(
             f"cache must hold {num_rows} rows of {len(input_ids)} whole prompts with guidance_scale="
-            f"{decoding.guidance_scale}, got {'' if keys is None else len(keys)} rows."
+            f"{settings.guidance_scale}, got {'' if keys is None else len(keys)} rows."
         )
     return LavitPrompts(input_ids, input_ids, attention_mask, input_ids)

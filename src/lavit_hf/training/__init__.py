@@ -6,10 +6,10 @@ from .collator import ImageCollator, LavitCollator
 from .language_trainer import LavitForCausalLMTrainer
 from .mixture import MixtureRows, load_mixture
 from .model_card import write_model_card
-from .scripts import DataArguments, SamplesCallback, last_checkpoint, parse_recipe, run_script
+from .scripts import DataArguments, SamplesCallback, parse_recipe, run_script
 from .sequences import ImagePart, SequenceArguments, SequenceReader, TextPart, read_numbers
 from .tokenizer_trainer import LavitVisualTokenizerTrainer, TokenizerSchedule
-from .trainer import LavitTrainer, freeze_parts
+from .trainer import LavitTrainer, freeze_parts, last_checkpoint
 
 
 __all__ = [

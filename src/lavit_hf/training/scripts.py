@@ -12,9 +12,7 @@ from typing import Any, Literal
 import yaml
 from accelerate import PartialState
 from PIL import Image
-from transformers import HfArgumentParser, TrainerCallback, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import sort_checkpoints
+from transformers import HfArgumentParser, TrainerCallback
 
 from ..data.loading import load_rows
 from ..data.rows import ImageReader, Rows, RowStream
@@ -90,23 +88,6 @@ class DataArguments:
         )
 
 
-def last_checkpoint(args: TrainingArguments) -> str | None:
-    """
-    Returns the newest complete checkpoint in the output folder, from which the same command resumes, or None.
-    """
-    newest_first = reversed(sort_checkpoints(args.output_dir))
-    return next((folder for folder in newest_first if _is_complete(Path(folder, TRAINER_STATE_NAME))), None)
-
-
-def _is_complete(state: Path) -> bool:
-    # Trainer writes its state last. If it is missing or incomplete, the run was killed while it wrote the checkpoint.
-    try:
-        json.loads(state.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return False
-    return True
-
-
 class SamplesCallback(TrainerCallback):
     """
     Writes what the model makes of the same few inputs to `samples/` in the output folder, whenever it is saved.
@@ -141,4 +122,4 @@ def run_script(main: Callable[[], None]) -> None:
     state.destroy_process_group()
 
 
-__all__ = ["DataArguments", "SamplesCallback", "last_checkpoint", "parse_recipe", "run_script"]
+__all__ = ["DataArguments", "SamplesCallback", "parse_recipe", "run_script"]

@@ -2,16 +2,19 @@
 """The Trainer of transformers with named losses in the log and checkpoints that are loaded completely or refused."""
 
 import copy
+import json
 import os
 from collections.abc import Iterable
 from inspect import signature
+from pathlib import Path
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 from safetensors import safe_open
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import find_batch_size
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 
@@ -32,6 +35,23 @@ def freeze_parts(model: torch.nn.Module, prefixes: list[str]) -> None:
             raise ValueError(f"No parameter's name starts with {prefix!r}; the parts are {', '.join(parts)}.")
         for parameter in part:
             parameter.requires_grad_(False)
+
+
+def last_checkpoint(args: TrainingArguments) -> str | None:
+    """
+    Returns the newest complete checkpoint in the output folder, from which the same command resumes, or None.
+    """
+    newest_first = reversed(sort_checkpoints(args.output_dir))
+    return next((folder for folder in newest_first if _is_complete(Path(folder, TRAINER_STATE_NAME))), None)
+
+
+def _is_complete(state: Path) -> bool:
+    # Trainer writes its state last. If it is missing or incomplete, the run was killed while it wrote the checkpoint.
+    try:
+        json.loads(state.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 class LavitTrainer(Trainer):
@@ -68,14 +88,18 @@ class LavitTrainer(Trainer):
         Same arguments as `Trainer.train`.
 
         Raises:
-            ValueError: If the checkpoint lacks weights of the model, or has weights that the model lacks.
+            ValueError: If the checkpoint lacks weights of the model or has weights that the model lacks, or if
+                `resume_from_checkpoint` is True and there is no complete checkpoint.
         """
-        path = get_last_checkpoint(self.args.output_dir) if resume_from_checkpoint is True else resume_from_checkpoint
-        if path:
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_checkpoint(self.args)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"resume_from_checkpoint is True, but {self.args.output_dir} has no whole checkpoint.")
+        if resume_from_checkpoint:
             # A warning, since transformers hides information by default.
-            logger.warning(f"Resuming from {path}.")
-            self.load_checkpoint(path)
-        output = super().train(path or resume_from_checkpoint, **kwargs)
+            logger.warning(f"Resuming from {resume_from_checkpoint}.")
+            self.load_checkpoint(resume_from_checkpoint)
+        output = super().train(resume_from_checkpoint, **kwargs)
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
             self.load_checkpoint(self.state.best_model_checkpoint)
         return output
@@ -181,4 +205,4 @@ def check_adapter(model: PeftModel, folder: str | os.PathLike) -> None:
     check_keys(expected.keys() - saved.keys(), (), folder)
 
 
-__all__ = ["LavitTrainer", "freeze_parts"]
+__all__ = ["LavitTrainer", "freeze_parts", "last_checkpoint"]

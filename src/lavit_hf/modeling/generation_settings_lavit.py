@@ -88,7 +88,7 @@ def explicit_settings(config: GenerationConfig | dict[str, Any] | None) -> dict[
 
 
 def check_integers(settings: dict[str, Any] | ChainMap, suffix: str = "") -> None:
-    """Raises a `ValueError` for a setting that should be an integer, and is none or too small."""
+    """Raises a `ValueError` for a setting that should be an integer and has another type, or is too small."""
     for name, least in INTEGERS.items():
         check_integer(name + suffix, settings.get(name), least)
 
@@ -99,7 +99,7 @@ def check_integer(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
 
 
-class LavitDecoding:
+class LavitGenerationSettings:
     """
     Decides which settings hold in one call of `generate`.
 
@@ -108,6 +108,10 @@ class LavitDecoding:
     `image_generation` itself is looked up in the same order. If a setting is in none of them, the default of
     transformers holds.
 
+    In interleaved generation, `image_generation` overrides the settings of sampling inside images, also those that are
+    arguments of the call. A setting of sampling that it does not name is that of text. The argument `guidance_scale`
+    overrides all others in every mode. Lengths that are saved with the model apply to text only.
+
     Args:
         config ([`LavitConfig`]), saved (`GenerationConfig`): Configuration and generation configuration of the model.
         generation_config (`GenerationConfig`, *optional*), arguments (`dict`): Arguments of `generate`.
@@ -115,7 +119,7 @@ class LavitDecoding:
         generation_mode, guidance_scale, image_generation, max_images, first_modality: Same as in `generate`.
 
     Attributes:
-        settings (`Mapping`): The settings of this call, without defaults.
+        explicit (`Mapping`): The settings that are given anywhere, without defaults.
         arguments (`dict`): Arguments for `GenerationMixin.generate`.
         guidance_scale (`float`): Strength of guidance, 1 for none.
         num_codes (`tuple[int, int]`): Smallest and largest number of codes of an image.
@@ -169,15 +173,15 @@ class LavitDecoding:
         if mode == "image":
             asked.maps.append({name: value for name, value in image.items() if name not in CODE_SETTINGS})
             decided["eos_token_id"] = config.image_end_token_id
-        self.settings = ChainMap(*asked.maps, own)
+        self.explicit = ChainMap(*asked.maps, own)
         check_integers(asked)
         # Lengths that are saved with a model are meant for text.
-        self._decide_lengths(decided, asked if mode == "image" else self.settings, prompt_length)
+        self._decide_lengths(decided, asked if mode == "image" else self.explicit, prompt_length)
         self.sampling = self._split_sampling(decided, image, config) if mode == "interleaved" else []
-        if (early_exit := self.settings.get("assistant_early_exit")) is not None:
+        if (early_exit := self.explicit.get("assistant_early_exit")) is not None:
             raise ValueError(f"assistant_early_exit does not work with a LaVIT, got {early_exit}.")
         if self.guided:
-            check_guidance(self.guidance_scale, mode, self.settings, config)
+            check_guidance(self.guidance_scale, mode, self.explicit, config)
         self.arguments = dict(asked)
 
     @property
@@ -224,11 +228,11 @@ class LavitDecoding:
         self, decided: dict[str, Any], image: ChainMap, config: LavitConfig
     ) -> list[LavitSamplingLogitsProcessor]:
         """Takes sampling out of the hands of transformers, unless both text and images are greedy."""
-        text = {name: self.settings.get(name) for name in ("do_sample", *WARPERS)}
+        text = {name: self.explicit.get(name) for name in ("do_sample", *WARPERS)}
         if text["top_k"] is None:
             text["top_k"] = DEFAULT_TOP_K
         inside = text | {name: value for name, value in image.items() if name in text}
-        if (self.settings.get("num_beams") or 1) > 1:
+        if (self.explicit.get("num_beams") or 1) > 1:
             inside["do_sample"] = text["do_sample"]  # A beam goes through text and images.
         if not (text["do_sample"] or inside["do_sample"]):
             return []
