@@ -94,7 +94,8 @@ class LavitTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args)
             if resume_from_checkpoint is None:
-                raise ValueError(f"resume_from_checkpoint is True, but {self.args.output_dir} has no whole checkpoint.")
+                folder = self.args.output_dir
+                raise ValueError(f"resume_from_checkpoint is True, but {folder} has no whole checkpoint.")
         if resume_from_checkpoint:
             # A warning, since transformers hides information by default.
             logger.warning(f"Resuming from {resume_from_checkpoint}.")
