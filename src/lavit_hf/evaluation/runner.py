@@ -57,7 +57,7 @@ KEPT_SETTINGS = ("bos_token_id", "eos_token_id", "pad_token_id", "guidance_scale
 
 
 class Rows(Sequence):
-    """The first rows of a dataset, which are read when they are asked for, by the names of columns that tasks use."""
+    """The first rows of a dataset, read on access, with columns renamed to the names that tasks use."""
 
     def __init__(self, dataset, num_rows: int, columns: dict[str, str]):
         self.dataset = dataset if hasattr(dataset, "__len__") else list(dataset.take(num_rows))

@@ -130,5 +130,5 @@ class Subject:
         return encode_images(self.model.model.visual_tokenizer, self.processor, images)
 
     def decode(self, codes: list[list[int]], first: int) -> list[Image.Image]:
-        """Decodes images. The noise of each depends on its number, and not on its batch."""
+        """Decodes images. The noise of an image depends on the index of its row, and not on its batch."""
         return decode_codes(self.pipeline, codes, self.settings.seed + first, **self.settings.image_decoding)

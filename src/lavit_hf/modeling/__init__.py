@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-# What is saved then carries the code that loads it where this package is not installed.
+# A saved folder then has the code that loads it where this package is not installed.
 LavitConfig.register_for_auto_class()
 LavitVisualTokenizerConfig.register_for_auto_class()
 LavitModel.register_for_auto_class()

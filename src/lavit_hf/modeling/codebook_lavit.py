@@ -9,7 +9,7 @@ from .distributed_lavit import all_reduce
 from .precision_lavit import require_float32
 
 
-# Standard deviation of new position embeddings. With the usual 0.02 they would have no effect beside normalised
+# Standard deviation of new position embeddings. With the usual 0.02 they would have no effect beside normalized
 # features for many steps.
 POSITIONS_STD = 0.3
 
@@ -21,7 +21,7 @@ def init_codebook(codebook: torch.Tensor) -> None:
 
 class LavitQuantizer(nn.Module):
     """
-    Maps features to l2-normalised vectors, and each vector to the code whose codebook row is nearest. The rows are a
+    Maps features to l2-normalized vectors, and each vector to the code whose codebook row is nearest. The rows are a
     buffer without a gradient. In training, they follow the vectors that are mapped to them, see
     [`LavitCodebookUpdater`].
 
@@ -100,7 +100,7 @@ def spherical_kmeans(vectors: torch.Tensor, num_clusters: int, num_iterations: i
         num_iterations (`int`, *optional*, defaults to 10): Number of iterations.
 
     Returns:
-        `torch.FloatTensor` of shape `(num_clusters, d)`: The centres of the clusters, which are unit vectors.
+        `torch.FloatTensor` of shape `(num_clusters, d)`: The centers of the clusters, which are unit vectors.
 
     Raises:
         ValueError: If there are fewer vectors than clusters.
@@ -108,22 +108,22 @@ def spherical_kmeans(vectors: torch.Tensor, num_clusters: int, num_iterations: i
     if len(vectors) < num_clusters:
         raise ValueError(f"k-means of {num_clusters} clusters needs as many vectors, got {len(vectors)}.")
     order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0)).to(vectors.device)
-    centres = vectors[order[:num_clusters]]
+    centers = vectors[order[:num_clusters]]
     for _ in range(num_iterations):
-        best = [(chunk @ centres.T).max(dim=-1) for chunk in vectors.split(LavitQuantizer.chunk_size)]
+        best = [(chunk @ centers.T).max(dim=-1) for chunk in vectors.split(LavitQuantizer.chunk_size)]
         nearest = torch.cat([found.indices for found in best])
-        sums = torch.zeros_like(centres).index_add_(0, nearest, vectors)
+        sums = torch.zeros_like(centers).index_add_(0, nearest, vectors)
         empty = nearest.bincount(minlength=num_clusters) == 0
-        # An empty cluster restarts at one of the vectors that are farthest from their centres.
+        # An empty cluster restarts at one of the vectors that are farthest from their centers.
         worst = torch.cat([found.values for found in best]).argsort()[: int(empty.sum())]
         sums[empty] = vectors[worst]
-        centres = nn.functional.normalize(sums, dim=-1)
-    return centres
+        centers = nn.functional.normalize(sums, dim=-1)
+    return centers
 
 
 class LavitCodebookUpdater(nn.Module):
     """
-    Updates a codebook in training. Each row is the normalised moving average of the vectors that are mapped to it (van
+    Updates a codebook in training. Each row is the normalized moving average of the vectors that are mapped to it (van
     den Oord et al., arXiv 1711.00937, appendix A.1). Codes that are rarely used restart beside the codes with the
     largest errors, and share their vectors. All processes use the sums over all processes, so that their codebooks
     stay equal.

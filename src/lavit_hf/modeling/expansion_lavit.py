@@ -185,7 +185,7 @@ def expand_placeholders(
     places = is_image.flatten().logical_not().argsort(stable=True)[: len(codes)]
     image_of_code = torch.repeat_interleave(num_codes, output_size=len(codes))
     torn = _is_torn(places, image_of_code, input_ids.shape[1])
-    # All numbers that shapes depend on are read from the device in one synchronisation.
+    # All numbers that shapes depend on are read from the device in one synchronization.
     facts = [is_image.sum(), lengths.max(), lengths.sum(), torn.any(), (~real[:, 0]).any(), (~real[:, -1]).any()]
     num_placeholders, new_length, total, is_torn, left, right = torch.stack([fact.long() for fact in facts]).tolist()
     check_placeholders(num_placeholders, len(num_codes), len(codes), is_expanded)

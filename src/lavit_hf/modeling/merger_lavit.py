@@ -34,7 +34,7 @@ class PackedLayout:
 
     Args:
         counts (`torch.LongTensor` of shape `(B,)`): Number of tokens of each row.
-        total (`int`): The sum T of `counts`. It is an argument, since reading it would synchronise with the device.
+        total (`int`): The sum T of `counts`. It is an argument, since reading it would synchronize with the device.
         length (`int`): The maximum L of `counts`.
     """
 
@@ -63,7 +63,7 @@ class PackedLayout:
 class PatchPartition:
     """
     The layouts of the kept patches of a batch, and of the patches that are folded into them. Reading the numbers of
-    kept patches is the only synchronisation with the device, which all users of a partition share.
+    kept patches is the only synchronization with the device, which all users of a partition share.
 
     Args:
         keep_mask (`torch.BoolTensor` of shape `(B, N)`): The kept patches, at least one of each image.

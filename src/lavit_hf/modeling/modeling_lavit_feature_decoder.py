@@ -96,7 +96,7 @@ class LavitFeatureDecoder(LavitTokenizerPreTrainedModel):
         Same arguments as `PreTrainedModel.from_pretrained`.
 
         Raises:
-            ValueError: If the checkpoint lacks a weight, which would be initialised at random.
+            ValueError: If the checkpoint lacks a weight, which would be initialized at random.
         """
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         if missing := sorted(info["missing_keys"]):

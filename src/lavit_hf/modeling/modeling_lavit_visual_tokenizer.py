@@ -67,7 +67,7 @@ class LavitVisualTokenizerOutput(ModelOutput):
 
 
 class LavitTokenizerPreTrainedModel(LavitPublishingMixin, LavitFreezingMixin, LavitFloat32Mixin, PreTrainedModel):
-    """Base class of all models of LaVIT: initialisation, frozen parts, float32 tensors, saving and publishing."""
+    """Base class of all models of LaVIT: initialization, frozen parts, float32 tensors, saving and publishing."""
 
     base_model_prefix = "visual_tokenizer"
     main_input_name = "pixel_values"
@@ -83,7 +83,7 @@ class LavitTokenizerPreTrainedModel(LavitPublishingMixin, LavitFreezingMixin, La
     @classmethod
     def is_custom_code(cls) -> bool:
         """Returns False, as for the models of transformers, since `_init_weights` leaves loaded weights alone."""
-        # If it were True, transformers would not initialise the buffers that a backbone fills in its children, as
+        # If it were True, transformers would not initialize the buffers that a backbone fills in its children, as
         # Falcon-H1 does.
         return False
 

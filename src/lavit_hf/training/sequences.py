@@ -64,7 +64,7 @@ KINDS = {
 
 @dataclass
 class SequenceArguments:
-    """The kinds of sequences that are made of a dataset's rows, and which parts of them are labels."""
+    """The kinds of sequences that are made from the rows of a dataset, and which parts of them are labels."""
 
     mixture: list[str] = field(
         default_factory=lambda: ["caption=1", "draw=1"],
@@ -154,7 +154,7 @@ def read_numbers(name: str, entries: list[str]) -> dict[str, float]:
 
 class SequenceReader:
     """
-    Makes sequences of rows. The kind of a sequence is drawn, by weight, from those for which the row has a value in
+    Makes sequences from rows. The kind of a sequence is drawn, by weight, from those for which the row has a value in
     every column.
 
     Beside a column of images, a dataset may have a column with their codes, `{column}_codes`. Images that enter as
@@ -209,7 +209,7 @@ class SequenceReader:
 
     def compose(self, row: dict, name: str, rng: Random) -> list[Part]:
         """
-        Makes one sequence of a row.
+        Makes one sequence from a row.
 
         Args:
             row (`dict`): A row with undecoded images.

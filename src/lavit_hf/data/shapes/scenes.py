@@ -43,7 +43,7 @@ SHAPE_EXTENT = {
 }
 RADIUS_JITTER = 0.006
 COLOR_JITTER = 8
-CELL_JITTER = 0.085  # of the 1/6 from a cell's centre to its border
+CELL_JITTER = 0.085  # of the 1/6 from a cell's center to its border
 GAP = 3 / 64
 MARGIN = 1 / 64
 
