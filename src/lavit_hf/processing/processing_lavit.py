@@ -340,8 +340,8 @@ class LavitProcessor(ProcessorMixin):
             raise ValueError(f"generation_mode must be 'text' or 'image', got {generation_mode!r}.")
         if generated_outputs.ndim != 4 or not generated_outputs.is_floating_point():
             raise ValueError(
-                "Pixels must be floats of shape (batch_size, 3, height, width), as model.decode_image_tokens returns them, "
-                f"got {generated_outputs.dtype} of shape {tuple(generated_outputs.shape)}."
+                "Pixels must be floats of shape (batch_size, 3, height, width), as model.decode_image_tokens returns "
+                f"them, got {generated_outputs.dtype} of shape {tuple(generated_outputs.shape)}."
             )
         pixels = (generated_outputs.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(image) for image in pixels]
