@@ -104,7 +104,7 @@ def convert(source: Path, target: Path, dtype: str) -> None:
     sampler.start()
     start = time.perf_counter()
     try:
-        convert_official_checkpoint(source, target, dtype=dtype, num_attention_heads=4, progress=False)
+        convert_official_checkpoint(source, target, dtype=dtype, num_attention_heads=4)
     finally:
         done.set()
         sampler.join()
