@@ -17,6 +17,7 @@ from transformers.utils import logging
 from ..diffusion import LavitImageDecoderPipeline
 from ..modeling import LavitConfig, LavitFeatureDecoder, LavitForCausalLM
 from ..processing import LavitImageProcessorPil, LavitProcessor, extend_tokenizer
+from ..publishing.files import read_json
 from .model_card import summarize, write_model_card
 from .official_lavit import (
     UNUSED,
@@ -28,7 +29,7 @@ from .official_lavit import (
     read_model_config,
 )
 from .release import PIXEL_DECODERS, get_release
-from .weights import Plan, load_weights, read_json, split_weights, write_weights
+from .weights import Plan, load_weights, split_weights, write_weights
 
 
 logger = logging.get_logger(__name__)

@@ -59,26 +59,13 @@ def _load_file(path: Path) -> dict[str, Any]:
         # PyTorch's format before version 1.6 is no zip archive and cannot be mapped.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} was not loaded: it holds more than tensors, and a pickle can run code."
-        ) from error
+        raise ValueError(f"{path} was not loaded: it holds more than tensors, and a pickle can run code.") from error
     except (RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{path} cannot be read, it may be incomplete: {error}") from error
     if isinstance(content, torch.Tensor):
         content = {"": content}
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a dictionary of tensors, got {type(content).__name__}.")
-    return content
-
-
-def read_json(path: Path) -> dict:
-    """Reads a JSON object. Raises a ValueError that names the file if it holds none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}.")
     return content
 
 
