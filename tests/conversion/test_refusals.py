@@ -67,9 +67,9 @@ def test_weights(source, tmp_path, name):
 
     edit(source / name, change)
     for strict in (False, True):
-        with pytest.raises(ValueError, match=r"missing(.|\n)*wrong shape(.|\n)*of another type") as error:
+        with pytest.raises(ValueError, match="missing:") as error:
             convert(source, tmp_path / "out", strict=strict)
-        for expected in (gone, reshaped, "found (3, 2)", whole):
+        for expected in (gone, "of a wrong shape:", reshaped, "found (3, 2)", "of another type", whole):
             assert expected in str(error.value)
         assert ("1 unknown:" in str(error.value)) == ("foreign.weight" in str(error.value)) == strict
     assert_nothing_left(tmp_path / "out")

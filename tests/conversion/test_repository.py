@@ -93,7 +93,7 @@ def test_a_killed_download_goes_on(hub, converted, tmp_path):
 def test_refused_before_anything_is_downloaded(hub, repository, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match="not empty"):
+    with pytest.raises(FileExistsError, match="new or empty"):
         convert(RELEASE, tmp_path / "full")
     assert not hub.requests
     with pytest.raises(FileNotFoundError, match=r"neither a folder nobody/none nor a repository"):

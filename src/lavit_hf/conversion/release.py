@@ -52,12 +52,15 @@ def get_release(
         at = f" with a revision {revision!r}" if revision else ""
         raise FileNotFoundError(f"There is neither a folder {src} nor a repository of this name{at}.") from error
     weights = choose_weights(src, [file.rfilename for file in info.siblings or []], pixel_decoders)
-    patterns = [name for names in weights.values() for name in names]
-    patterns += [f"{folder}/*.json" for folder in ("language_model", *_model_folders(pixel_decoders))]
-    patterns += [f"{PIXEL_DECODERS[kind][0]}/scheduler/*.json" for kind in pixel_decoders]
-    patterns += ["language_model/tokenizer.model", *LICENCES]
+    files = [name for names in weights.values() for name in names]
+    others = [f"{folder}/*" for kind, (folder, _) in PIXEL_DECODERS.items() if kind not in pixel_decoders]
     # A download by commit does not mix files of two states, whatever is pushed meanwhile.
-    folder = api.snapshot_download(src, revision=info.sha, allow_patterns=patterns, ignore_patterns="*.index.json")
+    folder = api.snapshot_download(
+        src,
+        revision=info.sha,
+        allow_patterns=[*files, "*.json", "language_model/tokenizer.model", *LICENCES],
+        ignore_patterns=["*.index.json", *others],
+    )
     return Path(folder), weights
 
 
@@ -90,9 +93,9 @@ def choose_weights(src: str, names: Collection[str], pixel_decoders: Iterable[st
         needed.append(f"{folder}/scheduler/scheduler_config.json")
         if kind == "lowres":
             weights["uncond_embeddings.bin"] = [f"{folder}/uncond_embeddings.bin"]
-    for folder in _model_folders(pixel_decoders):
-        weights[folder] = _files_of_model(names, folder, ("diffusion_pytorch_model",))
-        needed.append(f"{folder}/config.json")
+        for part in ("unet", "vae"):
+            weights[f"{folder}/{part}"] = _files_of_model(names, f"{folder}/{part}", ("diffusion_pytorch_model",))
+            needed.append(f"{folder}/{part}/config.json")
     needed += [name for files in weights.values() for name in files]
     missing = [name for name in needed if name not in names]
     if not {"language_model/tokenizer.model", "language_model/tokenizer.json"} & set(names):
@@ -101,11 +104,6 @@ def choose_weights(src: str, names: Collection[str], pixel_decoders: Iterable[st
         hint = " To convert less, leave a pixel decoder out of pixel_decoders." if "pixel" in missing[0] else ""
         raise FileNotFoundError(f"{src} lacks {', '.join(missing)}.{hint}")
     return weights
-
-
-def _model_folders(pixel_decoders: Iterable[str]) -> list[str]:
-    """The folders of diffusers' models."""
-    return [f"{PIXEL_DECODERS[kind][0]}/{part}" for kind in pixel_decoders for part in ("unet", "vae")]
 
 
 def _files_of_model(names: Iterable[str], folder: str, stems: Iterable[str]) -> list[str]:
