@@ -45,7 +45,6 @@ def converted(tmp_path_factory) -> Path:
         tmp_path_factory.mktemp("converted") / "lavit",
         dtype="float32",
         num_attention_heads=4,
-        progress=False,
     )
 
 

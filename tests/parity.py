@@ -46,7 +46,7 @@ class Goldens:
 
 
 def convert(target: Path, **kwargs) -> Path:
-    convert_official_checkpoint(GOLDENS / "checkpoint", target, num_attention_heads=4, progress=False, **kwargs)
+    convert_official_checkpoint(GOLDENS / "checkpoint", target, num_attention_heads=4, **kwargs)
     return target
 
 

@@ -1,21 +1,20 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The checkpoint of LaVIT's authors: where its files lie, what its weights are called, what shapes they imply.
+"""The weights of the authors' checkpoint: how they are named, and the configuration that their shapes imply.
 
-A name of one of its weights is written `file:key` here, and so it stands in every error.
+A weight of theirs is named `file:key` here and in every error.
 """
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from transformers import Blip2VisionConfig, PreTrainedConfig
+from transformers import Blip2VisionConfig
 
 from ..modeling.configuration_lavit import LavitConfig, LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
-from .weights import Rule, StoredTensor, WeightReader, describe, find_weights
+from .release import PIXEL_DECODERS
+from .weights import Rule
 
 
 LANGUAGE_MODEL = "language_model:"
@@ -23,45 +22,41 @@ VISION_TOWER = "eva_vitg_psz14.bin:"
 TOKENIZER = "tokenizer_encoder.bin:"
 ADAPTER = "visual_weight.bin:"
 UNCONDITIONAL = "uncond_embeddings.bin:"
+CODEBOOK = TOKENIZER + "quantize.embedding.weight"
 
-# The folder of each pixel decoder and the file of its feature decoder.
-PIXEL_DECODERS = {
-    "highres": ("highres_pixel_decoding", "highres_tokenizer_decoder.bin"),
-    "lowres": ("pixel_decoding", "tokenizer_decoder.bin"),
-}
-
-# No model has them: the tower's classifier, and a table that old Llama checkpoints hold and the configuration implies.
+# Two parts that no model of ours has: the classifier of the vision tower, and a table in old Llama checkpoints whose
+# values follow from the configuration.
 UNUSED = rf"{VISION_TOWER}head\.|{LANGUAGE_MODEL}model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$"
 
-# The authors' code adds it to the merger's masked softmax; no file tells it.
+# The adapter's file may repeat these weights of the visual tokenizer.
+REPEATED = r"(token_predictor\.(in|out)_conv\.|quantize\.embedding\.weight$|encode_task_layer\.)"
+
+# Settings of a language model's `config.json` that describe the file and not the model.
+FILE_SETTINGS = ("architectures", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "auto_map")
+
+# The authors' code adds it to the merger's masked softmax; no file says so.
 ATTENTION_SMOOTHING = 1e-6
-
-# Not weights to be rounded: codes are told apart by small distances.
-FLOAT32 = r"codebook"
-
-
-def _third(index: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Queries, keys or values out of their joint projection."""
-    return partial(lambda tensor, index: tensor.chunk(3)[index], index=index)
 
 
 def _join_biases(query: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """The bias of a joint projection whose keys have none."""
+    """The bias of a joint projection whose keys have no bias."""
     return torch.cat([query, torch.zeros_like(query), value])
 
 
 def _block_rules(ours: str, theirs: str, self_attn: str = "self_attn", cross_attn: str = "cross_attn") -> list[Rule]:
-    """Names within the blocks that merger and feature decoder share, in the modules `ours` and `theirs`."""
+    """Rules for the transformer blocks of a merger or feature decoder, in the modules `ours` and `theirs`."""
     layer, block = ours + r"layers\.(\d+)\.", theirs + r"blocks.\1."
-    own = {"q_proj": 0, "k_proj": 1, "v_proj": 2}
     crossing = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "proj"}
     return [
         Rule(layer + r"self_attn_norm\.", block + "norm0."),
         Rule(layer + r"cross_attn_norm\.", block + "norm1."),
         Rule(layer + r"mlp_norm\.", block + "norm2."),
-        *[Rule(layer + rf"self_attn\.{new}\.", block + f"{self_attn}.qkv.", _third(i)) for new, i in own.items()],
-        Rule(layer + r"self_attn\.out_proj\.", block + f"{self_attn}.proj."),
-        *[Rule(layer + rf"cross_attn\.{new}\.", block + f"{cross_attn}.{old}.") for new, old in crossing.items()],
+        # The authors project queries, keys and values by one matrix.
+        Rule(layer + r"self_attn\.q_proj\.", f"{block}{self_attn}.qkv.", lambda qkv: qkv.chunk(3)[0]),
+        Rule(layer + r"self_attn\.k_proj\.", f"{block}{self_attn}.qkv.", lambda qkv: qkv.chunk(3)[1]),
+        Rule(layer + r"self_attn\.v_proj\.", f"{block}{self_attn}.qkv.", lambda qkv: qkv.chunk(3)[2]),
+        Rule(layer + r"self_attn\.out_proj\.", f"{block}{self_attn}.proj."),
+        *[Rule(layer + rf"cross_attn\.{new}\.", f"{block}{cross_attn}.{old}.") for new, old in crossing.items()],
         Rule(layer + r"mlp\.", block + "mlp."),
     ]
 
@@ -75,57 +70,48 @@ def _merger_rules(ours: str, theirs: str) -> list[Rule]:
     ]
 
 
-_TOWER = r"model\.visual_tokenizer\.vision_tower\."
-_TOWER_LAYER, _TOWER_BLOCK = _TOWER + r"encoder\.layers\.(\d+)\.", VISION_TOWER + r"blocks.\1."
-_SELECTOR, _PREDICTOR = r"model\.visual_tokenizer\.selector\.", TOKENIZER + "token_predictor."
-_QUANTIZER = r"model\.visual_tokenizer\.quantizer\."
-
-MODEL_RULES = [
-    Rule(r"model\.language_model\.", LANGUAGE_MODEL + "model."),
-    Rule(_TOWER + r"embeddings\.class_embedding", VISION_TOWER + "cls_token"),
-    Rule(_TOWER + r"embeddings\.position_embedding", VISION_TOWER + "pos_embed"),
-    Rule(_TOWER + r"embeddings\.patch_embedding\.", VISION_TOWER + "patch_embed.proj."),
-    Rule(_TOWER + r"post_layernorm\.", VISION_TOWER + "norm."),
-    Rule(_TOWER_LAYER + r"layer_norm([12])\.", _TOWER_BLOCK + r"norm\2."),
-    Rule(
-        _TOWER_LAYER + r"self_attn\.qkv\.bias",
-        (_TOWER_BLOCK + "attn.q_bias", _TOWER_BLOCK + "attn.v_bias"),
-        _join_biases,
-    ),
-    Rule(_TOWER_LAYER + r"self_attn\.qkv\.", _TOWER_BLOCK + "attn.qkv."),
-    Rule(_TOWER_LAYER + r"self_attn\.projection\.", _TOWER_BLOCK + "attn.proj."),
-    Rule(_TOWER_LAYER + r"mlp\.", _TOWER_BLOCK + "mlp."),
-    Rule(_SELECTOR + r"norm\.", _PREDICTOR + "in_conv.0."),
-    Rule(_SELECTOR + r"in_proj\.", _PREDICTOR + "in_conv.1."),
-    Rule(_SELECTOR + r"fc1\.", _PREDICTOR + "out_conv.0."),
-    Rule(_SELECTOR + r"fc2\.", _PREDICTOR + "out_conv.2."),
-    Rule(_SELECTOR + r"out_proj\.", _PREDICTOR + "out_conv.4."),
-    Rule(_QUANTIZER + "codebook", TOKENIZER + "quantize.embedding.weight"),
-    Rule(_QUANTIZER + r"encode_head\.", TOKENIZER + "encode_task_layer."),
-    *_merger_rules(r"model\.visual_tokenizer\.merger\.", TOKENIZER),
-    *_merger_rules(r"model\.visual_adapter\.merger\.", ADAPTER),
-    Rule(r"model\.visual_adapter\.projection\.", ADAPTER + "vit_proj."),
-]
-
-
-def vocabulary_rules(config: LavitConfig) -> list[Rule]:
-    """Rules for the vocabulary, in which the image placeholder gets the last row: the mean of the text's rows."""
+def model_rules(config: LavitConfig) -> list[Rule]:
+    """Rules for the language model with the visual tokenizer and adapter."""
 
     def add_placeholder(rows: torch.Tensor) -> torch.Tensor:
+        """Appends the row of the image placeholder, which is the mean of the text's rows."""
         mean = rows[: config.image_start_token_id].float().mean(dim=0, keepdim=True)
         return torch.cat([rows, mean.to(rows.dtype)])
 
+    tower = r"model\.visual_tokenizer\.vision_tower\."
+    layer, block = tower + r"encoder\.layers\.(\d+)\.", VISION_TOWER + r"blocks.\1."
+    selector, predictor = r"model\.visual_tokenizer\.selector\.", TOKENIZER + "token_predictor."
     return [
         Rule(r"model\.language_model\.embed_tokens\.", LANGUAGE_MODEL + "model.embed_tokens.", add_placeholder),
         Rule(r"lm_head\.", LANGUAGE_MODEL + "lm_head.", add_placeholder),
+        Rule(r"model\.language_model\.", LANGUAGE_MODEL + "model."),
+        Rule(tower + r"embeddings\.class_embedding", VISION_TOWER + "cls_token"),
+        Rule(tower + r"embeddings\.position_embedding", VISION_TOWER + "pos_embed"),
+        Rule(tower + r"embeddings\.patch_embedding\.", VISION_TOWER + "patch_embed.proj."),
+        Rule(tower + r"post_layernorm\.", VISION_TOWER + "norm."),
+        Rule(layer + r"layer_norm([12])\.", block + r"norm\2."),
+        Rule(layer + r"self_attn\.qkv\.bias", (block + "attn.q_bias", block + "attn.v_bias"), _join_biases),
+        Rule(layer + r"self_attn\.qkv\.", block + "attn.qkv."),
+        Rule(layer + r"self_attn\.projection\.", block + "attn.proj."),
+        Rule(layer + r"mlp\.", block + "mlp."),
+        Rule(selector + r"norm\.", predictor + "in_conv.0."),
+        Rule(selector + r"in_proj\.", predictor + "in_conv.1."),
+        Rule(selector + r"fc1\.", predictor + "out_conv.0."),
+        Rule(selector + r"fc2\.", predictor + "out_conv.2."),
+        Rule(selector + r"out_proj\.", predictor + "out_conv.4."),
+        Rule(r"model\.visual_tokenizer\.quantizer\.codebook", CODEBOOK),
+        Rule(r"model\.visual_tokenizer\.quantizer\.encode_head\.", TOKENIZER + "encode_task_layer."),
+        *_merger_rules(r"model\.visual_tokenizer\.merger\.", TOKENIZER),
+        *_merger_rules(r"model\.visual_adapter\.merger\.", ADAPTER),
+        Rule(r"model\.visual_adapter\.projection\.", ADAPTER + "vit_proj."),
     ]
 
 
 def feature_decoder_rules(file: str) -> list[Rule]:
-    """Names of the feature decoder in `file`, of either kind."""
+    """Rules for the feature decoder in `file`, of either pixel decoder."""
     theirs = file + ":"
     return [
-        Rule("codebook", TOKENIZER + "quantize.embedding.weight"),
+        Rule("codebook", CODEBOOK),
         Rule("unconditional_embeds", UNCONDITIONAL),
         Rule("position_embeddings", theirs + "pos_embed"),
         Rule("queries", theirs + "query_embed"),
@@ -142,149 +128,103 @@ def feature_decoder_rules(file: str) -> list[Rule]:
     ]
 
 
-def diffusers_rules(namespace: str) -> list[Rule]:
-    """diffusers' own models, with what it called the attention of an autoencoder before version 0.17."""
+def diffusers_rules(folder: str) -> list[Rule]:
+    """Rules for diffusers' model in `folder`, which may use the names of attention before diffusers 0.17."""
     former = {"to_q": "query", "to_k": "key", "to_v": "value", r"to_out\.0": "proj_attn"}
-    return [
-        Rule("", namespace),
-        *[Rule(rf"(.*\.attentions\.\d+)\.{new}\.", namespace + rf"\1.{old}.") for new, old in former.items()],
-    ]
+    rules = [Rule(rf"(.*\.attentions\.\d+)\.{new}\.", rf"{folder}:\1.{old}.") for new, old in former.items()]
+    return [Rule("", f"{folder}:"), *rules]
 
 
-def describe_model(src: Path) -> dict[str, StoredTensor]:
+def drop_repeated(stored: dict[str, Any]) -> None:
     """
-    The weights of the whole language model with its visual tokenizer and adapter.
+    Removes the visual tokenizer's weights from those of the adapter's file, which may repeat them.
 
     Raises:
-        FileNotFoundError, ValueError: as of [`describe`]; a tokenizer's weight in the adapter's file that is not equal
-            to the tokenizer's own.
+        ValueError: If they differ. The model has one visual tokenizer, and images would be read in another way.
     """
-    language_model, visual_tokenizer = src / "language_model", src / "visual_tokenizer"
-    weights = describe(find_weights(language_model, ["model", "pytorch_model"]), LANGUAGE_MODEL)
-    weights |= describe([visual_tokenizer / "eva_vitg_psz14.bin"], VISION_TOWER)
-    weights |= describe([visual_tokenizer / "tokenizer_encoder.bin"], TOKENIZER)
-    weights |= describe([language_model / "visual_weight.bin"], ADAPTER)
-    return _without_copies(weights)
+    for name in [name for name in stored if re.match(ADAPTER + REPEATED, name)]:
+        original = TOKENIZER + name.removeprefix(ADAPTER)
+        if original in stored:
+            copy, own = stored.pop(name), stored[original]
+            # If one of the files holds rounded weights, both are compared rounded.
+            dtype = min(copy.dtype, own.dtype, key=lambda dtype: dtype.itemsize)
+            if not torch.equal(copy.to(dtype), own.to(dtype)):
+                raise ValueError(f"{name} must repeat {original}, which it does not.")
 
 
-def _without_copies(weights: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """
-    `weights` without the tokenizer's that the adapter's file may repeat. Dropping one that differs would silently
-    change how pictures are read, and one model has one tokenizer: so it must be the same.
-    """
-    copies = {
-        name: TOKENIZER + name.removeprefix(ADAPTER)
-        for name in weights
-        if re.match(
-            ADAPTER + r"(token_predictor\.(in|out)_conv\.|quantize\.embedding\.weight$|encode_task_layer\.)", name
-        )
-    }
-    copies = {name: original for name, original in copies.items() if original in weights}
-    read = WeightReader()
-    # File by file, since a change of file opens it anew.
-    repeated = {name: read(weights[name]) for name in copies}
-    for name, original in copies.items():
-        mine, own = repeated[name], read(weights[original])
-        # What one of the files has rounded is compared rounded.
-        dtype = min(mine.dtype, own.dtype, key=lambda dtype: dtype.itemsize)
-        if not torch.equal(mine.to(dtype), own.to(dtype)):
-            raise ValueError(f"{name} must repeat {original}, which it does not: one model has one visual tokenizer.")
-    return {name: stored for name, stored in weights.items() if name not in copies}
-
-
-def _size(weights: Mapping[str, StoredTensor], name: str, axis: int) -> int:
-    """The extent of a tensor that a configuration is read off."""
-    if name not in weights:
+def _size(stored: Mapping[str, Any], name: str, axis: int) -> int:
+    """The extent of a tensor, for a configuration."""
+    if name not in stored:
         raise ValueError(f"{name} is missing: the model's shape is read off it.")
-    shape = weights[name].shape
+    shape = tuple(getattr(stored[name], "shape", ()))
     if not -len(shape) <= axis < len(shape):
-        raise ValueError(f"{name} must have at least {axis + 1 if axis >= 0 else -axis} axes, found {shape}.")
+        raise ValueError(f"{name} must be a tensor with an axis {axis}, found one of shape {shape}.")
     return shape[axis]
 
 
-def _count_blocks(weights: Mapping[str, StoredTensor], prefix: str) -> int:
+def _count_blocks(stored: Mapping[str, Any], prefix: str) -> int:
     pattern = re.compile(re.escape(prefix) + r"blocks\.(\d+)\.")
-    numbers = [int(match[1]) for name in weights if (match := pattern.match(name))]
+    numbers = [int(match[1]) for name in stored if (match := pattern.match(name))]
     if not numbers:
         raise ValueError(f"{prefix}blocks.0 is missing.")
     return max(numbers) + 1
 
 
-def _build(config_class: type[PreTrainedConfig], **values) -> PreTrainedConfig:
-    """A configuration, its own errors as a ValueError."""
-    try:
-        return config_class(**values)
-    except StrictDataclassError as error:
-        raise ValueError(f"The checkpoint makes no {config_class.__name__}: {error}") from error
-
-
-def read_model_config(
-    weights: Mapping[str, StoredTensor], text_config: Mapping, num_attention_heads: int
-) -> LavitConfig:
+def read_model_config(stored: Mapping[str, Any], text_config: Mapping, num_attention_heads: int) -> LavitConfig:
     """
-    The configuration that the shapes of [`describe_model`]'s weights imply.
+    Returns the configuration that the shapes of the weights imply.
 
     Args:
-        weights (`Mapping[str, StoredTensor]`): The weights.
+        stored (`Mapping[str, Any]`): The weights.
         text_config (`Mapping`): The language model's own `config.json`.
-        num_attention_heads (`int`): Of tower and merger, which no shape tells.
+        num_attention_heads (`int`): Attention heads of the vision tower and merger, which no shape shows.
 
     Raises:
-        ValueError: a weight that is missing or no picture's shape; values that do not fit together.
+        ValueError: If a weight is missing, or if its shape is not that of an image model.
     """
-    patch_size = _size(weights, VISION_TOWER + "patch_embed.proj.weight", -1)
-    num_patches = _size(weights, VISION_TOWER + "pos_embed", 1) - 1
+    patch_size = _size(stored, VISION_TOWER + "patch_embed.proj.weight", -1)
+    num_patches = _size(stored, VISION_TOWER + "pos_embed", 1) - 1
     if math.isqrt(num_patches) ** 2 != num_patches:
         raise ValueError(f"{VISION_TOWER}pos_embed must cover CLS and a square of patches, found 1 + {num_patches}.")
-    vision_config = _build(
-        Blip2VisionConfig,
-        hidden_size=_size(weights, VISION_TOWER + "cls_token", -1),
-        intermediate_size=_size(weights, VISION_TOWER + "blocks.0.mlp.fc1.weight", 0),
-        num_hidden_layers=_count_blocks(weights, VISION_TOWER),
+    vision_config = Blip2VisionConfig(
+        hidden_size=_size(stored, VISION_TOWER + "cls_token", -1),
+        intermediate_size=_size(stored, VISION_TOWER + "blocks.0.mlp.fc1.weight", 0),
+        num_hidden_layers=_count_blocks(stored, VISION_TOWER),
         num_attention_heads=num_attention_heads,
         image_size=math.isqrt(num_patches) * patch_size,
         patch_size=patch_size,
     )
-    tokenizer_config = _build(
-        LavitVisualTokenizerConfig,
+    tokenizer_config = LavitVisualTokenizerConfig(
         vision_config=vision_config,
-        num_merger_layers=_count_blocks(weights, TOKENIZER + "causal_encoder."),
-        intermediate_size=_size(weights, TOKENIZER + "causal_encoder.blocks.0.mlp.fc1.weight", 0),
+        num_merger_layers=_count_blocks(stored, TOKENIZER + "causal_encoder."),
+        intermediate_size=_size(stored, TOKENIZER + "causal_encoder.blocks.0.mlp.fc1.weight", 0),
         attention_smoothing=ATTENTION_SMOOTHING,
-        codebook_size=_size(weights, TOKENIZER + "quantize.embedding.weight", 0),
-        code_dim=_size(weights, TOKENIZER + "quantize.embedding.weight", 1),
+        codebook_size=_size(stored, CODEBOOK, 0),
+        code_dim=_size(stored, CODEBOOK, 1),
     )
-    # What describes the file rather than the model.
-    dropped = ("architectures", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "auto_map")
-    text_config = {name: value for name, value in text_config.items() if name not in dropped}
-    text_config["vocab_size"] = _size(weights, LANGUAGE_MODEL + "model.embed_tokens.weight", 0) + 1  # the placeholder
-    return _build(LavitConfig, text_config=text_config, visual_tokenizer_config=tokenizer_config)
+    text_config = {name: value for name, value in text_config.items() if name not in FILE_SETTINGS}
+    text_config["vocab_size"] = _size(stored, LANGUAGE_MODEL + "model.embed_tokens.weight", 0) + 1  # the placeholder
+    return LavitConfig(text_config=text_config, visual_tokenizer_config=tokenizer_config)
 
 
 def read_feature_decoder_config(
-    weights: Mapping[str, StoredTensor], file: str, num_attention_heads: int
+    stored: Mapping[str, Any], file: str, num_attention_heads: int
 ) -> LavitFeatureDecoderConfig:
-    """
-    The configuration that the shapes of the feature decoder in `file` imply.
-
-    Raises:
-        ValueError: a weight that is missing; values that do not fit together.
-    """
+    """Returns the configuration of the feature decoder in `file`. Same errors as [`read_model_config`]."""
     theirs = file + ":"
     projections = [f"{theirs}{name}.weight" for name in ("unet_proj", "unet_proj_1", "unet_proj_2")]
-    present = [name for name in projections if name in weights] or projections[:1]
+    present = [name for name in projections if name in stored] or projections[:1]
     pool = theirs + "unet_attnpool.c_proj.weight"
-    return _build(
-        LavitFeatureDecoderConfig,
-        hidden_size=_size(weights, theirs + "in_proj.weight", 0),
-        num_hidden_layers=_count_blocks(weights, theirs),
+    return LavitFeatureDecoderConfig(
+        hidden_size=_size(stored, theirs + "in_proj.weight", 0),
+        num_hidden_layers=_count_blocks(stored, theirs),
         num_attention_heads=num_attention_heads,
-        intermediate_size=_size(weights, theirs + "blocks.0.mlp.fc1.weight", 0),
-        feature_size=_size(weights, theirs + "decode_task_layer.2.weight", 0),
-        num_patches=_size(weights, theirs + "query_embed", 1),
-        codebook_size=_size(weights, TOKENIZER + "quantize.embedding.weight", 0),
-        code_dim=_size(weights, TOKENIZER + "quantize.embedding.weight", 1),
-        condition_dims=[_size(weights, name, 0) for name in present],
-        pooled_condition_dim=_size(weights, pool, 0) if pool in weights else None,
-        num_unconditional_tokens=_size(weights, UNCONDITIONAL, 1) if UNCONDITIONAL in weights else 0,
+        intermediate_size=_size(stored, theirs + "blocks.0.mlp.fc1.weight", 0),
+        feature_size=_size(stored, theirs + "decode_task_layer.2.weight", 0),
+        num_patches=_size(stored, theirs + "query_embed", 1),
+        codebook_size=_size(stored, CODEBOOK, 0),
+        code_dim=_size(stored, CODEBOOK, 1),
+        condition_dims=[_size(stored, name, 0) for name in present],
+        pooled_condition_dim=_size(stored, pool, 0) if pool in stored else None,
+        num_unconditional_tokens=_size(stored, UNCONDITIONAL, 1) if file == PIXEL_DECODERS["lowres"][1] else 0,
     )

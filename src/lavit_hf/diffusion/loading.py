@@ -86,8 +86,9 @@ class LavitPipelineFiles(DiffusionPipeline):
         hub_kwargs = {name: kwargs.pop(name) for name in PUSH_ARGUMENTS if name in kwargs}
         with replacing(save_directory) as folder:
             super().save_pretrained(os.fspath(folder), *args, **kwargs)
-            if push_to_hub:
-                upload(folder, list_files(folder), repo_id, **hub_kwargs)
+            paths = list_files(folder)
+        if push_to_hub:
+            upload(save_directory, paths, repo_id, **hub_kwargs)
 
     def push_to_hub(
         self, repo_id: str, *, variant: str | None = None, subfolder: str | None = None, **kwargs

@@ -4,25 +4,23 @@
 import copy
 import json
 import os
+from functools import cached_property
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from torch import nn
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, TokenizersBackend
-from transformers.generation import GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, TokenizersBackend
 from transformers.quantizers import AutoQuantizationConfig
 from transformers.utils.hub import resolve_revision
 
 from .files import replacing
+from .saving import MixinBase
 
 
 # Parts of a quantized model that stay as they are: they are small, and images would get other codes.
 UNQUANTIZED = ("model.visual_tokenizer", "model.visual_adapter", "lm_head")
-# The names of such a list in the quantizers of transformers.
+# The names of the list of such parts in the quantizers of transformers.
 EXCLUSIONS = ("modules_to_not_convert", "llm_int8_skip_modules", "skip_modules")
-# The arguments that say where a model comes from, beside its name. Without token: a model may be pickled and shared.
-ORIGIN = ("subfolder", "cache_dir", "local_files_only")
 
 
 def quantize_language_model_alone(quantization_config):
@@ -31,17 +29,15 @@ def quantize_language_model_alone(quantization_config):
     parts of the model.
 
     Raises:
-        ValueError: a kind of quantization that cannot leave modules as they are.
+        ValueError: If the kind of quantization cannot leave modules as they are.
     """
     quantization_config = copy.deepcopy(quantization_config)
     if isinstance(quantization_config, dict):
         quantization_config = AutoQuantizationConfig.from_dict(quantization_config)
-    kind = type(quantization_config)
     names = [name for name in EXCLUSIONS if hasattr(quantization_config, name)]
     if not names:
-        raise ValueError(
-            f"quantization_config must be of a kind that can leave modules as they are, got {kind.__name__}."
-        )
+        kind = type(quantization_config).__name__
+        raise ValueError(f"quantization_config must be of a kind that can leave modules as they are, got {kind}.")
     for name in names:
         excluded = getattr(quantization_config, name) or ()
         # The default of some kinds is the head alone.
@@ -50,18 +46,10 @@ def quantize_language_model_alone(quantization_config):
     return quantization_config
 
 
-class LavitExportMixin:
+class LavitExportMixin(MixinBase):
     """Pixels for transformers' pipelines, a plain language model for serving engines, quantized loading."""
 
-    config: PreTrainedConfig
-    generation_config: GenerationConfig
-    model: nn.Module
-    lm_head: nn.Module
-    dtype: torch.dtype
-    device: torch.device
-    name_or_path: str
-    _image_decoder: Any = None
-    _origin: dict[str, Any] | None = None
+    _origin: dict[str, Any] = {}
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, quantization_config=None, **kwargs):
@@ -70,21 +58,21 @@ class LavitExportMixin:
         """
         if quantization_config is not None:
             kwargs["quantization_config"] = quantize_language_model_alone(quantization_config)
-        origin = {name: kwargs[name] for name in ORIGIN if name in kwargs}
-        # One commit for this model and for what is loaded later from beside it.
-        asked = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only") if name in kwargs}
-        revision = resolve_revision(pretrained_model_name_or_path, kwargs.get("revision"), **asked)
-        kwargs["revision"] = origin["revision"] = revision
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
         name = pretrained_model_name_or_path
-        if name is not None and model.name_or_path != os.fspath(name):  # it is that of an adapter for another model
-            origin = {name: asked[name] for name in ("cache_dir", "local_files_only") if name in asked}
-            origin["revision"] = resolve_revision(model.name_or_path, None, **asked)
-        model._origin = origin
+        # The token is not kept, because a model may be pickled and shared.
+        where = {key: kwargs[key] for key in ("cache_dir", "local_files_only") if key in kwargs}
+        token = kwargs.get("token")
+        # All that is loaded from beside the model later on is of the same commit.
+        kwargs["revision"] = resolve_revision(name, kwargs.get("revision"), token=token, **where)
+        loaded = super().from_pretrained(name, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
+        if name is not None and model.name_or_path != os.fspath(name):  # the name is that of an adapter
+            model._origin = where | {"revision": resolve_revision(model.name_or_path, token=token, **where)}
+        else:
+            model._origin = where | {key: kwargs[key] for key in ("revision", "subfolder") if key in kwargs}
         return loaded
 
-    @property
+    @cached_property
     def image_decoder(self):
         """
         The pixel decoder, a [`LavitImageDecoderPipeline`]: the one that was set, or the one beside this model, which
@@ -94,22 +82,11 @@ class LavitExportMixin:
         Raises:
             ValueError: If there is none beside the model, or if the model was not loaded from a folder or repository.
         """
-        if self._image_decoder is None:
-            self._image_decoder = self._load_image_decoder()
-        return self._image_decoder
-
-    @image_decoder.setter
-    def image_decoder(self, image_decoder) -> None:
-        self._image_decoder = image_decoder
-
-    def _load_image_decoder(self):
         from ..diffusion import LavitImageDecoderPipeline  # imported late, since it imports the models
 
         if not self.name_or_path:
             raise ValueError("This model was not loaded from anywhere that has a pixel decoder: set `image_decoder`.")
-        pipeline = LavitImageDecoderPipeline.from_pretrained(
-            self.name_or_path, dtype=self.dtype, **(self._origin or {})
-        )
+        pipeline = LavitImageDecoderPipeline.from_pretrained(self.name_or_path, dtype=self.dtype, **self._origin)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(self.device)
 
@@ -119,14 +96,14 @@ class LavitExportMixin:
 
         Args:
             image_tokens (`torch.LongTensor` of shape `(B, L)`):
-                Sequences as `generate` returns them, or the vocabulary ids of codes alone. Text goes unread.
+                Sequences as `generate` returns them, or the vocabulary ids of codes alone. Text is ignored.
             kwargs: Arguments of the pixel decoder, such as `num_inference_steps` and `generator`.
 
         Returns:
             `torch.FloatTensor` of shape `(B, 3, height, width)` in [0, 1].
 
         Raises:
-            ValueError: a sequence without codes, by its index; no pixel decoder, as `image_decoder` says.
+            ValueError: If a sequence has no codes, or if there is no pixel decoder.
         """
         from ..modeling.expansion_lavit import open_image_start  # imported late, as above
 
@@ -145,8 +122,8 @@ class LavitExportMixin:
     ) -> None:
         """
         Saves the language model alone as a checkpoint of its own architecture, a Llama for the release, which other
-        engines load as an ordinary text model. It draws by writing codes: ids `visual_token_offset` and up. The image
-        placeholder, for which only this model has images, is left out of vocabulary and tokenizer.
+        engines load as an ordinary text model. It draws by writing codes: ids `visual_token_offset` and up. Vocabulary
+        and tokenizer are saved without the image placeholder.
 
         Args:
             save_directory (`str` or `os.PathLike`): The folder to write.
@@ -160,7 +137,7 @@ class LavitExportMixin:
         from ..modeling.backbones_lavit import causal_model_around, check_logits  # imported late, as above
 
         if tokenizer is None:
-            tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, **(self._origin or {}))
+            tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, **self._origin)
         if behind := [token for token, index in tokenizer.get_vocab().items() if index > self.config.image_token_id]:
             raise ValueError(
                 f"The tokenizer has {len(behind)} tokens behind the image placeholder, such as {behind[0]!r}: without "
@@ -173,12 +150,9 @@ class LavitExportMixin:
         language_model.generation_config = GenerationConfig.from_dict(settings)
         vocab_size = self.config.image_token_id
         vocabulary = {language_model.get_input_embeddings().weight, self.lm_head.weight, self.lm_head.bias}
-        rows = {
-            name for name, weight in language_model.named_parameters(remove_duplicate=False) if weight in vocabulary
-        }
         weights = {
-            name: weight[:vocab_size] if name in rows else weight
-            for name, weight in language_model.state_dict().items()
+            name: weight.detach()[:vocab_size] if weight in vocabulary else weight.detach()
+            for name, weight in language_model.state_dict(keep_vars=True).items()
         }
         # The parts are this model's own: their configuration is changed in a copy.
         language_model.config = copy.deepcopy(language_model.config)
@@ -189,7 +163,7 @@ class LavitExportMixin:
 
 
 def without_placeholder(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> PreTrainedTokenizerBase:
-    """A copy of a tokenizer with the tokens below `vocab_size` alone, which names no class of this library."""
+    """Returns a copy of a tokenizer with the tokens below `vocab_size` alone, which names no class of this library."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     backend["added_tokens"] = [token for token in backend["added_tokens"] if token["id"] < vocab_size]
     named = tokenizer.special_tokens_map

@@ -5,27 +5,27 @@ Files of a saved folder: they are replaced together, and weights are checked bef
 A folder may hold other people's files and may be read at any moment, and no file system replaces several of its files
 at once. `replacing` therefore keeps one invariant: an old file never lies beside a new one.
 
-1. The new files are written to `.saving-*` in the folder. Until this is complete, the old files are untouched. It is
-   locked meanwhile, so that another save can tell it from what a killed process has left and delete that.
+1. The new files are written to `.saving-*` in the folder. The old files are untouched until all of them are complete.
 2. One rename to `.replacing-*` commits. From now on the new files count, whatever happens.
-3. The old files are moved aside. First `config.json` gives way to one that no library loads and whose error says what
-   to do. Files without which nothing is loaded follow, and then the rest.
+3. The old files are deleted. First `config.json` gives way to one that no library loads and whose error says what to
+   do. The files without which nothing is loaded follow, and then the rest.
 4. One rename to `.placing-*` says that no old file is left.
 5. The new files move to their places in the opposite order, `config.json` last.
 
 A process that is killed before step 2 leaves the old files. One that is killed later leaves the new ones, but some may
 not be in their places: loading or saving with the classes of this library completes the replacement, and any other
 reader gets the new files or an error. A reader that has opened an old file before step 3 may still open a new one
-after step 5.
+after step 5. The folder is locked while something is saved to it.
 """
 
+import glob
 import json
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -38,31 +38,24 @@ except ImportError:  # Windows
 
 
 SAVING, REPLACING, PLACING = ".saving-", ".replacing-", ".placing-"
-# Without these or the weights nothing is loaded, while a library may do without one of the other files.
+# No library loads a model without these or the weights, while it may do without one of the other files.
 ENTRIES = ("model_index.json", "processor_config.json", "adapter_config.json", "tokenizer.json")
 INTERRUPTED = (
     "none: saving to this folder was interrupted while files were being replaced. Save to it again, or load it once "
     "with from_pretrained of a class of lavit_hf, such as LavitForCausalLM, which completes the replacement"
 )
-# Files of weights of transformers and diffusers, whole or in shards, and their index; not those of an adapter.
-WEIGHTS = re.compile(
-    r"(?P<stem>model|diffusion_pytorch_model)"
-    r"(?:\.(?!safetensors)(?P<variant>[^.]+?))?(?:-\d{5}-of-\d{5})?\.safetensors"
-    r"(?:\.index(?:\.(?P<index_variant>[^.]+))?\.json)?"
-)
+# A file of weights of transformers or diffusers, whole or in shards; not of an adapter.
+WEIGHTS = re.compile(r"(.*/)?(model|diffusion_pytorch_model)(\.[^.]+?)?(-\d{5}-of-\d{5})?\.safetensors")
 
 
-def _weights_in(path: str) -> tuple[str, str, str | None] | None:
-    """The folder, the kind and the variant of the weights in a file, or None for another file."""
-    folder, _, name = path.rpartition("/")
-    match = WEIGHTS.fullmatch(name)
-    return match and (folder, match["stem"], match["variant"] or match["index_variant"])
-
-
-def find_stale(there: Iterable[str], new: Sequence[str]) -> list[str]:
-    """Returns the files among `there` whose weights the `new` files hold anew under other names."""
-    renewed = {_weights_in(path) for path in new} - {None}
-    return [path for path in there if path not in new and _weights_in(path) in renewed]
+def patterns_of_weights(paths: Iterable[str]) -> list[str]:
+    """Returns patterns of all files that hold the same weights of the same variant as `paths`, under any names."""
+    patterns = set()
+    for match in filter(None, map(WEIGHTS.fullmatch, paths)):
+        stem, variant = (match[1] or "") + match[2], match[3] or ""
+        patterns |= {f"{stem}{variant}{suffix}.safetensors" for suffix in ("", "-?????-of-?????")}
+        patterns.add(f"{stem}.safetensors.index{variant}.json")
+    return sorted(patterns)
 
 
 def list_files(folder: Path) -> list[str]:
@@ -75,82 +68,73 @@ def replacing(folder: str | os.PathLike) -> Iterator[Path]:
     """
     Gives a folder to save to, whose files replace those of `folder` when the block ends without an error. See the top
     of this file for what a reader finds meanwhile. Other files of `folder` stay. A symbolic link at the place of a new
-    file, or of a folder with new files, is replaced, and what it points to stays.
+    file, or of a folder with new files, is replaced, and its target stays.
 
     Args:
-        folder (`str` or `os.PathLike`): A folder; it is made where there is none.
+        folder (`str` or `os.PathLike`): A folder, which is created if it does not exist.
 
     Raises:
-        ValueError: a folder lies where a file is to be saved, or a file where a folder is needed.
-        FileNotFoundError: what was saved has been deleted meanwhile.
+        ValueError: If a folder lies where a file is to be saved, or a file where a folder is needed.
+        FileNotFoundError: If the new files were deleted by somebody else.
     """
     folder = Path(folder)
     if any(part.startswith(SAVING) for part in folder.parts):  # a part of a whole that is being saved
         yield folder
         return
     folder.mkdir(parents=True, exist_ok=True)
-    finish_replacing(folder)
-    with ExitStack() as stack:
-        with _locked(folder):  # nobody takes it for abandoned before it is locked
-            staged = Path(tempfile.mkdtemp(dir=folder, prefix=SAVING))
-            stack.callback(shutil.rmtree, staged, ignore_errors=True)
-            stack.enter_context(_locked(staged))
-        (staged / "new").mkdir()
-        yield staged / "new"
-        if not (staged / "new").is_dir():
-            raise FileNotFoundError(f"{staged / 'new'}, where files were being saved for {folder}, has been deleted.")
-        paths = list_files(staged / "new")
-        if paths:  # with several processes, only one of them writes
-            _check_places(folder, paths)
-            (staged / "old").mkdir()
-            # The error of an Auto class shows the type, that of any single configuration the dtype.
-            interrupted = json.dumps({"model_type": INTERRUPTED, "dtype": INTERRUPTED}, indent=2)
-            (staged / "config.json").write_text(interrupted + "\n", encoding="utf-8")
-            _sync(staged)
-            staged.rename(folder / staged.name.replace(SAVING, REPLACING))
-            finish_replacing(folder)
-            _delete_abandoned(folder)
-
-
-def _delete_abandoned(folder: Path) -> None:
-    """Deletes what killed processes have left of their saves; nothing, if the system cannot lock a folder."""
-    with _locked(folder):
-        for staged in folder.glob(f"{SAVING}*"):
-            with suppress(FileNotFoundError), _locked(staged, wait=False) as is_abandoned:
-                if is_abandoned:
-                    shutil.rmtree(staged, ignore_errors=True)
+    with _locked(folder) as is_alone:
+        if is_alone:  # then these are of killed processes
+            for abandoned in folder.glob(f"{SAVING}*"):
+                shutil.rmtree(abandoned, ignore_errors=True)
+        _finish(folder)
+        staged = Path(tempfile.mkdtemp(dir=folder, prefix=SAVING))
+        try:
+            (staged / "new").mkdir()
+            yield staged / "new"
+            if not (staged / "new").is_dir():
+                raise FileNotFoundError(f"{staged / 'new'} with the new files for {folder} has been deleted.")
+            paths = list_files(staged / "new")
+            if paths:  # of several processes, only one writes files
+                _check_places(folder, paths)
+                # The error of an Auto class shows the type, and that of a single configuration the dtype.
+                interrupted = json.dumps({"model_type": INTERRUPTED, "dtype": INTERRUPTED}, indent=2)
+                (staged / "config.json").write_text(interrupted + "\n", encoding="utf-8")
+                _sync(staged)
+                staged.rename(folder / staged.name.replace(SAVING, REPLACING))
+                _finish(folder)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
 
 
 def finish_replacing(folder: str | os.PathLike) -> bool:
     """
-    Completes the replacements in a folder that were committed and interrupted. Returns whether old files were left,
-    which somebody may have read just before.
+    Completes a replacement in a folder that was committed and interrupted. Returns whether old files were left, which
+    somebody may have read just before.
 
     Raises:
-        OSError: the files cannot be moved, for instance since the folder is read-only.
+        OSError: If the files cannot be moved, for instance because the folder is read-only.
     """
     folder = Path(folder)
     had_old_files = any(folder.glob(f"{REPLACING}*"))
-    if not had_old_files and not any(folder.glob(f"{PLACING}*")):
-        return False
-    with _locked(folder):
-        for journal in (path for begin in (PLACING, REPLACING) for path in sorted(folder.glob(f"{begin}*"))):
-            try:
-                if journal.name.startswith(REPLACING):
-                    journal = _move_old_files_aside(folder, journal)
-                _place_new_files(folder, journal)
-            except OSError as error:
-                message = f"The files in {folder} cannot be replaced by those in {journal}: {error}"
-                raise OSError(message) from error
+    if had_old_files or any(folder.glob(f"{PLACING}*")):
+        with _locked(folder):
+            _finish(folder)
     return had_old_files
 
 
+def _finish(folder: Path) -> None:
+    for journal in (path for begin in (PLACING, REPLACING) for path in sorted(folder.glob(f"{begin}*"))):
+        try:
+            if journal.name.startswith(REPLACING):
+                journal = _delete_old_files(folder, journal)
+            _place_new_files(folder, journal)
+        except OSError as error:
+            raise OSError(f"The files in {folder} cannot be replaced by those in {journal}: {error}") from error
+
+
 @contextmanager
-def _locked(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """
-    Locks a folder against other processes and threads. Yields whether it is locked: not where the system locks no
-    folders and, without `wait`, not where another one has locked it.
-    """
+def _locked(folder: Path) -> Iterator[bool]:
+    """Locks a folder against other processes and threads. Yields whether the system can lock it."""
     if fcntl is None:
         yield False
         return
@@ -158,34 +142,27 @@ def _locked(folder: Path, wait: bool = True) -> Iterator[bool]:
     try:
         is_locked = False
         with suppress(OSError):  # some network file systems lock no folders
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             is_locked = True
         yield is_locked
     finally:
         os.close(descriptor)
 
 
-def _move_old_files_aside(folder: Path, journal: Path) -> Path:
+def _delete_old_files(folder: Path, journal: Path) -> Path:
     new = list_files(journal / "new")
     if "config.json" in new:
         with suppress(FileNotFoundError):  # it is there already
             os.replace(journal / "config.json", folder / "config.json")
-    # Links of folders, before anything is looked for below them.
-    parents = sorted({parent.as_posix() for path in new for parent in Path(path).parents})
-    links = [parent for parent in parents if (folder / parent).is_symlink()]
-    for paths in (links, _find_stale_beside(folder, new), _entries_first(new)):
-        for path in paths:
-            if path not in (".", "config.json") and os.path.lexists(folder / path):
-                # What is moved will be deleted, so that its name does not matter.
-                os.replace(folder / path, journal / "old" / path.replace("/", "-"))
+    # Links to folders go before stale files are looked for, so that these are not looked for behind a link.
+    for parent in sorted({parent for path in new for parent in Path(path).parents} - {Path()}):
+        if (folder / parent).is_symlink():
+            (folder / parent).unlink()
+    stale = {path for pattern in patterns_of_weights(new) for path in glob.glob(pattern, root_dir=folder)}
+    for path in [*(stale - {*new}), *_entries_first(new)]:
+        if path != "config.json":
+            (folder / path).unlink(missing_ok=True)
     return journal.rename(folder / journal.name.replace(REPLACING, PLACING))
-
-
-def _find_stale_beside(folder: Path, new: Sequence[str]) -> Iterator[str]:
-    for parent in {Path(path).parent for path in new}:
-        if (folder / parent).is_dir():
-            names = [(parent / file.name).as_posix() for file in (folder / parent).iterdir() if not file.is_dir()]
-            yield from find_stale(names, new)
 
 
 def _place_new_files(folder: Path, journal: Path) -> None:
@@ -197,9 +174,8 @@ def _place_new_files(folder: Path, journal: Path) -> None:
 
 def _entries_first(paths: Iterable[str]) -> list[str]:
     def order(path: str) -> tuple:
-        name = Path(path).name
-        rank = 1 if _weights_in(path) or name in ENTRIES else 2
-        return 0 if path == "config.json" else rank, path
+        is_entry = ".safetensors" in path or Path(path).name in ENTRIES
+        return path != "config.json", not is_entry, path
 
     return sorted(paths, key=order)
 
@@ -215,7 +191,7 @@ def _check_places(folder: Path, paths: Iterable[str]) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Waits until a folder is on the disk, since the files that it replaces will be deleted."""
+    """Waits until a folder is on the disk, because the files that it replaces will be deleted."""
     is_posix = os.name == "posix"  # elsewhere a folder cannot be opened, and a file to be synchronized is writable
     for path in (folder, *folder.rglob("*")):
         if is_posix or path.is_file():
@@ -224,25 +200,20 @@ def _sync(folder: Path) -> None:
             os.close(descriptor)
 
 
-def list_shards(index: Path) -> list[str]:
+def read_json(path: Path) -> dict:
     """
-    Returns the names of the files that an index of weights lists.
+    Reads a JSON object from a file.
 
     Raises:
-        ValueError: an index that is not one, or that lists a file elsewhere than beside it.
+        ValueError: If the file holds none; the message names the file.
     """
     try:
-        content = json.loads(index.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{index} is not valid JSON: {error}") from error
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
-    if not names or not all(isinstance(name, str) for name in names):
-        expected = 'an object whose "weight_map" maps the names of weights to files'
-        raise ValueError(f"{index} must hold {expected}, got {str(content)[:100]}.")
-    if outside := [name for name in names if Path(name).name != name]:
-        raise ValueError(f"{index} must name files beside it, got {outside[0]!r}.")
-    return sorted(set(names))
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold an object, got {str(content)[:100]}.")
+    return content
 
 
 def open_safetensors(path: str | os.PathLike) -> safe_open:
@@ -250,7 +221,7 @@ def open_safetensors(path: str | os.PathLike) -> safe_open:
     Opens a safetensors file.
 
     Raises:
-        ValueError: the file is damaged or incomplete.
+        ValueError: If the file is damaged or incomplete.
     """
     try:
         return safe_open(path, framework="pt")
@@ -259,7 +230,7 @@ def open_safetensors(path: str | os.PathLike) -> safe_open:
 
 
 def check_none_missing(name: str, missing: Sequence[str]) -> None:
-    """Raises a `ValueError` for weights of the part `name` that its files lack, and that would have any values."""
+    """Raises a `ValueError` if the files of the part `name` lack weights, which would be left without values."""
     if missing:
         raise ValueError(f"The files of {name} lack {len(missing)} of its weights, such as {missing[0]}.")
 
@@ -269,15 +240,25 @@ def check_weights(folder: str | os.PathLike, variant: str | None = None) -> None
     Checks the files of weights that are loaded from a folder: their index, and whether each file is complete.
 
     Raises:
-        ValueError: same as [`list_shards`] and [`open_safetensors`].
+        ValueError: If an index is damaged or names a file outside of the folder, or if a file is damaged.
     """
     infix = f".{variant}" if variant else ""
     for kind in ("safetensors", "bin"):
         for stem in ("model", "diffusion_pytorch_model", "pytorch_model"):
             whole, index = Path(folder, f"{stem}{infix}.{kind}"), Path(folder, f"{stem}.{kind}.index{infix}.json")
-            names = [whole.name] if whole.is_file() else list_shards(index) if index.is_file() else []
+            names = {whole.name} if whole.is_file() else _list_shards(index) if index.is_file() else ()
             for path in (whole.with_name(name) for name in names):
                 if kind == "safetensors" and path.is_file():
                     open_safetensors(path)
             if names:
                 return
+
+
+def _list_shards(index: Path) -> set[str]:
+    weight_map = read_json(index).get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f'{index} must hold an object whose "weight_map" maps the names of weights to files.')
+    if outside := [name for name in names if Path(name).name != name]:
+        raise ValueError(f"{index} must name files beside it, got {outside[0]!r}.")
+    return set(names)

@@ -1,15 +1,17 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """A whole LaVIT in one folder or repository: model, processor, pixel decoder, card, and the code that loads them."""
 
+import fnmatch
+import inspect
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from huggingface_hub import (
     CommitInfo,
     CommitOperationAdd,
@@ -20,23 +22,24 @@ from huggingface_hub import (
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import HFValidationError
-from transformers import PreTrainedConfig
 
-from .files import check_weights, find_stale, finish_replacing, list_files, replacing
+from .files import check_weights, finish_replacing, list_files, patterns_of_weights, replacing
 
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel as MixinBase
+else:
+    MixinBase = object
 
 AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 CARD_NAME = "README.md"
 ADAPTER = "adapter_config.json"
-# What `PreTrainedModel.save_pretrained` takes beside the named arguments. It always writes safetensors.
-SAVE_ARGUMENTS = {"distributed_checkpoint", "save_original_format", "save_peft_format", "token"}
-HUB_ARGUMENTS = ("repo_id", "private", "token", "revision", "create_pr", "commit_message", "commit_description")
-# ![...](samples/captions.png), and no image of the web
+# Matches ![...](samples/captions.png), and no image of the web.
 CARD_IMAGE = re.compile(r"!\[[^\]]*\]\((?!\w+:)([^)\s]+)\)")
 
 
 def write_card(model_card: ModelCard | str | os.PathLike, folder: Path) -> None:
-    """Writes a card to a folder. A card that is a file comes with the images beside it that it shows."""
+    """Writes a card to a folder. If the card is a file, the images beside it that it shows are copied as well."""
     if isinstance(model_card, ModelCard):
         model_card.save(folder / CARD_NAME)
         return
@@ -51,9 +54,9 @@ def write_card(model_card: ModelCard | str | os.PathLike, folder: Path) -> None:
             shutil.copyfile(source.parent / image, folder / image)
 
 
-def new_card(title: str, tags: Sequence[str] = ()) -> ModelCard:
+def new_card(title: str, tags: Sequence[str] | None = None) -> ModelCard:
     """Returns a short card for a repository that has none."""
-    data = ModelCardData(library_name="transformers", pipeline_tag="any-to-any", tags=["lavit", *tags])
+    data = ModelCardData(library_name="transformers", pipeline_tag="any-to-any", tags=["lavit", *(tags or ())])
     text = "A LaVIT ([arXiv 2309.04669](https://arxiv.org/abs/2309.04669)): it reads and draws images as tokens."
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{text}\n")
 
@@ -67,25 +70,26 @@ def upload(
     token: bool | str | None = None,
     revision: str | None = None,
     create_pr: bool = False,
-    commit_message: str | None = None,
+    commit_message: str = "Upload LaVIT",
     commit_description: str | None = None,
-    tags: Sequence[str] = (),
+    tags: Sequence[str] | None = None,
     subfolder: str = "",
 ) -> CommitInfo:
     """
-    Uploads files of a folder as one commit of a model repository, which is made where there is none: before it the
-    repository is as it was, after it all of them are in it, and old files of the same weights are not.
+    Uploads files of a folder as one commit of a model repository, which is created if it does not exist. The commit
+    deletes old files of the same weights.
 
     Args:
-        folder (`str` or `os.PathLike`), paths (`Sequence[str]`): The files, by their paths in the folder.
+        folder (`str` or `os.PathLike`): The folder.
+        paths (`Sequence[str]`): The paths of the files in the folder.
         repo_id (`str`): The repository.
-        tags (`Sequence[str]`, *optional*): Tags of a card, for a repository that has none yet.
-        subfolder (`str`, *optional*, defaults to `""`): Where in the repository the files go.
+        tags (`Sequence[str]`, *optional*): Tags of the short card that a repository without a card gets.
+        subfolder (`str`, *optional*, defaults to `""`): The folder in the repository.
         private, token, revision, create_pr, commit_message, commit_description:
             Same as in `PreTrainedModel.push_to_hub`.
 
     Raises:
-        ValueError: a model for a place that holds an adapter.
+        ValueError: If a model is pushed to a place that holds an adapter.
     """
     api = HfApi(library_name="lavit_hf")
     repo_id = api.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
@@ -99,14 +103,16 @@ def upload(
             f"The repository {repo_id} holds an adapter ({adapter}): from_pretrained would load the model that it "
             "belongs to instead of the pushed one. Push to another repository, or remove the adapter."
         )
-    operations = [CommitOperationDelete(path) for path in find_stale(there, list(new))]
+    stale = {path for pattern in patterns_of_weights(new) for path in fnmatch.filter(there, pattern)} - new.keys()
+    operations = [CommitOperationDelete(path) for path in sorted(stale)]
     operations += [CommitOperationAdd(path, file) for path, file in new.items()]
     if not subfolder and CARD_NAME not in (*paths, *there):
         operations.append(CommitOperationAdd(CARD_NAME, new_card(repo_id.split("/")[-1], tags).content.encode()))
+    # Not `HfApi.upload_folder`, which makes several commits of a large folder where hf_xet is installed.
     return api.create_commit(
         repo_id,
         operations,
-        commit_message=commit_message or "Upload LaVIT",
+        commit_message=commit_message,
         commit_description=commit_description,
         token=token,
         revision=revision,
@@ -114,16 +120,8 @@ def upload(
     )
 
 
-class LavitPublishingMixin:
+class LavitPublishingMixin(MixinBase):
     """Saving, publishing and loading of a model whose folder or repository may hold all that belongs to it."""
-
-    config: PreTrainedConfig
-    is_remote_code: Callable[[], bool]
-    should_save_on_this_rank: Callable[[bool], bool]
-    barrier_after_gathered_checkpoint_save: Callable
-    widest_dtype: Callable[[], torch.dtype | None]
-    dtype: torch.dtype
-    _auto_class: str | None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
@@ -131,9 +129,9 @@ class LavitPublishingMixin:
         Loads a model. Same arguments as `PreTrainedModel.from_pretrained`.
 
         Raises:
-            ValueError: a file of weights, or their index, that cannot be read; the message names it.
-            OSError: saving to the folder was interrupted, and the replacement of its files cannot be completed, or has
-                just been completed when an Auto class had already read the old configuration.
+            ValueError: If a file of weights or their index cannot be read; the message names it.
+            OSError: If saving to the folder was interrupted, and the replacement of its files cannot be completed, or
+                has just been completed when an Auto class had already read the old configuration.
         """
         name = pretrained_model_name_or_path
         subfolder, variant = kwargs.get("subfolder") or "", kwargs.get("variant")
@@ -143,7 +141,7 @@ class LavitPublishingMixin:
         try:
             return super().from_pretrained(name, *args, **kwargs)
         except Exception:
-            # The error of a broken file does not always name it, and one from a repository is checked only now.
+            # The error of a broken file does not always name it. The files of a repository are checked only now.
             if is_name and not os.path.isdir(name):
                 with suppress(HFValidationError):  # no repository
                     where = kwargs.get("cache_dir"), kwargs.get("revision")
@@ -161,8 +159,7 @@ class LavitPublishingMixin:
                 f"Saving to {name} was interrupted while files were being replaced. The replacement has now been "
                 "completed, but the configuration was read before: load again."
             )
-        names = ("config.json", "adapter_config.json")
-        if not has_config and not any(os.path.isfile(os.path.join(folder, file)) for file in names):
+        if not has_config and not {"config.json", ADAPTER} & {*os.listdir(folder)}:
             raise ValueError(
                 f"{os.path.normpath(folder)} holds no config.json, so that no model can be loaded from it."
             )
@@ -179,40 +176,44 @@ class LavitPublishingMixin:
         processor=None,
         image_decoder=None,
         model_card: ModelCard | str | os.PathLike | None = None,
+        save_peft_format: bool = True,
+        save_original_format: bool = True,
+        distributed_checkpoint: bool = False,
         push_to_hub: bool = False,
-        **kwargs,
+        **hub_kwargs,
     ) -> None:
         """
-        Saves the model, and with it what belongs to it, to a folder from which all of `from_pretrained` load. Files
-        that are there are replaced together once all new ones are written: whoever is killed while saving leaves the
-        old files or the new ones, never some of each. Other files in the folder stay.
+        Saves the model, and with it what belongs to it, to a folder from which all of `from_pretrained` load. Existing
+        files are replaced together once all new ones are written: a process that is killed while saving leaves the old
+        files or the new ones, never some of each. Other files in the folder stay.
 
         Args:
             save_directory (`str` or `os.PathLike`): The folder.
             processor ([`LavitProcessor`], *optional*): The model's processor.
             image_decoder ([`LavitImageDecoderPipeline`], *optional*): The model's pixel decoder.
             model_card (`ModelCard`, `str` or `os.PathLike`, *optional*):
-                A card, or the file of one, whose images come along.
+                A card, or the file of one, whose images are copied as well.
             push_to_hub (`bool`, *optional*, defaults to `False`):
-                Whether to push it as well, to `repo_id` or else to a repository named as the folder.
-            is_main_process, state_dict, max_shard_size, variant, kwargs:
-                Same as in `PreTrainedModel.save_pretrained` and, with `push_to_hub`, in `push_to_hub`.
-                `max_shard_size` is also that of the pixel decoder. With `distributed_checkpoint=True` all processes
-                write to `save_directory` itself.
+                Whether to push the saved files as well, to `repo_id` or else to a repository named as the folder.
+            is_main_process, state_dict, max_shard_size, variant, save_peft_format, save_original_format:
+                Same as in `PreTrainedModel.save_pretrained`. `max_shard_size` is also that of the pixel decoder.
+            distributed_checkpoint (`bool`, *optional*, defaults to `False`):
+                Same as in `PreTrainedModel.save_pretrained`. All processes then write to `save_directory` itself.
+            hub_kwargs: With `push_to_hub=True`, same as in `push_to_hub`.
 
         Raises:
-            ValueError: a folder that is a file, or that holds an adapter; a processor of another vocabulary; a
-                `model_card` that is not there; a folder at the place of a file; `safe_serialization=False`.
-            TypeError: an unknown argument.
+            ValueError: If the folder is a file or holds an adapter, if the processor has another vocabulary, if there
+                is no `model_card`, if a folder lies at the place of a file, or with `safe_serialization=False`.
+            TypeError: If an argument is unknown.
         """
         if os.path.isfile(save_directory):
             raise ValueError(f"save_directory must be a folder, got the file {os.fspath(save_directory)!r}.")
-        if not kwargs.pop("safe_serialization", True):
+        if not hub_kwargs.pop("safe_serialization", True):
             raise ValueError("Weights are always saved as safetensors, got safe_serialization=False.")
-        taken = SAVE_ARGUMENTS | set(HUB_ARGUMENTS if push_to_hub else ())
-        if unknown := kwargs.keys() - taken:
-            condition = " without push_to_hub=True" if unknown <= set(HUB_ARGUMENTS) else ""
-            raise TypeError(f"save_pretrained takes no {', '.join(sorted(unknown))}{condition}.")
+        if not push_to_hub and (unknown := hub_kwargs.keys() - {"token"}):
+            raise TypeError(f"save_pretrained takes no {', '.join(sorted(unknown))} without push_to_hub=True.")
+        repo_id = hub_kwargs.pop("repo_id", Path(save_directory).absolute().name)
+        inspect.signature(upload).bind(save_directory, [], repo_id, **hub_kwargs)  # refuses unknown arguments early
         is_adapter = getattr(self, "_hf_peft_config_loaded", False)
         if not is_adapter and Path(save_directory, ADAPTER).is_file():
             raise ValueError(
@@ -221,13 +222,17 @@ class LavitPublishingMixin:
             )
         if processor is not None and hasattr(self.config, "image_start_token_id"):
             processor.check_vocabulary(self.config)
-        hub_kwargs = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs} if push_to_hub else {}
-        weights = {"max_shard_size": max_shard_size, "variant": variant}
-        if kwargs.get("distributed_checkpoint"):  # all processes write to one place
+        settings = {
+            "max_shard_size": max_shard_size,
+            "variant": variant,
+            "save_peft_format": save_peft_format,
+            "save_original_format": save_original_format,
+        }
+        if distributed_checkpoint:
             if not (processor is image_decoder is model_card is None):
                 raise ValueError("A distributed checkpoint goes without processor, image_decoder and model_card.")
-            hub_kwargs["push_to_hub"] = push_to_hub
-            super().save_pretrained(save_directory, is_main_process, state_dict, **weights, **kwargs, **hub_kwargs)
+            settings |= {"distributed_checkpoint": True, "push_to_hub": push_to_hub, "repo_id": repo_id}
+            super().save_pretrained(save_directory, is_main_process, state_dict, **settings, **hub_kwargs)
             return
         saves = self.should_save_on_this_rank(is_main_process)
         with replacing(save_directory) if saves else nullcontext(Path(save_directory)) as folder:
@@ -235,13 +240,13 @@ class LavitPublishingMixin:
                 names = dict.fromkeys(AUTO_CLASSES, "modeling_lavit.LavitForCausalLM")
                 self.config.auto_map = {"AutoModel": "modeling_lavit_model.LavitModel"} | names
             try:
-                super().save_pretrained(folder, is_main_process, state_dict, **weights, **kwargs)
+                super().save_pretrained(folder, is_main_process, state_dict, **settings)
                 is_whole = not (is_adapter or getattr(self, "is_quantized", False))
                 if saves and is_whole and (widest := self.widest_dtype()) not in (None, self.dtype):
                     # from_pretrained brings all weights to one dtype, and transformers has noted the first one's.
                     self.config.dtype = widest
                     self.config.save_pretrained(folder)
-            finally:  # it belongs to the folder, and this model may go to another one
+            finally:  # the entry belongs to this folder, and the model may be saved to another one
                 vars(self.config).pop("auto_map", None)
             if saves:
                 if processor is not None:
@@ -254,9 +259,7 @@ class LavitPublishingMixin:
         # Another process may read the folder only now that the files are in their places.
         self.barrier_after_gathered_checkpoint_save(getattr(self.config, "distributed_config", None))
         if push_to_hub and saves:
-            upload(
-                save_directory, paths, hub_kwargs.pop("repo_id", Path(save_directory).absolute().name), **hub_kwargs
-            )
+            upload(save_directory, paths, repo_id, **hub_kwargs)
 
     def push_to_hub(
         self,
@@ -266,24 +269,23 @@ class LavitPublishingMixin:
         image_decoder=None,
         model_card: ModelCard | str | os.PathLike | None = None,
         max_shard_size: int | str = "50GB",
-        tags: Sequence[str] | None = None,
         **kwargs,
     ) -> CommitInfo:
         """
-        Pushes the model, and with it what belongs to it, in one commit: before it the repository is as it was, after
-        it everything is there.
+        Pushes the model, and with it what belongs to it, in one commit. Until then the repository is as it was.
 
         Args:
-            repo_id (`str`): The repository, made where there is none.
+            repo_id (`str`): The repository, which is created if it does not exist.
             processor ([`LavitProcessor`], *optional*), image_decoder ([`LavitImageDecoderPipeline`], *optional*):
                 Same as in `save_pretrained`.
             model_card (`ModelCard`, `str` or `os.PathLike`, *optional*):
-                Same as in `save_pretrained`. Without one, the repository keeps its own or gets a short one.
-            max_shard_size (`int` or `str`, *optional*, defaults to `"50GB"`): Largest file of weights.
-            tags (`list[str]`, *optional*): Tags of the short card.
-            kwargs: `private`, `token`, `revision`, `create_pr`, `commit_message`, `commit_description`.
+                Same as in `save_pretrained`. Without one, the repository keeps its card or gets a short one.
+            max_shard_size (`int` or `str`, *optional*, defaults to `"50GB"`): Largest size of a file of weights.
+            kwargs:
+                `private`, `token`, `revision`, `create_pr`, `commit_message`, `commit_description`, and `tags` for
+                the short card.
         """
         with tempfile.TemporaryDirectory() as folder:
             whole = {"processor": processor, "image_decoder": image_decoder, "model_card": model_card}
             self.save_pretrained(folder, max_shard_size=max_shard_size, **whole)
-            return upload(folder, list_files(Path(folder)), repo_id, tags=tags or (), **kwargs)
+            return upload(folder, list_files(Path(folder)), repo_id, **kwargs)
