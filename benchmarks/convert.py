@@ -5,13 +5,13 @@ Measures memory and time of the conversion for different numbers of shards of th
     python benchmarks/convert.py --shards 2 4 8 --shard-mb 512
 
 Makes a checkpoint in the authors' layout, with random weights in float16 and the visual parts of the goldens. Converts
-it in a separate process, and compares the memory that this needs with the bound: a file of the result, 2 GB by default,
-plus 0.5 GB, whatever the size of the checkpoint. The exit code is 1 if the bound is exceeded. Needs Linux, and twice the
-size of the largest checkpoint on the disk.
+it in a separate process, and compares the memory that this needs with the bound: a file of the result, 2 GB by
+default, plus 0.5 GB, whatever the size of the checkpoint. The exit code is 1 if the bound is exceeded. Needs Linux,
+and twice the size of the largest checkpoint on the disk.
 
-`private` is the memory that cannot be dropped (RssAnon, sampled every 5 ms), less that of the process after its imports.
-`peak` is the largest resident set, less that after the imports. It includes the authors' files, which are mapped: pages
-that were read count as resident although the kernel can drop them at any time.
+`private` is the memory that cannot be dropped (RssAnon, sampled every 5 ms), less that after the imports. `peak` is
+the largest resident set, less that after the imports. It includes the authors' files, which are mapped: pages that
+were read count as resident although the kernel can drop them at any time.
 """
 
 import argparse
