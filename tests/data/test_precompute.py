@@ -352,6 +352,7 @@ def test_other_settings_are_refused_by_name(compute, shapes, model, tmp_path):
         ({"dtype": "bfloat16"}, "dtype was 'float32', now it is 'bfloat16'"),
         ({"dataset": shapes.select(range(5))}, "input_rows was 11, now it is 5"),
         ({"dataset": shapes.select(range(NUM_ROWS)[::-1])}, "first_row was 'sha256:"),
+        ({"dataset": shapes.select([0, *range(1, NUM_ROWS)[::-1]])}, "other settings: sampled_rows was 'sha256:"),
     ]:
         with pytest.raises(ValueError, match=message):
             compute(**({"dataset": shapes, "output": output} | changed))
@@ -362,6 +363,13 @@ def test_other_settings_are_refused_by_name(compute, shapes, model, tmp_path):
     settings = {"rows_per_shard": 4, "batch_size": 7, "num_workers": 1}
     precompute_codes(shapes, output, *load_model(other_model), image_columns=COLUMNS, **settings)
     assert files == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+
+def test_a_longer_stream_is_not_taken_for_complete(compute, shapes, tmp_path):
+    stream = shapes.to_iterable_dataset()
+    compute(stream.take(6), tmp_path / "out")
+    with pytest.raises(ValueError, match="has 6 rows in 2 shards, but 7 were to be read"):
+        compute(stream.take(7), tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,16 @@ def test_every_door_sees_the_same_image(name, folder):
         assert np.array_equal(np.asarray(image), np.asarray(seen)), door
 
 
+class OnlyRead:
+    """The least that a binary file object can be."""
+
+    def __init__(self, content: bytes):
+        self.content = content
+
+    def read(self) -> bytes:
+        return self.content
+
+
 def test_sources(folder, server):
     content, path = ZOO["rgb.png"][0], folder / "rgb.png"
     text = base64.b64encode(content).decode()
@@ -97,6 +107,7 @@ def test_sources(folder, server):
         f"data:image/png;base64,{text}",
         f"data:application/octet-stream;base64,{text}",
         f"DATA:;base64,{text}",
+        f"data:IMAGE/png;BASE64,{text}",
         f"data:image/png,{quote(content)}",
         text,
         base64.encodebytes(content).decode(),  # in lines
@@ -114,7 +125,7 @@ def test_sources(folder, server):
     ]
     expected = np.asarray(Image.open(path))
     with open(path, "rb") as file:
-        for source in [*sources, file, file]:
+        for source in [*sources, file, file, OnlyRead(content)]:
             for image in (read_image(source), *processed(source)):
                 assert np.array_equal(np.asarray(image), expected), str(source)[:100]
         many = PROCESSORS[1]([sources[:9], [], tuple(sources[9:])], return_tensors="pt", **AS_STORED).pixel_values
@@ -156,7 +167,7 @@ BROKEN = [
     ("http://127.0.0.1:1/a.png", "cannot be read: .*refused"),
     ("http://[", "cannot be read: "),
     ("nothing://at/all.png", "cannot be read: Protocol not known: nothing"),
-    ("data:image/png;base64", "cannot be read: "),
+    ("data:image/png;base64", "needs a comma before its content"),
     ("data:image/png;base64,AAAA", "cannot be read: its 3 bytes"),
     (animation("GIF"), "has 3 frames, expected one. In Pillow, `image.seek"),
     (animation("PNG"), "has 3 frames"),

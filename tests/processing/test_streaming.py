@@ -97,6 +97,16 @@ def test_an_image_that_the_prompt_began(processor):
     assert list(streamer) == [ImageSegment([3, 4], False), ImageSegment([3, 4], True)]
 
 
+def test_images_without_codes_are_no_pieces(processor):
+    """Neither `[IMG]` alone nor the placeholder of a given image: a consumer decodes the codes of each piece."""
+    streamer = LavitIteratorStreamer(processor, skip_prompt=False)
+    first = processor.visual_token_offset
+    streamer.put(torch.tensor([[processor.image_token_id, processor.image_start_token_id]]))
+    streamer.put(torch.tensor([first + 4]))
+    streamer.end()
+    assert list(streamer) == [ImageSegment([4], False)]
+
+
 def test_refusals(processor):
     for settings in ({"preview_every": 3}, {"preview_every": 0, "decode_image": paint}):
         with pytest.raises(ValueError, match=f"must be at least 1, got {settings['preview_every']}"):

@@ -179,7 +179,7 @@ def complete_split(folder: Path, input_rows: int | None, is_main_process: bool) 
         is_main_process (`bool`): Whether to write.
 
     Raises:
-        ValueError: If rows are missing.
+        ValueError: If the split has another number of rows, or a shard is missing.
     """
     shards, manifest = sorted(find_shards(folder)), read_manifest(folder.parent, folder.name)
     records = [read_record(shard_path(folder, shard)) for shard in shards]
@@ -189,7 +189,10 @@ def complete_split(folder: Path, input_rows: int | None, is_main_process: bool) 
     rows_per_shard = manifest["settings"]["rows_per_shard"]
     is_whole = len(shards) == shards[-1] + 1 and all(record["input_rows"] == rows_per_shard for record in records[:-1])
     if not is_whole or input_rows not in (None, found):
-        raise ValueError(f"{folder} lacks rows: of {input_rows or 'a stream'} it has {found} in {len(shards)} shards.")
+        raise ValueError(
+            f"{folder} has {found} rows in {len(shards)} shards, but {input_rows or 'more'} were to be read. If it "
+            "was begun with fewer rows, name a new folder."
+        )
     counts = {name: sum(record[name] for record in records) for name in ("rows", "images", "codes")}
     broken = [entry for record in records for entry in record["broken"]]
     summary = CodesSummary(skipped_rows=len({entry["row"] for entry in broken}), **counts)

@@ -40,6 +40,7 @@ SELECTIONS = ("topk", "argmax")
 TIMEOUT = timedelta(days=7)
 IMAGE_DTYPES = ("string", "large_string", "binary", "large_binary")
 MAX_PATH = 4096  # characters, as on Linux
+NUM_SAMPLED_ROWS = 16
 
 
 def precompute_codes(
@@ -102,6 +103,7 @@ def precompute_codes(
     settings = {
         "columns": rows.column_names,
         "first_row": _hash_rows(next(iter(rows.iter(1)), None)),
+        "sampled_rows": _hash_rows(_sample_rows(rows)) if num_rows else None,
         "input_rows": num_rows,
         "image_columns": list(image_columns),
         **_describe_model(visual_tokenizer, image_processor),
@@ -123,7 +125,7 @@ def precompute_codes(
         return shard % state.num_processes == state.process_index and shard not in finished
 
     # 3. Read their rows, prepare images in workers, compute codes, and write
-    requests, total = _read_stream(rows, rows_per_shard, batch_size, is_wanted), None
+    requests, total = _StreamRequests(rows, rows_per_shard, batch_size, is_wanted), None
     if num_rows is not None:
         ranges = _list_ranges(num_rows, rows_per_shard, batch_size, is_wanted)
         total = sum(stop - start for _, start, stop in ranges)
@@ -143,6 +145,7 @@ def precompute_codes(
 
     # 4. Complete the split once all processes have finished
     state.wait_for_everyone()
+    num_rows = requests.num_rows if isinstance(requests, _StreamRequests) else num_rows
     summary = complete_split(folder, num_rows, state.is_main_process)
     state.wait_for_everyone()
     return summary
@@ -166,8 +169,13 @@ def codes_column(image_column: str) -> str:
     return f"{image_column}_codes"
 
 
+def _sample_rows(rows: datasets.Dataset) -> pa.Table:
+    """Returns rows from all over a dataset, which tell it from others."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, NUM_SAMPLED_ROWS, dtype=int)).tolist()]
+
+
 def _hash_rows(table: pa.Table | None) -> str:
-    """Returns a hash of rows, which tells a dataset from others. The folder of their files makes no difference."""
+    """Returns a hash of rows. The folder of their files makes no difference."""
     digest = hashlib.sha256()
     for row in [] if table is None else table.to_pylist():
         for name, value in row.items():
@@ -204,16 +212,25 @@ def _list_ranges(num_rows: int, rows_per_shard: int, batch_size: int, is_wanted)
     ]
 
 
-def _read_stream(rows, rows_per_shard: int, batch_size: int, is_wanted) -> Iterator[tuple[int, int, pa.Table]]:
-    """Yields the batches of the wanted shards of a stream: the shard, the number of the first row, and the rows."""
-    start = 0
-    for table in rows.iter(batch_size):
-        while len(table) > 0:
-            shard, place = divmod(start, rows_per_shard)
-            part = table.slice(0, rows_per_shard - place)
-            if is_wanted(shard):
-                yield shard, start, part
-            start, table = start + len(part), table.slice(len(part))
+class _StreamRequests:
+    """
+    The batches of the wanted shards of a stream: the shard, the number of the first row, and the rows. After the
+    iteration, `num_rows` is the number of all rows, so that a shard that was complete for a shorter stream is noticed.
+    """
+
+    def __init__(self, rows: datasets.IterableDataset, rows_per_shard: int, batch_size: int, is_wanted):
+        self.rows, self.rows_per_shard, self.batch_size, self.is_wanted = rows, rows_per_shard, batch_size, is_wanted
+        self.num_rows = 0
+
+    def __iter__(self) -> Iterator[tuple[int, int, pa.Table]]:
+        self.num_rows = 0
+        for table in self.rows.iter(self.batch_size):
+            while len(table) > 0:
+                shard, place = divmod(self.num_rows, self.rows_per_shard)
+                part = table.slice(0, self.rows_per_shard - place)
+                if self.is_wanted(shard):
+                    yield shard, self.num_rows, part
+                self.num_rows, table = self.num_rows + len(part), table.slice(len(part))
 
 
 @dataclass

@@ -34,7 +34,7 @@ CHAT_TEMPLATE = (
             {%- endif -%}
         {%- endfor -%}
         {%- if chat.system + turn.question -%}
-            {{- '<before>' + (chat.system + turn.question)[1:] + '<after>' -}}
+            {{- '<before>' + (chat.system + turn.question).rstrip()[1:] + '<after>' -}}
         {%- endif -%}
         {%- set chat.system = '' -%}
     {%- elif message['role'] == 'assistant' -%}

@@ -161,7 +161,7 @@ def read_content(source, name: str = "The image") -> bytes:
         elif isinstance(source, os.PathLike):
             source = read_file(source)
         elif hasattr(source, "read"):
-            if source.seekable():
+            if hasattr(source, "seekable") and source.seekable():
                 source.seek(0)
             source = source.read()
             if isinstance(source, str):
@@ -173,6 +173,11 @@ def read_content(source, name: str = "The image") -> bytes:
 
 def read_file(address: str | os.PathLike) -> bytes:
     """Reads the whole file at a path or URL. Every image that is named rather than given passes through here."""
+    if isinstance(address, str) and address[:5].lower() == "data:":
+        head, comma, content = address.partition(",")
+        if not comma:
+            raise ValueError("a data: URL needs a comma before its content")
+        address = head.lower() + comma + content  # urllib compares ";base64" case-sensitively
     if isinstance(address, str) and re.match("(https?|file|data):", address, re.IGNORECASE):
         url = urllib.parse.quote(address, safe="%/:=&?~#+!$,;'@()*[]|")
         request = urllib.request.Request(url, headers={"User-Agent": "lavit_hf"})

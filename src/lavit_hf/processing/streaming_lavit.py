@@ -96,8 +96,8 @@ class LavitIteratorStreamer(TextIteratorStreamer):
                 continue
             if run.is_image:
                 super().end()  # the text before the image is final
-                codes = None if run.content is None else list(run.content)
-                self.text_queue.put(ImageSegment(codes, run.complete))
+                if run.content:  # neither [IMG] alone nor a placeholder has codes
+                    self.text_queue.put(ImageSegment(list(run.content), run.complete))
             else:
                 super().put(torch.tensor([token]))
 
