@@ -76,6 +76,6 @@ def test_killed(tmp_path, converted, file):
     killed = subprocess.run(command, stderr=subprocess.DEVNULL)
     assert killed.returncode == -signal.SIGKILL
     assert not target.exists()
-    assert os.listdir(tmp_path) == ["out.incomplete"]
+    assert os.listdir(tmp_path) == [".out.incomplete"]
     assert_same_weights(convert(CHECKPOINT, target), converted)
     assert os.listdir(tmp_path) == ["out"]

@@ -13,6 +13,7 @@ from transformers import (
     CLIPVisionConfig,
     Dinov2Config,
     DINOv3ViTConfig,
+    DynamicCache,
     Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -37,6 +38,7 @@ from ..tiny import (
     TEXT_TOKENS,
     VISION,
     VISUAL_OFFSET,
+    loosen,
     pad_rows,
     pictures,
     tiny_lavit,
@@ -269,6 +271,22 @@ def test_backbones_keep_their_kernels(attention, experts):
     parts = model.config.text_config, model.config.visual_tokenizer_config.vision_config
     assert [part._attn_implementation for part in parts] == [attention] * 2
     assert model.config.text_config._experts_implementation == experts
+
+
+@torch.no_grad()
+def test_an_empty_cache_changes_no_positions():
+    """`DynamicCache()` has no layers before its first use. Absolute positions show whether padding was counted."""
+    text = tiny_text_config("gpt2")
+    model = loosen(LavitForCausalLM.from_backbones(CLIPVisionConfig(**VISION), text, codebook_size=CODEBOOK_SIZE))
+    model.eval()
+    ids = torch.tensor([[0, 0, 0, 5, 6, 7]])
+    mask = (ids != 0).long()
+    alone = model(input_ids=ids[:, 3:]).logits
+    for cache in (None, DynamicCache(), DynamicCache(config=model.config.text_config)):
+        logits = model(input_ids=ids, attention_mask=mask, cache=cache).logits[:, 3:]
+        torch.testing.assert_close(logits, alone)
+        with pytest.raises(ValueError, match="attention_mask must be of shape"):
+            model(input_ids=ids, attention_mask=mask[:, 1:], cache=cache and type(cache)())
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from random import Random
 import pytest
 import torch
 from datasets import Dataset
+from transformers import CLIPImageProcessor
 
 from lavit_hf import LavitProcessor
 from lavit_hf.data.rows import RowStream
@@ -190,6 +191,14 @@ def test_images_expanded_by_their_codes(processor):
     torch.testing.assert_close(outputs.loss, model(**short).loss)
     with pytest.raises(ValueError, match="expand_images needs the codes"):
         LavitCollator(processor, NUM_PATCHES, expand_images=True)([[ImagePart(image, image_input="features")]])
+
+
+def test_no_images_of_another_image_processor(processor, monkeypatch):
+    """A batch of text alone has pixels as well, of the shape that the image processor gives."""
+    other = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=IMAGE_SIZE)
+    monkeypatch.setattr(processor, "image_processor", other)
+    batch = LavitCollator(processor, NUM_PATCHES)([[TextPart("red above blue")]])
+    assert batch["pixel_values"].shape == (0, 3, IMAGE_SIZE, IMAGE_SIZE)
 
 
 @pytest.mark.parametrize("mixture", [["caption=1"], ["question=1"], ["caption=1", "draw=1"]])

@@ -157,7 +157,7 @@ def convert_official_checkpoint(
         logger.warning(f"{len(unknown)} entries of the files have no place in the model and are left out: {names}")
 
     # 4. Write everything to a folder beside `dst`, which takes its place when it is complete
-    incomplete = dst.with_name(f"{dst.name}.incomplete")
+    incomplete = dst.with_name(f".{dst.name}.incomplete")
     shutil.rmtree(incomplete, ignore_errors=True)
     incomplete.mkdir(parents=True)
     try:

@@ -94,6 +94,9 @@ class LavitForCausalLM(LavitExportMixin, LavitPreTrainedModel, LavitGenerationMi
         Builds a LaVIT around a vision model, or a visual tokenizer, and a causal language model. Selector, merger,
         codebook, visual adapter and the vocabulary rows of `[IMG]`, `[/IMG]`, codes and placeholder are new.
 
+        Models that are given become parts of the LaVIT, and are not copied: the vocabulary of the language model is
+        resized, and the vision model is frozen.
+
         Args:
             vision (`str`, `PreTrainedConfig` or `PreTrainedModel`):
                 The vision tower: a folder or repository with pretrained weights, a configuration of a new tower, or

@@ -70,6 +70,7 @@ class LavitFeatureDecoder(LavitTokenizerPreTrainedModel):
     config: LavitFeatureDecoderConfig
     base_model_prefix = "feature_decoder"
     main_input_name = "codes"
+    _keep_in_fp32_modules_strict = ["codebook$"]
     _can_record_outputs = recorded_outputs("num_hidden_layers")
 
     def __init__(self, config: LavitFeatureDecoderConfig):

@@ -48,11 +48,6 @@ class LavitModelOutputWithPast(BaseModelOutputWithPast):
     sequences: LavitSequences | None = None
 
 
-def is_linear(cache: Cache | None) -> bool:
-    """Whether all layers of a cache are of linear attention, whose states do not tell how many positions were seen."""
-    return cache is not None and all(cache.is_linear)
-
-
 class LavitPreTrainedModel(LavitTokenizerPreTrainedModel):
     """Base class of the language models of LaVIT."""
 
@@ -305,7 +300,7 @@ class LavitModel(LavitPreTrainedModel):
         """
         check_keyword_arguments(self, kwargs, self.language_model)
         sequences, encoded = None, (mm_encoder_outputs or {}).get("image")
-        num_past = 0 if cache is None or is_linear(cache) else cache.get_seq_length()
+        num_past = 0 if cache is None else cache.get_seq_length()
         if pixel_values is not None or vision_features is not None:
             if (input_ids is None) == (inputs_embeds is None):
                 raise ValueError("Images go with either input_ids or inputs_embeds.")
@@ -335,7 +330,7 @@ class LavitModel(LavitPreTrainedModel):
             elif not torch.compiler.is_compiling() and not num_past:
                 check_placeholders(int(self._find_placeholders(input_ids, inputs_embeds).sum()))
         given = input_ids if inputs_embeds is None else inputs_embeds
-        if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim != 4 and not is_linear(cache):
+        if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim != 4:
             check_attention_mask(attention_mask, given.shape, num_past)
             if position_ids is None:
                 # No language model, whatever kind of positions it has, is to count padding on the left.

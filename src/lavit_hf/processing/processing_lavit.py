@@ -216,8 +216,11 @@ class LavitProcessor(ProcessorMixin):
         counts = [1] * len(placeholders)
         if placeholders:
             # No public method sorts out the arguments of images. The processors of transformers call this one, too.
-            data = self.image_processor(images, **self._merge_kwargs(**kwargs)["images_kwargs"])
-            counts = counts if self.visual_tokenizer is None else self._select_patches(data)
+            images_kwargs = self._merge_kwargs(**kwargs)["images_kwargs"]
+            data = self.image_processor(images, **images_kwargs)
+            if self.visual_tokenizer is not None:
+                counts = self._select_patches(data)
+                data.convert_to_tensors(images_kwargs.get("return_tensors"))
         has_marks = self.drawing_image_markers or kwargs.get("generation_mode") != "image"
         start, end = (self.image_start_token, self.image_end_token) if has_marks else ("", "")
         replacements = [
@@ -279,7 +282,7 @@ class LavitProcessor(ProcessorMixin):
         """
         Splits one sequence of ids into its texts and images.
 
-        Codes without marks around them, as in prompts of drawings, are an image too. Neighbouring images of this kind
+        Codes without marks around them, as in prompts of drawings, are an image too. Neighboring images of this kind
         cannot be told apart and make one. A `[/IMG]` without an image before it is left out.
 
         Args:

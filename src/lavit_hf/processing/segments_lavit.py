@@ -45,7 +45,7 @@ class SequenceReader:
     """
     Splits a sequence of ids into the runs of its texts and images, one id at a time.
 
-    Codes without `[IMG]` before them are an image too. Neighbouring images of this kind cannot be told apart and make
+    Codes without `[IMG]` before them are an image too. Neighboring images of this kind cannot be told apart and make
     one. A `[/IMG]` without an image before it is left out.
 
     Args:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate, groupby
 
 import torch
+from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BaseImageProcessor
 
@@ -169,10 +170,9 @@ class LavitCollator:
         return kept + drawing
 
     def _process(self, images: list) -> torch.Tensor:
-        if images:
-            return self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
-        size = self.processor.image_processor.size
-        return torch.zeros(0, 3, size["height"], size["width"])
+        # The shape of no images is that of a blank one, since image processors store their size in several ways.
+        shown = images or [Image.new("RGB", (32, 32))]
+        return self.processor.image_processor(shown, return_tensors="pt")["pixel_values"][: len(images)]
 
 
 def _text_piece(ids: list[int], supervised: bool) -> _Piece:

@@ -60,7 +60,7 @@ class LavitForCausalLMTrainer(LavitTrainer):
                 "With DeepSpeed, which hides gradients, gradient_accumulation_steps must be 1, got "
                 f"{args.gradient_accumulation_steps}: raise per_device_train_batch_size, or use FSDP."
             )
-        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         name = find_trained_adapter(base.model.visual_tokenizer)
         if name is not None:
             raise ValueError(
