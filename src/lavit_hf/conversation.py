@@ -154,6 +154,3 @@ class Conversation:
             if longest is None or length + self._room <= longest or len(self.messages) <= 1:
                 return inputs
             del self.messages[:2]  # a question and its answer
-
-
-__all__ = ["Conversation"]

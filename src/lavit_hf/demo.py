@@ -12,6 +12,3 @@ def demo_checkpoint() -> Path:
     `README.md`, describes its training data and its evaluation.
     """
     return Path(__file__).parent / "assets" / "shapes"
-
-
-__all__ = ["demo_checkpoint"]

@@ -230,6 +230,3 @@ def _write_text(path: Path, text: str) -> None:
     hidden = path.with_name(f".{path.name}")
     hidden.write_text(text, encoding="utf-8")
     hidden.replace(path)
-
-
-__all__ = ["CodesSummary", "ShardWriter", "check_codebook", "codebook_fingerprint", "complete_split", "open_split"]

@@ -130,6 +130,3 @@ def check_columns(dataset, columns: Sequence[str]) -> None:
 def column_names(dataset) -> list[str]:
     """Returns the columns of a dataset. A stream may not know them before its first row."""
     return dataset.column_names or list(next(iter(dataset), {}))
-
-
-__all__ = ["load_rows"]

@@ -322,6 +322,3 @@ def _finish_table(batch: _Batch, codes: list[np.ndarray], keep_images: bool) -> 
         features = {name: feature for name, feature in features.items() if not isinstance(feature, datasets.Image)}
     schema = datasets.Features(features).arrow_schema
     return embed_table_storage(pa.table([columns[name] for name in features], schema=schema))
-
-
-__all__ = ["codes_column", "precompute_codes"]

@@ -147,6 +147,3 @@ class RowStream(_RowSource, torch.utils.data.IterableDataset):
             item = self.make(row, index, number)
             if item is not None:
                 yield item
-
-
-__all__ = ["ImageReader", "RowStream", "Rows"]

@@ -369,6 +369,3 @@ class LavitConfig(_OwnTypeConfig):
                 f"text_config.vocab_size must hold [IMG], [/IMG], {self.codebook_size} codes and the image placeholder"
                 f" from image_start_token_id={self.image_start_token_id} on, got {self.text_config.vocab_size}."
             )
-
-
-__all__ = ["LavitConfig", "LavitFeatureDecoderConfig", "LavitVisualTokenizerConfig"]

@@ -334,5 +334,3 @@ class LavitForCausalLM(LavitExportMixin, LavitPreTrainedModel, LavitGenerationMi
 
 # Called here, and not at registration, so that the code that travels with a checkpoint makes the entries as well.
 write_names(LavitConfig.model_type, LavitForCausalLM.__name__)
-
-__all__ = ["LavitCausalLMOutputWithPast", "LavitForCausalLM"]

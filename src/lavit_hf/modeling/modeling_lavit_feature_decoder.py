@@ -173,6 +173,3 @@ class LavitFeatureDecoder(LavitTokenizerPreTrainedModel):
             prompt_embeds=torch.cat(conditions, dim=-1) if conditions else None,
             pooled_prompt_embeds=self.attention_pool(features) if self.attention_pool is not None else None,
         )
-
-
-__all__ = ["LavitFeatureDecoder", "LavitFeatureDecoderOutput"]

@@ -352,6 +352,3 @@ class LavitModel(LavitPreTrainedModel):
             attentions=outputs.get("attentions"),
             sequences=sequences,
         )
-
-
-__all__ = ["LavitModel", "LavitModelOutputWithPast", "LavitPreTrainedModel"]

@@ -236,6 +236,3 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
             partition=partition,
         )
         return tokens, policy, every[1].unflatten(0, shape), every[2].unflatten(0, shape)
-
-
-__all__ = ["LavitVisualTokenizerForPreTraining", "LavitVisualTokenizerForPreTrainingOutput"]

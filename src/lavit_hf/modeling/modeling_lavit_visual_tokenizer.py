@@ -282,6 +282,3 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         return self.vision_tower.get_input_embeddings()
-
-
-__all__ = ["LavitVisualTokenizer", "LavitVisualTokenizerOutput"]

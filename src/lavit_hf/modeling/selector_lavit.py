@@ -89,6 +89,3 @@ def keep_at_least_one(keep_mask: torch.Tensor, keep_scores: torch.Tensor) -> tor
     """Returns `keep_mask` (B, N), to which the patch with the highest score is added for images that keep no patch."""
     likeliest = nn.functional.one_hot(keep_scores.argmax(dim=-1), keep_scores.shape[-1]).bool()
     return keep_mask | (likeliest & ~keep_mask.any(dim=-1, keepdim=True))
-
-
-__all__ = ["LavitSelector", "sample_policy", "select_patches"]

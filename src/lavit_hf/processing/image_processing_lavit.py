@@ -196,6 +196,3 @@ def new_image_processor(
         raise ValueError(f"No image size is known for vision={vision!r}: give `image_size`.")
     image_processor_class = LavitImageProcessor if is_torchvision_available() else LavitImageProcessorPil
     return image_processor_class(**{name: value for name, value in settings.items() if value is not None})
-
-
-__all__ = ["LavitImageProcessor", "LavitImageProcessorPil", "new_image_processor"]

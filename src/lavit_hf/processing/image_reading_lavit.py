@@ -304,6 +304,3 @@ def _to_image(image: np.ndarray | torch.Tensor, name: str, input_data_format) ->
         image = np.moveaxis(image, axes[layout], -1)
         image = image[..., 0] if image.shape[-1] == 1 else image
     return Image.fromarray(np.ascontiguousarray(image, np.uint8))
-
-
-__all__ = ["load_images", "read_image"]

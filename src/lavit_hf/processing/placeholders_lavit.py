@@ -81,6 +81,3 @@ def find_placeholders(texts: list[str], images: list, tokenizer: PreTrainedToken
             f"The texts have {expected} {tokenizer.image_token} placeholders, but {given} images were given."
         )
     return [match for matches in found for match in matches]
-
-
-__all__ = ["MARK_START", "check_texts", "find_placeholders", "mark_messages", "special_tokens"]

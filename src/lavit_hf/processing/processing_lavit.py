@@ -394,6 +394,3 @@ class LavitProcessor(ProcessorMixin):
     def __repr__(self) -> str:
         # The base shows the tokenizer with its added tokens, that is every code on a line of its own.
         return f"{type(self).__name__}(codebook_size={self.codebook_size}) {self.to_json_string()}"
-
-
-__all__ = ["LavitProcessor"]

@@ -121,6 +121,3 @@ def split_sequence(
         for run in reader.runs
     ]
     return [segment for segment in segments if segment != TextSegment("")]
-
-
-__all__ = ["ImageSegment", "SequenceReader", "TextSegment", "split_sequence", "to_list"]

@@ -154,6 +154,3 @@ def stream(model, streamer: LavitIteratorStreamer, **kwargs) -> Iterator[TextSeg
             generation.result()
         finally:
             closed.set()
-
-
-__all__ = ["LavitIteratorStreamer", "StreamedImage", "stream"]

@@ -111,6 +111,3 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase):
             f"{tokenizer.image_token} at {last} and {codes} at the ends of the codes; expected "
             f"{IMAGE_START_TOKEN}, {IMAGE_END_TOKEN}, {code_token(0)}, ..., {IMAGE_TOKEN} without gaps."
         )
-
-
-__all__ = ["check_tokenizer", "code_token", "extend_tokenizer"]

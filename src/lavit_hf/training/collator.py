@@ -219,6 +219,3 @@ class ImageCollator:
                 raise ValueError(f"Column {self.codes_column!r} must have at least one code in each row, got none.")
             batch["codes"], batch["attention_mask"] = pad_codes(codes)
         return batch
-
-
-__all__ = ["ImageCollator", "LavitCollator"]

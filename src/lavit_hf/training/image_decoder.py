@@ -339,6 +339,3 @@ def _check_settings(pipeline, visual_tokenizer, condition_dropout: float, snr_ga
             f"The codebook of the visual tokenizer, {tuple(codebook.shape)}, must be that of the feature decoder, "
             f"{tuple(expected.shape)}, with the same values."
         )
-
-
-__all__ = ["LavitImageDecoderForTraining", "LavitImageDecoderOutput", "load_stage_one", "new_image_decoder"]

@@ -117,6 +117,3 @@ def show_image_decoder(
     drawn = pipe(list(codes), height=height, width=width, generator=noise, **options).images
     originals = pipe.image_processor.postprocess(images, output_type="pil")
     return make_image_grid(originals + drawn, rows=2, cols=len(drawn))
-
-
-__all__ = ["AVERAGED_WEIGHTS_NAME", "LavitImageDecoderTrainer", "show_image_decoder"]

@@ -142,6 +142,3 @@ class LavitForCausalLMTrainer(LavitTrainer):
         self._wants_logits = not prediction_loss_only
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         return loss, logits, None if labels is None else self._expanded_labels
-
-
-__all__ = ["LavitForCausalLMTrainer"]

@@ -49,6 +49,3 @@ def lora_config(model: LavitForCausalLM, arguments: LoraArguments | None = None)
         ensure_weight_tying=arguments.train_embeddings and bool(model.config.tie_word_embeddings),
         task_type="CAUSAL_LM",
     )
-
-
-__all__ = ["LoraArguments", "lora_config"]

@@ -89,6 +89,3 @@ def load_mixture(
 def _estimate_length(part: Part) -> float:
     """Estimates the number of tokens of a part."""
     return len(part.text) / 4 if isinstance(part, TextPart) else len(part.codes or ()) or TYPICAL_CODES
-
-
-__all__ = ["MixtureRows", "load_mixture"]

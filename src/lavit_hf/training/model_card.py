@@ -169,6 +169,3 @@ def _table_section(heading: str, rows: Mapping[str, Any]) -> str:
         return ""
     lines = "".join(f"| {name.replace('_', ' ')} | {value} |\n" for name, value in rows.items())
     return f"## {heading}\n\n| | |\n| --- | --- |\n{lines}"
-
-
-__all__ = ["write_model_card"]

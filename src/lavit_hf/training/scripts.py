@@ -120,6 +120,3 @@ def run_script(main: Callable[[], None]) -> None:
     state = PartialState()
     state.wait_for_everyone()
     state.destroy_process_group()
-
-
-__all__ = ["DataArguments", "SamplesCallback", "parse_recipe", "run_script"]

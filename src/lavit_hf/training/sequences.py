@@ -358,6 +358,3 @@ def _one_of(texts: str | dict | Sequence, rng: Random) -> str:
     if not texts:
         raise ValueError(f"A question needs an answer, and a list of texts at least one text, got {texts!r}.")
     return _one_of(rng.choice(texts), rng)
-
-
-__all__ = ["ImagePart", "SequenceArguments", "SequenceReader", "TextPart", "read_numbers"]

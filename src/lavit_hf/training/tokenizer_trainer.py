@@ -138,6 +138,3 @@ class LavitVisualTokenizerTrainer(LavitTrainer):
         """Sets the codebook to the k-means of the vectors of the first images, `vectors_per_code` for each code."""
         vectors = self._first_outputs(vectors_per_code * self.tokenizer.config.codebook_size, "vectors")
         self.tokenizer.start_codebook(vectors)
-
-
-__all__ = ["LavitVisualTokenizerTrainer", "TokenizerSchedule"]

@@ -204,6 +204,3 @@ def check_adapter(model: PeftModel, folder: str | os.PathLike) -> None:
     saved = load_peft_weights(inside if os.path.isdir(inside) else os.fspath(folder), device="cpu")
     expected = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     check_keys(expected.keys() - saved.keys(), (), folder)
-
-
-__all__ = ["LavitTrainer", "freeze_parts", "last_checkpoint"]
