@@ -122,6 +122,8 @@ def test_pixel_distances():
     assert psnr(torch.cat([grey, grey]), torch.cat([lighter, grey])) == pytest.approx([20, 100], abs=1e-4)
     assert ssim(images, images) == pytest.approx([1, 1])
     assert ssim(noisy, images)[1] == pytest.approx(_windowed_similarity(noisy[1], images[1]), abs=1e-5)
+    with pytest.raises(ValueError, match=r"at least 11 pixels a side, got \(10, 12\)"):
+        ssim(images[..., :10, :12], images[..., :10, :12])
 
 
 def _windowed_similarity(image: torch.Tensor, reference: torch.Tensor) -> float:

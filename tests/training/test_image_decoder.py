@@ -5,6 +5,7 @@ import runpy
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -357,6 +358,25 @@ def test_mistakes_are_named(tmp_path):
     decoder.visual_tokenizer.save_pretrained(tmp_path / "tokenizer")
     with pytest.raises(ValueError, match="The files of stage 1 lack"):
         load_stage_one(tmp_path / "tokenizer")
+
+
+@pytest.mark.parametrize("by", ["push_to_hub", "save_model"])
+def test_the_averaged_pipeline_is_what_is_uploaded(tmp_path, monkeypatch, by):
+    """`Trainer.push_to_hub` saves the model by `save_model` without a folder, as an internal call."""
+    trainer = train(make_decoder(), tmp_path / "out", save_strategy="no", push_to_hub=False)
+    monkeypatch.setattr(trainer.args, "push_to_hub", True)
+    monkeypatch.setattr(trainer, "create_model_card", lambda **kwargs: None)
+    uploaded = []
+
+    def upload_folder(folder_path, **kwargs):
+        uploaded.append({str(path.relative_to(folder_path)) for path in Path(folder_path).rglob("*.*")})
+
+    monkeypatch.setattr("transformers.trainer.hf_api", lambda: SimpleNamespace(upload_folder=upload_folder))
+    trainer.hub_model_id = "me/decoder"
+    getattr(trainer, by)()
+    assert len(uploaded) == 1
+    assert {"model_index.json", "unet/diffusion_pytorch_model.safetensors"} <= uploaded[0]
+    assert not {"model.safetensors", "averaged_weights.pt"} & uploaded[0]
 
 
 def test_latents_have_unit_deviation_after_scaling():

@@ -38,7 +38,13 @@ def ssim(images: torch.Tensor, references: torch.Tensor) -> list[float]:
 
     Args:
         images, references (`torch.FloatTensor` of shape `(B, 3, height, width)`): Images in [0, 1].
+
+    Raises:
+        ValueError: If the images are smaller than a window.
     """
+    if min(images.shape[-2:]) <= 2 * SSIM_BORDER:
+        size = tuple(images.shape[-2:])
+        raise ValueError(f"ssim needs images of at least {2 * SSIM_BORDER + 1} pixels a side, got {size}.")
     _, windows = structural_similarity_index_measure(images, references, data_range=1.0, return_full_image=True)
     inside = slice(SSIM_BORDER, -SSIM_BORDER)
     return windows[..., inside, inside].mean(dim=(1, 2, 3)).tolist()

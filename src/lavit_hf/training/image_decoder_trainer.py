@@ -75,8 +75,10 @@ class LavitImageDecoderTrainer(LavitTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Same arguments as `Trainer.save_model`. Saves the pipeline with the averaged weights, or a checkpoint."""
+        # `Trainer` gives a folder for its checkpoints, and none before it uploads the model.
+        is_checkpoint = _internal_call and output_dir is not None
         output_dir = output_dir or self.args.output_dir
-        if _internal_call:
+        if is_checkpoint:
             super().save_model(output_dir, _internal_call=True)
             # Before the file that says that the checkpoint is complete.
             if self.args.should_save:
@@ -85,7 +87,7 @@ class LavitImageDecoderTrainer(LavitTrainer):
         if self.args.should_save:
             with self.averaged_weights():
                 self.decoder.pipeline.save_pretrained(output_dir)
-        if self.args.push_to_hub:
+        if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def load_checkpoint(self, folder: str | os.PathLike) -> None:

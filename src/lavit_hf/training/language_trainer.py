@@ -51,6 +51,11 @@ class LavitForCausalLMTrainer(LavitTrainer):
             # Otherwise one process makes all batches and splits them as if each row had one image.
             args.accelerator_config.dispatch_batches = False
         if isinstance(kwargs.get("train_dataset"), MixtureRows):
+            if args.train_sampling_strategy not in ("random", "sequential"):
+                raise ValueError(
+                    f"train_sampling_strategy={args.train_sampling_strategy!r} does not go with MixtureRows, which "
+                    "have an order of their own: set group_by_length in SequenceArguments."
+                )
             args.train_sampling_strategy = "sequential"
         super().__init__(model, args, **kwargs)
         if isinstance(self.data_collator, LavitCollator):

@@ -89,13 +89,15 @@ class LavitTrainer(Trainer):
 
         Raises:
             ValueError: If the checkpoint lacks weights of the model or has weights that the model lacks, or if
-                `resume_from_checkpoint` is True and there is no complete checkpoint.
+                `resume_from_checkpoint` is True and there is no complete checkpoint, or with `model_init`.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args)
             if resume_from_checkpoint is None:
                 folder = self.args.output_dir
                 raise ValueError(f"resume_from_checkpoint is True, but {folder} has no whole checkpoint.")
+        if resume_from_checkpoint and self.model_init is not None:
+            raise ValueError("resume_from_checkpoint does not go with model_init, which makes a new model.")
         if resume_from_checkpoint:
             # A warning, since transformers hides information by default.
             logger.warning(f"Resuming from {resume_from_checkpoint}.")
