@@ -93,7 +93,7 @@ def test_copies_in_the_adapters_file(source, tmp_path, converted):
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_files_that_hold_more(source, tmp_path, converted, caplog, strict):
-    """What training leaves, of any type, in each of the files."""
+    """Adds entries that training leaves behind, of any type, to each of the files."""
     extra = {
         "mask_token": torch.ones(3),
         "blocks.0.attn.relative_position_index": torch.ones(2, dtype=torch.long),

@@ -22,7 +22,7 @@ from .conftest import CODEBOOK_SIZE
 
 
 def shades(inputs) -> list[int]:
-    """Which of the `images` the pixels hold."""
+    """Returns the indices of the `images` whose pixels are given."""
     values = inputs.pixel_values[:, 0, 0, 0] * 0.26862954 + 0.48145466
     return (values * 255 / 40).round().int().tolist()
 

@@ -90,7 +90,7 @@ class LavitGenerationMixin(LavitGuidanceMixin):
             max_images (`int`, *optional*):
                 Largest number of images in `"interleaved"` mode. By default, there is no limit.
             first_modality (`"text"` or `"image"`, *optional*):
-                What is generated first in `"interleaved"` mode. By default, the model decides.
+                The modality that `"interleaved"` mode generates first. By default, the model decides.
             negative_prompt_ids (`torch.LongTensor` of shape `(B, N)`, `(1, N)` or `(N,)`, *optional*):
                 Prompts of the unconditional branch, which precede its `[IMG]`, padded on either side.
             negative_prompt_attention_mask (`torch.Tensor` of the same shape, *optional*): 0 at their padding.
