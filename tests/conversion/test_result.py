@@ -4,6 +4,7 @@
 import json
 import re
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoProcessor, GenerationConfig
 
 from lavit_hf import LavitVisualTokenizer
+from lavit_hf.conversion import weights
 from lavit_hf.diffusion import LavitImageDecoderPipeline
 
 from .official import ADAPTER, CHECKPOINT, assert_nothing_left, assert_same_weights, convert, edit, load_all
@@ -137,6 +139,27 @@ def test_shards(converted, tmp_path):
     _, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(info.values())
     LavitImageDecoderPipeline.from_pretrained(folder)
+
+
+def test_one_file_at_a_time_is_in_memory(tmp_path, monkeypatch):
+    alive: list[int] = []
+    written: list[weakref.ref] = []
+
+    def dtype_to_save(*args):
+        alive.append(sum(tensor() is not None for tensor in written))
+        return find_dtype(*args)
+
+    def save_file(shard, *args, **kwargs):
+        save(shard, *args, **kwargs)
+        # The codebook stays float32 and is the tensor of the source itself, which is mapped.
+        written.extend(weakref.ref(tensor) for tensor in shard.values() if tensor.dtype == torch.bfloat16)
+
+    find_dtype, save = weights.dtype_to_save, weights.save_file
+    monkeypatch.setattr(weights, "dtype_to_save", dtype_to_save)
+    monkeypatch.setattr(weights, "save_file", save_file)
+    convert(CHECKPOINT, tmp_path / "out", dtype="bfloat16", max_shard_size="1MB")
+    assert len(written) > 100
+    assert not any(alive)
 
 
 def test_pixel_decoder_left_out(source, tmp_path):

@@ -202,13 +202,18 @@ def write_weights(
         ValueError: If a weight has values that float16 cannot hold.
     """
     for name, keys in split.filename_to_tensors.items():
-        shard = {key: tensors[key].to(dtype_to_save(key, tensors[key], dtype)).contiguous() for key in keys}
-        for key, tensor in shard.items():
-            if tensor.dtype == torch.float16 and not tensor.isfinite().all():
-                raise ValueError(f"{key} has values that float16 cannot hold; bfloat16 and float32 can.")
-        save_file(shard, folder / name, metadata={"format": "pt"})
-        progress.update(sum(tensor.nbytes for tensor in shard.values()))
+        progress.update(_write_file(folder / name, {key: tensors[key] for key in keys}, dtype))
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         stem = name.split("-")[0]
         (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_file(path: Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> int:
+    """Writes one file of weights, whose memory is free when this returns. Returns the number of bytes."""
+    shard = {key: tensor.to(dtype_to_save(key, tensor, dtype)).contiguous() for key, tensor in tensors.items()}
+    for key, tensor in shard.items():
+        if tensor.dtype == torch.float16 and not tensor.isfinite().all():
+            raise ValueError(f"{key} has values that float16 cannot hold; bfloat16 and float32 can.")
+    save_file(shard, path, metadata={"format": "pt"})
+    return sum(tensor.nbytes for tensor in shard.values())
