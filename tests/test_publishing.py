@@ -129,6 +129,23 @@ def test_round_trip(kind, converted, hub, tmp_path):
     assert torch.equal(drawn, torch.load(tmp_path / "drawn.pt"))
 
 
+def test_a_converted_folder_carries_its_code(converted, hub, tmp_path):
+    """Without this package, it is loaded and draws the same; the code is that which `save_pretrained` writes."""
+    model, processor = AutoModelForCausalLM.from_pretrained(converted), AutoProcessor.from_pretrained(converted)
+    model.save_pretrained(tmp_path / "saved", processor=processor)
+    for name in [*CODE, "__init__.py"]:
+        assert (converted / name).exists() == (tmp_path / "saved" / name).exists(), name
+    maps = [json.loads((folder / "config.json").read_text())["auto_map"] for folder in (converted, tmp_path / "saved")]
+    assert maps[0] == maps[1]
+    environment = hub.environment(tmp_path / "home")
+    here, elsewhere = (
+        run(DRAW, converted, environment=environment),
+        run(DRAW, converted, "lavit_hf", environment=environment),
+    )
+    assert elsewhere.stdout.startswith("transformers_modules."), elsewhere.stderr
+    assert elsewhere.stdout.split(" ", 1)[1] == here.stdout.split(" ", 1)[1]
+
+
 def test_the_pixel_decoder_of_the_same_commit(hub, demo, tmp_path):
     """Loaded later, from where the model came from: its revision, its cache, its subfolder. No token is kept."""
     model, processor, pipe = demo

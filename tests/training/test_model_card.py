@@ -6,7 +6,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import TrainingArguments
 
-from lavit_hf.evaluation import EvaluationReport, Metric
+from lavit_hf.evaluation import TASKS, EvaluationReport, Metric
 from lavit_hf.training import LavitVisualTokenizerTrainer, write_model_card
 
 from ..tiny import pictures
@@ -106,3 +106,19 @@ def test_figures_of_an_evaluation(tmp_path):
     assert '| settings | `{"seed": 0}` |' in card.text
     assert "## Training of the pixel decoder\n\n| | |" in card.text
     assert "/home" not in card.text
+
+
+def report_of(*tasks: str) -> EvaluationReport:
+    results = {task: {"objects": Metric(0.5, 8, [0.2, 0.8])} for task in tasks}
+    return EvaluationReport(results, {}, {}, {"dataset": "shapes", "split": "test"})
+
+
+def test_rates_of_every_task_go_to_the_hub(tmp_path):
+    path = write_model_card(tmp_path, title="A", description="B", evaluation=report_of(*TASKS))
+    found = {result.task_name: result.task_type for result in ModelCard.load(path).data.eval_results}
+    assert found == {name: task.hub_task for name, task in TASKS.items()}
+
+
+def test_a_task_of_another_version_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="tasks must be of captions, .*, got 'juggling'"):
+        write_model_card(tmp_path, title="A", description="B", evaluation=report_of("captions", "juggling"))

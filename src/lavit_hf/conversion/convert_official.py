@@ -12,12 +12,14 @@ from diffusers.models import AutoencoderKL, UNet2DConditionModel
 from diffusers.schedulers import DDIMScheduler
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import logging
 
 from ..diffusion import LavitImageDecoderPipeline
 from ..modeling import LavitConfig, LavitFeatureDecoder, LavitForCausalLM
 from ..processing import LavitImageProcessorPil, LavitProcessor, extend_tokenizer
 from ..publishing.files import read_json
+from ..publishing.saving import AUTO_MAP
 from .model_card import summarize, write_model_card
 from .official_lavit import (
     UNUSED,
@@ -80,10 +82,11 @@ def convert_official_checkpoint(
     Converts the checkpoint that LaVIT's authors released (`rain1011/LaVIT-7B-v2`) into one folder that both
     `AutoModelForCausalLM` and [`LavitImageDecoderPipeline`] load.
 
-    The model, its processor and the high-resolution pixel decoder lie at the root of the folder, the other pixel
-    decoder in `lowres_decoder/`. All names and shapes are checked before anything is written, and the folder appears
-    only when it is complete. One file of the result at a time is in memory. Pickles are read as tensors alone: none of
-    their code is run. `transformers.utils.logging.disable_progress_bar` hides the progress bar.
+    The model, its processor, the code that loads them where `lavit_hf` is not installed, and the high-resolution pixel
+    decoder lie at the root of the folder, the other pixel decoder in `lowres_decoder/`. All names and shapes are
+    checked before anything is written, and the folder appears only when it is complete. One file of the result at a
+    time is in memory. Pickles are read as tensors alone: none of their code is run.
+    `transformers.utils.logging.disable_progress_bar` hides the progress bar.
 
     The authors load their files non-strictly, so that these may hold more than the model has. Such tensors are left
     out, logged, and listed in the model card. The card also lists what the weights do not show and was assumed.
@@ -205,7 +208,7 @@ def _load_processor(folder: Path, config: LavitConfig) -> LavitProcessor:
 
 
 def _write_models(target: Path, parts: Sequence[Part], dtype: torch.dtype | None, max_shard_size: int | str) -> None:
-    """Writes the configuration and the weights of each model."""
+    """Writes the configuration and the weights of each model, and the code of the whole LaVIT."""
     stems = ["model" if isinstance(part.model, PreTrainedModel) else "diffusion_pytorch_model" for part in parts]
     splits = [
         split_weights(part.tensors, dtype, f"{stem}{{suffix}}.safetensors", max_shard_size)
@@ -234,4 +237,7 @@ def _save_config(part: Part, folder: Path, dtype: torch.dtype | None) -> None:
         for part_config in (config.text_config, tokenizer_config, tokenizer_config.vision_config):
             part_config.dtype = config.dtype
         part.model.generation_config.save_pretrained(folder)
+        # `save_pretrained` of a model calls it, too. There is no public way to save the code without the weights.
+        config.auto_map = dict(AUTO_MAP)
+        custom_object_save(part.model, folder, config)
     config.save_pretrained(folder)

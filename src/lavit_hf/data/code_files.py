@@ -62,6 +62,9 @@ class ShardWriter:
     """
     Writes a shard to a hidden file, which [`~ShardWriter.finish`] renames, with its record inside: the numbers of rows
     that were read (`input_rows`) and written (`rows`), of images and codes, and the broken images.
+
+    Args:
+        path (`Path`): The path of the finished shard.
     """
 
     def __init__(self, path: Path):
@@ -71,7 +74,15 @@ class ShardWriter:
         self._writer: pq.ParquetWriter | None = None
 
     def write(self, table: pa.Table, input_rows: int, codes: list[np.ndarray], broken: list[dict]) -> None:
-        """Writes rows, and records the numbers of rows, images and codes, and the broken images."""
+        """
+        Writes rows, and records the numbers of rows, images and codes, and the broken images.
+
+        Args:
+            table (`pa.Table`): The rows to write.
+            input_rows (`int`): The number of rows of the dataset that were read.
+            codes (`list[np.ndarray]`): The codes of each image.
+            broken (`list[dict]`): The row, file and error of each broken image.
+        """
         if self._writer is None:
             self._writer = pq.ParquetWriter(self.hidden, table.schema)
         self.record["input_rows"] += input_rows
@@ -92,22 +103,22 @@ class ShardWriter:
 
 
 def shard_path(folder: Path, shard: int) -> Path:
-    """Returns the path of a shard in the folder of its split."""
+    """Returns the path of the shard with the number `shard` in the `folder` of its split."""
     return folder / f"{shard:06d}.parquet"
 
 
 def read_record(path: Path) -> dict:
-    """Reads the record of a complete shard."""
+    """Reads the record of the complete shard at `path`."""
     return json.loads(pq.read_metadata(path).metadata[RECORD_KEY])
 
 
 def find_shards(folder: Path) -> set[int]:
-    """Returns the numbers of the shards that are complete."""
+    """Returns the numbers of the complete shards in the `folder` of a split."""
     return {int(path.stem) for path in folder.glob("[0-9]*.parquet")}
 
 
 def read_manifest(dataset_name: str | os.PathLike, split: str) -> dict:
-    """Reads the manifest of a split with precomputed codes. Returns an empty dictionary for other datasets."""
+    """Reads the manifest of `split` in the folder `dataset_name`, or returns {} for a dataset without codes."""
     path = Path(dataset_name) / _first_split(split) / MANIFEST_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
@@ -151,14 +162,14 @@ def open_split(output: Path, split: str, settings: dict, is_main_process: bool) 
 
 
 def codebook_fingerprint(codebook: torch.Tensor) -> str:
-    """Returns a hash of a codebook (codebook_size, code_dim), on which alone the meaning of codes depends."""
+    """Returns a hash of `codebook` (codebook_size, code_dim), on which alone the meaning of codes depends."""
     return f"sha256:{hashlib.sha256(codebook.detach().float().cpu().numpy().tobytes()).hexdigest()}"
 
 
 def check_codebook(dataset_name: str | os.PathLike, split: str, codebook: torch.Tensor) -> None:
     """
-    Raises a `ValueError` if `dataset_name` is the folder of a dataset with precomputed codes that belong to another
-    codebook than `codebook` (codebook_size, code_dim). Other datasets pass.
+    Raises a `ValueError` if `dataset_name` is the folder of a dataset whose `split` has precomputed codes that belong
+    to another codebook than `codebook` (codebook_size, code_dim). Other datasets pass.
     """
     manifest = read_manifest(dataset_name, split)
     if manifest and manifest["settings"].get("codebook") != codebook_fingerprint(codebook):

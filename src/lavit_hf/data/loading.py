@@ -110,7 +110,7 @@ def _load_dataset(name: str, split: str, config_name, data_dir, streaming: bool,
 
 
 def leave_undecoded(dataset):
-    """Returns the dataset with its images as `{"bytes": ..., "path": ...}`."""
+    """Returns `dataset` with its images as `{"bytes": ..., "path": ...}`."""
     if isinstance(dataset, datasets.IterableDataset):
         return dataset.decode(False) if dataset.features else dataset
     for column, feature in dataset.features.items():
@@ -120,7 +120,7 @@ def leave_undecoded(dataset):
 
 
 def check_columns(dataset, columns: Sequence[str]) -> None:
-    """Raises a `ValueError` that names a column of `columns` that the dataset does not have, and those it has."""
+    """Raises a `ValueError` that names one of `columns` that `dataset` does not have, and those that it has."""
     names = column_names(dataset)
     for column in columns:
         if column not in names:
@@ -128,5 +128,5 @@ def check_columns(dataset, columns: Sequence[str]) -> None:
 
 
 def column_names(dataset) -> list[str]:
-    """Returns the columns of a dataset. A stream may not know them before its first row."""
+    """Returns the columns of `dataset`. A stream may not know them before its first row."""
     return dataset.column_names or list(next(iter(dataset), {}))

@@ -41,16 +41,16 @@ class ImageReader:
         self.image_columns = tuple(image_columns)
 
     def select(self, dataset) -> Any:
-        """Returns the dataset, or raises a `ValueError` if it lacks a column of images."""
+        """Returns `dataset`, or raises a `ValueError` if it lacks a column of images."""
         check_columns(dataset, self.image_columns)
         return dataset
 
     def compose(self, row: dict, name: str, rng: Random) -> dict:
-        """Returns a row as it is. Other readers make an item from it, with random choices by `rng`."""
+        """Returns `row` as it is. Other readers make an item from it, by `rng`, and give its `name` in errors."""
         return row
 
     def read(self, item: dict, name: str) -> dict:
-        """Reads the images of an item, or raises a `ValueError` with the `name` of its row if one is broken."""
+        """Reads the images of `item`, or raises a `ValueError` with the `name` of its row if one is broken."""
         images = {column: read_image(item[column], f"{name}, column {column!r}") for column in self.image_columns}
         return item | images
 
@@ -134,6 +134,9 @@ class RowStream(_RowSource, torch.utils.data.IterableDataset):
     """
     [`Rows`] of a `datasets.IterableDataset`, in the order of the stream, without those that have broken images. The
     workers of a DataLoader share the shards of the stream, and random choices depend on the number of workers.
+
+    Args:
+        dataset, reader, broken_images, seed: Same as in [`Rows`], with a `datasets.IterableDataset`.
     """
 
     def set_epoch(self, epoch: int) -> None:

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-import lavit_hf
-
+from .. import __version__
 from ..data.loading import load_rows
 from ..diffusion import LavitImageDecoderPipeline
 from ..modeling import LavitForCausalLM, LavitGenerationConfig
@@ -35,21 +34,28 @@ class Task:
     Args:
         run (`Callable`): Computes metrics from a [`Subject`] and rows.
         columns (`tuple[str, ...]`): The columns that it needs.
+        hub_task (`str`): The name that the Hub has for it, for the `model-index` of a card.
         needs_pixels (`bool`): Whether it needs a pixel decoder.
     """
 
     run: Callable[[Subject, Sequence[dict]], dict[str, Metric | None]]
     columns: tuple[str, ...]
+    hub_task: str
     needs_pixels: bool = False
 
 
 TASKS = {
-    "captions": Task(evaluate_captions, ("image", "caption")),
-    "questions": Task(evaluate_questions, ("image", "questions", "answers")),
-    "drawing": Task(evaluate_drawing, ("caption",), needs_pixels=True),
-    "edits": Task(evaluate_edits, ("image", "instruction", "edited_image", "edited_scene"), needs_pixels=True),
-    "reconstruction": Task(evaluate_reconstruction, ("image",), needs_pixels=True),
-    "tokens": Task(evaluate_tokens, ("image",)),
+    "captions": Task(evaluate_captions, ("image", "caption"), "image-to-text"),
+    "questions": Task(evaluate_questions, ("image", "questions", "answers"), "visual-question-answering"),
+    "drawing": Task(evaluate_drawing, ("caption",), "text-to-image", needs_pixels=True),
+    "edits": Task(
+        evaluate_edits,
+        ("image", "instruction", "edited_image", "edited_scene"),
+        "image-to-image",
+        needs_pixels=True,
+    ),
+    "reconstruction": Task(evaluate_reconstruction, ("image",), "image-to-image", needs_pixels=True),
+    "tokens": Task(evaluate_tokens, ("image",), "image-feature-extraction"),
 }
 
 
@@ -206,5 +212,5 @@ def _describe(subject: Subject) -> dict:
         "selection": model.config.visual_tokenizer_config.selection,
         "decoding": decoding,
         "settings": given,
-        "versions": {"python": platform.python_version(), "lavit-hf": lavit_hf.__version__} | versions,
+        "versions": {"python": platform.python_version(), "lavit-hf": __version__} | versions,
     }

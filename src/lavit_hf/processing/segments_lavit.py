@@ -11,7 +11,12 @@ from transformers import PreTrainedTokenizerBase
 
 @dataclass(frozen=True)
 class TextSegment:
-    """A piece of text in a decoded sequence."""
+    """
+    A piece of text in a decoded sequence.
+
+    Args:
+        text (`str`): The text.
+    """
 
     text: str
 

@@ -25,8 +25,8 @@ EXCLUSIONS = ("modules_to_not_convert", "llm_int8_skip_modules", "skip_modules")
 
 def quantize_language_model_alone(quantization_config):
     """
-    Returns a quantizer's configuration that leaves the parts of images and the head as they are, unless it names other
-    parts of the model.
+    Returns a copy of `quantization_config`, the configuration of a quantizer or a dictionary, that leaves the parts of
+    images and the head as they are, unless it names other parts of the model.
 
     Raises:
         ValueError: If the kind of quantization cannot leave modules as they are.
@@ -82,7 +82,7 @@ class LavitExportMixin(MixinBase):
         Raises:
             ValueError: If there is none beside the model, or if the model was not loaded from a folder or repository.
         """
-        from ..diffusion import LavitImageDecoderPipeline  # imported late, since it imports the models
+        from ..diffusion import LavitImageDecoderPipeline  # imported late, since the models import this file
 
         if not self.name_or_path:
             raise ValueError("This model was not loaded from anywhere that has a pixel decoder: set `image_decoder`.")
@@ -163,7 +163,7 @@ class LavitExportMixin(MixinBase):
 
 
 def without_placeholder(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> PreTrainedTokenizerBase:
-    """Returns a copy of a tokenizer with the tokens below `vocab_size` alone, which names no class of this library."""
+    """Returns a copy of `tokenizer` with the tokens below `vocab_size` alone, which names no class of this library."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     backend["added_tokens"] = [token for token in backend["added_tokens"] if token["id"] < vocab_size]
     named = tokenizer.special_tokens_map

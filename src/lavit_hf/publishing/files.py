@@ -59,7 +59,7 @@ def patterns_of_weights(paths: Iterable[str]) -> list[str]:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Returns the paths, relative to a folder, of all files in it and below."""
+    """Returns the paths, relative to `folder`, of all files in it and below."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
@@ -108,7 +108,7 @@ def replacing(folder: str | os.PathLike) -> Iterator[Path]:
 
 def finish_replacing(folder: str | os.PathLike) -> bool:
     """
-    Completes a replacement in a folder that was committed and interrupted. Returns whether old files were left, which
+    Completes a replacement in `folder` that was committed and interrupted. Returns whether old files were left, which
     somebody may have read just before.
 
     Raises:
@@ -202,7 +202,7 @@ def _sync(folder: Path) -> None:
 
 def read_json(path: Path) -> dict:
     """
-    Reads a JSON object from a file.
+    Reads a JSON object from the file at `path`.
 
     Raises:
         ValueError: If the file holds none; the message names the file.
@@ -218,7 +218,7 @@ def read_json(path: Path) -> dict:
 
 def open_safetensors(path: str | os.PathLike) -> safe_open:
     """
-    Opens a safetensors file.
+    Opens the safetensors file at `path`.
 
     Raises:
         ValueError: If the file is damaged or incomplete.
@@ -230,14 +230,15 @@ def open_safetensors(path: str | os.PathLike) -> safe_open:
 
 
 def check_none_missing(name: str, missing: Sequence[str]) -> None:
-    """Raises a `ValueError` if the files of the part `name` lack weights, which would be left without values."""
+    """Raises a `ValueError` if the files of the part `name` lack the weights `missing`, which would have no values."""
     if missing:
         raise ValueError(f"The files of {name} lack {len(missing)} of its weights, such as {missing[0]}.")
 
 
 def check_weights(folder: str | os.PathLike, variant: str | None = None) -> None:
     """
-    Checks the files of weights that are loaded from a folder: their index, and whether each file is complete.
+    Checks the files of weights that are loaded from `folder`, of a `variant` or of none: their index, and whether each
+    file is complete.
 
     Raises:
         ValueError: If an index is damaged or names a file outside of the folder, or if a file is damaged.

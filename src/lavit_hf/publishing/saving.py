@@ -32,6 +32,9 @@ else:
     MixinBase = object
 
 AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
+# The classes in the code of a folder, to which transformers adds that of the configuration.
+AUTO_MAP = {"AutoModel": "modeling_lavit_model.LavitModel"}
+AUTO_MAP |= dict.fromkeys(AUTO_CLASSES, "modeling_lavit.LavitForCausalLM")
 CARD_NAME = "README.md"
 ADAPTER = "adapter_config.json"
 # Matches ![...](samples/captions.png), and no image of the web.
@@ -39,7 +42,7 @@ CARD_IMAGE = re.compile(r"!\[[^\]]*\]\((?!\w+:)([^)\s]+)\)")
 
 
 def write_card(model_card: ModelCard | str | os.PathLike, folder: Path) -> None:
-    """Writes a card to a folder. If the card is a file, the images beside it that it shows are copied as well."""
+    """Writes `model_card` to `folder`. If it is a file, the images beside it that it shows are copied as well."""
     if isinstance(model_card, ModelCard):
         model_card.save(folder / CARD_NAME)
         return
@@ -55,7 +58,7 @@ def write_card(model_card: ModelCard | str | os.PathLike, folder: Path) -> None:
 
 
 def new_card(title: str, tags: Sequence[str] | None = None) -> ModelCard:
-    """Returns a short card for a repository that has none."""
+    """Returns a short card with a `title` and further `tags`, for a repository that has none."""
     data = ModelCardData(library_name="transformers", pipeline_tag="any-to-any", tags=["lavit", *(tags or ())])
     text = "A LaVIT ([arXiv 2309.04669](https://arxiv.org/abs/2309.04669)): it reads and draws images as tokens."
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{text}\n")
@@ -237,8 +240,7 @@ class LavitPublishingMixin(MixinBase):
         saves = self.should_save_on_this_rank(is_main_process)
         with replacing(save_directory) if saves else nullcontext(Path(save_directory)) as folder:
             if self._auto_class in AUTO_CLASSES:  # transformers itself adds one Auto class and the configuration's
-                names = dict.fromkeys(AUTO_CLASSES, "modeling_lavit.LavitForCausalLM")
-                self.config.auto_map = {"AutoModel": "modeling_lavit_model.LavitModel"} | names
+                self.config.auto_map = dict(AUTO_MAP)
             try:
                 super().save_pretrained(folder, is_main_process, state_dict, **settings)
                 is_whole = not (is_adapter or getattr(self, "is_quantized", False))

@@ -32,7 +32,8 @@ PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 def load_stage_one(folder: str | os.PathLike) -> LavitVisualTokenizerForPreTraining:
     """
-    Loads the visual tokenizer together with the feature decoder that stage 1 trained with it.
+    Loads the visual tokenizer together with the feature decoder that stage 1 trained with it, from `folder`, which may
+    be a repository.
 
     Raises:
         ValueError: If the folder or repository has no feature decoder.
@@ -91,6 +92,8 @@ def new_image_decoder(
 @dataclass
 class LavitImageDecoderOutput(ModelOutput):
     """
+    Output of [`LavitImageDecoderForTraining`].
+
     Args:
         loss (`torch.FloatTensor` of shape `()`):
             The mean squared error of the predicted noise or velocity, weighted by timestep.
@@ -157,7 +160,7 @@ class LavitImageDecoderForTraining(nn.Module):
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def train(self, mode: bool = True):
-        """Sets the mode. Frozen components stay in evaluation mode."""
+        """Same as `torch.nn.Module.train`, except that frozen components stay in evaluation mode."""
         super().train(mode)
         for module in (self.vae, self.visual_tokenizer, self.feature_decoder):
             if module is not None:
@@ -167,7 +170,14 @@ class LavitImageDecoderForTraining(nn.Module):
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict | None = None, every_n_layers: int = 1, offload: bool = False
     ) -> None:
-        """Enables `TrainingArguments.activation_checkpointing` in the U-Net: less memory for more time."""
+        """
+        Enables `TrainingArguments.activation_checkpointing` in the U-Net: less memory for more time.
+
+        Same arguments as `PreTrainedModel.activation_checkpointing_enable`.
+
+        Raises:
+            ValueError: If an argument has another value than its default.
+        """
         if activation_checkpointing_kwargs or every_n_layers != 1 or offload:
             raise ValueError(
                 "diffusers checkpoints all blocks in its own way: activation_checkpointing_kwargs must be empty, got "
@@ -177,7 +187,7 @@ class LavitImageDecoderForTraining(nn.Module):
 
     @torch.no_grad()
     def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
-        """Encodes images (B, 3, H, W) in [-1, 1] as latents (B, C, h, w) of about unit deviation, float32."""
+        """Encodes `images` (B, 3, H, W) in [-1, 1] as latents (B, C, h, w) of about unit deviation, float32."""
         # The VAE of SDXL overflows in float16, which its configuration says.
         overflows = torch.get_autocast_dtype(images.device.type) == torch.float16 and self.vae.config.force_upcast
         autocast = torch.is_autocast_enabled(images.device.type) and not overflows
@@ -193,7 +203,7 @@ class LavitImageDecoderForTraining(nn.Module):
 
     @torch.no_grad()
     def list_codes(self, batch: dict[str, torch.Tensor]) -> list[torch.LongTensor]:
-        """Returns the codes of each image in a batch as `forward` takes it, computed where the batch has none."""
+        """Returns the codes of each image in `batch`, which `forward` takes, computed where the batch has none."""
         if "codes" in batch:
             mask = batch["attention_mask"].bool()
             return [codes[is_code] for codes, is_code in zip(batch["codes"], mask, strict=True)]

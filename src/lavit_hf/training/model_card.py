@@ -9,18 +9,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import Trainer
 
-from ..evaluation import EvaluationReport
+from ..evaluation import TASKS, EvaluationReport, check_tasks
 
 
-# The names that the Hub has for the tasks of an evaluation.
-HUB_TASKS = {
-    "captions": "image-to-text",
-    "questions": "visual-question-answering",
-    "drawing": "text-to-image",
-    "edits": "image-to-image",
-    "reconstruction": "image-to-image",
-    "tokens": "image-feature-extraction",
-}
 TRAINING_ARGUMENTS = ("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2")
 TRAINING_ARGUMENTS += ("max_grad_norm", "bf16", "fp16", "seed")
 # Metrics of a Trainer that describe the machine instead of the model.
@@ -65,7 +56,7 @@ def write_model_card(
         `Path`: The path of the card.
 
     Raises:
-        ValueError: If an image is not a file in the folder.
+        ValueError: If an image is not a file in the folder, or if the evaluation has an unknown task.
     """
     folder = Path(folder)
     parts = {part: _public_name(name) for part, name in (base_models or {}).items() if name is not None}
@@ -146,10 +137,11 @@ def _evaluation_section(report: EvaluationReport) -> str:
 
 def _eval_results(report: EvaluationReport) -> list[EvalResult]:
     """Returns the rates of an evaluation as the `model-index` of the Hub has them."""
+    check_tasks(list(report.results))  # an evaluation that was read from a file may be of another version
     dataset, split = _public_name(report.protocol["dataset"]), report.protocol["split"]
     return [
         EvalResult(
-            task_type=HUB_TASKS[task],
+            task_type=TASKS[task].hub_task,
             task_name=task,
             dataset_type=dataset,
             dataset_name=dataset,

@@ -132,7 +132,7 @@ class SequenceArguments:
             raise ValueError(f"image_inputs must be 'features' or 'codes', got {self.image_inputs!r}.")
 
     def only(self, kind: str) -> "SequenceArguments":
-        """Returns the same arguments with a single kind and without dropout of prompts, for evaluation."""
+        """Returns the same arguments with `kind` alone and without dropout of prompts, for evaluation."""
         columns = self.sequence_columns if kind == "interleaved" else []
         return replace(self, mixture=[f"{kind}=1"], prompt_dropout=0.0, sequence_columns=columns)
 
@@ -171,7 +171,7 @@ class SequenceReader:
 
     def select(self, dataset) -> Any:
         """
-        Returns the dataset with the columns that are needed.
+        Returns `dataset` with the columns that are needed.
 
         Raises:
             ValueError: If the dataset lacks a column.
@@ -336,7 +336,7 @@ class SequenceReader:
 
 
 def needs_pixels(part: ImagePart) -> bool:
-    """Whether an image enters the model as pixels, since it enters as features or its codes are not known."""
+    """Whether the image `part` enters the model as pixels, since it enters as features or its codes are not known."""
     return part.codes is None or part.image_input != "codes"
 
 

@@ -74,13 +74,13 @@ class LavitTrainer(Trainer):
 
     def measure(self, outputs) -> dict[str, torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
         """
-        Returns values of the model's outputs for the log, each as a mean over the rows of the batch, or as the pair of
-        a sum and its weight.
+        Returns values of the model's `outputs` for the log, each as a mean over the rows of the batch, or as the pair
+        of a sum and its weight.
         """
         return {}
 
     def summarize(self, means: dict[str, torch.Tensor]) -> dict[str, float]:
-        """Turns means of the values of [`~LavitTrainer.measure`] into entries of the log."""
+        """Turns `means` of the values of [`~LavitTrainer.measure`] into entries of the log."""
         return {name: round(mean.item(), 5) for name, mean in means.items()}
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
@@ -168,7 +168,7 @@ class LavitTrainer(Trainer):
 
 
 def check_keys(missing: Iterable[str], unexpected: Iterable[str], folder: str | os.PathLike) -> None:
-    """Raises a `ValueError` if a checkpoint lacks weights of the model, or has weights that the model lacks."""
+    """Raises a `ValueError` if the checkpoint in `folder` has `missing` or `unexpected` names of weights."""
     for keys, problem in ((sorted(missing), "lacks"), (sorted(unexpected), "has, unlike the model,")):
         if keys:
             shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
@@ -200,7 +200,7 @@ def load_weights(model: PreTrainedModel, folder: str | os.PathLike) -> None:
 
 
 def check_adapter(model: PeftModel, folder: str | os.PathLike) -> None:
-    """Raises a `ValueError` if a folder lacks weights of the active adapter, about which peft only warns."""
+    """Raises a `ValueError` if `folder` lacks weights of the adapter of `model`, about which peft only warns."""
     name = model.active_adapters[0]
     inside = os.path.join(folder, name)
     saved = load_peft_weights(inside if os.path.isdir(inside) else os.fspath(folder), device="cpu")
