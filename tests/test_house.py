@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What keeps `modeling/` and `processing/` fit to travel with a checkpoint as remote code."""
+"""What keeps `modeling/` and `processing/` fit to travel with a checkpoint as remote code, and the map complete."""
 
 import ast
 from pathlib import Path
@@ -30,3 +30,12 @@ def test_files_have_different_names():
     """Remote code lies in one folder, where a file of `processing/` would replace one of `modeling/`."""
     names = [path.name for path in TRAVELLERS if path.stem != "__init__"]
     assert len(set(names)) == len(names), sorted(name for name in names if names.count(name) > 1)
+
+
+def test_the_map_has_every_file():
+    """Each package, each file beside the packages, and each file of a concept has its place in the guide."""
+    text = (SOURCE.parent.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    files = [*SOURCE.glob("*.py"), *(SOURCE / "modeling").glob("*.py")]
+    names = [path.name for path in files if path.stem != "__init__"]
+    names += [f"{path.parent.name}/" for path in SOURCE.glob("*/__init__.py")]
+    assert [name for name in names if f"`{name}`" not in text] == []

@@ -46,8 +46,8 @@ def _describe(
     """
     LaVIT: one model that reads and draws images as a varying number of tokens.
 
-    `lavit-hf demo` shows everything on a small model that ships with the library. The other commands run on it, too,
-    if no model is named:
+    `lavit-hf demo` reads, draws and edits an image with a small model that ships with the library. The commands for
+    images run on it, too, if no model is named:
 
         lavit-hf draw "a large red circle at the top left"
 
