@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lavit_hf import LavitForCausalLM
+
 from .official import (
     ADAPTER,
     CHECKPOINT,
@@ -50,6 +52,14 @@ def test_sharded_bin(source, tmp_path, converted):
 def test_sharded_safetensors(source, tmp_path, converted):
     write_shards(source / "language_model", "model.safetensors", save_file)
     assert_same_weights(convert(source, tmp_path / "out"), converted)
+
+
+def test_a_tied_head_is_in_no_file(source, tmp_path):
+    config = source / "language_model" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"tie_word_embeddings": True}))
+    edit(source / LANGUAGE_MODEL, lambda tensors: tensors.pop("lm_head.weight"))
+    model = LavitForCausalLM.from_pretrained(convert(source, tmp_path / "out"))
+    assert model.lm_head.weight is model.get_input_embeddings().weight
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])

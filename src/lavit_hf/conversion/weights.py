@@ -112,7 +112,7 @@ class Plan:
             rules (`Iterable[Rule]`): Rules that apply to all of its names.
         """
         tensors = {}
-        tied = getattr(model, "all_tied_weights_keys", {})
+        tied = getattr(model, "all_tied_weights_keys", {})  # of transformers; models of diffusers tie no weights
         for key, expected in model.state_dict().items():
             if key in tied:
                 continue

@@ -74,7 +74,8 @@ class LavitPipelineFiles(DiffusionPipeline):
                 component = pipe.components[part]
                 tensors = component.state_dict() if isinstance(component, nn.Module) else {}
                 check_none_missing(part, [name for name, tensor in tensors.items() if tensor.is_meta])
-        pipe.register_to_config(_name_or_path=name)  # instead of a folder in the cache
+        # The property `name_or_path` of diffusers reads it, and would be a folder in the cache.
+        pipe.register_to_config(_name_or_path=name)
         return pipe
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, push_to_hub: bool = False, **kwargs) -> None:

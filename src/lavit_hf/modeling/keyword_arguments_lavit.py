@@ -11,6 +11,7 @@ def check_keyword_arguments(model: nn.Module, kwargs: dict, *modules: nn.Module)
     """Raises a `TypeError` for an argument that neither transformers nor the forward of any of `modules` knows."""
     if not kwargs:
         return
+    # There is no other list of the arguments that transformers passes to every model.
     known = {*TransformersKwargs.__annotations__, "return_dict"}
     for module in modules:
         known |= inspect.signature(module.forward).parameters.keys()

@@ -63,8 +63,11 @@ class LavitForCausalLM(LavitExportMixin, LavitPreTrainedModel, LavitGenerationMi
         lm_head (`nn.Linear`, *optional*): An existing head. By default, a new one.
     """
 
+    # `Trainer` reads it, and passes `num_items_in_batch` to the model.
     accepts_loss_kwargs = True
+    # New models take it. `adjust_generation_fn` sees to those that are loaded.
     generation_config_class = LavitGenerationConfig
+    # transformers shards the language model by the plan of its own class, which does not know the head.
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
 

@@ -205,6 +205,7 @@ class LavitProcessor(ProcessorMixin):
             parts = (sample.split(self.image_token) if images else [sample] for sample in text)
             text = [self.image_token.join(map(self.escape, part)) for part in parts]
         placeholders = find_placeholders(text, images, self.tokenizer)
+        # transformers sets it for chats alone. With it, the tokenizer reads marked tokens as text.
         kwargs["sanitize_control_tokens"] = any(MARK_START in sample for sample in text)
         if kwargs["sanitize_control_tokens"] and kwargs.get("return_offsets_mapping"):
             raise ValueError(
@@ -227,6 +228,8 @@ class LavitProcessor(ProcessorMixin):
             ("" if match[1] else start) + self.image_token * count + ("" if match[2] else end)
             for match, count in zip(placeholders, counts, strict=True)
         ]
+        # The processors of transformers call it where they replace placeholders. Its offsets, which it takes with
+        # `return_assistant_tokens_mask`, are those of the replaced text.
         text, offsets = self.get_text_with_replacements(text, replacements)
         inputs = super().__call__(text=text, **kwargs)
         inputs.update(data)

@@ -217,6 +217,7 @@ class LavitPublishingMixin(MixinBase):
             raise TypeError(f"save_pretrained takes no {', '.join(sorted(unknown))} without push_to_hub=True.")
         repo_id = hub_kwargs.pop("repo_id", Path(save_directory).absolute().name)
         inspect.signature(upload).bind(save_directory, [], repo_id, **hub_kwargs)  # refuses unknown arguments early
+        # transformers sets it where a model has an adapter of its own, and saves the adapter alone then.
         is_adapter = getattr(self, "_hf_peft_config_loaded", False)
         if not is_adapter and Path(save_directory, ADAPTER).is_file():
             raise ValueError(

@@ -75,7 +75,7 @@ class LavitImageDecoderTrainer(LavitTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Same arguments as `Trainer.save_model`. Saves the pipeline with the averaged weights, or a checkpoint."""
-        # `Trainer` gives a folder for its checkpoints, and none before it uploads the model.
+        # `Trainer` calls itself so, with a folder for its checkpoints, and without one before it uploads the model.
         is_checkpoint = _internal_call and output_dir is not None
         output_dir = output_dir or self.args.output_dir
         if is_checkpoint:

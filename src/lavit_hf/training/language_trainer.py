@@ -39,6 +39,7 @@ class LavitForCausalLMTrainer(LavitTrainer):
             would change codes; if the processor of a [`LavitCollator`] has another vocabulary.
     """
 
+    # `Trainer` reads it, and would otherwise divide the loss by the number of accumulated batches.
     loss_is_scaled_for_ga = True
     current_gradient_accumulation_steps = 1  # until `Trainer` begins a step
 

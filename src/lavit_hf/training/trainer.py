@@ -41,7 +41,7 @@ def last_checkpoint(args: TrainingArguments) -> str | None:
     """
     Returns the newest complete checkpoint in the output folder, from which the same command resumes, or None.
     """
-    newest_first = reversed(sort_checkpoints(args.output_dir))
+    newest_first = reversed(sort_checkpoints(args.output_dir))  # by step, as `Trainer` rotates them
     return next((folder for folder in newest_first if _is_complete(Path(folder, TRAINER_STATE_NAME))), None)
 
 
@@ -139,6 +139,7 @@ class LavitTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Same arguments as `Trainer.compute_loss`. Keeps what [`~LavitTrainer.measure`] returns for the log."""
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        # The number by which `Trainer` weights the loss of a batch in an evaluation.
         num_rows = torch.tensor(find_batch_size(inputs) or 1, device=loss.device)
         for name, value in self.measure(outputs).items():
             total, weight = value if isinstance(value, tuple) else (value.float() * num_rows, num_rows)
