@@ -59,8 +59,8 @@ class LavitIteratorStreamer(TextIteratorStreamer):
         ValueError: If previews are asked without `decode_image`, or after less than one code.
     """
 
-    # `text_queue`, `stop_signal` and `decode_kwargs` are those of `TextIteratorStreamer`, which has no public way to put
-    # anything else than text into its queue.
+    # `text_queue`, `stop_signal` and `decode_kwargs` are those of `TextIteratorStreamer`, which has no public way to
+    # put anything else than text into its queue.
 
     def __init__(
         self,
