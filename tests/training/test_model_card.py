@@ -115,7 +115,8 @@ def report_of(*tasks: str) -> EvaluationReport:
 
 def test_rates_of_every_task_go_to_the_hub(tmp_path):
     path = write_model_card(tmp_path, title="A", description="B", evaluation=report_of(*TASKS))
-    found = {result.task_name: result.task_type for result in ModelCard.load(path).data.eval_results}
+    results = ModelCard.load(path).data.eval_results
+    found = {result.metric_name.partition(":")[0]: result.task_type for result in results}
     assert found == {name: task.hub_task for name, task in TASKS.items()}
 
 
