@@ -2,7 +2,6 @@
 """The vision tower of a visual tokenizer, which can be any vision transformer of transformers that fits."""
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode  # documented, but not imported by torch.utils
 from transformers import (
     MODEL_MAPPING,
     AutoModel,
@@ -38,18 +37,12 @@ def build_vision_tower(config: PreTrainedConfig) -> PreTrainedModel:
     return AutoModel.from_config(config, dtype=torch.get_default_dtype())
 
 
-class _RandomOperations(TorchDispatchMode):
-    """Records the names of operations that draw random numbers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        # Attention has this tag because of its dropout, which is off at inference.
-        if torch.Tag.nondeterministic_seeded in func.tags and "attention" not in func.name():
-            self.names.append(func.name())
-        return func(*args, **(kwargs or {}))
+def _random_states(device: torch.device) -> list[torch.Tensor]:
+    """Returns the states of the random number generators of the CPU and of a device."""
+    if device.type == "cpu":
+        return [torch.get_rng_state()]
+    place = () if device.type == "mps" else (device,)  # torch.mps has one device alone
+    return [torch.get_rng_state(), torch.get_device_module(device).get_rng_state(*place)]
 
 
 @torch.no_grad()
@@ -75,17 +68,18 @@ def check_vision_tower(vision_tower: PreTrainedModel) -> None:
     expected, size = "vision_config must describe a vision transformer that fits, got", config.image_size
     # The model itself runs, and no copy on the meta device, since some models keep tensors for later calls.
     pixel_values = torch.zeros(2, 3, size, size, device=vision_tower.device, dtype=vision_tower.dtype)
+    states = _random_states(vision_tower.device)
     try:
-        with evaluation_mode(vision_tower), _RandomOperations() as random_operations:
+        with evaluation_mode(vision_tower):
             outputs = vision_tower(pixel_values, output_hidden_states=[-1], return_dict=True)
             shape = outputs.hidden_states[-1].shape
     except Exception as error:
         reason = f"it does not make hidden states of images of shape (B, 3, {size}, {size}) alone: {error}"
         raise ValueError(f"{expected} {name}: {reason}") from error
-    if random_operations.names:
+    if not all(map(torch.equal, states, _random_states(vision_tower.device))):
         raise ValueError(
-            f"{expected} {name}: it draws random numbers at inference ({random_operations.names[0]}), so that an "
-            "image would get other codes at each call."
+            f"{expected} {name}: it draws random numbers at inference, so that an image would get other codes at each "
+            "call."
         )
     num_patches = (size // config.patch_size) ** 2
     if len(shape) != 3 or shape[0] != 2 or shape[1] < num_patches or shape[2] != config.hidden_size:
