@@ -118,7 +118,7 @@ def test_our_trainer_refuses_another_loss(tmp_path):
 
 @pytest.mark.parametrize("table", ["MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES"])
 def test_the_tables_of_names_are_where_they_were(table):
-    """A failure says that transformers moved a table, which `modeling/class_tables_lavit.py` writes to."""
+    """A failure says that transformers moved a table, which `modeling/modeling_lavit.py` writes to."""
     names = getattr(modeling_auto, table)
     assert names["lavit"] == "LavitForCausalLM"
     assert names["llama" if "CAUSAL" in table else "gemma4"].endswith(("ForCausalLM", "ForConditionalGeneration"))

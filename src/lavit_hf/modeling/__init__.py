@@ -7,9 +7,10 @@ from .configuration_lavit import LavitConfig, LavitFeatureDecoderConfig, LavitVi
 from .generation_settings_lavit import LavitGenerationConfig
 from .modeling_lavit import LavitCausalLMOutputWithPast, LavitForCausalLM
 from .modeling_lavit_feature_decoder import LavitFeatureDecoder, LavitFeatureDecoderOutput
-from .modeling_lavit_model import LavitModel, LavitModelOutputWithPast, LavitPreTrainedModel
+from .modeling_lavit_model import LavitModel, LavitModelOutputWithPast
 from .modeling_lavit_stage_one import LavitVisualTokenizerForPreTraining, LavitVisualTokenizerForPreTrainingOutput
 from .modeling_lavit_visual_tokenizer import LavitVisualTokenizer, LavitVisualTokenizerOutput
+from .pretrained_lavit import LavitPreTrainedModel
 from .selector_lavit import select_patches
 
 

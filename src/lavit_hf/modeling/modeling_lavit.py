@@ -9,6 +9,10 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.deprecation import deprecate_kwarg
 
@@ -20,16 +24,20 @@ from .backbones_lavit import (
     load_visual_tokenizer,
     make_room,
 )
-from .class_tables_lavit import write_names
 from .configuration_lavit import LavitConfig
 from .expansion_lavit import IGNORE_INDEX, LavitSequences, check_labels_elsewhere, count_labels, mask_labels
 from .generation_lavit import LavitGenerationMixin
 from .generation_settings_lavit import LavitGenerationConfig
 from .guidance_lavit import combine_branches
-from .head_lavit import all_logits
-from .modeling_lavit_model import LavitModel, LavitPreTrainedModel
+from .modeling_lavit_model import LavitLanguagePreTrainedModel, LavitModel
 from .optional_mixins_lavit import LavitExportMixin
 from .precision_lavit import read_dtype
+
+
+# Attributes of text configurations. `from_backbones` refuses a language model that gives them another meaning.
+FACTORS = ("logit_scale", "lm_head_multiplier")  # Cohere; Falcon-H1
+DIVISORS = ("logits_scaling", "logits_mup_width_multiplier")  # Granite, MiniCPM3; Inkling
+CAP = "final_logit_softcapping"  # Gemma
 
 
 @dataclass
@@ -53,7 +61,7 @@ class LavitCausalLMOutputWithPast(CausalLMOutputWithPast):
     token_losses: torch.FloatTensor | None = None
 
 
-class LavitForCausalLM(LavitExportMixin, LavitPreTrainedModel, LavitGenerationMixin):
+class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGenerationMixin):
     """
     LaVIT: one causal language model over text and the codes of images, which captions, answers and draws.
 
@@ -299,7 +307,7 @@ class LavitForCausalLM(LavitExportMixin, LavitPreTrainedModel, LavitGenerationMi
             )
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = all_logits(self.lm_head, outputs.last_hidden_state[:, kept], self.config)
+            logits = compute_logits(self.lm_head, outputs.last_hidden_state[:, kept], self.config)
             if labels is not None:
                 loss = self.loss_function(
                     logits=logits,
@@ -331,8 +339,34 @@ class LavitForCausalLM(LavitExportMixin, LavitPreTrainedModel, LavitGenerationMi
         labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX) if shift_labels is None else shift_labels
         labels = labels.to(hidden_states.device)
         supervised = labels != IGNORE_INDEX
-        logits = all_logits(self.lm_head, hidden_states[supervised], self.config)
+        logits = compute_logits(self.lm_head, hidden_states[supervised], self.config)
         return nn.functional.cross_entropy(logits.float(), labels[supervised], reduction="none")
+
+
+def compute_logits(head: nn.Module, hidden_states: torch.Tensor, config: LavitConfig) -> torch.Tensor:
+    """
+    Computes the logits (..., vocab_size) of hidden states (..., hidden_size), with the scales and the cap of the
+    language model.
+    """
+    logits = head(hidden_states)
+    for name in FACTORS:
+        if (factor := getattr(config.text_config, name, None)) is not None:
+            logits = logits * factor
+    for name in DIVISORS:
+        if (divisor := getattr(config.text_config, name, None)) is not None:
+            logits = logits / divisor
+    if (cap := getattr(config.text_config, CAP, None)) is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def write_names(model_type: str, class_name: str) -> None:
+    """
+    Enters the class of a causal language model that reads and writes images. `Trainer` looks up the first table to
+    shift labels when it smooths them. The pipelines "text-generation" and "any-to-any" look up one table each.
+    """
+    for table in (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES):
+        table[model_type] = class_name
 
 
 # Called here, and not at registration, so that the code that travels with a checkpoint makes the entries as well.

@@ -15,7 +15,7 @@ from .codebook_lavit import init_codebook
 from .configuration_lavit import LavitFeatureDecoderConfig
 from .keyword_arguments_lavit import check_keyword_arguments
 from .merger_lavit import LavitAttention, LavitBlock, PolicyAttend, masked_attend, recorded_outputs
-from .modeling_lavit_visual_tokenizer import LavitTokenizerPreTrainedModel
+from .pretrained_lavit import LavitPreTrainedModel
 
 
 @dataclass
@@ -58,7 +58,7 @@ class LavitAttentionPool(LavitAttention):
         return super().forward(states[:, :1], states, masked_attend)[0].squeeze(1)
 
 
-class LavitFeatureDecoder(LavitTokenizerPreTrainedModel):
+class LavitFeatureDecoder(LavitPreTrainedModel):
     """
     Rebuilds the vision features of all patches of an image from its codes, and projects them to the conditions of a
     diffusion U-Net. It is a part of the pixel decoder, and has its own copy of the codebook.

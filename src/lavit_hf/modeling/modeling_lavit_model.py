@@ -8,11 +8,13 @@ from typing import Unpack
 import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
+from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.deprecation import deprecate_kwarg
 
+from .codebook_lavit import POSITIONS_STD
 from .configuration_lavit import LavitConfig
 from .expansion_lavit import (
     LavitSequences,
@@ -26,11 +28,8 @@ from .expansion_lavit import (
 from .freezing_lavit import is_trained, warn_of_trained_adapter
 from .keyword_arguments_lavit import check_keyword_arguments
 from .merger_lavit import LavitVisualAdapter, PatchPartition
-from .modeling_lavit_visual_tokenizer import (
-    LavitTokenizerPreTrainedModel,
-    LavitVisualTokenizer,
-    LavitVisualTokenizerOutput,
-)
+from .modeling_lavit_visual_tokenizer import LavitVisualTokenizer, LavitVisualTokenizerOutput
+from .pretrained_lavit import LavitPreTrainedModel
 
 
 @dataclass
@@ -48,8 +47,8 @@ class LavitModelOutputWithPast(BaseModelOutputWithPast):
     sequences: LavitSequences | None = None
 
 
-class LavitPreTrainedModel(LavitTokenizerPreTrainedModel):
-    """Base class of the language models of LaVIT."""
+class LavitLanguagePreTrainedModel(LavitPreTrainedModel):
+    """Base class of [`LavitModel`] and [`LavitForCausalLM`], which read and write text as well."""
 
     config: LavitConfig
     base_model_prefix = "model"
@@ -74,7 +73,7 @@ class LavitPreTrainedModel(LavitTokenizerPreTrainedModel):
         return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
 
-class LavitModel(LavitPreTrainedModel):
+class LavitModel(LavitLanguagePreTrainedModel):
     """
     The visual tokenizer, the visual adapter and the language model without its head.
 
@@ -103,6 +102,12 @@ class LavitModel(LavitPreTrainedModel):
             config.text_config, dtype=torch.get_default_dtype()
         )
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, LavitVisualAdapter) and module.position_embeddings is not None:
+            init.normal_(module.position_embeddings, std=POSITIONS_STD)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()

@@ -16,11 +16,8 @@ from .distributed_lavit import batch_mean
 from .keyword_arguments_lavit import check_keyword_arguments
 from .merger_lavit import PatchPartition
 from .modeling_lavit_feature_decoder import LavitFeatureDecoder
-from .modeling_lavit_visual_tokenizer import (
-    LavitTokenizerPreTrainedModel,
-    LavitVisualTokenizer,
-    LavitVisualTokenizerOutput,
-)
+from .modeling_lavit_visual_tokenizer import LavitVisualTokenizer, LavitVisualTokenizerOutput
+from .pretrained_lavit import LavitPreTrainedModel
 from .selector_lavit import sample_policy
 
 
@@ -55,7 +52,7 @@ class LavitVisualTokenizerForPreTrainingOutput(ModelOutput):
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
+class LavitVisualTokenizerForPreTraining(LavitPreTrainedModel):
     """
     The visual tokenizer and the feature decoder with the loss of stage 1, which trains them on images without text
     (paper, section 3.1).
@@ -79,8 +76,9 @@ class LavitVisualTokenizerForPreTraining(LavitTokenizerPreTrainedModel):
     """
 
     config: LavitVisualTokenizerConfig
+    base_model_prefix = "visual_tokenizer"
     _keep_in_fp32_modules_strict = [
-        *LavitTokenizerPreTrainedModel._keep_in_fp32_modules_strict,
+        *LavitPreTrainedModel._keep_in_fp32_modules_strict,
         "codebook_updater.counts$",
         "codebook_updater.sums$",
     ]

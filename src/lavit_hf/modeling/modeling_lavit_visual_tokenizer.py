@@ -15,14 +15,12 @@ from transformers.utils.output_capturing import capture_outputs, recursively_ins
 
 from .codebook_lavit import POSITIONS_STD, LavitQuantizer, init_codebook
 from .configuration_lavit import LavitVisualTokenizerConfig
-from .freezing_lavit import LavitFreezingMixin, evaluation_mode, gradients_where_trained
+from .freezing_lavit import evaluation_mode, gradients_where_trained
 from .keyword_arguments_lavit import check_keyword_arguments
-from .merger_lavit import LavitMerger, LavitVisualAdapter, PatchPartition, recorded_outputs
-from .optional_mixins_lavit import LavitPublishingMixin
-from .precision_lavit import LavitFloat32Mixin
+from .merger_lavit import LavitMerger, PatchPartition, recorded_outputs
+from .pretrained_lavit import LavitPreTrainedModel
 from .selector_lavit import LavitSelector, select_patches
-from .vision_tower_lavit import build_vision_tower, check_vision_tower
-from .whitening_lavit import LavitFeatureWhitening
+from .vision_tower_lavit import LavitFeatureWhitening, build_vision_tower, check_vision_tower
 
 
 @dataclass
@@ -66,42 +64,7 @@ class LavitVisualTokenizerOutput(ModelOutput):
         return self.codes.split(self.num_codes.tolist())
 
 
-class LavitTokenizerPreTrainedModel(LavitPublishingMixin, LavitFreezingMixin, LavitFloat32Mixin, PreTrainedModel):
-    """Base class of all models of LaVIT: initialization, frozen parts, float32 tensors, saving and publishing."""
-
-    base_model_prefix = "visual_tokenizer"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
-    _no_split_modules = ["LavitBlock"]
-    _keep_in_fp32_modules_strict = ["codebook$", "feature_mean$", "feature_transform$"]
-
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        """Returns False, as for the models of transformers, since `_init_weights` leaves loaded weights alone."""
-        # If it were True, transformers would not initialize the buffers that a backbone fills in its children, as
-        # Falcon-H1 does.
-        return False
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, LavitQuantizer):
-            init_codebook(module.codebook)
-            if module.position_embeddings is not None:
-                init.normal_(module.position_embeddings, std=POSITIONS_STD)
-        elif isinstance(module, LavitVisualAdapter) and module.position_embeddings is not None:
-            init.normal_(module.position_embeddings, std=POSITIONS_STD)
-        elif isinstance(module, LavitFeatureWhitening):
-            init.zeros_(module.feature_mean)
-            init.copy_(module.feature_transform, torch.eye(self.config.hidden_size))
-
-
-class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
+class LavitVisualTokenizer(LavitPreTrainedModel):
     """
     Turns images into codes. A frozen vision tower computes features of patches, a selector keeps the patches that
     matter, a merger folds the other patches into them, and a codebook names the result. A vision tower whose
@@ -119,6 +82,7 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
     """
 
     config: LavitVisualTokenizerConfig
+    base_model_prefix = "visual_tokenizer"
     _frozen_parts = ("vision_tower",)
     _can_record_outputs = recorded_outputs("num_merger_layers")
     _keys_to_ignore_on_load_unexpected = [r"^model\.", r"^lm_head\.", r"^feature_decoder\.", r"^codebook_updater\."]
@@ -142,6 +106,17 @@ class LavitVisualTokenizer(LavitTokenizerPreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, key_mapping=None, **kwargs):
         key_mapping = key_mapping or {r"^model\.visual_tokenizer\.": ""}
         return super().from_pretrained(pretrained_model_name_or_path, *args, key_mapping=key_mapping, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, LavitQuantizer):
+            init_codebook(module.codebook)
+            if module.position_embeddings is not None:
+                init.normal_(module.position_embeddings, std=POSITIONS_STD)
+        elif isinstance(module, LavitFeatureWhitening):
+            init.zeros_(module.feature_mean)
+            init.copy_(module.feature_transform, torch.eye(self.config.hidden_size))
 
     @cached_property
     def _output_capturing_hooks_installed(self) -> bool:
