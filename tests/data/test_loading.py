@@ -13,7 +13,7 @@ from PIL import Image
 from train_vision_tower import read_annotation
 
 from lavit_hf.data.loading import load_rows
-from lavit_hf.data.rows import ImageReader, Rows, RowStream
+from lavit_hf.data.rows import ImageReader, RowDataset, RowStream
 from lavit_hf.processing import read_image
 
 
@@ -137,7 +137,7 @@ def test_splits_and_files_that_are_not_there(photos, tmp_path, load, monkeypatch
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_rows_skip_broken_images(photos, load, caplog, num_workers):
-    rows = Rows(load(photos), ImageReader(), broken_images="skip")
+    rows = RowDataset(load(photos), ImageReader(), broken_images="skip")
     loader = torch.utils.data.DataLoader(rows, batch_size=None, num_workers=num_workers)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
@@ -153,7 +153,9 @@ def test_rows_skip_broken_images(photos, load, caplog, num_workers):
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_rows_stop_at_a_broken_image(photos, load, num_workers):
-    loader = torch.utils.data.DataLoader(Rows(load(photos), ImageReader()), batch_size=None, num_workers=num_workers)
+    loader = torch.utils.data.DataLoader(
+        RowDataset(load(photos), ImageReader()), batch_size=None, num_workers=num_workers
+    )
     rows = iter(loader)
     next(rows), next(rows)
     with pytest.raises(ValueError, match=rf"row {BROKEN}, column 'image' \(.*{BROKEN}\.png\) cannot be read"):
@@ -163,13 +165,13 @@ def test_rows_stop_at_a_broken_image(photos, load, num_workers):
 
 
 def test_rows_refuse_mistakes(photos, load):
-    for dataset, kind in ((load(photos), Rows), (load(photos, streaming=True), RowStream)):
+    for dataset, kind in ((load(photos), RowDataset), (load(photos, streaming=True), RowStream)):
         with pytest.raises(ValueError, match="no column 'photo'; the dataset has image, caption"):
             kind(dataset, ImageReader(["photo"]))
         with pytest.raises(ValueError, match="raise, skip, got 'ignore'"):
             kind(dataset, ImageReader(), broken_images="ignore")
     with pytest.raises(ValueError, match="list of names, got the string 'image'"):
         ImageReader("image")
-    nothing = Rows(load(photos).select([BROKEN]), ImageReader(), broken_images="skip")
+    nothing = RowDataset(load(photos).select([BROKEN]), ImageReader(), broken_images="skip")
     with pytest.raises(ValueError, match="None of the 1 rows"):
         nothing[0]

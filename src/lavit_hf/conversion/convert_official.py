@@ -20,7 +20,7 @@ from ..modeling import LavitConfig, LavitFeatureDecoder, LavitForCausalLM
 from ..processing import LavitImageProcessorPil, LavitProcessor, extend_tokenizer
 from ..publishing.files import read_json
 from ..publishing.saving import AUTO_MAP
-from .model_card import summarize, write_model_card
+from .model_card import summarize, write_release_card
 from .official_lavit import (
     UNUSED,
     diffusers_rules,
@@ -31,7 +31,7 @@ from .official_lavit import (
     read_model_config,
 )
 from .release import PIXEL_DECODERS, get_release
-from .weights import Plan, load_weights, split_weights, write_weights
+from .weights import Plan, map_weights, split_weights, write_weights
 
 
 logger = logging.get_logger(__name__)
@@ -53,7 +53,7 @@ IMAGE_GENERATION = {
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class Part(NamedTuple):
+class ConvertedModel(NamedTuple):
     """
     A model of the result.
 
@@ -128,7 +128,7 @@ def convert_official_checkpoint(
 
     # 1. Find or download the files, and map their contents into memory
     folder, files = get_release(os.fspath(src), pixel_decoders, revision)
-    stored = load_weights(folder, files)
+    stored = map_weights(folder, files)
     drop_repeated(stored)
 
     # 2. Build all models on the meta device, from the shapes of the weights
@@ -146,14 +146,14 @@ def convert_official_checkpoint(
 
     # 3. Find the stored tensors of each weight
     plan = Plan(stored)
-    parts = [Part(Path(), model, plan.fill(model, model_rules(model.config)))]
+    parts = [ConvertedModel(Path(), model, plan.fill(model, model_rules(model.config)))]
     for kind, pipeline in pipelines.items():
         (source, file), target = PIXEL_DECODERS[kind], DECODER_FOLDERS[kind]
         rules = {name: diffusers_rules(f"{source}/{name}") for name in ("unet", "vae")}
         rules["feature_decoder"] = feature_decoder_rules(file)
         for name in rules:
             component = pipeline.components[name]
-            parts.append(Part(target / name, component, plan.fill(component, rules[name])))
+            parts.append(ConvertedModel(target / name, component, plan.fill(component, rules[name])))
     unknown = plan.check(UNUSED, strict)
     if unknown:
         names = ", ".join(summarize(unknown))
@@ -169,7 +169,7 @@ def convert_official_checkpoint(
         for kind, pipeline in pipelines.items():
             pipeline.save_config(incomplete / DECODER_FOLDERS[kind])
             pipeline.scheduler.save_pretrained(incomplete / DECODER_FOLDERS[kind] / "scheduler")
-        write_model_card(incomplete, folder, model.config, pixel_decoders, dtype, unknown)
+        write_release_card(incomplete, folder, model.config, pixel_decoders, dtype, unknown)
         if dst.exists():
             dst.rmdir()
         incomplete.rename(dst)
@@ -207,7 +207,9 @@ def _load_processor(folder: Path, config: LavitConfig) -> LavitProcessor:
     return LavitProcessor(image_processor, tokenizer, drawing_image_markers=False)
 
 
-def _write_models(target: Path, parts: Sequence[Part], dtype: torch.dtype | None, max_shard_size: int | str) -> None:
+def _write_models(
+    target: Path, parts: Sequence[ConvertedModel], dtype: torch.dtype | None, max_shard_size: int | str
+) -> None:
     """Writes the configuration and the weights of each model, and the code of the whole LaVIT."""
     stems = ["model" if isinstance(part.model, PreTrainedModel) else "diffusion_pytorch_model" for part in parts]
     splits = [
@@ -223,7 +225,7 @@ def _write_models(target: Path, parts: Sequence[Part], dtype: torch.dtype | None
             write_weights(target / part.folder, part.tensors, dtype, split, progress)
 
 
-def _save_config(part: Part, folder: Path, dtype: torch.dtype | None) -> None:
+def _save_config(part: ConvertedModel, folder: Path, dtype: torch.dtype | None) -> None:
     if not isinstance(part.model, PreTrainedModel):
         part.model.save_config(folder)
         return

@@ -22,7 +22,7 @@ NOTICE = (
 )
 
 
-def write_model_card(
+def write_release_card(
     folder: Path,
     source: Path,
     config: LavitConfig,

@@ -20,7 +20,7 @@ from .weights import Rule
 LANGUAGE_MODEL = "language_model:"
 VISION_TOWER = "eva_vitg_psz14.bin:"
 TOKENIZER = "tokenizer_encoder.bin:"
-ADAPTER = "visual_weight.bin:"
+VISUAL_ADAPTER = "visual_weight.bin:"
 UNCONDITIONAL = "uncond_embeddings.bin:"
 CODEBOOK = TOKENIZER + "quantize.embedding.weight"
 
@@ -102,8 +102,8 @@ def model_rules(config: LavitConfig) -> list[Rule]:
         Rule(r"model\.visual_tokenizer\.quantizer\.codebook", CODEBOOK),
         Rule(r"model\.visual_tokenizer\.quantizer\.encode_head\.", TOKENIZER + "encode_task_layer."),
         *_merger_rules(r"model\.visual_tokenizer\.merger\.", TOKENIZER),
-        *_merger_rules(r"model\.visual_adapter\.merger\.", ADAPTER),
-        Rule(r"model\.visual_adapter\.projection\.", ADAPTER + "vit_proj."),
+        *_merger_rules(r"model\.visual_adapter\.merger\.", VISUAL_ADAPTER),
+        Rule(r"model\.visual_adapter\.projection\.", VISUAL_ADAPTER + "vit_proj."),
     ]
 
 
@@ -142,8 +142,8 @@ def drop_repeated(stored: dict[str, Any]) -> None:
     Raises:
         ValueError: If they differ. The model has one visual tokenizer, and images would be read in another way.
     """
-    for name in [name for name in stored if re.match(ADAPTER + REPEATED, name)]:
-        original = TOKENIZER + name.removeprefix(ADAPTER)
+    for name in [name for name in stored if re.match(VISUAL_ADAPTER + REPEATED, name)]:
+        original = TOKENIZER + name.removeprefix(VISUAL_ADAPTER)
         if original in stored:
             copy, own = stored.pop(name), stored[original]
             # If one of the files holds rounded weights, both are compared rounded.

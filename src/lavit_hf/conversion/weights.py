@@ -26,7 +26,7 @@ from ..publishing.files import open_safetensors
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def load_weights(folder: Path, files: Mapping[str, Iterable[str]]) -> dict[str, Any]:
+def map_weights(folder: Path, files: Mapping[str, Iterable[str]]) -> dict[str, Any]:
     """
     Maps the contents of files of weights into memory.
 
@@ -95,7 +95,7 @@ class Plan:
     Collects how the weights of models are made from stored ones, and everything that is wrong with these.
 
     Args:
-        stored (`Mapping[str, Any]`): The result of [`load_weights`].
+        stored (`Mapping[str, Any]`): The result of [`map_weights`].
     """
 
     def __init__(self, stored: Mapping[str, Any]):

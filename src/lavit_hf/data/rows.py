@@ -92,7 +92,7 @@ def _name(key: tuple[int, ...]) -> str:
     return " of worker ".join(["row " + str(key[0]), *map(str, key[1:])])
 
 
-class Rows(_RowSource, torch.utils.data.Dataset):
+class RowDataset(_RowSource, torch.utils.data.Dataset):
     """
     Items made from the rows of a map-style dataset. An item depends on the seed, the epoch and its index alone,
     however many processes and workers read it and wherever a run is resumed.
@@ -132,11 +132,12 @@ class Rows(_RowSource, torch.utils.data.Dataset):
 
 class RowStream(_RowSource, torch.utils.data.IterableDataset):
     """
-    [`Rows`] of a `datasets.IterableDataset`, in the order of the stream, without those that have broken images. The
-    workers of a DataLoader share the shards of the stream, and random choices depend on the number of workers.
+    Items made from the rows of a `datasets.IterableDataset` as by [`RowDataset`], in the order of the stream, without
+    those that have broken images. The workers of a DataLoader share the shards of the stream, and random choices
+    depend on the number of workers.
 
     Args:
-        dataset, reader, broken_images, seed: Same as in [`Rows`], with a `datasets.IterableDataset`.
+        dataset, reader, broken_images, seed: Same as in [`RowDataset`], with a `datasets.IterableDataset`.
     """
 
     def set_epoch(self, epoch: int) -> None:

@@ -2,13 +2,14 @@
 """Checks of the pixel decoder: components that fit each other, and arguments within their ranges."""
 
 import math
-import sys
 from collections.abc import Collection, Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import nn
+
+from ..modeling.arguments_lavit import check_number
 
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -89,25 +90,6 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def check_integer(name: str, value: Any, least: int, most: int = LARGEST_INT32) -> int:
-    """Returns an integer from `least` to `most`, or raises a `ValueError`."""
-    in_range = is_integer(value) and least <= value <= most
-    expect(in_range, f"{name} must be an integer from {least} to {most}, got {value!r}.")
-    return int(value)
-
-
-def check_number(name: str, value: Any, least: float, most: float, meaning: str) -> float:
-    """Returns a number from `least` to `most`, or raises a `ValueError`. NaN is out of every range."""
-    in_range = isinstance(value, Real) and not isinstance(value, bool) and least <= value <= most
-    expect(in_range, f"{name} must be a finite number {meaning}, got {value!r}.")
-    return float(value)
-
-
-def check_guidance_scale(name: str, value: Any) -> float:
-    """Returns a finite guidance scale from 1, or raises a `ValueError`."""
-    return check_number(name, value, 1, sys.float_info.max, "from 1 (no guidance)")
-
-
 def check_size(height: Any, width: Any, factor: int, num_images: int) -> tuple[int, int]:
     """Returns height and width, or raises a `ValueError` unless they are multiples of `factor` and not too large."""
     for name, value in (("height", height), ("width", width)):
@@ -167,7 +149,7 @@ def check_callback_outputs(outputs: Any, tensors: Mapping[str, torch.Tensor], gu
     """
     is_mapping = isinstance(outputs, Mapping)
     expect(is_mapping, f"callback_on_step_end must return a dictionary of the tensors to replace, got {outputs!r}.")
-    check_number("callback_on_step_end: guidance_scale", guidance_scale, 0, sys.float_info.max, "from 0")
+    check_number("callback_on_step_end: guidance_scale", guidance_scale, 0)
     for name, tensor in outputs.items():
         expect(name in tensors, f"callback_on_step_end must return tensors of {', '.join(tensors)}, got {name!r}.")
         is_tensor = isinstance(tensor, torch.Tensor)

@@ -12,9 +12,9 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.schedulers import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
+from ..modeling.arguments_lavit import check_integer, check_number
 from ..modeling.modeling_lavit_feature_decoder import LavitFeatureDecoder
 from . import checks
-from .checks import check_guidance_scale, check_integer
 from .conditions import apply_unet, guidance_attention_mask, prepare_conditions
 from .image_tokens import ImageTokens, pad_codes, to_codes
 from .loading import LavitPipelineFiles
@@ -97,13 +97,13 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
         self.register_modules(feature_decoder=feature_decoder, unet=unet, vae=vae, scheduler=scheduler)
         most = self.scheduler.config.num_train_timesteps
         self.register_to_config(
-            visual_token_offset=_check_optional(check_integer, "visual_token_offset", visual_token_offset, 0),
+            visual_token_offset=_check_optional(
+                check_integer, "visual_token_offset", visual_token_offset, 0, checks.LARGEST_INT32
+            ),
             default_num_inference_steps=_check_optional(
                 check_integer, "default_num_inference_steps", default_num_inference_steps, 1, most
             ),
-            default_guidance_scale=_check_optional(
-                check_guidance_scale, "default_guidance_scale", default_guidance_scale
-            ),
+            default_guidance_scale=_check_optional(check_number, "default_guidance_scale", default_guidance_scale, 1),
         )
         self.image_processor = VaeImageProcessor()  # its postprocess needs no scale factor
 
@@ -240,7 +240,7 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
         check_scheduler(self.scheduler)
         offset = self.config.visual_token_offset
         codes = to_codes(image_tokens, self.feature_decoder.config, offset, vocabulary_ids)
-        num_images_per_prompt = check_integer("num_images_per_prompt", num_images_per_prompt, 1)
+        num_images_per_prompt = check_integer("num_images_per_prompt", num_images_per_prompt, 1, checks.LARGEST_INT32)
         num_images = len(codes) * num_images_per_prompt
         if height is None or width is None:
             default_height, default_width = self.default_size
@@ -255,7 +255,7 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
         names = callback_on_step_end_tensor_inputs
         checks.check_output(output_type, callback_on_step_end, names, self._callback_tensor_inputs)
         steps, scale = self._defaults
-        scale = check_guidance_scale("guidance_scale", scale if guidance_scale is None else guidance_scale)
+        scale = check_number("guidance_scale", scale if guidance_scale is None else guidance_scale, 1)
         generator = list(generator) if isinstance(generator, tuple) else generator
         step_kwargs = step_options(self.scheduler, generator, eta)
         device, dtype = self._execution_device, self.unet.dtype

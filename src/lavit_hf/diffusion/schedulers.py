@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from .checks import check_integer, check_number, expect, is_integer
+from ..modeling.arguments_lavit import check_integer, check_number
+from .checks import expect, is_integer
 
 
 def check_scheduler(scheduler: Any) -> None:
@@ -60,7 +61,7 @@ def step_options(scheduler: Any, generator: Any, eta: Any) -> dict[str, Any]:
     Raises:
         ValueError: If `eta` is out of its range, or not 0 for a scheduler that does not take one.
     """
-    eta = check_number("eta", eta, 0, 1, "from 0 to 1")
+    eta = check_number("eta", eta, 0, 1)
     accepted = inspect.signature(scheduler.step).parameters
     name = type(scheduler).__name__
     expect(not eta or "eta" in accepted, f"eta must be 0 with {name}, which has no eta, got {eta!r}.")

@@ -2,14 +2,14 @@
 """Settings of generation: those that are saved with a model, and those that hold in one call of `generate`."""
 
 from collections import ChainMap
-from numbers import Integral
 from typing import Any
 
 from transformers import PreTrainedConfig
 from transformers.generation import GenerationConfig
 
+from .arguments_lavit import check_integer, check_number
 from .configuration_lavit import LavitConfig
-from .guidance_lavit import check_guidance, check_guidance_scale
+from .guidance_lavit import check_guidance
 from .sampling_lavit import WARPERS, LavitSamplingLogitsProcessor
 
 
@@ -90,13 +90,8 @@ def explicit_settings(config: GenerationConfig | dict[str, Any] | None) -> dict[
 def check_integers(settings: dict[str, Any] | ChainMap, suffix: str = "") -> None:
     """Raises a `ValueError` for a setting that should be an integer and has another type, or is too small."""
     for name, least in INTEGERS.items():
-        check_integer(name + suffix, settings.get(name), least)
-
-
-def check_integer(name: str, value: Any, least: int) -> None:
-    """Raises a `ValueError` unless `value` is None or an integer of at least `least`."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < least):
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
+        if (value := settings.get(name)) is not None:
+            check_integer(name + suffix, value, least)
 
 
 class LavitGenerationSettings:
@@ -148,7 +143,8 @@ class LavitGenerationSettings:
             raise ValueError(f"generation_mode must be one of {GENERATION_MODES}, got {mode!r}.")
         if mode != "interleaved" and (max_images is not None or first_modality is not None):
             raise ValueError(f"max_images and first_modality go with generation_mode='interleaved', got {mode!r}.")
-        check_integer("max_images", max_images, 1)
+        if max_images is not None:
+            check_integer("max_images", max_images, 1)
         if first_modality not in (None, "text", "image"):
             raise ValueError(f"first_modality must be 'text' or 'image', got {first_modality!r}.")
         self.generation_mode, self.max_images = mode, max_images
@@ -168,7 +164,8 @@ class LavitGenerationSettings:
         scales = [guidance_scale, call.get("guidance_scale")]
         if mode != "text":
             scales += [image.get("guidance_scale"), own.get("guidance_scale")]
-        self.guidance_scale = check_guidance_scale(next((scale for scale in scales if scale is not None), 1.0))
+        scale = next((scale for scale in scales if scale is not None), 1.0)
+        self.guidance_scale = check_number("guidance_scale", scale, 1)
         decided["guidance_scale"] = 1.0  # The guidance of transformers would run the model a second time.
         if mode == "image":
             asked.maps.append({name: value for name, value in image.items() if name not in CODE_SETTINGS})

@@ -11,9 +11,7 @@ unconditional branch sees nothing of the prompt but the negative prompt.
 inputs of the model, whose forward combines their logits by `combine_branches`.
 """
 
-import math
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any
 
 import torch
@@ -23,13 +21,6 @@ from transformers.generation import GenerationMixin
 
 from .configuration_lavit import LavitConfig
 from .expansion_lavit import check_placeholders, move_padding_left, open_image_start, pad_id
-
-
-def check_guidance_scale(value: Any) -> float:
-    """Returns `value` as a float, or raises a `ValueError` unless it is a finite number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not (math.isfinite(value) and value >= 1):
-        raise ValueError(f"guidance_scale must be a finite number of at least 1, got {value!r}.")
-    return float(value)
 
 
 def check_guidance(guidance_scale: float, generation_mode: str, settings: Mapping[str, Any], config: LavitConfig):

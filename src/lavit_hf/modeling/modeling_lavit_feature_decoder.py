@@ -11,9 +11,9 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs
 
+from .arguments_lavit import check_keyword_arguments
 from .codebook_lavit import init_codebook
 from .configuration_lavit import LavitFeatureDecoderConfig
-from .keyword_arguments_lavit import check_keyword_arguments
 from .merger_lavit import LavitAttention, LavitBlock, PolicyAttend, masked_attend, recorded_outputs
 from .pretrained_lavit import LavitPreTrainedModel
 

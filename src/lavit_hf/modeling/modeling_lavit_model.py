@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutp
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.deprecation import deprecate_kwarg
 
+from .arguments_lavit import check_keyword_arguments
 from .codebook_lavit import POSITIONS_STD
 from .configuration_lavit import LavitConfig
 from .expansion_lavit import (
@@ -26,7 +27,6 @@ from .expansion_lavit import (
     pad_id,
 )
 from .freezing_lavit import is_trained, warn_of_trained_adapter
-from .keyword_arguments_lavit import check_keyword_arguments
 from .merger_lavit import LavitVisualAdapter, PatchPartition
 from .modeling_lavit_visual_tokenizer import LavitVisualTokenizer, LavitVisualTokenizerOutput
 from .pretrained_lavit import LavitPreTrainedModel

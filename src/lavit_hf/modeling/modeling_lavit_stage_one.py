@@ -9,11 +9,11 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
+from .arguments_lavit import check_keyword_arguments
 from .backbones_lavit import Backbone, load_vision_backbone
 from .codebook_lavit import LavitCodebookUpdater
 from .configuration_lavit import LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
 from .distributed_lavit import batch_mean
-from .keyword_arguments_lavit import check_keyword_arguments
 from .merger_lavit import PatchPartition
 from .modeling_lavit_feature_decoder import LavitFeatureDecoder
 from .modeling_lavit_visual_tokenizer import LavitVisualTokenizer, LavitVisualTokenizerOutput

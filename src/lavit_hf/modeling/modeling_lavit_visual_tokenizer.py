@@ -13,10 +13,10 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.output_capturing import capture_outputs, recursively_install_hooks
 
+from .arguments_lavit import check_keyword_arguments
 from .codebook_lavit import POSITIONS_STD, LavitQuantizer, init_codebook
 from .configuration_lavit import LavitVisualTokenizerConfig
 from .freezing_lavit import evaluation_mode, gradients_where_trained
-from .keyword_arguments_lavit import check_keyword_arguments
 from .merger_lavit import LavitMerger, PatchPartition, recorded_outputs
 from .pretrained_lavit import LavitPreTrainedModel
 from .selector_lavit import LavitSelector, select_patches

@@ -76,7 +76,7 @@ def read_image(source, name: str = "The image") -> Image.Image:
         ValueError: If the image cannot be used, see [`load_images`], or if it is an array whose layout is ambiguous.
     """
     image = _load_image(source, name)
-    return Image.fromarray(_to_pixels(image, image_label(name, source), convert_to_rgb=True))
+    return Image.fromarray(_to_array(image, image_label(name, source), convert_to_rgb=True))
 
 
 def _load_image(source, name: str) -> Image.Image | np.ndarray | torch.Tensor:
@@ -267,11 +267,11 @@ def to_channels_first(
             `"channels_first"` or `"channels_last"`, the layout of arrays. By default, the axis that can be channels;
             if both can, the image is refused.
     """
-    pixels = torch.from_numpy(_to_pixels(image, name, convert_to_rgb, input_data_format))
+    pixels = torch.from_numpy(_to_array(image, name, convert_to_rgb, input_data_format))
     return pixels.movedim(-1, 0).contiguous().to(image.device if isinstance(image, torch.Tensor) else "cpu")
 
 
-def _to_pixels(image, name: str, convert_to_rgb: bool, input_data_format=None) -> np.ndarray:
+def _to_array(image, name: str, convert_to_rgb: bool, input_data_format=None) -> np.ndarray:
     """Returns the pixels of a loaded image, of shape (H, W, C), uint8."""
     if not isinstance(image, Image.Image):
         image = _to_image(image, name, input_data_format)

@@ -46,7 +46,7 @@ class Run:
     content: list[int] | None = field(default_factory=list)  # None for an image of placeholders
 
 
-class SequenceReader:
+class RunSplitter:
     """
     Splits a sequence of ids into the runs of its texts and images, one id at a time.
 
@@ -116,13 +116,13 @@ def split_sequence(
     ids: Sequence[int] | torch.Tensor, tokenizer: PreTrainedTokenizerBase, skip_special_tokens: bool
 ) -> list[TextSegment | ImageSegment]:
     """Splits one sequence of ids, see [`LavitProcessor.decode_interleaved`]."""
-    reader = SequenceReader(tokenizer, skip_special_tokens)
+    splitter = RunSplitter(tokenizer, skip_special_tokens)
     for token in to_list(ids):
-        reader.read(token)
+        splitter.read(token)
     segments = [
         ImageSegment(run.content, run.complete)
         if run.is_image
         else TextSegment(tokenizer.decode(run.content, skip_special_tokens=skip_special_tokens))
-        for run in reader.runs
+        for run in splitter.runs
     ]
     return [segment for segment in segments if segment != TextSegment("")]

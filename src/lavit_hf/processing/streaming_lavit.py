@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import StoppingCriteriaList, TextIteratorStreamer
 
 from .processing_lavit import LavitProcessor
-from .segments_lavit import ImageSegment, SequenceReader, TextSegment
+from .segments_lavit import ImageSegment, RunSplitter, TextSegment
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class LavitIteratorStreamer(TextIteratorStreamer):
 
     def _begin(self) -> None:
         self.in_prompt = True
-        self.reader = SequenceReader(self.tokenizer, self.decode_kwargs["skip_special_tokens"])
+        self.splitter = RunSplitter(self.tokenizer, self.decode_kwargs["skip_special_tokens"])
 
     def put(self, value: torch.Tensor) -> None:
         """
@@ -94,7 +94,7 @@ class LavitIteratorStreamer(TextIteratorStreamer):
             raise ValueError(f"LavitIteratorStreamer follows one sequence, got {len(value)}.")
         is_left_out, self.in_prompt = self.in_prompt and self.leave_out_prompt, False
         for token in value.flatten().tolist():
-            run = self.reader.read(token)
+            run = self.splitter.read(token)
             if is_left_out or run is None:
                 continue
             if run.is_image:

@@ -22,6 +22,7 @@ from huggingface_hub import (
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import HFValidationError
+from transformers.utils import ADAPTER_CONFIG_NAME
 
 from .files import check_weights, finish_replacing, list_files, patterns_of_weights, replacing
 
@@ -36,7 +37,6 @@ AUTO_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoMode
 AUTO_MAP = {"AutoModel": "modeling_lavit_model.LavitModel"}
 AUTO_MAP |= dict.fromkeys(AUTO_CLASSES, "modeling_lavit.LavitForCausalLM")
 CARD_NAME = "README.md"
-ADAPTER = "adapter_config.json"
 # Matches ![...](samples/captions.png), and no image of the web.
 CARD_IMAGE = re.compile(r"!\[[^\]]*\]\((?!\w+:)([^)\s]+)\)")
 
@@ -100,7 +100,7 @@ def upload(
         api.create_branch(repo_id, branch=revision, token=token, exist_ok=True)
     there = api.list_repo_files(repo_id, revision=revision, token=token)
     new = {Path(subfolder, path).as_posix(): Path(folder, path) for path in paths}
-    adapter, config = (Path(subfolder, name).as_posix() for name in (ADAPTER, "config.json"))
+    adapter, config = (Path(subfolder, name).as_posix() for name in (ADAPTER_CONFIG_NAME, "config.json"))
     if config in new and adapter in there:
         raise ValueError(
             f"The repository {repo_id} holds an adapter ({adapter}): from_pretrained would load the model that it "
@@ -162,7 +162,7 @@ class LavitPublishingMixin(MixinBase):
                 f"Saving to {name} was interrupted while files were being replaced. The replacement has now been "
                 "completed, but the configuration was read before: load again."
             )
-        if not has_config and not {"config.json", ADAPTER} & {*os.listdir(folder)}:
+        if not has_config and not {"config.json", ADAPTER_CONFIG_NAME} & {*os.listdir(folder)}:
             raise ValueError(
                 f"{os.path.normpath(folder)} holds no config.json, so that no model can be loaded from it."
             )
@@ -219,10 +219,10 @@ class LavitPublishingMixin(MixinBase):
         inspect.signature(upload).bind(save_directory, [], repo_id, **hub_kwargs)  # refuses unknown arguments early
         # transformers sets it where a model has an adapter of its own, and saves the adapter alone then.
         is_adapter = getattr(self, "_hf_peft_config_loaded", False)
-        if not is_adapter and Path(save_directory, ADAPTER).is_file():
+        if not is_adapter and Path(save_directory, ADAPTER_CONFIG_NAME).is_file():
             raise ValueError(
-                f"{save_directory} holds an adapter ({ADAPTER}), and from_pretrained would apply it to the saved "
-                "model: save to another folder, or remove the adapter."
+                f"{save_directory} holds an adapter ({ADAPTER_CONFIG_NAME}), and from_pretrained would apply it to "
+                "the saved model: save to another folder, or remove the adapter."
             )
         if processor is not None and hasattr(self.config, "image_start_token_id"):
             processor.check_vocabulary(self.config)

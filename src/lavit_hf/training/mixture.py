@@ -4,7 +4,7 @@
 import numpy as np
 from transformers import TrainingArguments
 
-from ..data.rows import Rows, RowStream
+from ..data.rows import RowDataset, RowStream
 from .scripts import DataArguments
 from .sequences import Part, SequenceArguments, SequenceReader, TextPart
 
@@ -12,7 +12,7 @@ from .sequences import Part, SequenceArguments, SequenceReader, TextPart
 TYPICAL_CODES = 64  # the estimate for an image whose codes are not known
 
 
-class MixtureRows(Rows):
+class MixtureRows(RowDataset):
     """
     The rows of a map-style dataset in random order, each as one sequence of a kind that is drawn by weight.
 
@@ -26,10 +26,10 @@ class MixtureRows(Rows):
         batch_size (`int`, *optional*, defaults to 1):
             The number of sequences in a batch of all processes, if its sequences are to have similar lengths: the
             rows of a few batches are sorted by length, and these batches come in random order.
-        kwargs: `broken_images` and `seed`, as in [`Rows`].
+        kwargs: `broken_images` and `seed`, as in [`RowDataset`].
 
     Raises:
-        ValueError: As in [`Rows`]. On reading, also if no kind fits a row.
+        ValueError: As in [`RowDataset`]. On reading, also if no kind fits a row.
     """
 
     NUM_BATCHES = 8  # sorted together; more would save little padding, and separate the kinds of sequences

@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import HfArgumentParser, TrainerCallback
 
 from ..data.loading import load_rows
-from ..data.rows import ImageReader, Rows, RowStream
+from ..data.rows import ImageReader, RowDataset, RowStream
 from ..modeling.freezing_lavit import evaluation_mode
 
 
@@ -79,12 +79,12 @@ class DataArguments:
             return rows, None
         return rows, load_rows(self.dataset_name, self.eval_split, num_rows=self.num_eval_rows, **place)
 
-    def load_images(self) -> tuple[Rows | RowStream, Rows | None]:
+    def load_images(self) -> tuple[RowDataset | RowStream, RowDataset | None]:
         """Loads the rows to train on and those to evaluate on, with their images read."""
         reader, (rows, eval_rows) = ImageReader([self.image_column]), self.load()
         return (
-            (RowStream if self.streaming else Rows)(rows, reader, self.broken_images),
-            None if eval_rows is None else Rows(eval_rows, reader, self.broken_images),
+            (RowStream if self.streaming else RowDataset)(rows, reader, self.broken_images),
+            None if eval_rows is None else RowDataset(eval_rows, reader, self.broken_images),
         )
 
 

@@ -1,0 +1,40 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Checks of arguments: the ranges of numbers, and keyword arguments of a forward beyond its named ones."""
+
+import inspect
+import sys
+from numbers import Integral, Real
+from typing import Any
+
+from torch import nn
+from transformers.utils import TransformersKwargs
+
+
+def check_integer(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """Returns an integer from `least` to `most`, or raises a `ValueError`."""
+    return int(_check_range(name, value, least, most, Integral, "an integer"))
+
+
+def check_number(name: str, value: Any, least: float, most: float | None = None) -> float:
+    """Returns a number from `least` to `most`, or raises a `ValueError`. NaN and infinity are out of every range."""
+    return float(_check_range(name, value, least, most, Real, "a finite number"))
+
+
+def _check_range(name: str, value: Any, least: float, most: float | None, kind: type, kind_name: str) -> Any:
+    largest = sys.float_info.max if most is None else most
+    if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= largest:
+        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} must be {kind_name} {limits}, got {value!r}.")
+    return value
+
+
+def check_keyword_arguments(model: nn.Module, kwargs: dict, *modules: nn.Module) -> None:
+    """Raises a `TypeError` for an argument that neither transformers nor the forward of any of `modules` knows."""
+    if not kwargs:
+        return
+    # There is no other list of the arguments that transformers passes to every model.
+    known = {*TransformersKwargs.__annotations__, "return_dict"}
+    for module in modules:
+        known |= inspect.signature(module.forward).parameters.keys()
+    if unknown := [name for name in kwargs if name not in known]:
+        raise TypeError(f"{type(model).__name__} got an unexpected argument {unknown[0]!r}.")
