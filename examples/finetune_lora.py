@@ -19,14 +19,15 @@ from lavit_hf.training import (
     DataArguments,
     LavitCollator,
     LavitForCausalLMTrainer,
+    LoraArguments,
     SequenceArguments,
     last_checkpoint,
     load_mixture,
+    lora_config,
     parse_recipe,
     run_script,
     write_model_card,
 )
-from lavit_hf.training.lora import LoraArguments, lora_config
 
 
 USAGE = """\

@@ -24,14 +24,17 @@ from lavit_hf.processing import new_image_processor
 from lavit_hf.training import (
     DataArguments,
     ImageCollator,
+    LavitImageDecoderForTraining,
+    LavitImageDecoderTrainer,
     SamplesCallback,
     last_checkpoint,
+    load_stage_one,
+    new_image_decoder,
     parse_recipe,
     run_script,
+    show_image_decoder,
     write_model_card,
 )
-from lavit_hf.training.image_decoder import LavitImageDecoderForTraining, load_stage_one, new_image_decoder
-from lavit_hf.training.image_decoder_trainer import LavitImageDecoderTrainer, show_image_decoder
 
 
 USAGE = """\

@@ -34,7 +34,7 @@ from lavit_hf.data.loading import load_rows
 from lavit_hf.data.precompute import precompute_codes
 from lavit_hf.data.shapes import load_shapes, render_scene, sample_scene
 from lavit_hf.data.shapes.loading import make_row
-from lavit_hf.training.lora import lora_config
+from lavit_hf.training import lora_config
 
 from .guides import ROOT, blocks_of, pages_with
 from .tiny import VISION, save_clip, save_text_model

@@ -31,7 +31,7 @@ from lavit_hf import (
     LavitVisualTokenizer,
     LavitVisualTokenizerForPreTraining,
 )
-from lavit_hf.training.lora import lora_config
+from lavit_hf.training import lora_config
 
 from ..tiny import TEXT, TEXT_TOKENS, VISION, loosen, pictures, tiny_lavit
 

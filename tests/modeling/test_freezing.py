@@ -10,7 +10,7 @@ from peft import get_peft_model
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, CLIPVisionConfig
 
 from lavit_hf import LavitForCausalLM, LavitVisualTokenizer, LavitVisualTokenizerForPreTraining
-from lavit_hf.training.lora import lora_config
+from lavit_hf.training import lora_config
 
 from ..tiny import CODEBOOK_SIZE, IMAGE_END, IMAGE_START, PLACEHOLDER, VISION, loosen, pictures, tiny_lavit
 

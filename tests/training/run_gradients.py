@@ -12,13 +12,13 @@ from transformers import Trainer, TrainingArguments, ViTMAEConfig
 
 from lavit_hf.modeling.distributed_lavit import process_index_and_count
 from lavit_hf.training import (
+    LavitImageDecoderTrainer,
     LavitTrainer,
     LavitVisualTokenizerTrainer,
     MixtureRows,
     SequenceArguments,
     run_script,
 )
-from lavit_hf.training.image_decoder_trainer import LavitImageDecoderTrainer
 
 from ..tiny import loosen, pictures
 from .small import EVERY_KIND, VAE, make_dataset

@@ -22,13 +22,15 @@ from lavit_hf import (
     LavitImageDecoderPipeline,
 )
 from lavit_hf.processing import new_image_processor
-from lavit_hf.training import ImageCollator
-from lavit_hf.training.image_decoder import LavitImageDecoderForTraining, load_stage_one, new_image_decoder
-from lavit_hf.training.image_decoder_trainer import (
-    AVERAGED_WEIGHTS_NAME,
+from lavit_hf.training import (
+    ImageCollator,
+    LavitImageDecoderForTraining,
     LavitImageDecoderTrainer,
+    load_stage_one,
+    new_image_decoder,
     show_image_decoder,
 )
+from lavit_hf.training.image_decoder_trainer import AVERAGED_WEIGHTS_NAME
 
 from ..guides import ROOT
 from ..tiny import CODEBOOK_SIZE, NUM_PATCHES

@@ -10,8 +10,7 @@ from transformers import LlamaForCausalLM, Trainer, TrainingArguments
 from transformers.models.auto import modeling_auto
 from transformers.utils import logging
 
-from lavit_hf.training import LavitForCausalLMTrainer
-from lavit_hf.training.lora import lora_config
+from lavit_hf.training import LavitForCausalLMTrainer, lora_config
 
 from ..tiny import IMAGE_END, IMAGE_START, PLACEHOLDER, VISUAL_OFFSET, pictures, tiny_lavit
 

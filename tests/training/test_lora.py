@@ -12,8 +12,14 @@ from transformers import GPT2Config, LlamaConfig, TrainingArguments
 from transformers.utils import logging
 
 from lavit_hf import LavitForCausalLM
-from lavit_hf.training import LavitCollator, LavitForCausalLMTrainer, MixtureRows, SequenceArguments
-from lavit_hf.training.lora import LoraArguments, lora_config
+from lavit_hf.training import (
+    LavitCollator,
+    LavitForCausalLMTrainer,
+    LoraArguments,
+    MixtureRows,
+    SequenceArguments,
+    lora_config,
+)
 
 from ..tiny import NUM_PATCHES, TEXT, TEXT_TOKENS, tiny_lavit
 from .small import EVERY_KIND, make_dataset, make_model, make_processor

@@ -26,9 +26,8 @@ from transformers import (
 )
 
 from lavit_hf import LavitForCausalLM
-from lavit_hf.training import LavitTrainer
+from lavit_hf.training import LavitTrainer, LoraArguments, lora_config
 from lavit_hf.training.image_decoder_trainer import AVERAGED_WEIGHTS_NAME
-from lavit_hf.training.lora import LoraArguments, lora_config
 from lavit_hf.training.trainer import load_weights
 
 from ..guides import ROOT

@@ -3,7 +3,10 @@
 
 from ..modeling.distributed_lavit import batch_mean, share_of_batch
 from .collator import ImageCollator, LavitCollator
+from .image_decoder import LavitImageDecoderForTraining, load_stage_one, new_image_decoder
+from .image_decoder_trainer import LavitImageDecoderTrainer, show_image_decoder
 from .language_trainer import LavitForCausalLMTrainer
+from .lora import LoraArguments, lora_config
 from .mixture import MixtureRows, load_mixture
 from .model_card import write_model_card
 from .scripts import DataArguments, SamplesCallback, parse_recipe, run_script
@@ -18,8 +21,11 @@ __all__ = [
     "ImagePart",
     "LavitCollator",
     "LavitForCausalLMTrainer",
+    "LavitImageDecoderForTraining",
+    "LavitImageDecoderTrainer",
     "LavitTrainer",
     "LavitVisualTokenizerTrainer",
+    "LoraArguments",
     "MixtureRows",
     "SamplesCallback",
     "SequenceArguments",
@@ -30,9 +36,13 @@ __all__ = [
     "freeze_parts",
     "last_checkpoint",
     "load_mixture",
+    "load_stage_one",
+    "lora_config",
+    "new_image_decoder",
     "parse_recipe",
     "read_numbers",
     "run_script",
     "share_of_batch",
+    "show_image_decoder",
     "write_model_card",
 ]
