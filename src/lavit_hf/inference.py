@@ -27,6 +27,9 @@ def encode_images(
         processor ([`LavitProcessor`]): The processor, whose image processor is used.
         images (`list[PIL.Image.Image]`): The images.
         kwargs: Arguments of the visual tokenizer, such as `selection` and `generator`.
+
+    Returns:
+        [`LavitVisualTokenizerOutput`]
     """
     pixel_values = processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
     return visual_tokenizer(pixel_values.to(visual_tokenizer.device, visual_tokenizer.dtype), **kwargs)
@@ -43,6 +46,9 @@ def prepare_prompts(
         texts (`list[str]`): One text for each prompt. Special tokens in them are read as plain text.
         images (`list[list[PIL.Image.Image]]`, *optional*): The images before each text.
         kwargs: Arguments of the processor, such as `generation_mode`.
+
+    Returns:
+        `BatchFeature`: The arguments of `generate`.
     """
     before = [list(row) for row in images or [[]] * len(texts)]
     prompts = [
@@ -61,6 +67,9 @@ def write_texts(
         model ([`LavitForCausalLM`]): The model.
         processor, texts, images: Same as in [`prepare_prompts`].
         kwargs: Arguments of `generate`, such as `max_new_tokens`.
+
+    Returns:
+        `list[str]`: The text after each prompt.
     """
     inputs = prepare_prompts(processor, texts, images).to(model.device)
     ids = model.generate(**inputs, return_full_text=False, **kwargs)
@@ -72,6 +81,9 @@ def draw_codes(
 ) -> list[list[int]]:
     """
     Generates the codes of an image after each prompt. Same arguments as [`write_texts`].
+
+    Returns:
+        `list[list[int]]`: The codes after each prompt, from 0 to `codebook_size - 1`.
     """
     inputs = prepare_prompts(processor, texts, images, generation_mode="image").to(model.device)
     ids = model.generate(**inputs, generation_mode="image", return_full_text=False, **kwargs)
@@ -89,6 +101,9 @@ def decode_codes(
         codes (`list[list[int]]`): The codes of each image.
         seed (`int`, *optional*, defaults to 0): The seed of the first image's noise; that of the next is one larger.
         kwargs: Arguments of the pipeline, such as `num_inference_steps`.
+
+    Returns:
+        `list[PIL.Image.Image]`: The image of each list of codes.
     """
     generators = [torch.Generator().manual_seed(seed + index) for index in range(len(codes))]
     return pipeline(codes, generator=generators, **kwargs).images

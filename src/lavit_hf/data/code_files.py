@@ -189,6 +189,9 @@ def complete_split(folder: Path, input_rows: int | None, is_main_process: bool) 
         input_rows (`int`, *optional*): The number of rows that were to be read, where it is known.
         is_main_process (`bool`): Whether to write.
 
+    Returns:
+        [`CodesSummary`]: What the split holds.
+
     Raises:
         ValueError: If the split has another number of rows, or a shard is missing.
     """

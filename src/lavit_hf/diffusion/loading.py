@@ -42,6 +42,9 @@ class LavitPipelineFiles(DiffusionPipeline):
                 to use instead of the stored ones, and for the Hub `revision`, `cache_dir`, `token`,
                 `local_files_only`, `force_download`.
 
+        Returns:
+            `LavitImageDecoderPipeline`: The pipeline.
+
         Raises:
             ValueError: If there is neither a folder nor a possible id, no pipeline, or a pipeline without one of its
                 components or of their weights.
@@ -102,6 +105,9 @@ class LavitPipelineFiles(DiffusionPipeline):
             variant (`str`, *optional*): The variant of the weights, such as `"fp16"`.
             subfolder (`str`, *optional*): The folder in the repository.
             kwargs: `private`, `token`, `create_pr`, `commit_message`.
+
+        Returns:
+            `CommitInfo`: The commit.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, variant=variant)

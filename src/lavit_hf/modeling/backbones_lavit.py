@@ -42,6 +42,9 @@ def load_vision_backbone(vision: Backbone, **kwargs) -> PreTrainedModel:
             A folder or repository with pretrained weights, a configuration of a new model, or the model itself.
         kwargs: Arguments of `from_pretrained`.
 
+    Returns:
+        `PreTrainedModel`: The vision tower, or a [`LavitVisualTokenizer`].
+
     Raises:
         ValueError: If `vision` is no backbone, or no vision transformer.
     """
@@ -95,6 +98,9 @@ def load_text_backbone(text: Backbone, **kwargs) -> PreTrainedModel:
         text (`str`, `PreTrainedConfig` or `PreTrainedModel`):
             A folder or repository with pretrained weights, a configuration of a new model, or the model itself.
         kwargs: Arguments of `from_pretrained`.
+
+    Returns:
+        `PreTrainedModel`: The causal language model.
 
     Raises:
         ValueError: If `text` is no backbone, or does not consist of one base model and one linear head.

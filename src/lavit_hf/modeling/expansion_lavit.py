@@ -270,6 +270,9 @@ def mask_labels(
         config ([`LavitConfig`]): The configuration, for the id of the placeholder.
         labels (`torch.LongTensor` of shape `(B, L)`): -100 where nothing is predicted.
         attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): 0 at padding.
+
+    Returns:
+        `torch.LongTensor` of shape `(B, L)`: The labels that are left.
     """
     labels = labels.masked_fill(labels == config.image_token_id, IGNORE_INDEX)
     if attention_mask is None or attention_mask.shape != labels.shape:

@@ -125,6 +125,9 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
                 Whether the merger and the positions of the visual adapter start as copies of the visual tokenizer's.
             kwargs: Arguments of [`LavitVisualTokenizerConfig`], such as `codebook_size` or `num_merger_layers`.
 
+        Returns:
+            [`LavitForCausalLM`]
+
         Raises:
             ValueError: If `vision` or `text` is no backbone, if `kwargs` are given for an existing visual tokenizer,
                 if `dtype` is no floating-point dtype, or if a LaVIT does not compute the logits of the language model.

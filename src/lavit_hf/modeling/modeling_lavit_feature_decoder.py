@@ -96,6 +96,9 @@ class LavitFeatureDecoder(LavitPreTrainedModel):
         """
         Same arguments as `PreTrainedModel.from_pretrained`.
 
+        Returns:
+            [`LavitFeatureDecoder`], or with `output_loading_info=True` a tuple of it and a dictionary.
+
         Raises:
             ValueError: If the checkpoint lacks a weight, which would be initialized at random.
         """

@@ -61,6 +61,9 @@ class LavitLanguagePreTrainedModel(LavitPreTrainedModel):
         """
         Same arguments as `PreTrainedModel.resize_token_embeddings`.
 
+        Returns:
+            `nn.Module`: The embeddings of the input.
+
         Raises:
             ValueError: If `new_num_tokens` is less than the number of rows that text, image marks and codes take.
         """
@@ -152,6 +155,9 @@ class LavitModel(LavitLanguagePreTrainedModel):
         not run if `vision_features` are given.
 
         Same arguments and errors as [`LavitForCausalLM.forward`].
+
+        Returns:
+            [`LavitVisualTokenizerOutput`]
         """
         is_learning = self.training and torch.is_grad_enabled()
         if vision_features is not None and is_learning and is_trained(self.visual_tokenizer.vision_tower):

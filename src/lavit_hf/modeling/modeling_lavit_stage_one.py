@@ -112,6 +112,9 @@ class LavitVisualTokenizerForPreTraining(LavitPreTrainedModel):
                 A folder or repository with pretrained weights, a configuration of a new tower, or the tower itself.
             kwargs: Arguments of [`LavitVisualTokenizerConfig`], such as `codebook_size` or `num_merger_layers`.
 
+        Returns:
+            [`LavitVisualTokenizerForPreTraining`]
+
         Raises:
             ValueError: If `vision` is no vision model, or does not fit, see [`check_vision_tower`].
         """

@@ -137,6 +137,9 @@ def read_prompts(
         features (`dict`, *optional*): Features of images that were computed before.
         settings ([`LavitGenerationSettings`]): Settings of generation.
 
+    Returns:
+        [`LavitPrompts`]
+
     Raises:
         ValueError: If the mask does not fit, if a prompt of text is empty, if placeholders do not fit images, or if
             an image that is to be continued does not enter as codes.

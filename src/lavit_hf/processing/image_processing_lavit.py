@@ -174,6 +174,9 @@ def new_image_processor(
             Height and width of the square input, or `{"height": ..., "width": ...}`.
         image_mean, image_std (`list[float]`, *optional*): Mean and deviation of each channel, for values in [0, 1].
 
+    Returns:
+        [`LavitImageProcessor`], or a [`LavitImageProcessorPil`] where torchvision is not installed.
+
     Raises:
         ValueError: If no image size is known.
     """

@@ -72,6 +72,9 @@ def read_image(source, name: str = "The image") -> Image.Image:
         source: One image of any kind that [`load_images`] takes.
         name (`str`, *optional*, defaults to `"The image"`): The name of the image in errors.
 
+    Returns:
+        `PIL.Image.Image`: The image.
+
     Raises:
         ValueError: If the image cannot be used, see [`load_images`], or if it is an array whose layout is ambiguous.
     """
@@ -144,6 +147,9 @@ def read_content(source, name: str = "The image") -> bytes:
     Args:
         source: A path, a URL, base64, bytes, a binary file object, or `{"bytes": ..., "path": ...}`.
         name (`str`, *optional*, defaults to `"The image"`): The name of the image in errors.
+
+    Returns:
+        `bytes`: The content of the file.
 
     Raises:
         ValueError: If the source is of another type or cannot be read.
@@ -266,6 +272,9 @@ def to_channels_first(
         input_data_format (`str`, *optional*):
             `"channels_first"` or `"channels_last"`, the layout of arrays. By default, the axis that can be channels;
             if both can, the image is refused.
+
+    Returns:
+        `torch.ByteTensor` of shape `(C, H, W)`: The image, on the device of `image` if that is a tensor.
     """
     pixels = torch.from_numpy(_to_array(image, name, convert_to_rgb, input_data_format))
     return pixels.movedim(-1, 0).contiguous().to(image.device if isinstance(image, torch.Tensor) else "cpu")

@@ -133,6 +133,9 @@ def stream(model, streamer: LavitIteratorStreamer, **kwargs) -> Iterator[TextSeg
         streamer ([`LavitIteratorStreamer`]): The streamer that turns ids into pieces.
         kwargs: Arguments of `generate`.
 
+    Returns:
+        `Iterator[TextSegment | ImageSegment | StreamedImage]`: The pieces, see [`LavitIteratorStreamer`].
+
     Raises:
         Exception: The error of `generate`, if there is one, after all pieces before it.
     """

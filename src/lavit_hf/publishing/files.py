@@ -204,6 +204,9 @@ def read_json(path: Path) -> dict:
     """
     Reads a JSON object from the file at `path`.
 
+    Returns:
+        `dict`: The object.
+
     Raises:
         ValueError: If the file holds none; the message names the file.
     """
@@ -219,6 +222,9 @@ def read_json(path: Path) -> dict:
 def open_safetensors(path: str | os.PathLike) -> safe_open:
     """
     Opens the safetensors file at `path`.
+
+    Returns:
+        `safe_open`: The open file, to be used as a context.
 
     Raises:
         ValueError: If the file is damaged or incomplete.

@@ -91,6 +91,9 @@ def upload(
         private, token, revision, create_pr, commit_message, commit_description:
             Same as in `PreTrainedModel.push_to_hub`.
 
+    Returns:
+        `CommitInfo`: The commit.
+
     Raises:
         ValueError: If a model is pushed to a place that holds an adapter.
     """
@@ -130,6 +133,9 @@ class LavitPublishingMixin(MixinBase):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """
         Loads a model. Same arguments as `PreTrainedModel.from_pretrained`.
+
+        Returns:
+            The model, or with `output_loading_info=True` a tuple of it and a dictionary.
 
         Raises:
             ValueError: If a file of weights or their index cannot be read; the message names it.
@@ -287,6 +293,9 @@ class LavitPublishingMixin(MixinBase):
             kwargs:
                 `private`, `token`, `revision`, `create_pr`, `commit_message`, `commit_description`, and `tags` for
                 the short card.
+
+        Returns:
+            `CommitInfo`: The commit.
         """
         with tempfile.TemporaryDirectory() as folder:
             whole = {"processor": processor, "image_decoder": image_decoder, "model_card": model_card}

@@ -35,6 +35,12 @@ def load_stage_one(folder: str | os.PathLike) -> LavitVisualTokenizerForPreTrain
     Loads the visual tokenizer together with the feature decoder that stage 1 trained with it, from `folder`, which may
     be a repository.
 
+    Args:
+        folder (`str` or `os.PathLike`): The folder or repository of stage 1.
+
+    Returns:
+        [`LavitVisualTokenizerForPreTraining`]: The model, in evaluation mode.
+
     Raises:
         ValueError: If the folder or repository has no feature decoder.
     """
@@ -65,6 +71,9 @@ def new_image_decoder(
             conditions.
         vae (`AutoencoderKL` or `AutoencoderTiny`): A trained VAE.
         scheduler (`SchedulerMixin`, *optional*): The scheduler of training and inference. Default: `DDIMScheduler()`.
+
+    Returns:
+        [`LavitImageDecoderPipeline`]: The pixel decoder.
 
     Raises:
         ValueError: If the components do not fit each other.

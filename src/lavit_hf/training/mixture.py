@@ -72,6 +72,9 @@ def load_mixture(
         data ([`DataArguments`]): The dataset.
         sequences ([`SequenceArguments`]): The kinds of sequences.
         args (`TrainingArguments`): The arguments of the training, for the seed and the size of a batch.
+
+    Returns:
+        The rows to train on, and the rows to evaluate on by the kind of their sequences, or None if there are none.
     """
     rows, eval_rows = data.load()
     column, options = data.image_column, {"broken_images": data.broken_images}

@@ -27,6 +27,9 @@ def parse_recipe(*argument_classes: type, args: list[str] | None = None) -> tupl
         argument_classes (`type`): Dataclasses, as `HfArgumentParser` takes them.
         args (`list[str]`, *optional*): The arguments of the command line. Default: those of this program.
 
+    Returns:
+        `tuple`: An object of each class.
+
     Raises:
         SystemExit: If a value is of the wrong type.
         ValueError: If a name is unknown, or the recipe is not a mapping.

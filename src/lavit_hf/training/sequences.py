@@ -141,6 +141,9 @@ def read_numbers(name: str, entries: list[str]) -> dict[str, float]:
     """
     Reads `["caption=1", "draw=2"]`, or a single JSON mapping, as `{"caption": 1.0, "draw": 2.0}`.
 
+    Returns:
+        `dict[str, float]`: The numbers by their names.
+
     Raises:
         ValueError: If `entries` are something else. The message calls them `name`.
     """

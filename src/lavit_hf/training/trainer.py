@@ -87,6 +87,9 @@ class LavitTrainer(Trainer):
         """
         Same arguments as `Trainer.train`.
 
+        Returns:
+            `TrainOutput`: Same as `Trainer.train`.
+
         Raises:
             ValueError: If the checkpoint lacks weights of the model or has weights that the model lacks, or if
                 `resume_from_checkpoint` is True and there is no complete checkpoint, or with `model_init`.
