@@ -28,7 +28,7 @@ def clusters(num_clusters: int, per_cluster: int, dim: int = 4, spread: float = 
 
 def test_kmeans_moves_the_centres_among_the_vectors():
     _, vectors = clusters(8, 50, spread=0.2)
-    start, found = spherical_kmeans(vectors, 12, num_iterations=0), spherical_kmeans(vectors, 12)
+    start, found = vectors[:12], spherical_kmeans(vectors, 12)
     torch.testing.assert_close(found.norm(dim=-1), torch.ones(12))
     distances = [(1 - (vectors @ centres.T).max(dim=-1).values).mean() for centres in (start, found)]
     assert distances[1] < 0.6 * distances[0]

@@ -12,6 +12,7 @@ from .precision_lavit import require_float32
 # Standard deviation of new position embeddings. With the usual 0.02 they would have no effect beside normalized
 # features for many steps.
 POSITIONS_STD = 0.3
+KMEANS_ITERATIONS = 10
 
 
 def init_codebook(codebook: torch.Tensor) -> None:
@@ -90,14 +91,13 @@ class LavitQuantizer(nn.Module):
 
 
 @torch.no_grad()
-def spherical_kmeans(vectors: torch.Tensor, num_clusters: int, num_iterations: int = 10) -> torch.Tensor:
+def spherical_kmeans(vectors: torch.Tensor, num_clusters: int) -> torch.Tensor:
     """
     Clusters unit vectors by their cosine similarity (Lloyd's algorithm). The result is deterministic.
 
     Args:
         vectors (`torch.FloatTensor` of shape `(T, d)`): Unit vectors, at least `num_clusters`.
         num_clusters (`int`): Number of clusters.
-        num_iterations (`int`, *optional*, defaults to 10): Number of iterations.
 
     Returns:
         `torch.FloatTensor` of shape `(num_clusters, d)`: The centers of the clusters, which are unit vectors.
@@ -109,7 +109,7 @@ def spherical_kmeans(vectors: torch.Tensor, num_clusters: int, num_iterations: i
         raise ValueError(f"k-means of {num_clusters} clusters needs as many vectors, got {len(vectors)}.")
     order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0)).to(vectors.device)
     centers = vectors[order[:num_clusters]]
-    for _ in range(num_iterations):
+    for _ in range(KMEANS_ITERATIONS):
         best = [(chunk @ centers.T).max(dim=-1) for chunk in vectors.split(LavitQuantizer.chunk_size)]
         nearest = torch.cat([found.indices for found in best])
         sums = torch.zeros_like(centers).index_add_(0, nearest, vectors)
@@ -141,12 +141,12 @@ class LavitCodebookUpdater(nn.Module):
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
-    def start(self, codebook: torch.Tensor, vectors: torch.Tensor, num_iterations: int = 10) -> None:
+    def start(self, codebook: torch.Tensor, vectors: torch.Tensor) -> None:
         """
         Sets the rows of `codebook` (codebook_size, code_dim) to the k-means of `vectors` (T, code_dim), which must be
         the same in all processes.
         """
-        codebook.copy_(spherical_kmeans(vectors.float(), len(codebook), num_iterations))
+        codebook.copy_(spherical_kmeans(vectors.float(), len(codebook)))
         self.counts.zero_()
         self.sums.zero_()
         self.num_updates.zero_()

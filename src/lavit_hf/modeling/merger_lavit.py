@@ -73,6 +73,7 @@ class PatchPartition:
     """
 
     def __init__(self, keep_mask: torch.Tensor):
+        self.keep_mask = keep_mask
         num_patches = keep_mask.shape[-1]
         counts = keep_mask.sum(dim=-1)
         kept = counts.tolist()
@@ -89,6 +90,11 @@ class PatchPartition:
         self.folded = PackedLayout(folded_mask.sum(dim=-1), sum(folded), max(folded))
         self.kept_index = keep_mask.flatten().logical_not().argsort(stable=True)[: sum(kept)]
         self.folded_index = folded_mask.flatten().logical_not().argsort(stable=True)[: sum(folded)]
+
+    @property
+    def positions(self) -> torch.LongTensor:
+        """The index (T,) of each kept patch in its image."""
+        return self.kept_index % self.keep_mask.shape[-1]
 
     def attends(self) -> tuple["PackedAttend", "PackedAttend", torch.Tensor, torch.Tensor]:
         """
@@ -351,7 +357,7 @@ class LavitVisualAdapter(nn.Module):
         """Returns features (T, text_hidden_size) of the T kept patches among vision features (B, N, hidden_size)."""
         features = self.merger(vision_features, partition)
         if self.position_embeddings is not None:
-            features = features + self.position_embeddings[partition.kept_index % vision_features.shape[1]]
+            features = features + self.position_embeddings[partition.positions]
         return self.projection(features)
 
 

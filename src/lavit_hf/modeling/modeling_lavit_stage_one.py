@@ -16,7 +16,7 @@ from .configuration_lavit import LavitFeatureDecoderConfig, LavitVisualTokenizer
 from .distributed_lavit import batch_mean
 from .merger_lavit import PatchPartition
 from .modeling_lavit_feature_decoder import LavitFeatureDecoder
-from .modeling_lavit_visual_tokenizer import LavitVisualTokenizer, LavitVisualTokenizerOutput
+from .modeling_lavit_visual_tokenizer import LavitVisualTokenizer, LavitVisualTokenizerOutput, make_output
 from .pretrained_lavit import LavitPreTrainedModel
 from .selector_lavit import sample_policy
 
@@ -217,23 +217,10 @@ class LavitVisualTokenizerForPreTraining(LavitPreTrainedModel):
         tokenizer, shape = self.visual_tokenizer, vision_features.shape[:2]
         log_probs = tokenizer.selector(vision_features)
         policy = sample_policy(log_probs, self.gumbel_temperature)
-        keep_mask = policy > 0.5
-        partition = PatchPartition(keep_mask)
+        partition = PatchPartition(policy > 0.5)
         merged_features = tokenizer.merger(vision_features, policy=policy).flatten(0, 1)
         positions = torch.arange(shape[1], device=policy.device).repeat(shape[0])
         every = tokenizer.quantizer(merged_features, positions)
-        merged_features, codes, vectors, quantized = (
-            values.index_select(0, partition.kept_index) for values in (merged_features, *every)
-        )
-        tokens = LavitVisualTokenizerOutput(
-            codes=codes,
-            num_codes=partition.kept.counts,
-            keep_mask=keep_mask,
-            selector_log_probs=log_probs,
-            merged_features=merged_features,
-            vectors=vectors,
-            quantized=quantized,
-            vision_features=vision_features,
-            partition=partition,
-        )
+        kept = (values.index_select(0, partition.kept_index) for values in (merged_features, *every))
+        tokens = make_output(vision_features, log_probs, partition, *kept)
         return tokens, policy, every[1].unflatten(0, shape), every[2].unflatten(0, shape)

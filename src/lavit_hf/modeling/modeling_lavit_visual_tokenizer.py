@@ -64,6 +64,29 @@ class LavitVisualTokenizerOutput(ModelOutput):
         return self.codes.split(self.num_codes.tolist())
 
 
+def make_output(
+    vision_features: torch.Tensor,
+    log_probs: torch.Tensor,
+    partition: PatchPartition,
+    merged_features: torch.Tensor,
+    codes: torch.Tensor,
+    vectors: torch.Tensor,
+    quantized: torch.Tensor,
+) -> LavitVisualTokenizerOutput:
+    """Returns the output of a visual tokenizer for the kept patches of a `partition`."""
+    return LavitVisualTokenizerOutput(
+        codes=codes,
+        num_codes=partition.kept.counts,
+        keep_mask=partition.keep_mask,
+        selector_log_probs=log_probs,
+        merged_features=merged_features,
+        vectors=vectors,
+        quantized=quantized,
+        vision_features=vision_features,
+        partition=partition,
+    )
+
+
 class LavitVisualTokenizer(LavitPreTrainedModel):
     """
     Turns images into codes. A frozen vision tower computes features of patches, a selector keeps the patches that
@@ -242,18 +265,8 @@ class LavitVisualTokenizer(LavitPreTrainedModel):
             )
         partition = PatchPartition(keep_mask)
         merged_features = self.merger(vision_features, partition, **kwargs)
-        codes, vectors, quantized = self.quantizer(merged_features, partition.kept_index % self.config.num_patches)
-        return LavitVisualTokenizerOutput(
-            codes=codes,
-            num_codes=partition.kept.counts,
-            keep_mask=keep_mask,
-            selector_log_probs=log_probs,
-            merged_features=merged_features,
-            vectors=vectors,
-            quantized=quantized,
-            vision_features=vision_features,
-            partition=partition,
-        )
+        quantizer_outputs = self.quantizer(merged_features, partition.positions)
+        return make_output(vision_features, log_probs, partition, merged_features, *quantizer_outputs)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.vision_tower.get_input_embeddings()

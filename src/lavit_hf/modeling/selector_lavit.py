@@ -50,12 +50,7 @@ def sample_policy(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
     return probs + (keep_mask.to(probs.dtype) - probs).detach()
 
 
-def select_patches(
-    log_probs: torch.Tensor,
-    selection: str,
-    generator: torch.Generator | None = None,
-    noise: torch.Tensor | None = None,
-) -> torch.Tensor:
+def select_patches(log_probs: torch.Tensor, selection: str, generator: torch.Generator | None = None) -> torch.Tensor:
     """
     Decides which patches are kept, at least one of each image.
 
@@ -64,7 +59,6 @@ def select_patches(
             Log-probabilities of keeping (index 0) and dropping each patch.
         selection (`str`): `"topk"`, `"sample"` or `"argmax"`, see [`LavitVisualTokenizerConfig`].
         generator (`torch.Generator`, *optional*): Random numbers of `"sample"`.
-        noise (`torch.FloatTensor` of shape `(B, N, 2)`, *optional*): The Gumbel noise, instead of a generator.
 
     Returns:
         `torch.BoolTensor` of shape `(B, N)`: The kept patches.
@@ -78,8 +72,7 @@ def select_patches(
         rank = keep_scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
         return rank < num_kept[:, None]
     if selection == "sample":
-        noise = gumbel_noise(log_probs.shape, generator, log_probs.device) if noise is None else noise
-        log_probs = log_probs + noise
+        log_probs = log_probs + gumbel_noise(log_probs.shape, generator, log_probs.device)
     elif selection != "argmax":
         raise ValueError(f"selection must be 'topk', 'sample' or 'argmax', got {selection!r}.")
     return keep_at_least_one(log_probs[..., 0] >= log_probs[..., 1], keep_scores)
