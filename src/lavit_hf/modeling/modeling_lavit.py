@@ -258,13 +258,7 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
                 has made longer, or if `output_router_logits` is set.
             TypeError: If an argument is unknown.
         """
-        wants_router_loss = kwargs.get("output_router_logits")
-        if wants_router_loss is None and labels is not None:
-            wants_router_loss = getattr(self.config.text_config, "output_router_logits", False)
-        if wants_router_loss:
-            raise ValueError(
-                "output_router_logits must be False, got True: the loss of a LaVIT has no part that balances experts."
-            )
+        self._refuse_router_loss(kwargs.get("output_router_logits"), labels)
         # Named in the signature, Trainer would expect them in every batch.
         shift_labels, num_items_in_batch = kwargs.pop("shift_labels", None), kwargs.pop("num_items_in_batch", None)
         num_given = None if labels is None or num_items_in_batch is None else count_labels(labels, shift_labels)
@@ -304,9 +298,8 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
             sequences.labels = labels
         loss, logits, token_losses = None, None, None
         if skip_logits and labels is not None:
-            token_losses = self._token_losses(outputs.last_hidden_state, labels, shift_labels)
-            loss = token_losses.sum() / (
-                max(1, len(token_losses)) if num_items_in_batch is None else num_items_in_batch
+            loss, token_losses = self._compute_losses(
+                outputs.last_hidden_state, labels, shift_labels, num_items_in_batch
             )
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -332,18 +325,32 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
             token_losses=token_losses,
         )
 
-    def _token_losses(
-        self, hidden_states: torch.Tensor, labels: torch.Tensor, shift_labels: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def _refuse_router_loss(self, output_router_logits: bool | None, labels: torch.Tensor | None) -> None:
+        """Raises a `ValueError` if a mixture of experts is asked for the loss that balances its experts."""
+        if output_router_logits is None and labels is not None:
+            output_router_logits = getattr(self.config.text_config, "output_router_logits", False)
+        if output_router_logits:
+            raise ValueError(
+                "output_router_logits must be False, got True: the loss of a LaVIT has no part that balances experts."
+            )
+
+    def _compute_losses(
+        self,
+        hidden_states: torch.Tensor,
+        labels: torch.Tensor,
+        shift_labels: torch.Tensor | None,
+        num_items_in_batch: torch.Tensor | int | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Computes the cross-entropy (num_labels,) of each label (B, L) but those of the first column in float32, from
-        hidden states (B, L, hidden_size).
+        Computes the loss, and the cross-entropy (num_labels,) of each label (B, L) but those of the first column in
+        float32, from hidden states (B, L, hidden_size).
         """
         labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX) if shift_labels is None else shift_labels
         labels = labels.to(hidden_states.device)
         supervised = labels != IGNORE_INDEX
         logits = compute_logits(self.lm_head, hidden_states[supervised], self.config)
-        return nn.functional.cross_entropy(logits.float(), labels[supervised], reduction="none")
+        losses = nn.functional.cross_entropy(logits.float(), labels[supervised], reduction="none")
+        return losses.sum() / (max(1, len(losses)) if num_items_in_batch is None else num_items_in_batch), losses
 
 
 def compute_logits(head: nn.Module, hidden_states: torch.Tensor, config: LavitConfig) -> torch.Tensor:
