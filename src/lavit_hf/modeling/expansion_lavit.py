@@ -202,31 +202,50 @@ def expand_placeholders(
             f"{num_placeholders} placeholders for {len(num_codes)} images with {len(codes)} codes."
         )
 
-    # The old position of each new token, row after row, and its position in the new batch.
-    batch_size, length = input_ids.shape
-    source = torch.repeat_interleave(repeats.flatten(), output_size=total)
-    row = source.div(length, rounding_mode="floor")
-    position = torch.arange(total, device=source.device) - (lengths.cumsum(0) - lengths)[row]
-    padding = torch.zeros_like(lengths) if right and not left else new_length - lengths
-    target = row * new_length + padding[row] + position
-
-    def place(values: torch.Tensor, fill: int) -> torch.Tensor:
-        placed = values.new_full((batch_size * new_length, *values.shape[1:]), fill)
-        return placed.index_copy(0, target, values).unflatten(0, (batch_size, new_length))
-
-    from_image = is_image.flatten()[source]
-    tokens = input_ids.flatten()[source].masked_scatter(from_image, codes + config.visual_token_offset)
+    move = _Move(repeats, lengths, total, new_length, pads_right=bool(right and not left))
+    from_image = move.take(is_image)
+    tokens = move.take(input_ids).masked_scatter(from_image, codes + config.visual_token_offset)
     if labels is not None:
-        labels = _label_images(labels.flatten()[source], tokens, from_image, supervise_images)
-        labels = place(labels, IGNORE_INDEX)
+        labels = move.put(_label_images(move.take(labels), tokens, from_image, supervise_images), IGNORE_INDEX)
     return LavitSequences(
-        input_ids=place(tokens, pad_id(config)),
-        attention_mask=place(torch.ones_like(tokens), 0),
-        position_ids=place(position, 0),
+        input_ids=move.put(tokens, pad_id(config)),
+        attention_mask=move.put(torch.ones_like(tokens), 0),
+        position_ids=move.put(move.position, 0),
         labels=labels,
-        image_mask=place(from_image, False),
-        inputs_embeds=None if inputs_embeds is None else place(inputs_embeds.flatten(0, 1)[source], 0),
+        image_mask=move.put(from_image, False),
+        inputs_embeds=None if inputs_embeds is None else move.put(move.take(inputs_embeds), 0),
     )
+
+
+class _Move:
+    """
+    Moves the tokens of a batch (B, L) to a batch (B, new_length) where some of them are repeated.
+
+    Args:
+        repeats (`torch.LongTensor` of shape `(B, L)`): How many tokens each token becomes.
+        lengths (`torch.LongTensor` of shape `(B,)`): The number of new tokens of each row.
+        total (`int`): The number of new tokens of all rows.
+        new_length (`int`): The largest of `lengths`.
+        pads_right (`bool`): Whether padding follows the tokens of a row, or precedes them.
+    """
+
+    def __init__(self, repeats: torch.Tensor, lengths: torch.Tensor, total: int, new_length: int, pads_right: bool):
+        self.shape = (len(repeats), new_length)
+        # The old position of each new token, row after row, its position among those of its row, and the new position.
+        self.source = torch.repeat_interleave(repeats.flatten(), output_size=total)
+        row = self.source.div(repeats.shape[1], rounding_mode="floor")
+        self.position = torch.arange(total, device=row.device) - (lengths.cumsum(0) - lengths)[row]
+        padding = torch.zeros_like(lengths) if pads_right else new_length - lengths
+        self.target = row * new_length + padding[row] + self.position
+
+    def take(self, values: torch.Tensor) -> torch.Tensor:
+        """Returns values (total, ...) of the new tokens from those (B, L, ...) of the old ones."""
+        return values.flatten(0, 1)[self.source]
+
+    def put(self, values: torch.Tensor, fill: int) -> torch.Tensor:
+        """Puts values (total, ...) into the new batch (B, new_length, ...), which has `fill` at padding."""
+        placed = values.new_full((self.shape[0] * self.shape[1], *values.shape[1:]), fill)
+        return placed.index_copy(0, self.target, values).unflatten(0, self.shape)
 
 
 def _label_images(labels, ids, is_image, supervise_images: bool):

@@ -120,10 +120,11 @@ class LavitGenerationMixin(LavitGuidanceMixin):
                 raise ValueError("Give either inputs or input_ids.")
             inputs = input_ids
         images = {"pixel_values": pixel_values, "vision_features": vision_features, "keep_mask": keep_mask}
-        has_images = pixel_values is not None or vision_features is not None
-        if inputs is None and (has_images or generation_mode != "text"):
+        if pixel_values is None and vision_features is None:
+            images = {}
+        if inputs is None and (images or generation_mode != "text"):
             raise ValueError(f"Images and generation_mode={generation_mode!r} need input_ids.")
-        if not has_images:
+        if not images:
             encoded = (kwargs.get("mm_encoder_outputs") or {}).get("image")
             check_no_image_arguments(image_inputs, keep_mask, encoded)
 
@@ -148,34 +149,7 @@ class LavitGenerationMixin(LavitGuidanceMixin):
             return super().generate(logits_processor=processors, **kwargs)
 
         # 2. Read the prompts: put images into them, and move padding to the left.
-        check_prompts(self.config, inputs, settings)
-        attention_mask = kwargs.pop("attention_mask", None)
-        if attention_mask is None:
-            attention_mask = infer_attention_mask(inputs, settings)
-        attention_mask = attention_mask.to(inputs.device, torch.long)
-        cache = kwargs.get("cache")
-        if cache is not None and cache.get_seq_length() > 0:
-            prompts = continue_prompts(self.config, inputs, attention_mask, cache, has_images, settings)
-        else:
-            if has_images and kwargs.get("inputs_embeds") is not None:
-                raise ValueError("Images go with input_ids, and not with inputs_embeds.")
-            if has_images and image_inputs is None and generation_mode == "image":
-                image_inputs = "codes"
-            expand_images = partial(self.model.expand_images, image_inputs=image_inputs, **images)
-            features = kwargs.pop("mm_encoder_outputs", None)
-            prompts = read_prompts(
-                self.config, inputs, attention_mask, expand_images if has_images else None, features, settings
-            )
-        check_context(self.config, prompts.input_ids.shape[1], settings)
-        if prompts.features is not None:
-            kwargs["mm_encoder_outputs"] = prompts.features
-        assistant = kwargs.get("assistant_model")
-        if isinstance(assistant, LavitGenerationMixin) and (generation_mode != "text" or prompts.features is not None):
-            # transformers tells an assistant neither what is to be generated, nor the features of images.
-            raise ValueError(
-                "assistant_model must be a plain language model of the same vocabulary if images are read as "
-                f"features, or drawn, got {type(assistant).__name__}."
-            )
+        prompts = self._read_prompts(inputs, images, image_inputs, settings, kwargs)
 
         # 3. Add the unconditional branches of guidance.
         if settings.guided:
@@ -213,6 +187,48 @@ class LavitGenerationMixin(LavitGuidanceMixin):
         implementation = settings.explicit.get("cache_implementation") or ""
         if implementation.startswith("offloaded") and self.device.type == "cpu":
             raise ValueError(f"cache_implementation={implementation!r} needs a GPU to offload from, got a CPU.")
+
+    def _read_prompts(
+        self,
+        input_ids: torch.LongTensor,
+        images: dict[str, torch.Tensor | None],
+        image_inputs: str | Sequence[str] | None,
+        settings: LavitGenerationSettings,
+        kwargs: dict[str, Any],
+    ) -> LavitPrompts:
+        """
+        Puts images into prompts and moves padding to the left, unless a cache holds the beginning of the prompts.
+        Takes their mask out of `kwargs`, the arguments of `GenerationMixin.generate`, and puts the features of images
+        in.
+        """
+        check_prompts(self.config, input_ids, settings)
+        attention_mask = kwargs.pop("attention_mask", None)
+        if attention_mask is None:
+            attention_mask = infer_attention_mask(input_ids, settings)
+        attention_mask = attention_mask.to(input_ids.device, torch.long)
+        cache = kwargs.get("cache")
+        if cache is not None and cache.get_seq_length() > 0:
+            prompts = continue_prompts(self.config, input_ids, attention_mask, cache, bool(images), settings)
+        else:
+            if images and kwargs.get("inputs_embeds") is not None:
+                raise ValueError("Images go with input_ids, and not with inputs_embeds.")
+            if image_inputs is None and settings.generation_mode == "image":
+                image_inputs = "codes"
+            expand_images = partial(self.model.expand_images, image_inputs=image_inputs, **images) if images else None
+            features = kwargs.pop("mm_encoder_outputs", None)
+            prompts = read_prompts(self.config, input_ids, attention_mask, expand_images, features, settings)
+        check_context(self.config, prompts.input_ids.shape[1], settings)
+        reads_features = prompts.features is not None
+        if reads_features:
+            kwargs["mm_encoder_outputs"] = prompts.features
+        assistant = kwargs.get("assistant_model")
+        if isinstance(assistant, LavitGenerationMixin) and (settings.generation_mode != "text" or reads_features):
+            # transformers tells an assistant neither what is to be generated, nor the features of images.
+            raise ValueError(
+                "assistant_model must be a plain language model of the same vocabulary if images are read as "
+                f"features, or drawn, got {type(assistant).__name__}."
+            )
+        return prompts
 
     def _processors(
         self, settings: LavitGenerationSettings, prompt_length: int, logits_processor: LogitsProcessorList | None
