@@ -3,7 +3,8 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,36 +147,39 @@ def convert_official_checkpoint(
 
     # 3. Find the stored tensors of each weight
     plan = Plan(stored)
-    parts = [ConvertedModel(Path(), model, plan.fill(model, model_rules(model.config)))]
-    for kind, pipeline in pipelines.items():
-        (source, file), target = PIXEL_DECODERS[kind], DECODER_FOLDERS[kind]
-        rules = {name: diffusers_rules(f"{source}/{name}") for name in ("unet", "vae")}
-        rules["feature_decoder"] = feature_decoder_rules(file)
-        for name in rules:
-            component = pipeline.components[name]
-            parts.append(ConvertedModel(target / name, component, plan.fill(component, rules[name])))
+    models = _fill_models(plan, model, pipelines)
     unknown = plan.check(UNUSED, strict)
     if unknown:
         names = ", ".join(summarize(unknown))
         logger.warning(f"{len(unknown)} entries of the files have no place in the model and are left out: {names}")
 
-    # 4. Write everything to a folder beside `dst`, which takes its place when it is complete
-    incomplete = dst.with_name(f".{dst.name}.incomplete")
+    # 4. Write everything
+    with _complete_or_absent(dst) as target:
+        _write_models(target, models, dtype, max_shard_size)
+        processor.save_pretrained(target)
+        for kind, pipeline in pipelines.items():
+            pipeline.save_config(target / DECODER_FOLDERS[kind])
+            pipeline.scheduler.save_pretrained(target / DECODER_FOLDERS[kind] / "scheduler")
+        write_release_card(target, folder, model.config, pixel_decoders, dtype, unknown)
+    return dst
+
+
+@contextmanager
+def _complete_or_absent(folder: Path) -> Iterator[Path]:
+    """
+    Gives a folder beside `folder`, which is new or empty, to write to. It takes the place of `folder` when the block
+    ends without an error. `replacing` of `publishing.files` would do so file by file in `folder` itself.
+    """
+    incomplete = folder.with_name(f".{folder.name}.incomplete")
     shutil.rmtree(incomplete, ignore_errors=True)
     incomplete.mkdir(parents=True)
     try:
-        _write_models(incomplete, parts, dtype, max_shard_size)
-        processor.save_pretrained(incomplete)
-        for kind, pipeline in pipelines.items():
-            pipeline.save_config(incomplete / DECODER_FOLDERS[kind])
-            pipeline.scheduler.save_pretrained(incomplete / DECODER_FOLDERS[kind] / "scheduler")
-        write_release_card(incomplete, folder, model.config, pixel_decoders, dtype, unknown)
-        if dst.exists():
-            dst.rmdir()
-        incomplete.rename(dst)
+        yield incomplete
+        if folder.exists():
+            folder.rmdir()
+        incomplete.rename(folder)
     finally:
         shutil.rmtree(incomplete, ignore_errors=True)
-    return dst
 
 
 def _build_model(folder: Path, stored: Mapping[str, Any], num_attention_heads: int) -> LavitForCausalLM:
@@ -198,6 +202,21 @@ def _build_pipeline(
     return LavitImageDecoderPipeline(feature_decoder, unet, vae, scheduler, visual_token_offset)
 
 
+def _fill_models(
+    plan: Plan, model: LavitForCausalLM, pipelines: Mapping[str, LavitImageDecoderPipeline]
+) -> list[ConvertedModel]:
+    """Returns the model and the components of the pixel decoders, with the stored tensors that are their weights."""
+    converted = [ConvertedModel(Path(), model, plan.fill(model, model_rules(model.config)))]
+    for kind, pipeline in pipelines.items():
+        (source, file), folder = PIXEL_DECODERS[kind], DECODER_FOLDERS[kind]
+        rules = {name: diffusers_rules(f"{source}/{name}") for name in ("unet", "vae")}
+        rules["feature_decoder"] = feature_decoder_rules(file)
+        for name in rules:
+            component = pipeline.components[name]
+            converted.append(ConvertedModel(folder / name, component, plan.fill(component, rules[name])))
+    return converted
+
+
 def _load_processor(folder: Path, config: LavitConfig) -> LavitProcessor:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer = extend_tokenizer(tokenizer, config.codebook_size, config.image_start_token_id)
@@ -208,19 +227,19 @@ def _load_processor(folder: Path, config: LavitConfig) -> LavitProcessor:
 
 
 def _write_models(
-    target: Path, parts: Sequence[ConvertedModel], dtype: torch.dtype | None, max_shard_size: int | str
+    target: Path, models: Sequence[ConvertedModel], dtype: torch.dtype | None, max_shard_size: int | str
 ) -> None:
     """Writes the configuration and the weights of each model, and the code of the whole LaVIT."""
-    stems = ["model" if isinstance(part.model, PreTrainedModel) else "diffusion_pytorch_model" for part in parts]
+    stems = ["model" if isinstance(part.model, PreTrainedModel) else "diffusion_pytorch_model" for part in models]
     splits = [
         split_weights(part.tensors, dtype, f"{stem}{{suffix}}.safetensors", max_shard_size)
-        for part, stem in zip(parts, stems, strict=True)
+        for part, stem in zip(models, stems, strict=True)
     ]
     size, free = sum(split.metadata["total_size"] for split in splits), shutil.disk_usage(target).free
     if size > free:
         raise OSError(f"The weights take {size / 1e9:.1f} GB, but {target.parent} has just {free / 1e9:.1f} GB free.")
     with logging.tqdm(total=size, unit="B", unit_scale=True, desc="Converting") as progress:
-        for part, split in zip(parts, splits, strict=True):
+        for part, split in zip(models, splits, strict=True):
             _save_config(part, target / part.folder, dtype)
             write_weights(target / part.folder, part.tensors, dtype, split, progress)
 

@@ -125,7 +125,8 @@ def precompute_codes(
         return shard % state.num_processes == state.process_index and shard not in finished
 
     # 3. Read their rows, prepare images in workers, compute codes, and write
-    requests, total = _StreamRequests(rows, rows_per_shard, batch_size, is_wanted), None
+    stream = _StreamRequests(rows, rows_per_shard, batch_size, is_wanted)
+    requests, total = stream, None
     if num_rows is not None:
         ranges = _list_ranges(num_rows, rows_per_shard, batch_size, is_wanted)
         total = sum(stop - start for _, start, stop in ranges)
@@ -145,7 +146,7 @@ def precompute_codes(
 
     # 4. Complete the split once all processes have finished
     state.wait_for_everyone()
-    num_rows = requests.num_rows if isinstance(requests, _StreamRequests) else num_rows
+    num_rows = stream.num_rows if num_rows is None else num_rows
     summary = complete_split(folder, num_rows, state.is_main_process)
     state.wait_for_everyone()
     return summary

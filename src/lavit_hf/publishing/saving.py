@@ -7,8 +7,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -246,17 +246,13 @@ class LavitPublishingMixin(MixinBase):
             return
         saves = self.should_save_on_this_rank(is_main_process)
         with replacing(save_directory) if saves else nullcontext(Path(save_directory)) as folder:
-            if self._auto_class in AUTO_CLASSES:  # transformers itself adds one Auto class and the configuration's
-                self.config.auto_map = dict(AUTO_MAP)
-            try:
+            with self._auto_classes():
                 super().save_pretrained(folder, is_main_process, state_dict, **settings)
                 is_whole = not (is_adapter or getattr(self, "is_quantized", False))
                 if saves and is_whole and (widest := self.widest_dtype()) not in (None, self.dtype):
                     # from_pretrained brings all weights to one dtype, and transformers has noted the first one's.
                     self.config.dtype = widest
                     self.config.save_pretrained(folder)
-            finally:  # the entry belongs to this folder, and the model may be saved to another one
-                vars(self.config).pop("auto_map", None)
             if saves:
                 if processor is not None:
                     processor.save_pretrained(folder)
@@ -269,6 +265,17 @@ class LavitPublishingMixin(MixinBase):
         self.barrier_after_gathered_checkpoint_save(getattr(self.config, "distributed_config", None))
         if push_to_hub and saves:
             upload(save_directory, paths, repo_id, **hub_kwargs)
+
+    @contextmanager
+    def _auto_classes(self) -> Iterator[None]:
+        """A context in which the configuration names the class of each Auto class that loads a whole LaVIT."""
+        # transformers itself adds one Auto class and that of the configuration.
+        if self._auto_class in AUTO_CLASSES:
+            self.config.auto_map = dict(AUTO_MAP)
+        try:
+            yield
+        finally:  # the entry belongs to one folder, and the model may be saved to another one
+            vars(self.config).pop("auto_map", None)
 
     def push_to_hub(
         self,

@@ -231,8 +231,16 @@ class SequenceReader:
         if not fitting:
             raise ValueError(f"{name.capitalize()} lacks columns for a sequence of the kinds {', '.join(weights)}.")
         (kind,) = rng.choices(fitting, [weights[kind] for kind in fitting])
+        makers = {
+            "caption": self._caption,
+            "draw": self._draw,
+            "text": self._text,
+            "question": self._question,
+            "edit": self._edit,
+            "interleaved": self._interleaved,
+        }
         try:
-            parts = getattr(self, f"_{kind}")(row, rng)
+            parts = makers[kind](row, rng)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         if kind in ("draw", "edit") and rng.random() < self.arguments.prompt_dropout:
