@@ -12,7 +12,8 @@ from huggingface_hub import CommitInfo, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from torch import nn
 
-from ..publishing.files import check_none_missing, check_weights, finish_replacing, list_files, replacing
+from ..modeling.pretrained_lavit import check_none_missing
+from ..publishing.files import check_weights, finish_replacing, list_files, replacing
 from ..publishing.saving import upload
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Parts of a model that are frozen when it is built or loaded, until a user trains them."""
+"""Modules that are trained and modules that are frozen: their gradients, modes and adapters."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,39 +52,3 @@ def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
-
-
-class LavitFreezingMixin:
-    """
-    A `PreTrainedModel` whose submodules named in `_frozen_parts` require no gradients when it is built or loaded. They
-    stay in evaluation mode until one of their parameters requires a gradient.
-    """
-
-    training: bool
-    _frozen_parts: tuple[str, ...] = ()
-
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        loaded = super().from_pretrained(*args, **kwargs)  # type: ignore[misc] # of PreTrainedModel
-        # Loading replaces frozen parameters by new ones.
-        for module in (loaded[0] if isinstance(loaded, tuple) else loaded).modules():
-            if isinstance(module, LavitFreezingMixin):
-                module._freeze()
-        return loaded
-
-    def post_init(self):
-        super().post_init()  # type: ignore[misc]
-        self._freeze()
-
-    def _freeze(self) -> None:
-        for name in self._frozen_parts:
-            getattr(self, name).requires_grad_(False)
-        self.train(self.training)
-
-    def train(self, mode: bool = True):
-        """Same as `torch.nn.Module.train`, except that frozen parts stay in evaluation mode."""
-        super().train(mode)  # type: ignore[misc]
-        for part in (getattr(self, name) for name in self._frozen_parts):
-            if not is_trained(part):
-                part.eval()
-        return self

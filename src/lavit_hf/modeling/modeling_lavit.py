@@ -119,8 +119,8 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
                 Number of ids of text, which is the id of `[IMG]`. By default, the length of the tokenizer beside a
                 named model, or else the vocabulary size of the language model.
             dtype (`torch.dtype` or `str`, *optional*):
-                The dtype of all weights but those that stay float32, see [`LavitFloat32Mixin`]. By default, the wider
-                dtype of the two backbones.
+                The dtype of all weights but those that stay float32, see [`LavitPreTrainedModel`]. By default, the
+                wider dtype of the two backbones.
             copy_merger (`bool`, *optional*, defaults to `True`):
                 Whether the merger and the positions of the visual adapter start as copies of the visual tokenizer's.
             kwargs: Arguments of [`LavitVisualTokenizerConfig`], such as `codebook_size` or `num_merger_layers`.

@@ -15,7 +15,7 @@ from .arguments_lavit import check_keyword_arguments
 from .codebook_lavit import init_codebook
 from .configuration_lavit import LavitFeatureDecoderConfig
 from .merger_lavit import LavitAttention, LavitBlock, PolicyAttend, masked_attend, recorded_outputs
-from .pretrained_lavit import LavitPreTrainedModel
+from .pretrained_lavit import LavitPreTrainedModel, check_none_missing
 
 
 @dataclass
@@ -103,8 +103,7 @@ class LavitFeatureDecoder(LavitPreTrainedModel):
             ValueError: If the checkpoint lacks a weight, which would be initialized at random.
         """
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        if missing := sorted(info["missing_keys"]):
-            raise ValueError(f"The files of {cls.__name__} lack {len(missing)} of its weights, such as {missing[0]}.")
+        check_none_missing(cls.__name__, sorted(info["missing_keys"]))
         return (model, info) if output_loading_info else model
 
     @torch.no_grad()

@@ -24,7 +24,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -233,12 +233,6 @@ def open_safetensors(path: str | os.PathLike) -> safe_open:
         return safe_open(path, framework="pt")
     except SafetensorError as error:
         raise ValueError(f"{path} cannot be read as safetensors, it may be incomplete: {error}") from error
-
-
-def check_none_missing(name: str, missing: Sequence[str]) -> None:
-    """Raises a `ValueError` if the files of the part `name` lack the weights `missing`, which would have no values."""
-    if missing:
-        raise ValueError(f"The files of {name} lack {len(missing)} of its weights, such as {missing[0]}.")
 
 
 def check_weights(folder: str | os.PathLike, variant: str | None = None) -> None:

@@ -24,7 +24,7 @@ from ..modeling import (
     LavitVisualTokenizerForPreTraining,
 )
 from ..modeling.distributed_lavit import batch_mean, share_of_batch
-from ..publishing.files import check_none_missing
+from ..modeling.pretrained_lavit import check_none_missing
 
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
