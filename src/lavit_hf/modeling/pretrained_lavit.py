@@ -65,7 +65,7 @@ class LavitPreTrainedModel(LavitPublishingMixin, PreTrainedModel):
         self.train(self.training)
 
     def train(self, mode: bool = True):
-        """Same as `torch.nn.Module.train`, except that frozen parts stay in evaluation mode."""
+        """Same arguments as `torch.nn.Module.train`. Frozen parts stay in evaluation mode."""
         super().train(mode)
         for part in (getattr(self, name) for name in self._frozen_parts):
             if not is_trained(part):
