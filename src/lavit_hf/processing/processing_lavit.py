@@ -112,9 +112,6 @@ class LavitProcessor(ProcessorMixin):
             visual_tokenizer (`bool` or [`LavitVisualTokenizer`], *optional*, defaults to `False`):
                 True loads the visual tokenizer of the same folder or repository; `model.model.visual_tokenizer` is the
                 one of a loaded model. With either, lengths are known before the model runs.
-
-        Returns:
-            [`LavitProcessor`]
         """
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if visual_tokenizer is True:
@@ -148,9 +145,6 @@ class LavitProcessor(ProcessorMixin):
                 Folder, repository or tokenizer of the language model.
             codebook_size, image_start_token_id: Same as in [`extend_tokenizer`].
             kwargs: `chat_template` and `drawing_image_markers`.
-
-        Returns:
-            [`LavitProcessor`]
 
         Raises:
             ValueError: If no image size is known, or if the tokenizer cannot be extended.
@@ -317,14 +311,11 @@ class LavitProcessor(ProcessorMixin):
 
     def post_process_image_text_to_text(self, generated_outputs, skip_special_tokens=True, **kwargs) -> list[str]:
         """
-        Decodes the texts of generated sequences without their codes. The pipelines of transformers call this.
+        Returns the texts of generated sequences without their codes. The pipelines of transformers call this.
 
         Args:
             generated_outputs (`torch.LongTensor` of shape `(batch_size, sequence_length)`): Sequences of ids.
             skip_special_tokens, kwargs: Same as in the tokenizer's `batch_decode`.
-
-        Returns:
-            `list[str]`: The text of each sequence.
         """
         codes = range(self.visual_token_offset, self.image_token_id + 1)  # and the placeholder
         texts = [[token for token in to_list(ids) if token not in codes] for ids in generated_outputs]
