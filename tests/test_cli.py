@@ -4,11 +4,13 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
 from lavit_hf import ASPECT_RATIOS, demo_checkpoint
 from lavit_hf.data.shapes import read_scene, render_scene, sample_scene
+from lavit_hf.data.shapes.loading import make_row
 
 from .parity import GOLDENS
 
@@ -82,6 +84,21 @@ def test_draw(run, converted, image, tmp_path):
     run("draw", "in the snow", *common, "-i", image, "--decoder", "lowres", "--guidance-scale", 2, "--num-images", 2)
     assert (tmp_path / "cat-0.png").exists()
     assert (tmp_path / "cat-1.png").exists()
+
+
+def test_edit(run, tmp_path):
+    scene, target = tmp_path / "scene.png", tmp_path / "edited.png"
+    row = make_row(1, "test")
+    row["image"].save(scene)
+    instruction = row["instruction"]
+    common = ("-o", target, "--steps", 4)
+    assert str(target) in run("edit", scene, instruction, *common)
+    edited = np.asarray(Image.open(target), dtype=np.float32)
+    unchanged = np.abs(edited - np.asarray(Image.open(scene), dtype=np.float32)).max(-1) < 2
+    assert 0.2 < unchanged.mean() < 1
+    run("draw", instruction, "-i", scene, *common)  # has no such relation to the image before it
+    drawn = np.asarray(Image.open(target), dtype=np.float32)
+    assert (np.abs(drawn - np.asarray(Image.open(scene), dtype=np.float32)).max(-1) < 2).mean() < 0.2
 
 
 def test_reconstruct(run, converted, image, tmp_path):

@@ -51,6 +51,9 @@ def test_conversations(demo, seen, image, typed):
     assert special_tokens(demo[1], seen[-1][0]) == "[IMG]<image>[/IMG]" * 3
     list(conversation.draw(typed))
     assert special_tokens(demo[1], seen[-1][0]) == ""
+    edited = list(conversation.edit(typed, image))
+    assert isinstance(edited[-1], StreamedImage)
+    assert special_tokens(demo[1], seen[-1][0]) == "[IMG]<image>[/IMG]"
 
 
 @pytest.mark.parametrize("typed", TYPED)

@@ -118,14 +118,15 @@ class Page:
             return self._write(image, self.processor.vqa_prompt.format(question=question))
 
     def draw(
-        self, prompt: str, guidance_scale: float, seed: float, images: list[Image.Image] | None = None
+        self, prompt: str, guidance_scale: float, seed: float, image: Image.Image | None = None
     ) -> Iterator[tuple[Image.Image | None, str]]:
-        """Yields the image and the number of its codes while the codes are drawn."""
+        """Yields the image and the number of its codes while the codes are drawn. With an `image`, edits it."""
         prompt = needs(prompt.strip(), "Say what to draw")
         shown = None
         seed = read_seed(seed)
         conversation = Conversation(self.model, self.processor, self.pipeline, seed=seed)
-        pieces = conversation.draw(prompt, images or [], PREVIEW_EVERY, guidance_scale=guidance_scale)
+        settings = {"preview_every": PREVIEW_EVERY, "guidance_scale": guidance_scale}
+        pieces = conversation.edit(prompt, image, **settings) if image else conversation.draw(prompt, **settings)
         try:
             with self.turn, closing(pieces):
                 set_seed(seed)
@@ -140,7 +141,7 @@ class Page:
 
     def edit(self, image: Image.Image | None, instruction: str, guidance_scale: float, seed: float):
         needs(image, "Give an image")
-        yield from self.draw(instruction, guidance_scale, seed, [image])
+        yield from self.draw(instruction, guidance_scale, seed, image)
 
     def reconstruct(self, image: Image.Image | None, seed: float) -> tuple[Image.Image, str]:
         needs(image, "Give an image")

@@ -1,13 +1,13 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """A conversation in which both sides write text and show images."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 from PIL import Image
 from transformers import BatchFeature
 
 from .diffusion import LavitImageDecoderPipeline
-from .inference import decode_codes, prepare_prompts
+from .inference import decode_codes, decode_edits, encode_images, prepare_prompts
 from .modeling import LavitForCausalLM
 from .processing import ImageSegment, LavitIteratorStreamer, LavitProcessor, StreamedImage, TextSegment, stream
 from .processing.chat_lavit import TURN_END
@@ -25,7 +25,7 @@ class Conversation:
     conversation = Conversation(model, processor, pipe)
     for piece in conversation.answer(image, "what color is the star?"):
         ...  # TextSegment, ImageSegment, StreamedImage
-    for piece in conversation.draw("make the star green", [image]):
+    for piece in conversation.edit("make the star green", image):
         ...
     ```
 
@@ -94,7 +94,7 @@ class Conversation:
         }
         answer: list[dict] = []
         try:
-            pieces = self._stream(self._prompt(), preview_every, **settings)
+            pieces = self._stream(self._prompt(), self._decode, preview_every, **settings)
             self.messages.append({"role": "assistant", "content": answer})
             for piece in pieces:
                 if isinstance(piece, StreamedImage) and piece.complete:
@@ -118,13 +118,35 @@ class Conversation:
         Draws a prompt code by code, and then keeps the request and the drawing as messages.
 
         Args:
-            prompt (`str`): What to draw, or how to edit the image before it.
+            prompt (`str`): What to draw.
             images (`list[PIL.Image.Image]`, *optional*): Images before the prompt.
             preview_every (`int`, *optional*): The number of codes after which the unfinished image is shown again.
             settings: Arguments of `generate`, such as `guidance_scale`.
         """
+        yield from self._draw(prompt, images, self._decode, preview_every, **settings)
+
+    def edit(
+        self, instruction: str, image: Image.Image, preview_every: int | None = None, **settings
+    ) -> Generator[Piece, None, None]:
+        """
+        Draws an image with a change, and then keeps the request and the result as messages. The parts of the image in
+        which its codes stay the same are kept.
+
+        Args:
+            instruction (`str`): The change.
+            image (`PIL.Image.Image`): The image before the change.
+            preview_every, settings: Same as in [`~Conversation.draw`].
+        """
+        source = encode_images(self.model.model.visual_tokenizer, self.processor, [image]).codes.tolist()
+
+        def decode(codes: list[int]) -> Image.Image:
+            return decode_edits(self.pipeline, [image], [source], [codes], self.seed, **self.settings)[0]
+
+        yield from self._draw(instruction, [image], decode, preview_every, **settings)
+
+    def _draw(self, prompt: str, images, decode, preview_every, **settings) -> Generator[Piece, None, None]:
         inputs = prepare_prompts(self.processor, [prompt], [images], generation_mode="image")
-        for piece in self._stream(inputs, preview_every, generation_mode="image", **settings):
+        for piece in self._stream(inputs, decode, preview_every, generation_mode="image", **settings):
             if isinstance(piece, StreamedImage) and piece.complete:
                 self.add("user", *images, prompt)
                 self.add("assistant", piece.image)
@@ -134,11 +156,13 @@ class Conversation:
     def _room(self) -> int:
         return self.model.config.num_patches + 2 + MAX_NEW_TEXT
 
-    def _stream(self, inputs: BatchFeature, preview_every: int | None, **settings) -> Iterator[Piece]:
-        def decode_image(codes: list[int]) -> Image.Image:
-            return decode_codes(self.pipeline, [codes], self.seed, **self.settings)[0]
+    def _decode(self, codes: list[int]) -> Image.Image:
+        return decode_codes(self.pipeline, [codes], self.seed, **self.settings)[0]
 
-        streamer = LavitIteratorStreamer(self.processor, decode_image=decode_image, preview_every=preview_every)
+    def _stream(
+        self, inputs: BatchFeature, decode: Callable[[list[int]], Image.Image], preview_every: int | None, **settings
+    ) -> Iterator[Piece]:
+        streamer = LavitIteratorStreamer(self.processor, decode_image=decode, preview_every=preview_every)
         return stream(self.model, streamer, **inputs.to(self.model.device), **settings)
 
     def _prompt(self) -> BatchFeature:

@@ -109,4 +109,26 @@ def decode_codes(
     return pipeline(codes, generator=generators, **kwargs).images
 
 
-__all__ = ["decode_codes", "draw_codes", "encode_images", "prepare_prompts", "write_texts"]
+def decode_edits(
+    pipeline: LavitImageDecoderPipeline,
+    images: Sequence[Image.Image],
+    source_codes: Sequence[Sequence[int]],
+    codes: Sequence[Sequence[int]],
+    seed: int = 0,
+    **kwargs,
+) -> list[Image.Image]:
+    """
+    Decodes the codes of edited images. The parts of an image in which its codes have not changed are kept.
+
+    Args:
+        pipeline ([`LavitImageDecoderPipeline`]): The pixel decoder.
+        images (`list[PIL.Image.Image]`): The images before the edit.
+        source_codes (`list[list[int]]`): The codes of `images`.
+        codes (`list[list[int]]`): The codes of the edited images, which [`draw_codes`] generates after `images`.
+        seed, kwargs: Same as in [`decode_codes`].
+    """
+    mask = pipeline.generate_mask(source_codes, codes)
+    return decode_codes(pipeline, codes, seed, image=list(images), mask_image=mask, **kwargs)
+
+
+__all__ = ["decode_codes", "decode_edits", "draw_codes", "encode_images", "prepare_prompts", "write_texts"]

@@ -8,6 +8,7 @@ from diffusers import StableDiffusionXLPipeline
 from diffusers.callbacks import SDCFGCutoffCallback, SDXLCFGCutoffCallback
 
 from lavit_hf.diffusion import LavitImageDecoderPipeline
+from lavit_hf.diffusion.latents import decode_latents
 
 
 def draw(pipe, tokens, **kwargs):
@@ -173,7 +174,7 @@ def test_an_interrupted_call_decodes_what_it_has(pipe, codes):
     assert pipe.interrupt
     assert len(seen) == 2
     assert torch.equal(latents, seen[-1])
-    assert torch.equal(pipe._decode_latents(latents), pipe._decode_latents(seen[-1]))
+    assert torch.equal(decode_latents(pipe.vae, latents), decode_latents(pipe.vae, seen[-1]))
     np.testing.assert_array_equal(draw(pipe, codes[:2], **settings), expected)
     assert not pipe.interrupt
 

@@ -12,7 +12,7 @@ from .conversion import convert, export
 from .datasets import precompute_codes
 from .demo import demo
 from .evaluation import evaluate
-from .images import ask, caption, draw, encode, reconstruct, show
+from .images import ask, caption, draw, edit, encode, reconstruct, show
 from .serve import serve
 
 
@@ -23,7 +23,10 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-commands = (demo, caption, ask, draw, reconstruct, encode, show, chat, evaluate, precompute_codes, convert, export)
+commands = (
+    *(demo, caption, ask, draw, edit, reconstruct, encode, show, chat),
+    *(evaluate, precompute_codes, convert, export),
+)
 for command in commands:
     app.command()(command)
 # The options of `transformers serve` are passed on, --help included.

@@ -82,13 +82,14 @@ def _reply(line: str, conversation: Conversation) -> Generator[Piece, None, None
     if command in ("/draw", "/edit"):
         text, paths = split_images(rest)
         images = [read_image(path) for path in paths]
-        if command == "/edit" and not images:
-            images = conversation.images[-1:]
-            if not images:
-                raise ValueError("/edit needs an image: name a file, or draw one first")
         if not text:
             raise ValueError(f"{command} needs a text, such as {command} a red circle")
-        return conversation.draw(text, images)
+        if command == "/draw":
+            return conversation.draw(text, images)
+        images = images or conversation.images[-1:]
+        if len(images) != 1:
+            raise ValueError("/edit needs one image: name a file, or draw one first")
+        return conversation.edit(text, images[0])
     if command == "/new":
         conversation.messages.clear()
     elif re.fullmatch(r"/\w*", command):  # any other command, unlike the path of an image

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from ..data.shapes import render_scene, sample_scene
-from ..inference import decode_codes, draw_codes, encode_images, write_texts
+from ..inference import decode_codes, decode_edits, draw_codes, encode_images, write_texts
 from ..visualization import show_kept_patches
 from . import options
 from .loading import console, load_decoder, load_model
@@ -36,23 +36,24 @@ def demo(output: options.ImageFolder = Path("demo_output"), seed: options.Seed =
     for name, text, before in (("drawing", PROMPT, []), ("edited", INSTRUCTION, [image])):
         torch.manual_seed(seed)  # so that neither depends on the other
         [codes[name]] = draw_codes(model, processor, [text], [before])
+    source, edited = codes["reconstruction"], codes.pop("edited")
     drawn = dict(zip(codes, decode_codes(pipeline, list(codes.values()), seed), strict=True))
+    [drawn["edited"]] = decode_edits(pipeline, [image], [source], [edited], seed)
     images = {"image": image, "kept_patches": show_kept_patches(image, keep_mask, SHOWN_SIZE)} | drawn
     for name, shown in images.items():
         shown.resize((SHOWN_SIZE, SHOWN_SIZE), Image.Resampling.NEAREST).save(output / f"{name}.png")
 
     texts = ["", processor.vqa_prompt.format(question=QUESTION)]
     caption, answer = write_texts(model, processor, texts, [[image]] * 2, max_new_tokens=64)
-    shown_codes = codes["reconstruction"]
     lines = {
         "image": "a scene that the model has not seen before",
-        "kept patches": f"{len(shown_codes)} of {len(keep_mask)}, the others are merged into them",
-        "tokens": f"{len(shown_codes)}: {' '.join(map(str, shown_codes[:8]))} ...",
+        "kept patches": f"{len(source)} of {len(keep_mask)}, the others are merged into them",
+        "tokens": f"{len(source)}: {' '.join(map(str, source[:8]))} ...",
         "caption": f"“{caption}”",
         "answer": f"“{QUESTION}” “{answer}”",
         "reconstruction": "drawn from the tokens",
         "drawing": f"“{PROMPT}”, {len(codes['drawing'])} tokens",
-        "edited": f"“{INSTRUCTION}”, {len(codes['edited'])} tokens",
+        "edited": f"“{INSTRUCTION}”, {len(edited)} tokens",
     }
     for name, line in lines.items():
         console.print(f"  [bold]{name:15}[/bold] {line}", soft_wrap=True)

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Commands for single images: caption, ask, draw, reconstruct, encode, show."""
+"""Commands for single images: caption, ask, draw, edit, reconstruct, encode, show."""
 
 import json
 from collections import Counter
@@ -11,7 +11,7 @@ import typer
 from PIL import Image
 
 from ..diffusion import ASPECT_RATIOS, LavitImageDecoderPipeline
-from ..inference import decode_codes, draw_codes, encode_images, write_texts
+from ..inference import decode_codes, decode_edits, draw_codes, encode_images, write_texts
 from ..modeling import LavitVisualTokenizer
 from ..processing import read_image
 from ..visualization import (
@@ -39,6 +39,10 @@ def _find_size(pipeline: LavitImageDecoderPipeline, aspect_ratio: str | None) ->
 
 def _decode_and_save(pipeline, codes: list[list[int]], output: Path, seed: int, **settings) -> None:
     images = decode_codes(pipeline, codes, seed, **settings)
+    _save(images, codes, output)
+
+
+def _save(images: list[Image.Image], codes: list[list[int]], output: Path) -> None:
     console.print(f"{', '.join(str(len(image_codes)) for image_codes in codes)} tokens")
     for index, image in enumerate(images):
         path = output if len(images) == 1 else output.with_stem(f"{output.stem}-{index}")
@@ -126,6 +130,33 @@ def draw(
     with progress.status("Drawing tokens"):
         codes = draw_codes(loaded, processor, [prompt], [before], num_return_sequences=num_images, **settings)
     _decode_and_save(pipeline, codes, output, seed, num_inference_steps=steps, **size)
+
+
+def edit(
+    image: options.ImageFile,
+    instruction: Annotated[str, typer.Argument(help='Such as "paint the circle blue".', show_default=False)],
+    model: options.Model = options.DEMO,
+    output: options.ImageOutput = Path("edited.png"),
+    guidance_scale: options.GuidanceScale = None,
+    decoder: options.PixelDecoder = options.Decoder.highres,
+    aspect_ratio: options.AspectRatio = None,
+    steps: options.Steps = None,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+) -> None:
+    """Draw an image with a change. The parts of the image in which its tokens stay the same are kept."""
+    opened = read_image(image)
+    loaded, processor = load_model(model, device, dtype)
+    pipeline = load_decoder(model, decoder, like=loaded)
+    torch.manual_seed(seed)
+    size = _find_size(pipeline, aspect_ratio)
+    settings = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+    with progress.status("Drawing tokens"):
+        source = encode_images(loaded.model.visual_tokenizer, processor, [opened]).codes.tolist()
+        codes = draw_codes(loaded, processor, [instruction], [[opened]], **settings)
+    edited = decode_edits(pipeline, [opened], [source], codes, seed, num_inference_steps=steps, **size)
+    _save(edited, codes, output)
 
 
 def reconstruct(

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.image_processor import VaeImageProcessor
+from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
 from diffusers.models import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.schedulers import SchedulerMixin
@@ -15,8 +15,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from ..modeling.arguments_lavit import check_integer, check_number
 from ..modeling.modeling_lavit_feature_decoder import LavitFeatureDecoder
 from . import checks
+from .checks import expect
 from .conditions import apply_unet, guidance_attention_mask, prepare_conditions
+from .editing import CHANGE_THRESHOLD, KeptImage, find_changes
 from .image_tokens import ImageTokens, pad_codes, to_codes
+from .latents import decode_latents
 from .loading import LavitPipelineFiles
 from .schedulers import check_scheduler, set_timesteps, step_options
 
@@ -185,6 +188,8 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         vocabulary_ids: bool = False,
+        image: PipelineImageInput | None = None,
+        mask_image: PipelineImageInput | None = None,
     ) -> ImagePipelineOutput:
         r"""
         Draws images from their codes.
@@ -225,6 +230,11 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
                 of diffusers name their tensors themselves.
             vocabulary_ids (`bool`, *optional*, defaults to `False`):
                 Whether `image_tokens` are vocabulary ids (`visual_token_offset` + code) instead of codes.
+            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them, *optional*):
+                One image, or one for each in `image_tokens`, of which a part is kept, as in pipelines for inpainting.
+            mask_image (same types as `image`, *optional*):
+                White where `image` is drawn anew, black where it is kept; see
+                [`~LavitImageDecoderPipeline.generate_mask`].
 
         Returns:
             `ImagePipelineOutput` with `images`, or a tuple of them: the `num_images_per_prompt` drawings of the first
@@ -258,6 +268,7 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
         scale = check_number("guidance_scale", scale if guidance_scale is None else guidance_scale, 1)
         generator = list(generator) if isinstance(generator, tuple) else generator
         step_kwargs = step_options(self.scheduler, generator, eta)
+        expect((image is None) == (mask_image is None), "image and mask_image must be given together.")
         device, dtype = self._execution_device, self.unet.dtype
         set_timesteps(self.scheduler, steps if num_inference_steps is None else num_inference_steps, device)
         self._guidance_scale, self._interrupt = scale, False
@@ -271,17 +282,22 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
         # 3. Prepare the latents
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
-        tensors["latents"] = latents.to(device, dtype) * self.scheduler.init_noise_sigma
+        latents = latents.to(device, dtype)
+        kept = None
+        if image is not None:
+            kept = KeptImage.encode(self.vae, image, mask_image, len(codes), (height, width), latents)
+        tensors["latents"] = latents * self.scheduler.init_noise_sigma
 
         # 4. Denoise
-        latents = self._denoise(tensors, step_kwargs, callback_on_step_end, names)
+        latents = self._denoise(tensors, step_kwargs, callback_on_step_end, names, kept)
         checks.check_finite(latents, "unet", self.guidance_scale)
 
         # 5. Decode the latents
         images = latents
         if output_type != "latent":
-            pixels = self._decode_latents(latents)
+            pixels = decode_latents(self.vae, latents.to(device))
             checks.check_finite(pixels, "vae", self.guidance_scale)
+            pixels = pixels if kept is None else kept.paste(pixels)
             images = self.image_processor.postprocess(pixels, output_type=output_type)
 
         # 6. Offload all models
@@ -311,7 +327,34 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
         outputs = self.feature_decoder(codes=padded.to(device), attention_mask=attention_mask.to(device))
         return outputs.prompt_embeds, outputs.pooled_prompt_embeds if self.is_sdxl else None
 
-    def _denoise(self, tensors, step_kwargs, callback, callback_names) -> torch.Tensor:
+    @torch.no_grad()
+    def generate_mask(
+        self,
+        source_tokens: ImageTokens,
+        target_tokens: ImageTokens,
+        threshold: float = CHANGE_THRESHOLD,
+        vocabulary_ids: bool = False,
+    ) -> torch.Tensor:
+        """
+        Finds where images differ by their tokens.
+
+        Args:
+            source_tokens, target_tokens: Image tokens as in `__call__`, of images before and after edits.
+            threshold (`float`, *optional*, defaults to 0.6):
+                The squared difference of the conditions of a changed patch, relative to their variance.
+            vocabulary_ids (`bool`, *optional*, defaults to `False`): Same as in `__call__`.
+
+        Returns:
+            `torch.FloatTensor` of shape `(B, 1, h, w)`: the `mask_image` of a call with `target_tokens`. It is 1 at
+            changed patches and half a patch around them, and 0 elsewhere.
+
+        Raises:
+            ValueError: If the tokens are not those of as many images, or `threshold` is negative or not finite.
+        """
+        source, target = (self.encode_image_tokens(rows, vocabulary_ids)[0] for rows in (source_tokens, target_tokens))
+        return find_changes(source, target, threshold)
+
+    def _denoise(self, tensors, step_kwargs, callback, callback_names, kept: KeptImage | None) -> torch.Tensor:
         """Runs all steps of the scheduler on `tensors["latents"]`. The other tensors are the conditions."""
         timesteps = self.scheduler.timesteps
         self._num_timesteps = len(timesteps)
@@ -325,6 +368,7 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
                 latents = tensors["latents"]
                 noise = self._predict_noise(timestep, tensors, mask)
                 stepped = self.scheduler.step(noise, timestep, latents, **step_kwargs, return_dict=False)[0]
+                stepped = stepped if kept is None else kept.put_back(self.scheduler, stepped, step)
                 tensors["latents"] = stepped.to(latents.dtype)
                 if callback is not None:
                     outputs = callback(self, step, timestep, {name: tensors[name] for name in callback_names})
@@ -345,19 +389,6 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
             return noise
         unconditional, conditional = noise.chunk(2)
         return unconditional + self.guidance_scale * (conditional - unconditional)
-
-    def _decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """Decodes latents (B, C, h, w) to pixels (B, 3, height, width) in about [-1, 1]."""
-        # The VAE of SDXL overflows in float16, and its configuration says so.
-        upcast = self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast")
-        if upcast:
-            self.vae.to(torch.float32)
-        try:
-            latents = latents.to(self._execution_device, self.vae.dtype)
-            return self.vae.decode(latents / self.vae.config.scaling_factor, return_dict=False)[0]
-        finally:
-            if upcast:
-                self.vae.to(torch.float16)
 
 
 def _check_optional(check: Callable, name: str, value: Any, *limits: float) -> Any:

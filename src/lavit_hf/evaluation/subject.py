@@ -11,7 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..diffusion import LavitImageDecoderPipeline
-from ..inference import decode_codes, draw_codes, encode_images, write_texts
+from ..inference import decode_codes, decode_edits, draw_codes, encode_images, write_texts
 from ..modeling import LavitForCausalLM, LavitVisualTokenizerOutput
 from ..processing import LavitProcessor, read_image
 from ..visualization import Sample
@@ -118,11 +118,16 @@ class Subject:
         return {"do_sample": True, **own, **self.settings.image_generation}
 
     def draw(self, texts: list[str], first: int, images: list[Image.Image] | None = None) -> list[Image.Image]:
-        """Draws an image after each text, and after an image before it. The seeds depend on the number `first`."""
+        """Draws an image after each text, or edits `images` by the texts. The seeds depend on the number `first`."""
         torch.manual_seed(self.settings.seed + first)
         before = images and [[image] for image in images]
         settings = self.drawing_settings()
-        return self.decode(draw_codes(self.model, self.processor, texts, before, image_generation=settings), first)
+        codes = draw_codes(self.model, self.processor, texts, before, image_generation=settings)
+        if not images:
+            return self.decode(codes, first)
+        source = [image_codes.tolist() for image_codes in self.encode(images).split()]
+        seed, decoding = self.settings.seed + first, self.settings.image_decoding
+        return decode_edits(self.pipeline, images, source, codes, seed, **decoding)
 
     def encode(self, images: list[Image.Image]) -> LavitVisualTokenizerOutput:
         """Encodes images by the visual tokenizer's own way of selection."""
