@@ -87,7 +87,7 @@ def draw_codes(
     """
     inputs = prepare_prompts(processor, texts, images, generation_mode="image").to(model.device)
     ids = model.generate(**inputs, generation_mode="image", return_full_text=False, **kwargs)
-    return [processor.decode_interleaved(row)[0].codes for row in ids]
+    return [processor.decode_interleaved(row)[0].codes for row in ids]  # type: ignore[union-attr, misc] # an image
 
 
 def decode_codes(
@@ -106,7 +106,7 @@ def decode_codes(
         `list[PIL.Image.Image]`: The image of each list of codes.
     """
     generators = [torch.Generator().manual_seed(seed + index) for index in range(len(codes))]
-    return pipeline(codes, generator=generators, **kwargs).images
+    return pipeline(codes, generator=generators, **kwargs).images  # type: ignore[return-value] # PIL by default
 
 
 def decode_edits(

@@ -37,6 +37,6 @@ def register() -> None:
         AutoModel.register(config_class, model_class, exist_ok=True)
     for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
         auto_class.register(LavitConfig, LavitForCausalLM, exist_ok=True)
-    backends = {"torchvision": LavitImageProcessor, "pil": LavitImageProcessorPil}
+    backends: dict[str, type] = {"torchvision": LavitImageProcessor, "pil": LavitImageProcessorPil}
     AutoImageProcessor.register(LavitConfig, image_processor_classes=backends, exist_ok=True)
     AutoProcessor.register(LavitConfig, LavitProcessor, exist_ok=True)

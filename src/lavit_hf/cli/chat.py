@@ -107,7 +107,7 @@ def _show(pieces: Generator[Piece, None, None], output: Path) -> None:
             if isinstance(piece, TextSegment):
                 console.print(piece.text.replace("\n", " "), end="", markup=False, soft_wrap=True)
             elif isinstance(piece, ImageSegment):
-                progress.print(f"\r{len(piece.codes)} tokens ", end="")
+                progress.print(f"\r{len(piece.codes or ())} tokens ", end="")
             else:
                 numbers = [int(path.stem) for path in output.glob("*.png") if path.stem.isdecimal()]
                 path = output / f"{max(numbers, default=0) + 1:03}.png"

@@ -2,7 +2,7 @@
 """The command `precompute-codes`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from accelerate import PartialState
@@ -44,7 +44,12 @@ def precompute_codes(
     from ..data import precompute  # imports packages of the extra
     from ..data.loading import load_rows
 
-    loading = {"config_name": config_name, "data_dir": data_dir, "streaming": streaming, "num_rows": num_rows}
+    loading: dict[str, Any] = {
+        "config_name": config_name,
+        "data_dir": data_dir,
+        "streaming": streaming,
+        "num_rows": num_rows,
+    }
     visual_tokenizer, image_processor = load_model(model, device, dtype, LavitVisualTokenizer, AutoImageProcessor)
     visual_tokenizer.config.selection = selection or visual_tokenizer.config.selection
     summary = precompute.precompute_codes(

@@ -123,7 +123,7 @@ def convert_official_checkpoint(
         raise ValueError(f"dtype must be None or one of {tuple(DTYPES)}, got {dtype!r}.")
     if isinstance(pixel_decoders, str) or not set(pixel_decoders) <= set(PIXEL_DECODERS):
         raise ValueError(f"pixel_decoders must be some of {tuple(PIXEL_DECODERS)}, got {pixel_decoders!r}.")
-    dtype, dst = DTYPES.get(dtype, dtype), Path(dst).resolve()
+    dtype, dst = DTYPES[dtype] if isinstance(dtype, str) else dtype, Path(dst).resolve()
     if dst.exists() and not (dst.is_dir() and not any(dst.iterdir())):
         raise FileExistsError(f"The folder to write must be new or empty, {dst} is not.")
 
@@ -220,7 +220,8 @@ def _fill_models(
 def _load_processor(folder: Path, config: LavitConfig) -> LavitProcessor:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer = extend_tokenizer(tokenizer, config.codebook_size, config.image_start_token_id)
-    size = config.visual_tokenizer_config.vision_config.image_size
+    tokenizer_config: Any = config.visual_tokenizer_config
+    size = tokenizer_config.vision_config.image_size
     image_processor = LavitImageProcessorPil(size={"height": size, "width": size})
     # In the release's training, the images in the prompt of a drawing had no marks around them.
     return LavitProcessor(image_processor, tokenizer, drawing_image_markers=False)
@@ -248,12 +249,12 @@ def _save_config(part: ConvertedModel, folder: Path, dtype: torch.dtype | None) 
     if not isinstance(part.model, PreTrainedModel):
         part.model.save_config(folder)
         return
-    config = part.model.config
+    config: Any = part.model.config
     config.architectures = [type(part.model).__name__]
     # The dtype that from_pretrained is to load. Parts of the model note it as well, since each can be loaded alone.
     main = "queries" if isinstance(part.model, LavitFeatureDecoder) else "model.language_model.embed_tokens.weight"
     config.dtype = dtype or part.tensors[main].dtype
-    if isinstance(config, LavitConfig):
+    if isinstance(part.model, LavitForCausalLM):
         tokenizer_config = config.visual_tokenizer_config
         for part_config in (config.text_config, tokenizer_config, tokenizer_config.vision_config):
             part_config.dtype = config.dtype

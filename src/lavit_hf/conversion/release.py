@@ -53,15 +53,15 @@ def get_release(
         raise FileNotFoundError(f"There is neither a folder {src} nor a repository of this name{at}.") from error
     weights = choose_weights(src, [file.rfilename for file in info.siblings or []], pixel_decoders)
     files = [name for names in weights.values() for name in names]
-    others = [f"{folder}/*" for kind, (folder, _) in PIXEL_DECODERS.items() if kind not in pixel_decoders]
+    others = [f"{place}/*" for kind, (place, _) in PIXEL_DECODERS.items() if kind not in pixel_decoders]
     # A download by commit does not mix files of two states, whatever is pushed meanwhile.
-    folder = api.snapshot_download(
+    downloaded = api.snapshot_download(
         src,
         revision=info.sha,
         allow_patterns=[*files, "*.json", "language_model/tokenizer.model", *LICENCES],
         ignore_patterns=["*.index.json", *others],
     )
-    return Path(folder), weights
+    return Path(downloaded), weights
 
 
 def choose_weights(src: str, names: Collection[str], pixel_decoders: Iterable[str]) -> dict[str, list[str]]:

@@ -7,6 +7,7 @@ import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -70,8 +71,8 @@ class ShardWriter:
     def __init__(self, path: Path):
         self.path = path
         self.hidden = path.with_name(f".{path.name}.{os.getpid()}")
-        self.record = {"input_rows": 0, "rows": 0, "images": 0, "codes": 0, "broken": []}
-        self._writer: pq.ParquetWriter | None = None
+        self.record: dict[str, Any] = {"input_rows": 0, "rows": 0, "images": 0, "codes": 0, "broken": []}
+        self._writer: Any = None  # a `pq.ParquetWriter`, from the first rows on
 
     def write(self, table: pa.Table, input_rows: int, codes: list[np.ndarray], broken: list[dict]) -> None:
         """
@@ -236,7 +237,7 @@ def _write_card(output: Path) -> None:
 
 def _first_split(split: str) -> str:
     """Returns the first name in a split, a slice or a sum of splits, such as `train` in `train[:10%]+test`."""
-    return re.match(r"\w*", split).group()
+    return re.split(r"\W", split)[0]
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -4,10 +4,11 @@
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -126,7 +127,8 @@ def precompute_codes(
 
     # 3. Read their rows, prepare images in workers, compute codes, and write
     stream = _StreamRequests(rows, rows_per_shard, batch_size, is_wanted)
-    requests, total = stream, None
+    requests: Iterable = stream
+    total = None
     if num_rows is not None:
         ranges = _list_ranges(num_rows, rows_per_shard, batch_size, is_wanted)
         total = sum(stop - start for _, start, stop in ranges)
@@ -263,7 +265,8 @@ class _Preparation(torch.utils.data.Dataset):
 
     def __getitem__(self, request: tuple[int, int, pa.Table]) -> _Batch:
         shard, start, table = request
-        read, broken = {}, []
+        read: dict[tuple[str, int], tuple[dict, Image.Image]] = {}
+        broken: list[dict[str, Any]] = []
         for column in self.image_columns:
             for row, value in enumerate(table[column].to_pylist(), start):
                 try:

@@ -31,6 +31,7 @@ class LavitQuantizer(nn.Module):
             `num_patches` are used.
     """
 
+    codebook: torch.Tensor
     # Similarities of shape (chunk_size, codebook_size) are in memory at once, which take 268 MB in the release.
     chunk_size = 4096
 

@@ -46,15 +46,16 @@ class LavitVisualTokenizerOutput(ModelOutput):
             shape `(B, num_attention_heads, Lq, Lk)`, padded on the right.
     """
 
-    codes: torch.LongTensor | None = None
-    num_codes: torch.LongTensor | None = None
-    keep_mask: torch.BoolTensor | None = None
-    selector_log_probs: torch.FloatTensor | None = None
-    merged_features: torch.FloatTensor | None = None
-    vectors: torch.FloatTensor | None = None
-    quantized: torch.FloatTensor | None = None
-    vision_features: torch.FloatTensor | None = None
-    partition: PatchPartition | None = None
+    # A `ModelOutput` needs defaults. Those without "| None" are always given.
+    codes: torch.LongTensor = None
+    num_codes: torch.LongTensor = None
+    keep_mask: torch.BoolTensor = None
+    selector_log_probs: torch.FloatTensor = None
+    merged_features: torch.FloatTensor = None
+    vectors: torch.FloatTensor = None
+    quantized: torch.FloatTensor = None
+    vision_features: torch.FloatTensor = None
+    partition: PatchPartition = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     cross_attentions: tuple[torch.FloatTensor, ...] | None = None

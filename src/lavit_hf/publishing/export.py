@@ -49,6 +49,7 @@ def quantize_language_model_alone(quantization_config):
 class LavitExportMixin(MixinBase):
     """Pixels for transformers' pipelines, a plain language model for serving engines, quantized loading."""
 
+    config: Any  # a `LavitConfig`
     _origin: dict[str, Any] = {}
 
     @classmethod

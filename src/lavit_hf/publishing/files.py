@@ -34,7 +34,7 @@ from safetensors import SafetensorError, safe_open
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 
 SAVING, REPLACING, PLACING = ".saving-", ".replacing-", ".placing-"

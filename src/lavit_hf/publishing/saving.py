@@ -7,10 +7,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import (
     CommitInfo,
@@ -110,6 +110,7 @@ def upload(
             "belongs to instead of the pushed one. Push to another repository, or remove the adapter."
         )
     stale = {path for pattern in patterns_of_weights(new) for path in fnmatch.filter(there, pattern)} - new.keys()
+    operations: list[CommitOperationAdd | CommitOperationDelete]
     operations = [CommitOperationDelete(path) for path in sorted(stale)]
     operations += [CommitOperationAdd(path, file) for path, file in new.items()]
     if not subfolder and CARD_NAME not in (*paths, *there):
@@ -128,6 +129,8 @@ def upload(
 
 class LavitPublishingMixin(MixinBase):
     """Saving, publishing and loading of a model whose folder or repository may hold all that belongs to it."""
+
+    widest_dtype: Callable[[], Any]  # of `LavitFloat32Mixin`
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
@@ -232,7 +235,7 @@ class LavitPublishingMixin(MixinBase):
             )
         if processor is not None and hasattr(self.config, "image_start_token_id"):
             processor.check_vocabulary(self.config)
-        settings = {
+        settings: dict[str, Any] = {
             "max_shard_size": max_shard_size,
             "variant": variant,
             "save_peft_format": save_peft_format,
