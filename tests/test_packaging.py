@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -95,3 +96,14 @@ def test_version_stands_in_one_place():
     assert sum(len(re.findall(r"^__version__ = ", text, re.MULTILINE)) for text in texts) == 1
     assert "version" not in PROJECT
     assert PROJECT["dynamic"] == ["version"]
+
+
+def test_a_release_needs_all_tests_and_the_tag_of_its_version():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8"))
+    jobs = workflow["jobs"]
+    assert jobs["tests"]["uses"] == "./.github/workflows/ci.yml"
+    assert set(jobs["publish"]["needs"]) == {"tests", "check"}
+    assert any("GITHUB_REF_NAME#v" in step.get("run", "") for step in jobs["check"]["steps"])
+    # What gets the right to publish is an action of one commit, which nobody can change.
+    [publisher] = [step["uses"] for step in jobs["publish"]["steps"] if "pypi-publish" in step["uses"]]
+    assert re.fullmatch(r"pypa/gh-action-pypi-publish@[0-9a-f]{40}", publisher)
