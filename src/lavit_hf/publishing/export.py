@@ -49,7 +49,6 @@ def quantize_language_model_alone(quantization_config):
 class LavitExportMixin(MixinBase):
     """Pixels for transformers' pipelines, a plain language model for serving engines, quantized loading."""
 
-    config: Any  # a `LavitConfig`
     _origin: dict[str, Any] = {}
 
     @classmethod
@@ -108,10 +107,11 @@ class LavitExportMixin(MixinBase):
         """
         from ..modeling.expansion_lavit import open_image_start  # imported late, as above
 
-        start, _ = open_image_start(image_tokens, self.config)
-        codes = image_tokens - self.config.visual_token_offset
+        config: Any = self.config
+        start, _ = open_image_start(image_tokens, config)
+        codes = image_tokens - config.visual_token_offset
         positions = torch.arange(image_tokens.shape[1], device=image_tokens.device)
-        of_image = (codes >= 0) & (codes < self.config.codebook_size) & (positions > start[:, None])
+        of_image = (codes >= 0) & (codes < config.codebook_size) & (positions > start[:, None])
         images = [row[mask].tolist() for row, mask in zip(codes, of_image, strict=True)]
         for index, image in enumerate(images):
             if not image:
