@@ -130,7 +130,7 @@ def upload(
 class LavitPublishingMixin(MixinBase):
     """Saving, publishing and loading of a model whose folder or repository may hold all that belongs to it."""
 
-    widest_dtype: Callable[[], Any]  # of `LavitFloat32Mixin`
+    widest_dtype: Callable[[], Any]  # of `LavitPreTrainedModel`
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
