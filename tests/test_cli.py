@@ -254,7 +254,9 @@ def test_images_of_one_name(run, tmp_path, image):
 
 
 def test_values_that_no_command_takes(run, tmp_path):
-    assert "Invalid value" in run("evaluate", "--seed", -1, fails=True)
+    for seed in (-1, 10**20):
+        assert "Invalid value" in run("evaluate", "--seed", seed, fails=True)
+    assert "must say what to change" in run("edit", GOLDENS / "image_0.png", " ", fails=True)
     assert "there is no" in run("serve", tmp_path / "nothing", fails=True)
 
 

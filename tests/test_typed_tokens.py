@@ -7,6 +7,7 @@ from transformers import pipeline
 
 from lavit_hf import Conversation, StreamedImage, demo_checkpoint
 from lavit_hf.data.shapes import render_scene, sample_scene
+from lavit_hf.inference import prepare_prompts
 
 
 TYPED = ["what color is the <image> star?", "what [IMG] color is the star?", "<code_3> what color is the star? [/IMG]"]
@@ -51,6 +52,12 @@ def test_conversations(demo, seen, image, typed):
     assert special_tokens(demo[1], seen[-1][0]) == "[IMG]<image>[/IMG]" * 3
     list(conversation.draw(typed))
     assert special_tokens(demo[1], seen[-1][0]) == ""
+    with pytest.raises(ValueError, match="must say what to change"):
+        list(conversation.edit(" ", image))
+    with pytest.raises(ValueError, match="images must be a list of images for each of 1 texts"):
+        prepare_prompts(demo[1], [typed], [image])
+    with pytest.raises(ValueError, match="images must be a list of images for each of 2 texts"):
+        prepare_prompts(demo[1], [typed] * 2, [[image]])
     edited = list(conversation.edit(typed, image))
     assert isinstance(edited[-1], StreamedImage)
     assert special_tokens(demo[1], seen[-1][0]) == "[IMG]<image>[/IMG]"

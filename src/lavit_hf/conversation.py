@@ -136,7 +136,12 @@ class Conversation:
             instruction (`str`): The change.
             image (`PIL.Image.Image`): The image before the change.
             preview_every, settings: Same as in [`~Conversation.draw`].
+
+        Raises:
+            ValueError: If the instruction is empty.
         """
+        if not instruction.strip():
+            raise ValueError("instruction must say what to change, got an empty text.")
         source = encode_images(self.model.model.visual_tokenizer, self.processor, [image]).codes.tolist()
 
         def decode(codes: list[int]) -> Image.Image:

@@ -49,8 +49,14 @@ def prepare_prompts(
 
     Returns:
         `BatchFeature`: The arguments of `generate`.
+
+    Raises:
+        ValueError: If `images` are not one list for each text.
     """
-    before = [list(row) for row in images or [[]] * len(texts)]
+    rows = images or [[]] * len(texts)
+    if len(rows) != len(texts) or not all(isinstance(row, Sequence) for row in rows):
+        raise ValueError(f"images must be a list of images for each of {len(texts)} texts, got {images!r}.")
+    before = [list(row) for row in rows]
     prompts = [
         processor.image_token * len(row) + processor.escape(text) for row, text in zip(before, texts, strict=True)
     ]
@@ -126,7 +132,15 @@ def decode_edits(
         source_codes (`list[list[int]]`): The codes of `images`.
         codes (`list[list[int]]`): The codes of the edited images, which [`draw_codes`] generates after `images`.
         seed, kwargs: Same as in [`decode_codes`].
+
+    Returns:
+        `list[PIL.Image.Image]`: The edited images, in the size of the pixel decoder.
+
+    Raises:
+        ValueError: If there are not as many images as codes.
     """
+    if not isinstance(images, Sequence) or not len(images) == len(source_codes) == len(codes):
+        raise ValueError(f"images must be a list of {len(codes)} images with their source_codes, got {images!r}.")
     mask = pipeline.generate_mask(source_codes, codes)
     return decode_codes(pipeline, codes, seed, image=list(images), mask_image=mask, **kwargs)
 

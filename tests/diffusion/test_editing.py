@@ -96,7 +96,8 @@ def test_other_kinds_of_images(lowres, codes, photo, left):
     wanted = draw(lowres, codes[0], generator=generator(), image=photo, mask_image=left)
     array, mask = np.asarray(photo, dtype=np.float32) / 255, np.asarray(left, dtype=np.float32) / 255
     tensor = torch.from_numpy(array).permute(2, 0, 1)[None]
-    for image, mask_image in ((array, mask[..., None]), (tensor, torch.from_numpy(mask)[None, None])):
+    masks = (mask[..., None], mask > 0, torch.from_numpy(mask)[None, None], torch.from_numpy(mask > 0)[None])
+    for image, mask_image in zip((array, array, tensor, tensor), masks, strict=True):
         drawn = draw(lowres, codes[0], generator=generator(), image=image, mask_image=mask_image)
         np.testing.assert_allclose(drawn, wanted, atol=1e-5)
     shape = draw(lowres, codes[0], image=photo.resize((50, 20)), mask_image=left.resize((7, 90))).shape
@@ -133,6 +134,11 @@ def test_refused(lowres, codes, photo, left):
             lowres.generate_mask(codes[0], codes[1], threshold=threshold)
     with pytest.raises(ValueError, match="source_tokens and target_tokens must be of as many images, got 1 and 2"):
         lowres.generate_mask(codes[0], codes[:2])
+    for source, target, name in (([], [1], "source_tokens"), ([1], [99999], "target_tokens"), ("a", [1], "source_t")):
+        with pytest.raises(ValueError, match=f"^{name}"):
+            lowres.generate_mask(source, target)
+    with pytest.raises(ValueError, match="images must be a list of 1 images"):
+        decode_edits(lowres, photo, [codes[0]], [codes[1]])
 
 
 def test_mask_of_tokens(pipe, codes):

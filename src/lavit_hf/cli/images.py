@@ -145,7 +145,12 @@ def edit(
     device: options.Device = None,
     dtype: options.Dtype = "auto",
 ) -> None:
-    """Draw an image with a change. The parts of the image in which its tokens stay the same are kept."""
+    """
+    Draw an image with a change. The parts of the image in which its tokens stay the same are kept. The result has the
+    size of the pixel decoder.
+    """
+    if not instruction.strip():
+        raise ValueError("The instruction must say what to change, got an empty text.")
     opened = read_image(image)
     loaded, processor = load_model(model, device, dtype)
     pipeline = load_decoder(model, decoder, like=loaded)

@@ -83,7 +83,9 @@ GuidanceScale = Annotated[
 Selection = Annotated[
     Literal["topk", "sample", "argmax"] | None, typer.Option(help="How patches are kept. Default: the model's.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same result on the same machine.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same result on the same machine.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, ... Default: an accelerator if there is one.")]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Data type of the weights; auto: as saved.")

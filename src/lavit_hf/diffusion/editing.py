@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from torch import nn
@@ -88,6 +89,8 @@ class KeptImage:
         mask_processor = VaeImageProcessor(
             vae_scale_factor=1, do_normalize=False, do_binarize=True, do_convert_grayscale=True
         )
+        if isinstance(mask_image, (np.ndarray, torch.Tensor)) and mask_image.dtype in (np.bool_, torch.bool):
+            mask_image = mask_image + 0.0  # interpolation needs numbers
         mask = mask_processor.preprocess(mask_image, *noise.shape[-2:])
         for name, rows, channels in (("image", pixels, 3), ("mask_image", mask, 1)):
             expected = f"{name} must have one image, or one for each of {num_images} in image_tokens"

@@ -18,6 +18,7 @@ def to_codes(
     config: LavitFeatureDecoderConfig,
     visual_token_offset: int | None,
     vocabulary_ids: bool,
+    name: str = "image_tokens",
 ) -> list[torch.LongTensor]:
     """
     Reads the tokens of one or several images as codes.
@@ -32,6 +33,7 @@ def to_codes(
         vocabulary_ids (`bool`):
             Whether `image_tokens` are vocabulary ids (`visual_token_offset` + code) instead of codes. The values do
             not tell, since the two ranges may overlap.
+        name (`str`, *optional*, defaults to `"image_tokens"`): The name of the argument, for errors.
 
     Returns:
         `list[torch.LongTensor]`: The codes of each image, on the CPU.
@@ -47,15 +49,15 @@ def to_codes(
     first = visual_token_offset if vocabulary_ids else 0
     codebook_size, num_patches = config.codebook_size, config.num_patches
     all_codes = []
-    for index, tokens in enumerate(_to_tensors(image_tokens)):
+    for index, tokens in enumerate(_to_tensors(image_tokens, name)):
         if not 1 <= len(tokens) <= num_patches:
-            raise ValueError(f"image_tokens: image {index} must have 1 to {num_patches} tokens, got {len(tokens)}.")
+            raise ValueError(f"{name}: image {index} must have 1 to {num_patches} tokens, got {len(tokens)}.")
         codes = tokens - first
         is_code = (codes >= 0) & (codes < codebook_size)
         if not is_code.all():
             position = int(is_code.int().argmin())
             raise ValueError(
-                f"image_tokens: image {index} must have only tokens from {first} to {first + codebook_size - 1} with "
+                f"{name}: image {index} must have only tokens from {first} to {first + codebook_size - 1} with "
                 f"vocabulary_ids={vocabulary_ids}, got {tokens[position].item()} at position {position}."
             )
         all_codes.append(codes)
@@ -68,13 +70,13 @@ def pad_codes(codes: Sequence[torch.LongTensor]) -> tuple[torch.LongTensor, torc
     return pad_sequence(codes, batch_first=True), pad_sequence(masks, batch_first=True)
 
 
-def _to_tensors(image_tokens: ImageTokens) -> list[torch.LongTensor]:
+def _to_tensors(image_tokens: ImageTokens, name: str) -> list[torch.LongTensor]:
     is_array = isinstance(image_tokens, (torch.Tensor, np.ndarray)) and image_tokens.ndim in (1, 2)
     if not is_array and not isinstance(image_tokens, (list, tuple)):
         kind = f"{image_tokens.ndim} dimensions" if hasattr(image_tokens, "ndim") else type(image_tokens).__name__
-        raise ValueError(f"image_tokens must be a list, or a tensor of 1 or 2 dimensions, got {kind}.")
+        raise ValueError(f"{name} must be a list, or a tensor of 1 or 2 dimensions, got {kind}.")
     if len(image_tokens) == 0:
-        raise ValueError("image_tokens must have at least one image, got none.")
+        raise ValueError(f"{name} must have at least one image, got none.")
     first = image_tokens[0]
     is_one_image = image_tokens.ndim == 1 if is_array else not isinstance(first, (list, tuple)) and np.ndim(first) == 0
     tensors = []
@@ -82,10 +84,10 @@ def _to_tensors(image_tokens: ImageTokens) -> list[torch.LongTensor]:
         try:
             tokens = torch.as_tensor(image, device="cpu")
         except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"image_tokens: image {index} must be a list of integers, got {image!r}.") from error
+            raise ValueError(f"{name}: image {index} must be a list of integers, got {image!r}.") from error
         is_integer = not (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool)
         if tokens.ndim != 1 or (tokens.numel() and not is_integer):
             kind = f"{tokens.dtype} of shape {tuple(tokens.shape)}"
-            raise ValueError(f"image_tokens: image {index} must be a list of integers, got {kind}.")
+            raise ValueError(f"{name}: image {index} must be a list of integers, got {kind}.")
         tensors.append(tokens.long())
     return tensors

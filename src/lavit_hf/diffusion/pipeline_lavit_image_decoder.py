@@ -351,7 +351,11 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
         Raises:
             ValueError: If the tokens are not those of as many images, or `threshold` is negative or not finite.
         """
-        source, target = (self.encode_image_tokens(rows, vocabulary_ids)[0] for rows in (source_tokens, target_tokens))
+        config, offset = self.feature_decoder.config, self.config.visual_token_offset
+        source, target = (
+            self.encode_image_tokens(to_codes(rows, config, offset, vocabulary_ids, name))[0]
+            for name, rows in (("source_tokens", source_tokens), ("target_tokens", target_tokens))
+        )
         return find_changes(source, target, threshold)
 
     def _denoise(self, tensors, step_kwargs, callback, callback_names, kept: KeptImage | None) -> torch.Tensor:
