@@ -49,7 +49,7 @@ def test_a_conversation(monkeypatch, command_line, tmp_path, image):
     assert output.count("/quit") == 3  # at the start, when asked for, and with an unknown command
     assert "/draw needs a text" in output
     assert "there is no image nothing.png" in output
-    assert "/edit needs one image" in output
+    assert "edit needs an image: give one, or draw one first" in output
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["003.png", "004.png", "005.png"]
     assert (tmp_path / "out" / "003.png").read_bytes() == b"of another conversation"
     assert str(tmp_path / "out" / "004.png") in output

@@ -2,6 +2,7 @@
 """A conversation in which both sides write text and show images."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
 
 from PIL import Image
 from transformers import BatchFeature
@@ -9,7 +10,15 @@ from transformers import BatchFeature
 from .diffusion import LavitImageDecoderPipeline
 from .inference import decode_codes, decode_edits, encode_images, prepare_prompts
 from .modeling import LavitForCausalLM
-from .processing import ImageSegment, LavitIteratorStreamer, LavitProcessor, StreamedImage, TextSegment, stream
+from .processing import (
+    ImageSegment,
+    LavitIteratorStreamer,
+    LavitProcessor,
+    StreamedImage,
+    TextSegment,
+    read_image,
+    stream,
+)
 from .processing.chat_lavit import TURN_END
 
 
@@ -126,7 +135,7 @@ class Conversation:
         yield from self._draw(prompt, images, self._decode, preview_every, **settings)
 
     def edit(
-        self, instruction: str, image: Image.Image, preview_every: int | None = None, **settings
+        self, instruction: str, image: Any = None, preview_every: int | None = None, **settings
     ) -> Generator[Piece, None, None]:
         """
         Draws an image with a change, and then keeps the request and the result as messages. The parts of the image in
@@ -134,14 +143,18 @@ class Conversation:
 
         Args:
             instruction (`str`): The change.
-            image (`PIL.Image.Image`): The image before the change.
+            image (an image as [`read_image`] takes it, *optional*):
+                The image before the change. Default: the last one of the conversation.
             preview_every, settings: Same as in [`~Conversation.draw`].
 
         Raises:
-            ValueError: If the instruction is empty.
+            ValueError: If the instruction is empty, or there is no image.
         """
         if not instruction.strip():
             raise ValueError("instruction must say what to change, got an empty text.")
+        if image is None and not self.images:
+            raise ValueError("edit needs an image: give one, or draw one first.")
+        image = read_image(self.images[-1] if image is None else image)
         source = encode_images(self.model.model.visual_tokenizer, self.processor, [image]).codes.tolist()
 
         def decode(codes: list[int]) -> Image.Image:

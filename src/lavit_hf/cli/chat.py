@@ -86,10 +86,9 @@ def _reply(line: str, conversation: Conversation) -> Generator[Piece, None, None
             raise ValueError(f"{command} needs a text, such as {command} a red circle")
         if command == "/draw":
             return conversation.draw(text, images)
-        images = images or conversation.images[-1:]
-        if len(images) != 1:
-            raise ValueError("/edit needs one image: name a file, or draw one first")
-        return conversation.edit(text, images[0])
+        if len(images) > 1:
+            raise ValueError(f"/edit takes one image, got {len(images)}")
+        return conversation.edit(text, images[0] if images else None)
     if command == "/new":
         conversation.messages.clear()
     elif re.fullmatch(r"/\w*", command):  # any other command, unlike the path of an image

@@ -15,6 +15,7 @@ from diffusers.image_processor import VaeImageProcessor
 from torch import nn
 
 from ..modeling.arguments_lavit import check_number
+from ..processing import read_image
 from .checks import expect
 from .latents import encode_pixels
 
@@ -83,20 +84,23 @@ class KeptImage:
             noise (`torch.Tensor` of shape `(B, C, h, w)`): The noise from which the call starts.
 
         Raises:
-            ValueError: If there are not as many images as codes, or an image has values out of its range.
+            ValueError: If there are not as many images as codes, or an image cannot be read.
         """
-        pixels = VaeImageProcessor(vae_scale_factor=1, do_convert_rgb=True).preprocess(image, *size)
+        is_batch = isinstance(image, (list, tuple)) or getattr(image, "ndim", 3) == 4
+        # Read as for the model, which has seen the image upright and without transparency.
+        images = [read_image(item, f"image {index}") for index, item in enumerate(image if is_batch else [image])]
+        expect(bool(images), "image must have at least one image, got none.")
+        pixels = VaeImageProcessor(vae_scale_factor=1).preprocess(images, *size)
         mask_processor = VaeImageProcessor(
             vae_scale_factor=1, do_normalize=False, do_binarize=True, do_convert_grayscale=True
         )
         if isinstance(mask_image, (np.ndarray, torch.Tensor)) and mask_image.dtype in (np.bool_, torch.bool):
             mask_image = mask_image + 0.0  # interpolation needs numbers
         mask = mask_processor.preprocess(mask_image, *noise.shape[-2:])
-        for name, rows, channels in (("image", pixels, 3), ("mask_image", mask, 1)):
+        for name, rows in (("image", pixels), ("mask_image", mask)):
             expected = f"{name} must have one image, or one for each of {num_images} in image_tokens"
             expect(len(rows) in (1, num_images), f"{expected}, got {len(rows)}.")
-            in_range = rows.shape[1] == channels and bool((rows.abs() <= 1).all())  # NaN is not
-            expect(in_range, f"{name} must have {channels} channels with values in [0, 1] or be a PIL image.")
+        expect(mask.shape[1] == 1, f"mask_image must have one channel, got {mask.shape[1]}.")
         latents = encode_pixels(vae, pixels.to(noise.device))
         pixels, latents, mask = (
             rows.to(noise).repeat_interleave(len(noise) // len(rows), dim=0) for rows in (pixels, latents, mask)

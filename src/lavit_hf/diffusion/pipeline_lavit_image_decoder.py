@@ -188,7 +188,7 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         vocabulary_ids: bool = False,
-        image: PipelineImageInput | None = None,
+        image: Any = None,
         mask_image: PipelineImageInput | None = None,
     ) -> ImagePipelineOutput:
         r"""
@@ -230,9 +230,9 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
                 of diffusers name their tensors themselves.
             vocabulary_ids (`bool`, *optional*, defaults to `False`):
                 Whether `image_tokens` are vocabulary ids (`visual_token_offset` + code) instead of codes.
-            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them, *optional*):
+            image (an image as [`read_image`] takes it, or a list of them, *optional*):
                 One image, or one for each in `image_tokens`, of which a part is kept, as in pipelines for inpainting.
-            mask_image (same types as `image`, *optional*):
+            mask_image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them, *optional*):
                 White where `image` is drawn anew, black where it is kept; see
                 [`~LavitImageDecoderPipeline.generate_mask`].
 
