@@ -141,7 +141,7 @@ def decode_edits(
     """
     if not isinstance(images, Sequence) or not len(images) == len(source_codes) == len(codes):
         raise ValueError(f"images must be a list of {len(codes)} images with their source_codes, got {images!r}.")
-    mask = pipeline.generate_mask(source_codes, codes)
+    mask = pipeline.generate_mask(source_codes, codes, vocabulary_ids=kwargs.get("vocabulary_ids", False))
     return decode_codes(pipeline, codes, seed, image=list(images), mask_image=mask, **kwargs)
 
 

@@ -17,7 +17,7 @@ from ..modeling.modeling_lavit_feature_decoder import LavitFeatureDecoder
 from . import checks
 from .checks import expect
 from .conditions import apply_unet, guidance_attention_mask, prepare_conditions
-from .editing import CHANGE_THRESHOLD, KeptImage, find_changes
+from .editing import CHANGE_THRESHOLD, KeptImage, find_changes, read_kept_image
 from .image_tokens import ImageTokens, pad_codes, to_codes
 from .latents import decode_latents
 from .loading import LavitPipelineFiles
@@ -268,7 +268,7 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
         scale = check_number("guidance_scale", scale if guidance_scale is None else guidance_scale, 1)
         generator = list(generator) if isinstance(generator, tuple) else generator
         step_kwargs = step_options(self.scheduler, generator, eta)
-        expect((image is None) == (mask_image is None), "image and mask_image must be given together.")
+        kept = read_kept_image(image, mask_image, len(codes), (height, width), shape[2:], self.scheduler)
         device, dtype = self._execution_device, self.unet.dtype
         set_timesteps(self.scheduler, steps if num_inference_steps is None else num_inference_steps, device)
         self._guidance_scale, self._interrupt = scale, False
@@ -283,13 +283,11 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         latents = latents.to(device, dtype)
-        kept = None
-        if image is not None:
-            kept = KeptImage.encode(self.vae, image, mask_image, len(codes), (height, width), latents)
+        kept_image = None if kept is None else KeptImage.encode(self.vae, *kept, latents)
         tensors["latents"] = latents * self.scheduler.init_noise_sigma
 
         # 4. Denoise
-        latents = self._denoise(tensors, step_kwargs, callback_on_step_end, names, kept)
+        latents = self._denoise(tensors, step_kwargs, callback_on_step_end, names, kept_image)
         checks.check_finite(latents, "unet", self.guidance_scale)
 
         # 5. Decode the latents
@@ -297,7 +295,7 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
         if output_type != "latent":
             pixels = decode_latents(self.vae, latents.to(device))
             checks.check_finite(pixels, "vae", self.guidance_scale)
-            pixels = pixels if kept is None else kept.paste(pixels)
+            pixels = pixels if kept_image is None else kept_image.paste(pixels)
             images = self.image_processor.postprocess(pixels, output_type=output_type)
 
         # 6. Offload all models
@@ -352,11 +350,13 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
             ValueError: If the tokens are not those of as many images, or `threshold` is negative or not finite.
         """
         config, offset = self.feature_decoder.config, self.config.visual_token_offset
-        source, target = (
-            self.encode_image_tokens(to_codes(rows, config, offset, vocabulary_ids, name))[0]
-            for name, rows in (("source_tokens", source_tokens), ("target_tokens", target_tokens))
-        )
-        return find_changes(source, target, threshold)
+        source = to_codes(source_tokens, config, offset, vocabulary_ids, "source_tokens")
+        target = to_codes(target_tokens, config, offset, vocabulary_ids, "target_tokens")
+        counts = f"{len(source)} and {len(target)}"
+        expect(len(source) == len(target), f"source_tokens and target_tokens must be of as many images, got {counts}.")
+        # Padded together, equal codes have equal conditions.
+        before, after = self.encode_image_tokens(source + target)[0].chunk(2)
+        return find_changes(before, after, threshold)
 
     def _denoise(self, tensors, step_kwargs, callback, callback_names, kept: KeptImage | None) -> torch.Tensor:
         """Runs all steps of the scheduler on `tensors["latents"]`. The other tensors are the conditions."""

@@ -6,6 +6,7 @@ import sys
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 from torch import nn
 from transformers.utils import TransformersKwargs
 
@@ -21,8 +22,10 @@ def check_number(name: str, value: Any, least: float, most: float | None = None)
 
 
 def _check_range(name: str, value: Any, least: float, most: float | None, kind: type, kind_name: str) -> Any:
+    # NumPy would cast the limits to the type of its number, some of which overflow.
+    number = value.item() if isinstance(value, np.number) else value
     largest = sys.float_info.max if most is None else most
-    if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= largest:
+    if isinstance(number, bool) or not isinstance(number, kind) or not least <= number <= largest:
         limits = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name} must be {kind_name} {limits}, got {value!r}.")
     return value
