@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What keeps `modeling/` and `processing/` fit to travel with a checkpoint as remote code, and the map complete."""
+"""`modeling/` and `processing/` can travel with a checkpoint as remote code, and the map of the files is complete."""
 
 import ast
 from pathlib import Path

@@ -104,6 +104,6 @@ def test_a_release_needs_all_tests_and_the_tag_of_its_version():
     assert jobs["tests"]["uses"] == "./.github/workflows/ci.yml"
     assert set(jobs["publish"]["needs"]) == {"tests", "check"}
     assert any("GITHUB_REF_NAME#v" in step.get("run", "") for step in jobs["check"]["steps"])
-    # What gets the right to publish is an action of one commit, which nobody can change.
+    # The action that gets the right to publish is named by a commit, which nobody can change.
     [publisher] = [step["uses"] for step in jobs["publish"]["steps"] if "pypi-publish" in step["uses"]]
     assert re.fullmatch(r"pypa/gh-action-pypi-publish@[0-9a-f]{40}", publisher)

@@ -174,7 +174,7 @@ def test_mask_of_tokens(pipe, codes):
     side = 2 * round(pipe.feature_decoder.config.num_patches**0.5)
     assert same.shape == (len(codes), 1, side, side)
     assert not same.any()
-    # Of equal codes nothing changes, whatever else is in the batch.
+    # Equal codes change nothing, whatever else is in the batch.
     longer = [*codes[0], *codes[0]][: pipe.feature_decoder.config.num_patches]
     assert not pipe.generate_mask([codes[0], codes[1]], [codes[0], longer], threshold=0)[0].any()
     # The weights are random, so that the codes hardly change what the places of patches give.

@@ -37,9 +37,9 @@ def _find_size(pipeline: LavitImageDecoderPipeline, aspect_ratio: str | None) ->
     return dict(zip(("height", "width"), ASPECT_RATIOS[aspect_ratio], strict=True)) if aspect_ratio else {}
 
 
-def _decode_and_save(pipeline, codes: list[list[int]], output: Path, seed: int, **settings) -> None:
-    images = decode_codes(pipeline, codes, seed, **settings)
-    _save(images, codes, output)
+def _drawing_settings(guidance_scale: float | None) -> dict[str, float]:
+    """Returns the arguments of [`draw_codes`], where the model's own guidance scale holds if none is given."""
+    return {} if guidance_scale is None else {"guidance_scale": guidance_scale}
 
 
 def _save(images: list[Image.Image], codes: list[list[int]], output: Path) -> None:
@@ -126,10 +126,10 @@ def draw(
     pipeline = load_decoder(model, decoder, like=loaded)
     torch.manual_seed(seed)
     size = _find_size(pipeline, aspect_ratio)
-    settings = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+    settings = _drawing_settings(guidance_scale)
     with progress.status("Drawing tokens"):
         codes = draw_codes(loaded, processor, [prompt], [before], num_return_sequences=num_images, **settings)
-    _decode_and_save(pipeline, codes, output, seed, num_inference_steps=steps, **size)
+    _save(decode_codes(pipeline, codes, seed, num_inference_steps=steps, **size), codes, output)
 
 
 def edit(
@@ -156,7 +156,7 @@ def edit(
     pipeline = load_decoder(model, decoder, like=loaded)
     torch.manual_seed(seed)
     size = _find_size(pipeline, aspect_ratio)
-    settings = {} if guidance_scale is None else {"guidance_scale": guidance_scale}
+    settings = _drawing_settings(guidance_scale)
     with progress.status("Drawing tokens"):
         source = encode_images(loaded.model.visual_tokenizer, processor, [opened]).codes.tolist()
         codes = draw_codes(loaded, processor, [instruction], [[opened]], **settings)
@@ -182,7 +182,7 @@ def reconstruct(
     size = _find_size(pipeline, aspect_ratio)
     generator = torch.Generator().manual_seed(seed)
     codes = encode_images(tokenizer, processor, [opened], generator=generator).codes.tolist()
-    _decode_and_save(pipeline, [codes], output, seed, num_inference_steps=steps, **size)
+    _save(decode_codes(pipeline, [codes], seed, num_inference_steps=steps, **size), [codes], output)
 
 
 def encode(
