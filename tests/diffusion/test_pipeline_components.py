@@ -46,13 +46,12 @@ USABLE = {
     "KDPM2AncestralDiscreteScheduler",
     "KDPM2DiscreteScheduler",
     "LCMScheduler",
-    "LMSDiscreteScheduler",  # where scipy is installed
     "PNDMScheduler",
     "SASolverScheduler",
     "TCDScheduler",
     "UniPCMultistepScheduler",
 }
-if is_scipy_available():
+if is_scipy_available():  # which LMSDiscreteScheduler needs, and lavit_hf does not
     USABLE.add("LMSDiscreteScheduler")
 
 
@@ -74,7 +73,7 @@ def test_every_scheduler_of_diffusers_works_or_is_refused(highres, codes, name):
 
 
 def test_usable_schedulers_are_those_of_diffusers():
-    assert set(SCHEDULERS) >= USABLE - {"LMSDiscreteScheduler"}
+    assert set(SCHEDULERS) >= USABLE
 
 
 def test_a_scheduler_is_checked_where_it_is_swapped(lowres, monkeypatch):
