@@ -60,12 +60,14 @@ def load_model(folder) -> tuple:
 def compute(model, tmp_path):
     """Precomputes the codes of a dataset, or of the scenes where its name is given."""
 
-    def call(dataset, output, split="train", streaming=False, selection="topk", dtype="auto", **settings):
+    def call(
+        dataset, output, split="train", streaming=False, selection="topk", max_codes=None, dtype="auto", **settings
+    ):
         if isinstance(dataset, str):
             cache = str(tmp_path / "cache")
             dataset = load_rows(dataset, split, num_rows=NUM_ROWS, streaming=streaming, cache_dir=cache)
         visual_tokenizer, image_processor = load_model(model)
-        visual_tokenizer.config.selection = selection
+        visual_tokenizer.config.selection, visual_tokenizer.config.max_codes = selection, max_codes
         if dtype != "auto":
             visual_tokenizer.to(getattr(torch, dtype))
         usual = {"image_columns": COLUMNS, "batch_size": 2, "rows_per_shard": 4, "num_workers": 0}
@@ -349,6 +351,7 @@ def test_other_settings_are_refused_by_name(compute, shapes, model, tmp_path):
         ({"keep_images": False}, "keep_images was True, now it is False"),
         ({"image_columns": ["image"]}, "image_columns was"),
         ({"selection": "argmax"}, "selection was 'topk', now it is 'argmax'"),
+        ({"max_codes": 3}, "selection was 'topk', now it is 'topk, max_codes=3'"),
         ({"dtype": "bfloat16"}, "dtype was 'float32', now it is 'bfloat16'"),
         ({"dataset": shapes.select(range(5))}, "input_rows was 11, now it is 5"),
         ({"dataset": shapes.select(range(NUM_ROWS)[::-1])}, "first_row was 'sha256:"),

@@ -1,6 +1,8 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The visual tokenizer, its merger's two paths, the codebook, and stage 1's loss."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -47,6 +49,51 @@ def test_at_least_one_patch_is_kept():
     for selection in ("topk", "argmax", "sample"):
         kept = select_patches(probabilities(1e-6, 2e-6, 1e-6), selection, torch.Generator().manual_seed(0))
         assert kept.tolist() == [[False, True, False]]
+
+
+@pytest.mark.parametrize("selection", ["topk", "argmax", "sample"])
+def test_any_number_of_codes_can_be_asked_for(selection):
+    """The patches of a smaller number are among those of a larger one, and those of the selection among them."""
+    log_probs = probabilities(*[0.5] * 12).repeat(3, 1, 1) + torch.randn(3, 12, 1, generator=torch.manual_seed(0))
+    log_probs = log_probs.log_softmax(dim=-1)
+
+    def select(**decision):
+        return select_patches(log_probs, selection, torch.Generator().manual_seed(0), **decision)
+
+    nested = [select(num_codes=count) for count in range(1, 13)]
+    assert [mask.sum(dim=-1).tolist() for mask in nested] == [[count] * 3 for count in range(1, 13)]
+    assert all((fewer <= more).all() for fewer, more in pairwise(nested))
+    own = select()
+    counts = own.sum(dim=-1)
+    for given in (counts, counts.tolist()):
+        assert torch.equal(select(num_codes=given), own)
+    assert torch.equal(select(max_codes=12), own)
+    assert select(max_codes=2).sum(dim=-1).tolist() == counts.clamp(max=2).tolist()
+    assert select(max_codes=[1, 12, 12]).sum(dim=-1).tolist() == [1, *counts[1:].tolist()]
+    assert torch.equal(select(keep_scale=0), nested[0])
+    assert torch.equal(select(keep_scale=1e6), nested[-1])
+    half = select(keep_scale=0.5)
+    assert (half <= own).all()
+    assert not torch.equal(half, own)
+
+
+def test_the_configuration_sets_the_number_of_codes(tmp_path):
+    torch.manual_seed(0)
+    tokenizer = loosen(LavitVisualTokenizer(make_config())).eval()
+    tokenizer.save_pretrained(tmp_path)
+    images, own = pictures(3), tokenizer(pictures(3)).num_codes
+    fixed = LavitVisualTokenizer.from_pretrained(tmp_path, num_codes=5)
+    assert fixed(images).num_codes.tolist() == fixed.tokenize_images(images).num_codes.tolist() == [5, 5, 5]
+    assert fixed.select_patches(images)[1].sum(dim=-1).tolist() == [5, 5, 5]
+    # What is given displaces the setting.
+    assert fixed(images, num_codes=[1, 2, 3]).num_codes.tolist() == [1, 2, 3]
+    assert torch.equal(fixed(images, keep_scale=1.0).num_codes, own)
+    assert torch.equal(tokenizer(images, num_codes=5).codes, fixed(images).codes)
+    limited = LavitVisualTokenizer.from_pretrained(tmp_path, max_codes=2)
+    assert limited(images).num_codes.tolist() == own.clamp(max=2).tolist()
+    halved = LavitVisualTokenizer.from_pretrained(tmp_path, keep_scale=0.5)
+    assert (halved(images).num_codes < own).all()
+    assert halved(images, num_codes=16).num_codes.tolist() == [16, 16, 16]
 
 
 def test_sampling_follows_its_generator(tokenizer):
@@ -191,6 +238,20 @@ def test_pretrained_tokenizer_of_stage_1(tmp_path):
         ({"pixel_values": pictures(1), "selection": "best"}, "'topk', 'sample' or 'argmax', got 'best'"),
         ({"pixel_values": pictures(2), "keep_mask": torch.ones(1, 16).bool()}, r"bool of shape \(2, 16\)"),
         ({"pixel_values": pictures(1), "keep_mask": torch.zeros(1, 16).bool()}, "none is kept of image 0"),
+        (
+            {"pixel_values": pictures(1), "keep_mask": torch.ones(1, 16).bool(), "num_codes": 4},
+            "not go with num_codes",
+        ),
+        ({"pixel_values": pictures(1), "num_codes": 0}, "num_codes must be an integer from 1 to 16, got 0"),
+        ({"pixel_values": pictures(1), "max_codes": 17}, "max_codes must be an integer from 1 to 16, got 17"),
+        ({"pixel_values": pictures(2), "num_codes": [4, 2.5]}, "num_codes must be an integer from 1 to 16, got 4.0"),
+        ({"pixel_values": pictures(2), "num_codes": [4]}, r"one for each of 2 images, got \[4\]"),
+        ({"pixel_values": pictures(1), "num_codes": True}, "num_codes must be an integer from 1 to 16, got True"),
+        (
+            {"pixel_values": pictures(1), "keep_scale": -0.5},
+            "keep_scale must be a finite number of at least 0, got -0.5",
+        ),
+        ({"pixel_values": pictures(1), "num_codes": 4, "keep_scale": 0.5}, "num_codes=4 does not go with keep_scale"),
     ],
 )
 def test_refusals(tokenizer, given, message):
@@ -203,6 +264,10 @@ def test_refusals(tokenizer, given, message):
     [
         ({"selection": "best"}, "selection"),
         ({"keep_ratio": 1.5}, "keep_ratio"),
+        ({"num_codes": 0}, "num_codes"),
+        ({"max_codes": 17}, "max_codes"),
+        ({"keep_scale": -1}, "keep_scale"),
+        ({"num_codes": 4, "keep_scale": 2}, "num_codes"),
         ({"codebook_size": 0}, "codebook_size"),
         ({"num_attention_heads": 5}, "num_attention_heads"),
         ({"code_dim": "wide"}, "code_dim"),
@@ -286,7 +351,7 @@ def test_feature_decoder_under_a_policy_sees_just_what_it_keeps():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("selection", ["topk", None])
+@pytest.mark.parametrize("selection", ["topk", "argmax", "sample", None])
 def test_images_that_are_not_numbers(selection):
     """In training, too: without an image of its own, a `nan` spreads over the batch."""
     tokenizer = LavitVisualTokenizer(make_config()).eval()

@@ -4,6 +4,8 @@
 import pytest
 import torch
 
+from lavit_hf import LavitForCausalLM
+
 from ..training.small import make_dataset, make_model, make_processor
 
 
@@ -32,3 +34,29 @@ def test_tower_and_selector_run_once(training):
     assert runs[2:] == ["selector", "merger", "quantizer"]
     offset = processor.visual_token_offset
     assert outputs.labels[outputs.labels >= offset].tolist() == (offset + expected.codes).tolist()
+
+
+def test_the_number_of_codes_of_each_image(tmp_path):
+    """The processor decides it, and the model follows, also in chats and where all images are to have one number."""
+    processor = make_processor()
+    model = make_model(processor).eval()
+    images = [row["image"] for row in make_dataset(2)]
+    with pytest.raises(ValueError, match="num_codes needs the visual tokenizer"):
+        processor(text=["<image>"] * 2, images=images, num_codes=3)
+    processor.visual_tokenizer = model.model.visual_tokenizer
+    inputs = processor(text=["<image>"] * 2, images=images, num_codes=[3, 5], return_tensors="pt")
+    assert (inputs["input_ids"] == processor.image_token_id).sum(-1).tolist() == [3, 5]
+    outputs = model(**inputs, labels=inputs["input_ids"])
+    assert outputs.logits.shape[:2] == inputs["input_ids"].shape
+    messages = [{"role": "user", "content": [{"type": "image", "image": images[0]}]}]
+    chat = processor.apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_tensors="pt", processor_kwargs={"max_codes": 2}
+    )
+    assert (chat["input_ids"] == processor.image_token_id).sum() == 2
+    # The configuration of a whole LaVIT reaches every door.
+    model.save_pretrained(tmp_path)
+    fixed = LavitForCausalLM.from_pretrained(tmp_path, visual_tokenizer_config={"num_codes": 4})
+    processor.visual_tokenizer = None
+    inputs = processor(text=["<image>"] * 2, images=images, return_tensors="pt")
+    ids = fixed(**inputs, labels=inputs["input_ids"]).labels
+    assert (ids >= processor.visual_token_offset).sum(-1).tolist() == [4, 4]

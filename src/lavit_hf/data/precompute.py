@@ -190,9 +190,14 @@ def _hash_rows(table: pa.Table | None) -> str:
 
 def _describe_model(visual_tokenizer: LavitVisualTokenizer, image_processor: BaseImageProcessor) -> dict[str, str]:
     """Returns everything about the model that codes depend on. Where it was loaded from makes no difference."""
-    selection = visual_tokenizer.config.selection
-    if selection not in SELECTIONS:
-        raise ValueError(f"visual_tokenizer.config.selection must be {' or '.join(SELECTIONS)}, got {selection!r}.")
+    config = visual_tokenizer.config
+    if config.selection not in SELECTIONS:
+        raise ValueError(
+            f"visual_tokenizer.config.selection must be {' or '.join(SELECTIONS)}, got {config.selection!r}."
+        )
+    numbers = {"num_codes": config.num_codes, "max_codes": config.max_codes}
+    numbers["keep_scale"] = None if config.keep_scale == 1 else config.keep_scale
+    changed = [f"{name}={value}" for name, value in numbers.items() if value is not None]
     digest = hashlib.sha256(f"{type(image_processor).__name__} {image_processor.to_json_string()}".encode())
     for name, tensor in sorted(visual_tokenizer.state_dict().items()):
         digest.update(name.encode())
@@ -200,7 +205,7 @@ def _describe_model(visual_tokenizer: LavitVisualTokenizer, image_processor: Bas
     return {
         "model": f"sha256:{digest.hexdigest()}",
         "codebook": codebook_fingerprint(visual_tokenizer.quantizer.codebook),
-        "selection": selection,
+        "selection": ", ".join([config.selection, *changed]),
         "dtype": str(visual_tokenizer.dtype).removeprefix("torch."),
     }
 

@@ -70,6 +70,12 @@ class LavitVisualTokenizerConfig(_OwnTypeConfig):
             How patches are kept at inference. `"topk"` keeps the k patches with the highest keep probabilities, where
             k is the rounded sum of all probabilities. `"sample"` adds Gumbel noise, as the authors do. `"argmax"`
             decides each patch by its own probability.
+        num_codes (`int`, *optional*):
+            A number of codes that all images have, instead of one that follows the content: the patches that the
+            selection ranks highest.
+        max_codes (`int`, *optional*): The largest number of codes of an image.
+        keep_scale (`float`, *optional*, defaults to 1.0):
+            Factor of the number of patches that the selection keeps. With 0.5, images have about half as many codes.
         num_merger_layers (`int`, *optional*, defaults to 12): Number of blocks of the merger.
         num_attention_heads (`int`, *optional*): Number of heads of the merger. By default, that of the vision tower.
         intermediate_size (`int`, *optional*):
@@ -127,6 +133,9 @@ class LavitVisualTokenizerConfig(_OwnTypeConfig):
 
     vision_config: dict | PreTrainedConfig | None = None
     selection: Selection = "topk"
+    num_codes: int | None = None
+    max_codes: int | None = None
+    keep_scale: float | int = 1.0
     num_merger_layers: int = 12
     num_attention_heads: int | None = None
     intermediate_size: int | None = None
@@ -182,7 +191,12 @@ class LavitVisualTokenizerConfig(_OwnTypeConfig):
             raise ValueError(f"vision_config.hidden_size must be a multiple of 4, got {self.hidden_size}.")
         if not 0 < self.keep_ratio <= 1:
             raise ValueError(f"keep_ratio must be in (0, 1], got {self.keep_ratio}.")
-        for name in ("keep_ratio_loss_weight", "commitment_loss_weight", "reconstruction_norm_power"):
+        for name in ("num_codes", "max_codes"):
+            if (value := getattr(self, name)) is not None and not 1 <= value <= self.num_patches:
+                raise ValueError(f"{name} must be 1 to the number of patches, {self.num_patches}, got {value}.")
+        if self.num_codes is not None and self.keep_scale != 1:
+            raise ValueError(f"num_codes={self.num_codes} does not go with keep_scale={self.keep_scale}: set either.")
+        for name in ("keep_scale", "keep_ratio_loss_weight", "commitment_loss_weight", "reconstruction_norm_power"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.feature_whitening is not None and not 0 < self.feature_whitening < 1:

@@ -19,7 +19,7 @@ from .configuration_lavit import LavitVisualTokenizerConfig
 from .freezing_lavit import evaluation_mode, gradients_where_trained
 from .merger_lavit import LavitMerger, PatchPartition, recorded_outputs
 from .pretrained_lavit import LavitPreTrainedModel
-from .selector_lavit import LavitSelector, select_patches
+from .selector_lavit import Counts, LavitSelector, select_patches
 from .vision_tower_lavit import LavitFeatureWhitening, build_vision_tower, check_vision_tower
 
 
@@ -191,25 +191,33 @@ class LavitVisualTokenizer(LavitPreTrainedModel):
         """
         images = pixel_values if vision_features is None else vision_features
         device_type = self.device.type if images is None else images.device.type
-        given = {"vision_features": vision_features, "keep_mask": keep_mask, "selection": self.config.selection}
-        given |= kwargs | {"return_dict": True}
+        given = {"vision_features": vision_features, "keep_mask": keep_mask} | kwargs | {"return_dict": True}
         with torch.autocast(device_type, enabled=False), gradients_where_trained(self), evaluation_mode(self):
             return self(pixel_values, **given)
 
-    def select_patches(self, pixel_values: torch.FloatTensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def select_patches(self, pixel_values: torch.FloatTensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Runs only the vision tower and the selector, as [`~LavitVisualTokenizer.tokenize_images`] does. Their result
         tells how many codes each image has.
 
         Args:
             pixel_values (`torch.FloatTensor` of shape `(B, 3, image_size, image_size)`): Images.
+            kwargs: `selection`, `generator`, `num_codes`, `max_codes` and `keep_scale`, as in `forward`.
 
         Returns:
             The `vision_features` (B, N, hidden_size) and the `keep_mask` (B, N) that `forward` takes.
         """
         with torch.autocast(pixel_values.device.type, enabled=False), evaluation_mode(self):
             vision_features = self.encode_vision(pixel_values)
-            return vision_features, select_patches(self.selector(vision_features), self.config.selection)
+            return vision_features, self._select(self.selector(vision_features), **kwargs)
+
+    def _select(self, log_probs: torch.Tensor, generator: torch.Generator | None = None, **kwargs) -> torch.Tensor:
+        """Decides which patches are kept, by the configuration where nothing is given."""
+        given = {name: value for name, value in kwargs.items() if value is not None}
+        settings = {"selection": self.config.selection, "max_codes": self.config.max_codes}
+        if not {"num_codes", "keep_scale"} & given.keys():  # one displaces the other
+            settings |= {"num_codes": self.config.num_codes, "keep_scale": self.config.keep_scale}
+        return select_patches(log_probs, generator=generator, **settings | given)
 
     def forward(
         self,
@@ -218,6 +226,9 @@ class LavitVisualTokenizer(LavitPreTrainedModel):
         selection: str | None = None,
         generator: torch.Generator | None = None,
         vision_features: torch.FloatTensor | None = None,
+        num_codes: Counts | None = None,
+        max_codes: Counts | None = None,
+        keep_scale: float | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> LavitVisualTokenizerOutput:
         """
@@ -227,6 +238,12 @@ class LavitVisualTokenizer(LavitPreTrainedModel):
                 The patches to keep, at least one of each image, instead of the decision of the selector.
             selection (`str`, *optional*): How patches are selected. By default, as the configuration says.
             generator (`torch.Generator`, *optional*): Random numbers of the selection `"sample"`.
+            num_codes (`int`, or `list[int]` or `torch.LongTensor` of shape `(B,)`, *optional*):
+                The number of codes of all images or of each, instead of the one that the selection decides.
+            max_codes (`int`, or `list[int]` or `torch.LongTensor` of shape `(B,)`, *optional*):
+                The largest number of codes. By default, as the configuration says.
+            keep_scale (`float`, *optional*):
+                Factor of the number of codes that the selection decides. By default, as the configuration says.
             vision_features (`torch.FloatTensor` of shape `(B, N, hidden_size)`, *optional*):
                 Output of [`~LavitVisualTokenizer.encode_vision`], instead of `pixel_values`.
 
@@ -235,7 +252,7 @@ class LavitVisualTokenizer(LavitPreTrainedModel):
 
         Raises:
             ValueError: If not exactly one of `pixel_values` and `vision_features` is given, if one of the arguments
-                has a wrong shape, if no patch of an image is kept, or if `selection` is unknown.
+                has a wrong shape, if no patch of an image is kept, or as in [`select_patches`].
             TypeError: If an argument is unknown.
         """
         check_keyword_arguments(self, kwargs)
@@ -244,26 +261,29 @@ class LavitVisualTokenizer(LavitPreTrainedModel):
         if vision_features is None:
             vision_features = self.encode_vision(pixel_values)
         # The visual tokenizer of a processor may have computed the features in another dtype.
-        return self._tokenize(vision_features.to(self.dtype), keep_mask, selection, generator, **kwargs)
-
-    @capture_outputs(tie_last_hidden_states=False)
-    def _tokenize(
-        self,
-        vision_features: torch.Tensor,
-        keep_mask: torch.Tensor | None,
-        selection: str | None,
-        generator: torch.Generator | None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> LavitVisualTokenizerOutput:
-        """Turns features into codes, apart from the vision tower, whose forward captures hidden states of its own."""
+        vision_features = vision_features.to(self.dtype)
         log_probs = self.selector(vision_features)
+        decision = {"selection": selection, "num_codes": num_codes, "max_codes": max_codes, "keep_scale": keep_scale}
         if keep_mask is None:
-            keep_mask = select_patches(log_probs, selection or self.config.selection, generator)
+            keep_mask = self._select(log_probs, generator, **decision)
+        elif given := [name for name, value in decision.items() if value is not None]:
+            raise ValueError(f"keep_mask is the decision which patches are kept: it does not go with {given[0]}.")
         elif keep_mask.dtype != torch.bool or keep_mask.shape != vision_features.shape[:2]:
             raise ValueError(
                 f"keep_mask must be bool of shape {tuple(vision_features.shape[:2])}, got {keep_mask.dtype} of shape "
                 f"{tuple(keep_mask.shape)}."
             )
+        return self._tokenize(vision_features, log_probs, keep_mask, **kwargs)
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def _tokenize(
+        self,
+        vision_features: torch.Tensor,
+        log_probs: torch.Tensor,
+        keep_mask: torch.Tensor,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> LavitVisualTokenizerOutput:
+        """Turns features into codes, apart from the vision tower, whose forward captures hidden states of its own."""
         partition = PatchPartition(keep_mask)
         merged_features = self.merger(vision_features, partition, **kwargs)
         quantizer_outputs = self.quantizer(merged_features, partition.positions)

@@ -1,12 +1,19 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The selector (paper, section 3.1), which decides which patches of an image are kept."""
 
+from collections.abc import Sequence
+from typing import get_args
+
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
-from .configuration_lavit import LavitVisualTokenizerConfig
+from .arguments_lavit import check_integer, check_number
+from .configuration_lavit import LavitVisualTokenizerConfig, Selection
 from .distributed_lavit import share_of_batch
+
+
+Counts = int | Sequence[int] | torch.Tensor
 
 
 class LavitSelector(nn.Module):
@@ -50,7 +57,14 @@ def sample_policy(log_probs: torch.Tensor, temperature: float) -> torch.Tensor:
     return probs + (keep_mask.to(probs.dtype) - probs).detach()
 
 
-def select_patches(log_probs: torch.Tensor, selection: str, generator: torch.Generator | None = None) -> torch.Tensor:
+def select_patches(
+    log_probs: torch.Tensor,
+    selection: str,
+    generator: torch.Generator | None = None,
+    num_codes: Counts | None = None,
+    max_codes: Counts | None = None,
+    keep_scale: float = 1.0,
+) -> torch.Tensor:
     """
     Decides which patches are kept, at least one of each image.
 
@@ -59,23 +73,50 @@ def select_patches(log_probs: torch.Tensor, selection: str, generator: torch.Gen
             Log-probabilities of keeping (index 0) and dropping each patch.
         selection (`str`): `"topk"`, `"sample"` or `"argmax"`, see [`LavitVisualTokenizerConfig`].
         generator (`torch.Generator`, *optional*): Random numbers of `"sample"`.
+        num_codes, max_codes (`int`, or `list[int]` or `torch.LongTensor` of shape `(B,)`, *optional*), keep_scale:
+            Same as in [`LavitVisualTokenizerConfig`], for all images or for each.
 
     Returns:
         `torch.BoolTensor` of shape `(B, N)`: The kept patches.
 
     Raises:
-        ValueError: If `selection` is unknown.
+        ValueError: If `selection` is unknown, if a number of codes is not 1 to N or not one for each image, if
+            `keep_scale` is negative, or if it is given with `num_codes`.
     """
-    keep_scores = log_probs[..., 0]
-    if selection == "topk":
-        num_kept = keep_scores.exp().sum(dim=-1).round().clamp(min=1)
-        rank = keep_scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-        return rank < num_kept[:, None]
-    if selection == "sample":
-        log_probs = log_probs + gumbel_noise(log_probs.shape, generator, log_probs.device)
-    elif selection != "argmax":
+    if selection not in get_args(Selection):
         raise ValueError(f"selection must be 'topk', 'sample' or 'argmax', got {selection!r}.")
-    return keep_at_least_one(log_probs[..., 0] >= log_probs[..., 1], keep_scores)
+    scores = log_probs[..., 0]
+    if selection == "topk":
+        num_kept = scores.exp().sum(dim=-1)
+    else:
+        if selection == "sample":
+            log_probs = log_probs + gumbel_noise(log_probs.shape, generator, log_probs.device)
+        scores = log_probs[..., 0] - log_probs[..., 1]
+        num_kept = (scores >= 0).sum(dim=-1)
+    if num_codes is not None and keep_scale != 1:
+        raise ValueError(f"num_codes={num_codes!r} does not go with keep_scale={keep_scale!r}: give either.")
+    if num_codes is None:
+        num_kept = (num_kept * check_number("keep_scale", keep_scale, 0)).round().clamp(min=1)
+    else:
+        num_kept = _read_counts("num_codes", num_codes, scores)
+    if max_codes is not None:
+        num_kept = num_kept.minimum(_read_counts("max_codes", max_codes, scores))
+    rank = scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    # An image that is not made of numbers keeps nothing, which `PatchPartition` refuses.
+    return (rank < num_kept[:, None]) & ~scores.isnan().any(dim=-1, keepdim=True)
+
+
+def _read_counts(name: str, counts: Counts, scores: torch.Tensor) -> torch.Tensor:
+    """Returns numbers of codes (B,) like `scores` (B, N), from one number for all images or one for each."""
+    num_images, num_patches = scores.shape
+    if isinstance(counts, int):
+        return scores.new_full((num_images,), check_integer(name, counts, 1, num_patches))
+    given = torch.as_tensor(counts)
+    if given.shape != (num_images,):
+        raise ValueError(f"{name} must be one number, or one for each of {num_images} images, got {counts!r}.")
+    for value in given.tolist():
+        check_integer(name, value, 1, num_patches)
+    return given.to(scores)
 
 
 def keep_at_least_one(keep_mask: torch.Tensor, keep_scores: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL import Image
@@ -20,30 +20,18 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import ImageInput
-from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
+from transformers.processing_utils import ProcessorMixin
 from transformers.utils.chat_template_utils import mark_control_tokens
 
 from .chat_lavit import CHAT_TEMPLATE, VQA_PROMPT
 from .image_processing_lavit import new_image_processor
+from .kwargs_lavit import DECISION, LavitProcessorKwargs, check_arguments
 from .placeholders_lavit import MARK_START, check_texts, find_placeholders, mark_messages, special_tokens
 from .segments_lavit import ImageSegment, TextSegment, split_sequence, to_list
 from .tokenization_lavit import check_tokenizer, extend_tokenizer
 
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-
-
-class LavitProcessorKwargs(ProcessingKwargs, total=False):
-    """
-    generation_mode (`"text"`, `"image"` or `"interleaved"`, *optional*, defaults to `"text"`):
-        The `generation_mode` of `generate` that the prompt is for.
-    split_special_tokens (`bool`, *optional*):
-        Whether to read the special tokens in texts as plain text, other than the placeholders of images that are
-        given. Defaults to the tokenizer's `split_special_tokens`.
-    """
-
-    generation_mode: Literal["text", "image", "interleaved"]
-    split_special_tokens: bool | None
 
 
 class LavitProcessor(ProcessorMixin):
@@ -173,7 +161,7 @@ class LavitProcessor(ProcessorMixin):
                 unless `split_special_tokens=True`: pass what a person typed through [`~LavitProcessor.escape`].
             kwargs:
                 `generation_mode`, `split_special_tokens`, `return_tensors`, and all arguments of the tokenizer and
-                the image processor.
+                the image processor. With a `visual_tokenizer` also `num_codes`, `max_codes` and `keep_scale`.
 
         Returns:
             `BatchFeature`:
@@ -191,7 +179,8 @@ class LavitProcessor(ProcessorMixin):
             ValueError: If images and placeholders do not match, or if an image or a text cannot be used.
             TypeError: If an argument is unknown.
         """
-        self._check_arguments(kwargs)
+        check_arguments(self, kwargs)
+        decision = {name: kwargs.pop(name) for name in DECISION if name in kwargs}
         images = [] if images is None else self.image_processor.fetch_images(images)
         images = images if isinstance(images, list) else [images]
         if text is None and not images:
@@ -220,7 +209,7 @@ class LavitProcessor(ProcessorMixin):
             images_kwargs = self._merge_kwargs(**kwargs)["images_kwargs"]
             data = self.image_processor(images, **images_kwargs)
             if self.visual_tokenizer is not None:
-                counts = self._select_patches(data)
+                counts = self._select_patches(data, **decision)
                 data.convert_to_tensors(images_kwargs.get("return_tensors"))
         has_marks = self.drawing_image_markers or kwargs.get("generation_mode") != "image"
         start, end = (self.image_start_token, self.image_end_token) if has_marks else ("", "")
@@ -258,22 +247,13 @@ class LavitProcessor(ProcessorMixin):
         conversation = mark_messages(conversation, special_tokens(self.tokenizer))
         return super().apply_chat_template(conversation, chat_template, **kwargs)
 
-    def _check_arguments(self, kwargs: dict) -> None:
-        """Raises a `TypeError` for an argument that no processor of transformers, and no part of this one, has."""
-        # Clients of many kinds of models pass the arguments of videos and of audio to all of them.
-        own = LavitProcessorKwargs.__annotations__
-        known = {*own, "common_kwargs", "videos", "audio"}
-        for kind in (*own.values(), getattr(self.image_processor, "valid_kwargs", None)):
-            known |= {*getattr(kind, "__annotations__", ())}
-        if unknown := [name for name in kwargs if name not in known]:
-            raise TypeError(f"{type(self).__name__} got an unexpected argument {unknown[0]!r}.")
-
     @torch.no_grad()
-    def _select_patches(self, data: BatchFeature) -> list[int]:
+    def _select_patches(self, data: BatchFeature, **decision) -> list[int]:
         """Adds the vision features and the kept patches of images to `data`, and returns the numbers of codes."""
         pixel_values = torch.stack([torch.as_tensor(image) for image in data["pixel_values"]])
         # The rest of the visual tokenizer runs in the model.
-        features, keep_mask = self.visual_tokenizer.select_patches(pixel_values.to(self.visual_tokenizer.device))
+        pixel_values = pixel_values.to(self.visual_tokenizer.device)
+        features, keep_mask = self.visual_tokenizer.select_patches(pixel_values, **decision)
         data["vision_features"], data["keep_mask"] = features, keep_mask
         return keep_mask.sum(dim=-1).tolist()
 
