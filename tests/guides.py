@@ -9,9 +9,11 @@ ROOT = Path(__file__).parent.parent
 PAGES = {path.stem: path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 
 
-def blocks_of(page: str, language: str = "python") -> list[str]:
-    """The blocks of a language in a page, one after the other."""
+def blocks_of(page: str, language: str = "python", heading: str = "") -> list[str]:
+    """The blocks of a language in a page, or under one of its headings, one after the other."""
     text = PAGES[page].read_text(encoding="utf-8")
+    if heading:
+        text = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
 
 

@@ -1,8 +1,9 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
 The Python of the guides runs, from top to bottom of each, on the model that ships in place of larger ones. That of
-`publish.md` and `serve.md` needs a server: see `test_publishing.py` and `test_serve.py`. The README's runs in
-`test_readme.py`, and command lines in `test_commands.py`.
+`publish.md` and `serve.md` needs a server: see `test_publishing.py` and `test_serve.py`. That of
+`serve-with-other-engines.md` runs in `test_engines.py`, the README's in `test_readme.py`, and command lines in
+`test_commands.py`.
 """
 
 import json
@@ -40,7 +41,7 @@ from .guides import ROOT, blocks_of, pages_with
 from .tiny import VISION, save_clip, save_text_model
 
 
-OF_THEIR_OWN = {"README", "publish", "serve"}
+OF_THEIR_OWN = {"README", "publish", "serve", "serve-with-other-engines"}
 # Numbers of images that show something in a guide, and those that are enough to run it.
 FEWER = {
     "evaluation": ("num_samples=100, batch_size=50", "num_samples=8, batch_size=4"),
@@ -146,10 +147,6 @@ def check_use_the_release(names):
     assert all("orange star" in caption for caption in names["captions"])
     assert [drawing.size for drawing in names["drawings"]] == [(64, 64)] * 2
     assert names["loss"] > 0
-
-
-def check_serve_with_other_engines(names):
-    assert Path("language-model", "model.safetensors").exists()
 
 
 def check_what_a_model_sees(names):
