@@ -25,13 +25,10 @@ app = typer.Typer(
 )
 commands = (
     *(demo, caption, ask, draw, edit, reconstruct, encode, show, chat),
-    *(evaluate, precompute_codes, convert, export),
+    *(serve, evaluate, precompute_codes, convert, export),
 )
 for command in commands:
     app.command()(command)
-# The options of `transformers serve` are passed on, --help included.
-passed_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-app.command(context_settings=passed_on)(serve)
 
 
 def _print_version(value: bool) -> None:

@@ -1,23 +1,49 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The command `serve`."""
 
+import re
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
-from .loading import quiet_libraries
-from .options import check_model
+from . import options
+from .loading import load_model
 
 
-def serve(context: typer.Context) -> None:
-    """
-    Run `transformers serve`, a server for clients of OpenAI's API: images and text in, text out. All arguments are
-    those of `transformers serve`: `lavit-hf serve MODEL`, `lavit-hf serve --help`.
-    """
-    for model in context.args[:1]:
-        if not model.startswith("-"):
-            check_model(model)
-    # Imported here, since it takes time. transformers documents the command alone: if its application moves,
-    # tests/test_serve.py fails.
-    from transformers.cli.transformers import app
+def _check_hosts(hosts: list[str]) -> list[str]:
+    """Returns the hosts in lower case, or raises a `ValueError` for one that is none."""
+    for host in hosts:
+        if not re.fullmatch(r"[\w.-]+(:\d+)?", host):
+            raise ValueError(f"--allow-host must be a host such as images.example.com, got {host}.")
+    return [host.lower() for host in hosts]
 
-    quiet_libraries()
-    app(["serve", *context.args], prog_name="lavit-hf")
+
+def serve(
+    model: options.ModelArgument = options.DEMO,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine.")] = "localhost",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    allow_host: Annotated[
+        list[str], typer.Option(help="Host of http: and https: images; may be repeated.", callback=_check_hosts)
+    ] = [],  # noqa: B006 # typer copies it
+    allow_folder: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of file: images.")
+    ] = None,
+    device: options.Device = None,
+    dtype: options.Dtype = "auto",
+) -> None:
+    """Serve a model to clients of OpenAI's API: images and text in, text out."""
+    try:
+        import uvicorn
+
+        from ..serving.server import MAX_REQUESTS, build_app
+    except ImportError as error:
+        raise ImportError(f"serve needs pip install 'lavit-hf[serve]': {error}") from error
+
+    config = uvicorn.Config(
+        "", host=host, port=port, limit_concurrency=MAX_REQUESTS, timeout_graceful_shutdown=5, log_level="info"
+    )
+    bound = config.bind_socket()  # a port that is taken is told before the model is loaded
+    name = Path(model).resolve().name if Path(model).is_dir() else model
+    config.app = build_app(*load_model(model, device, dtype), name, allow_host, allow_folder)
+    uvicorn.Server(config).run([bound])

@@ -1,0 +1,120 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The requests for chat completions of OpenAI's API, as far as the server knows them."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from PIL import Image
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+
+class _Given(BaseModel):
+    """A part of a request, which has no other fields and types than those named here."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_nulls(cls, values: Any) -> Any:
+        # In OpenAI's API, null stands for a value that is not given.
+        return {name: value for name, value in values.items() if value is not None} if type(values) is dict else values
+
+
+class TextPart(_Given):
+    """A text in a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImageAddress(_Given):
+    """The URL of an image."""
+
+    url: str
+    detail: str = "auto"  # has no effect: images are read in one size
+
+
+class ImagePart(_Given):
+    """An image in a message."""
+
+    type: Literal["image_url"]
+    image_url: ImageAddress
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class Message(_Given):
+    """A message of a conversation. A text alone is a content of one part."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[
+        list[Part],
+        Field(max_length=100),
+        BeforeValidator(lambda content: [{"type": "text", "text": content}] if type(content) is str else content),
+    ]
+
+
+class StreamOptions(_Given):
+    """What a stream has besides its text."""
+
+    include_usage: bool = False
+
+
+StopString = Annotated[str, Field(min_length=1, max_length=100)]
+OnlyZero = Annotated[float, Field(ge=0, le=0)]
+
+
+class ChatRequest(_Given):
+    """A request for a chat completion."""
+
+    model: str
+    messages: Annotated[list[Message], Field(min_length=1, max_length=500)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=4)] = []
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    # Many clients send these. No other values are supported.
+    user: str = ""
+    n: Literal[1] = 1
+    presence_penalty: OnlyZero = 0
+    frequency_penalty: OnlyZero = 0
+    logprobs: Literal[False] = False
+
+    @property
+    def parts(self) -> list[TextPart | ImagePart]:
+        """The texts and images of all messages."""
+        return [part for message in self.messages for part in message.content]
+
+    @property
+    def urls(self) -> list[str]:
+        """The URLs of all images."""
+        return [part.image_url.url for part in self.parts if isinstance(part, ImagePart)]
+
+    def conversation(self, images: Sequence[Image.Image]) -> list[dict]:
+        """Returns the messages as chat templates take them, with the images in place of their URLs."""
+        left = iter(images)
+
+        def convert(part: TextPart | ImagePart) -> dict:
+            return part.model_dump() if isinstance(part, TextPart) else {"type": "image", "image": next(left)}
+
+        return [{"role": each.role, "content": [*map(convert, each.content)]} for each in self.messages]
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The arguments of `generate` that choose the next token. Without any, those of the model apply."""
+        if self.temperature == 0:
+            return {"do_sample": False}
+        given = {"temperature": self.temperature, "top_p": self.top_p}
+        given = {name: value for name, value in given.items() if value is not None}
+        return {"do_sample": True, **given} if given else {}
+
+
+def explain(error: ValidationError) -> str:
+    """Returns what is wrong with a request, in one line."""
+    items = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}".removeprefix(": ") for item in items[:3])

@@ -1,0 +1,216 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The server: chat completions of OpenAI's API, with images in and text out."""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from jinja2 import TemplateError
+from pydantic import ValidationError
+from transformers import AsyncTextIteratorStreamer, StoppingCriteriaList
+
+from ..modeling import LavitForCausalLM
+from ..processing import LavitProcessor
+from ..processing.chat_lavit import TURN_END
+from .images import decode_images, fetch_images
+from .requests import ChatRequest, TextPart, explain
+
+
+MAX_REQUESTS = 64  # at a time
+MAX_BODY = 16 * 2**20  # bytes of a request
+MAX_TEXT = 200_000  # characters of a request
+MAX_SHOWN = 500  # characters of an error, which may repeat what the client has sent
+MAX_NEW_TOKENS = 1024  # unless the request asks for more
+
+
+class Answer:
+    """
+    The text that a model writes for one request.
+
+    Args:
+        model ([`LavitForCausalLM`]), processor ([`LavitProcessor`]): The model, and its processor with its tokenizer.
+        request (`ChatRequest`): The request.
+        contents (`list[bytes]`): The image files of the request.
+
+    Raises:
+        ValueError: If an image cannot be read, or the context of the model has no room for the request.
+    """
+
+    def __init__(
+        self, model: LavitForCausalLM, processor: LavitProcessor, request: ChatRequest, contents: Sequence[bytes]
+    ):
+        self.model, self.processor, self.request = model, processor, request
+        if sum(len(part.text) for part in request.parts if isinstance(part, TextPart)) > MAX_TEXT:
+            raise ValueError(f"The texts of a request may have {MAX_TEXT} characters together.")
+        conversation = request.conversation(decode_images(contents))
+        try:
+            self.inputs = processor.apply_chat_template(
+                conversation, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+            )
+        except TemplateError as error:
+            raise ValueError(str(error)) from error
+        self.prompt_length = self.inputs["input_ids"].shape[1]
+        self.max_new_tokens = request.max_completion_tokens or request.max_tokens or 0
+        longest = getattr(model.config.text_config, "max_position_embeddings", None)
+        if longest is not None and self.prompt_length + (self.max_new_tokens or 1) > longest:
+            asked = f" and the answer is to have {self.max_new_tokens}" if self.max_new_tokens else ""
+            raise ValueError(
+                f"The context of the model holds {longest} tokens, but the messages have {self.prompt_length}{asked}."
+            )
+        room = MAX_NEW_TOKENS if longest is None else min(MAX_NEW_TOKENS, longest - self.prompt_length)
+        self.max_new_tokens = self.max_new_tokens or room
+        self.num_new_tokens = 0
+        self.finish_reason = "stop"
+        self.is_closed = False
+
+    def _is_over(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.Tensor:
+        """The stopping criterion, which also counts the new tokens."""
+        self.num_new_tokens = input_ids.shape[1] - self.prompt_length
+        return torch.full((len(input_ids),), self.is_closed, device=input_ids.device)
+
+    def _generate(self, streamer: AsyncTextIteratorStreamer) -> None:
+        try:
+            if self.is_closed:
+                return
+            torch.seed() if self.request.seed is None else torch.manual_seed(self.request.seed)
+            self.model.generate(
+                **self.inputs.to(self.model.device),
+                **self.request.sampling,
+                max_new_tokens=self.max_new_tokens,
+                stopping_criteria=StoppingCriteriaList([self._is_over]),
+                streamer=streamer,
+            )
+        finally:
+            streamer.end()  # otherwise a reader would wait forever after an error
+
+    async def write(self, thread: ThreadPoolExecutor) -> AsyncIterator[str]:
+        """Gives the text piece by piece, until its line ends or a stop string comes."""
+        streamer = AsyncTextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        generation = asyncio.get_running_loop().run_in_executor(thread, self._generate, streamer)
+        stop = self.request.stop
+        stops = [TURN_END, *([stop] if isinstance(stop, str) else stop)]
+        text = ""  # that no stop string has been excluded from
+        has_begun = False
+        try:
+            async for piece in streamer:
+                text = text + piece if has_begun else piece.lstrip(" ")
+                has_begun = has_begun or text != ""
+                if ends := [text.index(each) for each in stops if each in text]:
+                    yield text[: min(ends)]
+                    return
+                begun = (size for each in stops for size in range(1, len(each)) if text.endswith(each[:size]))
+                final = len(text) - max(begun, default=0)
+                yield text[:final]
+                text = text[final:]
+            await generation
+            yield text
+            if self.num_new_tokens >= self.max_new_tokens:
+                self.finish_reason = "length"
+        finally:
+            self.is_closed = True
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """The numbers of tokens."""
+        numbers = {"prompt_tokens": self.prompt_length, "completion_tokens": self.num_new_tokens}
+        return numbers | {"total_tokens": sum(numbers.values())}
+
+
+def build_app(
+    model: LavitForCausalLM,
+    processor: LavitProcessor,
+    name: str,
+    hosts: Collection[str] = (),
+    folder: Path | None = None,
+) -> FastAPI:
+    """
+    Builds the application.
+
+    Args:
+        model ([`LavitForCausalLM`]), processor ([`LavitProcessor`]):
+            The model and its processor, which gets the visual tokenizer of the model.
+        name (`str`): The name of the model for clients.
+        hosts, folder: Same as in [`fetch_images`].
+    """
+    processor.visual_tokenizer = model.model.visual_tokenizer  # so that lengths are known before an answer begins
+    app = FastAPI(openapi_url=None)
+    # Threads wait for other servers, read images, and generate, so that none of these waits for another.
+    fetching, preparing, generating = map(ThreadPoolExecutor, (MAX_REQUESTS, 2, 1))
+
+    @app.exception_handler(ValueError)
+    async def refuse(request: Request, error: ValueError) -> JSONResponse:
+        message = explain(error) if isinstance(error, ValidationError) else str(error)
+        content = {"message": message[:MAX_SHOWN], "type": "invalid_request_error", "param": None, "code": None}
+        return JSONResponse({"error": content}, status_code=400)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "lavit_hf"}]}
+
+    @app.post("/v1/chat/completions")
+    async def complete(request: Request) -> Response:
+        run = asyncio.get_running_loop().run_in_executor
+        asked = ChatRequest.model_validate_json(await _read_body(request))
+        if asked.model != name:
+            raise ValueError(f"This server has the model {name}, not {asked.model[:100]}.")
+        contents = await run(fetching, fetch_images, asked.urls, hosts, folder)
+        answer = await run(preparing, Answer, model, processor, asked, contents)
+        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
+        if asked.stream:
+            return StreamingResponse(_stream(answer, generating, head), media_type="text/event-stream")
+        text = ""
+        async with aclosing(answer.write(generating)) as pieces:
+            async for piece in pieces:
+                text += piece
+                if await request.is_disconnected():
+                    break
+        message = {"role": "assistant", "content": text.rstrip(" ")}
+        choice = {"index": 0, "message": message, "finish_reason": answer.finish_reason, "logprobs": None}
+        return JSONResponse(head | {"object": "chat.completion", "choices": [choice], "usage": answer.usage})
+
+    return app
+
+
+async def _read_body(request: Request) -> bytes:
+    # Pages of other sites can make a browser send any other type without asking this server.
+    if not request.headers.get("content-type", "").lower().startswith("application/json"):
+        raise ValueError("Content-Type must be application/json.")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise ValueError(f"A request may have {MAX_BODY >> 20} MiB.")
+    return bytes(body)
+
+
+async def _stream(answer: Answer, thread: ThreadPoolExecutor, head: dict[str, Any]) -> AsyncIterator[str]:
+    """Gives the chunks of an answer as server-sent events."""
+
+    def chunk(delta: dict[str, str], finish_reason: str | None = None) -> str:
+        return event({"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}]})
+
+    def event(content: dict[str, Any]) -> str:
+        return f"data: {json.dumps(head | {'object': 'chat.completion.chunk'} | content)}\n\n"
+
+    yield chunk({"role": "assistant", "content": ""})
+    async with aclosing(answer.write(thread)) as pieces:
+        async for piece in pieces:
+            if piece:
+                yield chunk({"content": piece})
+    yield chunk({}, answer.finish_reason)
+    if answer.request.stream_options.include_usage:
+        yield event({"choices": [], "usage": answer.usage})
+    yield "data: [DONE]\n\n"
