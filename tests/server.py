@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 
 
-SECONDS = 120  # for a start on a slow machine
+SECONDS = 300  # for a start on a slow machine
 
 
 @contextmanager

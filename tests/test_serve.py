@@ -285,7 +285,7 @@ def test_mixed_requests_of_many_threads_leave_the_server_as_it_was(client, log):
 
 
 def test_the_command_tells_mistakes_before_it_loads(monkeypatch, tmp_path):
-    monkeypatch.setattr("lavit_hf.cli.serve.load_model", lambda *_: pytest.fail("was loaded"))
+    monkeypatch.setattr(sys.modules["lavit_hf.cli.serve"], "load_model", lambda *_: pytest.fail("was loaded"))
 
     def run(*arguments):
         return CliRunner().invoke(app, ["serve", *map(str, arguments)])

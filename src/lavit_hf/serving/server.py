@@ -177,7 +177,7 @@ def build_app(
                 text += piece
                 if await request.is_disconnected():
                     break
-        message = {"role": "assistant", "content": text.rstrip(" ")}
+        message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": answer.finish_reason, "logprobs": None}
         return JSONResponse(head | {"object": "chat.completion", "choices": [choice], "usage": answer.usage})
 
