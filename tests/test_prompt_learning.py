@@ -195,7 +195,7 @@ def test_an_adapter_beside_its_processor_resizes_nothing(train_embeddings, tmp_p
     whole = ["embed_tokens", "lm_head"] if train_embeddings else None
     lora = LoraConfig(
         r=2,
-        target_modules=r".*language_model.*\.q_proj",
+        target_modules=["q_proj"],
         modules_to_save=whole,
         init_lora_weights=False,
         task_type="CAUSAL_LM",

@@ -1,20 +1,22 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """LoRA: which weights are trained, and that loaded and merged models equal the trained one."""
 
+import copy
+import json
 import runpy
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import GPT2Config, LlamaConfig, TrainingArguments
-from transformers.utils import logging
+from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from transformers import GPT2Config, LlamaConfig
 
 from lavit_hf import LavitForCausalLM
 from lavit_hf.training import (
     LavitCollator,
-    LavitForCausalLMTrainer,
     LoraArguments,
     MixtureRows,
     SequenceArguments,
@@ -54,31 +56,73 @@ def test_the_language_models_layers_and_nothing_else(text):
     assert len(names) == 2 * (4 if text == "gpt2" else 7)
 
 
-def all_linear(model, **kwargs):
-    return get_peft_model(model, LoraConfig(target_modules="all-linear", r=4, **kwargs))
+WAYS = {
+    "get_peft_model": get_peft_model,
+    "inject_adapter_in_model": lambda model, config: inject_adapter_in_model(config, model),  # as `add_adapter` does
+}
 
 
-def test_adapters_of_the_visual_tokenizer_are_refused(tmp_path):
-    """They would change codes during training, and precomputed codes would no longer fit."""
-    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
-    with pytest.raises(ValueError, match=r"got one in 'visual_tokenizer\.[a-z_.0-9]+'.*exclude_modules.*lora_config"):
-        LavitForCausalLMTrainer(all_linear(tiny_lavit()), args)
-    LavitForCausalLMTrainer(all_linear(tiny_lavit(), exclude_modules=r".*visual_tokenizer\..*"), args)
-    frozen = all_linear(tiny_lavit())
-    frozen.get_base_model().model.visual_tokenizer.requires_grad_(False)
-    LavitForCausalLMTrainer(frozen, args)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], "all-linear"])
+def test_adapters_sit_in_the_language_model_alone(targets, way, batch):
+    """Also with the plain configurations of other people's programs. Every adapter is trained."""
+    base = make_base(False)
+    model = WAYS[way](base, LoraConfig(target_modules=targets, r=2, init_lora_weights=False))
+    layers = {name for name, part in base.named_modules() if isinstance(part, LoraLayer)}
+    language_model = base.model.language_model
+    expected = {
+        f"model.language_model.{name.removesuffix('.base_layer')}"
+        for name, part in language_model.named_modules()
+        if isinstance(part, torch.nn.Linear) and name.endswith("base_layer")
+    }
+    assert layers == expected
+    assert len(layers) == 2 * (2 if isinstance(targets, list) else 7)
+    model.train()(**batch).loss.backward()
+    trained = {name: parameter for name, parameter in base.named_parameters() if parameter.requires_grad}
+    assert len(trained) == 2 * len(layers)
+    assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in trained.values())
 
 
-def test_other_trainers_are_warned_of_adapters_of_the_visual_tokenizer(batch, caplog):
-    logger = logging.get_logger("lavit_hf.modeling.freezing_lavit")
-    logger.warning_once.cache_clear()
-    logger.addHandler(caplog.handler)
-    all_linear(make_base(False), exclude_modules=r".*visual_tokenizer\..*").train()(**batch)
-    all_linear(make_base(False)).eval()(**batch)
-    assert "exclude_modules" not in caplog.text
-    all_linear(make_base(False)).train()(**batch)
-    assert "exclude_modules" in caplog.text
-    logger.removeHandler(caplog.handler)
+def test_plain_adapters_are_saved_and_loaded(tmp_path, batch):
+    """The folder tells peft which layers have none."""
+    base = make_base(False)
+    model = get_peft_model(base, LoraConfig(target_modules=["q_proj", "v_proj"], r=2, init_lora_weights=False)).eval()
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["exclude_modules"] == r".*visual_(tokenizer|adapter)\..*"
+    plain = model.unload()
+    assert plain is base
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error", UserWarning)
+        loaded = PeftModel.from_pretrained(plain, tmp_path)
+        first = loaded(**batch).logits
+        loaded.load_adapter(tmp_path, "second")
+        loaded.set_adapter("second")
+        torch.testing.assert_close(loaded(**batch).logits, first)
+
+
+@pytest.mark.parametrize("given", [["k_proj"], r".*\.k_proj"])
+def test_modules_that_are_left_out_stay_left_out(given):
+    model = get_peft_model(make_base(False), LoraConfig(target_modules=["q_proj", "k_proj"], exclude_modules=given))
+    names = trained_parts(model)
+    assert len(names) == 2
+    assert all(name.startswith("model.language_model.") and name.endswith("q_proj") for name in names)
+
+
+def test_a_second_adapter_that_would_change_codes_is_refused(batch):
+    """peft does not tell a model of a second adapter, which is found when it is trained."""
+    config = LoraConfig(target_modules="all-linear", r=2)
+    model = get_peft_model(make_base(False), copy.deepcopy(config)).train()
+    model(**batch)
+    model.add_adapter("second", config)
+    model.set_adapter("second")
+    with pytest.raises(ValueError, match=r"trained in 'visual_tokenizer\..*exclude_modules="):
+        model(**batch)
+
+
+def test_adapters_of_the_visual_parts_alone_are_refused():
+    with pytest.raises(ValueError, match=r"language model alone.*visual_adapter"):
+        get_peft_model(make_base(False), LoraConfig(target_modules=r".*visual_adapter.*\.q_proj"))
 
 
 @pytest.mark.parametrize("tie", [True, False])

@@ -1,15 +1,17 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Modules that are trained and modules that are frozen: their gradients, modes and adapters."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
-from transformers.utils import logging
 
 
-logger = logging.get_logger(__name__)
+# The names of layers that get no adapters: they would change codes, or learn nothing from batches without images.
+VISUAL_PARTS = r".*visual_(tokenizer|adapter)\..*"
 
 
 def is_trained(module: nn.Module) -> bool:
@@ -17,22 +19,43 @@ def is_trained(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
-def find_trained_adapter(module: nn.Module) -> str | None:
-    """Returns the name of the first trained layer of peft in `module`, or None."""
-    for name, part in module.named_modules():
-        # The name of the library is compared, since peft need not be installed.
-        if type(part).__module__.startswith("peft.") and is_trained(part):
-            return name
-    return None
+def list_adapters(module: nn.Module) -> list[str]:
+    """Returns the names of the layers of `module` that a layer of peft has taken the place of."""
+    # The name of the library is compared, since peft need not be installed.
+    return [
+        name
+        for name, part in module.named_modules()
+        if type(part).__module__.startswith("peft.") and hasattr(part, "get_base_layer")
+    ]
 
 
-def warn_of_trained_adapter(visual_tokenizer: nn.Module) -> None:
-    """Warns about an adapter that changes codes in training, as `target_modules="all-linear"` adds it."""
-    if (name := find_trained_adapter(visual_tokenizer)) is not None:
-        logger.warning_once(
-            f"An adapter is trained in the visual tokenizer, in {name!r}. It changes the codes of images, so that "
-            "precomputed codes no longer fit. exclude_modules=r'.*visual_tokenizer\\..*' leaves it out."
+def keep_adapters_out(model: nn.Module, configs: dict[str, Any]) -> None:
+    """
+    Removes the adapters that peft has put into the visual tokenizer and the visual adapter of `model`. The
+    configurations of peft then tell that there are none, also where an adapter is saved.
+
+    Args:
+        model (`nn.Module`): A LaVIT with adapters.
+        configs (`dict[str, PeftConfig]`): Their configurations.
+
+    Raises:
+        ValueError: If no adapter is left.
+    """
+    names = list_adapters(model)
+    visual = [name for name in names if re.fullmatch(VISUAL_PARTS, name)]
+    for name in reversed(visual):  # inner layers first
+        model.set_submodule(name, model.get_submodule(name).get_base_layer())
+    if visual and visual == names:
+        targets = [config.target_modules for config in configs.values()]
+        raise ValueError(
+            f"Adapters are put into the language model alone, which target_modules={targets} do not name."
         )
+    for config in configs.values() if visual else ():
+        excluded = config.exclude_modules or ""
+        if not isinstance(excluded, str):
+            excluded = rf"(.*\.)?({'|'.join(map(re.escape, sorted(excluded)))})"
+        if VISUAL_PARTS not in excluded:
+            config.exclude_modules = f"{excluded}|{VISUAL_PARTS}".removeprefix("|")
 
 
 def gradients_where_trained(module: nn.Module) -> torch.set_grad_enabled:

@@ -26,7 +26,7 @@ from .expansion_lavit import (
     expand_placeholders,
     pad_id,
 )
-from .freezing_lavit import is_trained, warn_of_trained_adapter
+from .freezing_lavit import VISUAL_PARTS, is_trained, keep_adapters_out, list_adapters
 from .merger_lavit import LavitVisualAdapter, PatchPartition
 from .modeling_lavit_visual_tokenizer import LavitVisualTokenizer, LavitVisualTokenizerOutput
 from .pretrained_lavit import LavitPreTrainedModel
@@ -56,6 +56,12 @@ class LavitLanguagePreTrainedModel(LavitPreTrainedModel):
     input_modalities = ("image", "text")
     output_modalities = ("image", "text")
     _can_compile_fullgraph = True
+
+    def __setattr__(self, name: str, value):
+        # peft sets it when it has put in its adapters, which none of its own options keeps out of a part of a model.
+        if name == "peft_config":
+            keep_adapters_out(self, value)
+        super().__setattr__(name, value)
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Module:
         """
@@ -165,8 +171,11 @@ class LavitModel(LavitLanguagePreTrainedModel):
                 "vision_features do not go with training the vision tower, which gets no gradient from them: give "
                 "pixel_values alone."
             )
-        if is_learning and not torch.compiler.is_compiling():
-            warn_of_trained_adapter(self.visual_tokenizer)
+        if is_learning and is_trained(self.visual_tokenizer) and (names := list_adapters(self.visual_tokenizer)):
+            raise ValueError(
+                f"An adapter is trained in 'visual_tokenizer.{names[0]}', which would change the codes of images. "
+                f"A second adapter of a `PeftModel` needs exclude_modules={VISUAL_PARTS!r}."
+            )
         return self.visual_tokenizer.tokenize_images(
             pixel_values if vision_features is None else None, vision_features, keep_mask, **kwargs
         )

@@ -2,12 +2,10 @@
 """Stage 2 and fine-tuning: next-token prediction over text and codes, in which every label has the same weight."""
 
 import torch
-from peft import PeftModel
 from torch.nn.functional import cross_entropy
 from transformers import TrainingArguments
 
 from ..modeling.expansion_lavit import IGNORE_INDEX, count_labels
-from ..modeling.freezing_lavit import find_trained_adapter
 from .collator import LavitCollator
 from .mixture import MixtureRows
 from .trainer import LavitTrainer
@@ -65,14 +63,6 @@ class LavitForCausalLMTrainer(LavitTrainer):
             raise ValueError(
                 "With DeepSpeed, which hides gradients, gradient_accumulation_steps must be 1, got "
                 f"{args.gradient_accumulation_steps}: raise per_device_train_batch_size, or use FSDP."
-            )
-        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-        name = find_trained_adapter(base.model.visual_tokenizer)
-        if name is not None:
-            raise ValueError(
-                "No adapter may be trained in the visual tokenizer, whose codes it would change, got one in "
-                f"'visual_tokenizer.{name}': set exclude_modules=r'.*visual_tokenizer\\..*', or use "
-                "lavit_hf.training.lora.lora_config(model)."
             )
         self.model_accepts_loss_kwargs = False  # `Trainer` need not count labels, which this class does
         self._wants_logits = False  # in evaluation, what the caller of `prediction_step` asks for

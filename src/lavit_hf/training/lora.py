@@ -44,7 +44,6 @@ def lora_config(model: LavitForCausalLM, arguments: LoraArguments | None = None)
         lora_alpha=arguments.lora_alpha,
         lora_dropout=arguments.lora_dropout,
         target_modules="all-linear",
-        exclude_modules=r".*visual_(tokenizer|adapter)\..*",
         modules_to_save=whole or None,
         ensure_weight_tying=arguments.train_embeddings and bool(model.config.tie_word_embeddings),
         task_type="CAUSAL_LM",
