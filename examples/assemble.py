@@ -7,7 +7,6 @@ load, evaluates it, and writes its model card.
 """
 
 import argparse
-import json
 import re
 from pathlib import Path
 
@@ -44,6 +43,15 @@ image = pipe(processor.decode_interleaved(ids[0])[-1].codes).images[0]
 """
 
 
+# As in "modeling_lavit.LavitForCausalLM", which names a class and the file beside the configuration that defines it.
+CLASS_REFERENCE = r'"\w+_lavit\w*\.(\w+)"'
+IMPORT = '''\
+"""The classes that load this model with `trust_remote_code`: those of lavit_hf, which has to be installed."""
+
+from lavit_hf import *  # noqa: F403
+'''
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder of stage 2")
@@ -55,7 +63,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dataset", help="dataset to evaluate it on, as lavit-hf evaluate does")
     parser.add_argument("--num_samples", type=int, default=1000, help="number of rows to evaluate it on")
     parser.add_argument("--title", default="LaVIT", help="title of the card")
-    parser.add_argument("--without_code", action="store_true", help="leave out the code for trust_remote_code")
+    parser.add_argument("--without_code", action="store_true", help="import lavit_hf for trust_remote_code")
     parser.add_argument("--license", help="license of the card, as the Hub calls it, such as apache-2.0")
     parser.add_argument("--description", type=Path, help="Markdown file with the description of the model")
     return parser.parse_args()
@@ -78,20 +86,17 @@ def assemble(args: argparse.Namespace) -> None:
     config.save_pretrained(args.output)
     decoder_config.save_pretrained(args.output / "feature_decoder")
     if args.without_code:
-        remove_code(args.output)
+        import_code(args.output)
 
 
-def remove_code(folder: Path) -> None:
-    """Removes the code that loads a folder where lavit_hf is not installed, and every mention of it."""
+def import_code(folder: Path) -> None:
+    """Puts an import of lavit_hf in place of the code that loads a folder with `trust_remote_code`."""
     for path in folder.glob("*_lavit*.py"):
         path.unlink()
     for path in folder.glob("*config.json"):
-        values = json.loads(path.read_text(encoding="utf-8"), object_hook=_without_auto_map)
-        path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _without_auto_map(values: dict) -> dict:
-    return {name: value for name, value in values.items() if name != "auto_map"}
+        text = path.read_text(encoding="utf-8")
+        path.write_text(re.sub(CLASS_REFERENCE, r'"lavit.\1"', text), encoding="utf-8")
+    (folder / "lavit.py").write_text(IMPORT, encoding="utf-8")
 
 
 def evaluate_model(args: argparse.Namespace) -> EvaluationReport:

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import transformers
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from transformers import AutoTokenizer
 from transformers.integrations.executorch import TorchExportableModuleForDecoderOnlyLM
 
@@ -143,6 +144,30 @@ def test_a_step_of_the_language_model_exports(converted, strict):
     other = torch.tensor([[384, 352, 381, 32000, 40000, 41000, 32001]] * 3)
     exported = program.module()(other, torch.ones_like(other))
     torch.testing.assert_close(exported, model(other).logits)
+
+
+@torch.no_grad()
+def test_images_are_expanded_before_an_exported_step(converted):
+    """The number of tokens of an image depends on its content, where torch.export stops."""
+    model, goldens = LavitForCausalLM.from_pretrained(converted), Goldens()
+    processor = LavitProcessor.from_pretrained(converted)
+    inputs = processor(text=["<image>"] * 2, images=goldens.images[:2], return_tensors="pt")
+
+    class Step(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, **kwargs):
+            return self.model(use_cache=False, **kwargs).logits
+
+    with pytest.raises(GuardOnDataDependentSymNode):
+        torch.export.export(Step(), (), dict(inputs), strict=False)
+    sequences = model.model.expand_images(**inputs)
+    names = ("inputs_embeds", "attention_mask", "position_ids")
+    program = torch.export.export(Step(), (), {name: getattr(sequences, name) for name in names}, strict=False)
+    exported = program.module()(**{name: getattr(sequences, name) for name in names})
+    torch.testing.assert_close(exported, model(**inputs).logits)
 
 
 def test_resizing_the_vocabulary(converted):

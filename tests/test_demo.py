@@ -29,7 +29,7 @@ FLOORS = {
 def test_files():
     files = [path for path in demo_checkpoint().rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 40e6
-    assert {path.suffix for path in files} <= {".jinja", ".json", ".md", ".png", ".safetensors"}
+    assert {path.suffix for path in files} <= {".jinja", ".json", ".md", ".png", ".py", ".safetensors"}
     texts = {path: path.read_text(encoding="utf-8") for path in files if path.suffix in (".json", ".md")}
     assert not [path for path, text in texts.items() if re.search(r"(?<![\w./:)])/\w+/\w+", text)]  # absolute paths
 

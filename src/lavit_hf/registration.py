@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Makes the Auto classes of transformers know LaVIT, by their public `register` methods."""
+"""Makes the Auto classes of transformers, by their public `register` methods, and diffusers know LaVIT."""
 
+import diffusers
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -13,6 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from .diffusion import LavitImageDecoderPipeline
 from .modeling import (
     LavitConfig,
     LavitFeatureDecoder,
@@ -40,3 +42,6 @@ def register() -> None:
     backends: dict[str, type] = {"torchvision": LavitImageProcessor, "pil": LavitImageProcessorPil}
     AutoImageProcessor.register(LavitConfig, image_processor_classes=backends, exist_ok=True)
     AutoProcessor.register(LavitConfig, LavitProcessor, exist_ok=True)
+    # `DiffusionPipeline.from_pretrained` looks among the classes of diffusers for the one that a folder names, and
+    # diffusers has no method to register one.
+    setattr(diffusers, LavitImageDecoderPipeline.__name__, LavitImageDecoderPipeline)

@@ -1,8 +1,10 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Datasets are loaded by one function, images are read, and broken ones are named."""
 
+import io
 import json
 import logging
+import tarfile
 from pathlib import Path
 
 import datasets
@@ -162,6 +164,22 @@ def test_rows_stop_at_a_broken_image(photos, load, num_workers):
         next(rows)
     with pytest.raises(ValueError, match=rf"{BROKEN}\.png"):
         list(RowStream(load(photos, streaming=True), ImageReader()))
+
+
+def test_shards_whose_columns_come_in_another_order(photos, load, tmp_path):
+    """As archives have them that were packed by other programs: the image first, or the caption."""
+    kinds = {"png": lambda index: (photos / "0.png").read_bytes(), "txt": lambda index: f"number {index}".encode()}
+    for shard, order in enumerate(("png txt", "txt png")):
+        (tmp_path / "shards").mkdir(exist_ok=True)
+        with tarfile.open(tmp_path / "shards" / f"train-{shard}.tar", "w") as archive:
+            for index in (2 * shard, 2 * shard + 1):
+                for kind in order.split():
+                    data = kinds[kind](index)
+                    member = tarfile.TarInfo(f"{index}.{kind}")
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+    rows = RowStream(load("webdataset", data_dir=tmp_path / "shards", streaming=True), ImageReader(["png"]))
+    assert [(row["txt"], row["png"].size) for row in rows] == [(f"number {index}", (12, 8)) for index in range(4)]
 
 
 def test_rows_refuse_mistakes(photos, load):

@@ -32,6 +32,13 @@ def copy_of(tmp_path):
     return load
 
 
+def test_the_base_class_of_diffusers_loads_a_folder(pipe, codes, copy_of, tmp_path):
+    expected = draw(copy_of(pipe), codes[0])
+    loaded = DiffusionPipeline.from_pretrained(tmp_path)
+    assert type(loaded) is LavitImageDecoderPipeline
+    np.testing.assert_array_equal(draw(loaded, codes[0]), expected)
+
+
 # Callbacks
 
 
