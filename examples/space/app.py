@@ -8,10 +8,13 @@ chats.
 """
 
 import argparse
+import html
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 import gradio as gr
@@ -34,36 +37,61 @@ from lavit_hf.processing import read_image
 from lavit_hf.visualization import find_merge_targets, show_kept_patches, show_merging
 
 
-MAX_UPLOAD = "10mb"
+MAX_MEGABYTES = 10  # of an uploaded file
 MAX_WAITING = 32  # visitors in the queue
 SHOWN_SIZE = 384  # pixels; small images are enlarged to it
+# The message of an error goes away by itself. The word "Error" over every box would stay.
+CSS = "[data-testid=status-tracker]:has(> .error) { display: none }"
 PREVIEW_EVERY = 4  # codes
+EXAMPLES = (6, 3, 11)  # scenes of the test split
+QUESTIONS = ["what color is the star?", "is there a red square?", "how many objects are there?"]
+DRAWINGS = [
+    "a large yellow star at the top left, a small blue circle on the right and a large red ring at the bottom",
+    "two objects: a small green triangle in the center and a large purple square at the top right",
+]
+INSTRUCTIONS = ["paint the star blue", "remove the star"]
 
 
-def read_upload(payload) -> Image.Image | None:
-    """Reads and checks the image that a visitor uploads. Raises the error that the visitor sees if it is no image."""
-    if payload is None:
-        return None
+def refusal(words: object) -> gr.Error:
+    """Returns an error that the visitor sees for a while. It is not logged as an error of the program."""
+    return gr.Error(html.escape(str(words), quote=False), print_exception=False)
+
+
+def read_upload(upload: dict | None) -> Image.Image:
+    """Reads the image in a box. Raises the error that the visitor sees if there is no image that can be read."""
+    if upload is None:
+        raise refusal("Give an image first.")
+    return read_file(upload["path"])
+
+
+def read_file(path: str) -> Image.Image:
+    """Reads an uploaded file, which keeps its name. An error names the file without its place on the server."""
     try:
-        return read_image(Path(payload.path).read_bytes(), payload.orig_name or "The file")
+        return read_image(Path(path).read_bytes(), Path(path).name)
     except ValueError as error:
         raise refusal(error) from error
 
 
-def refusal(words: object) -> gr.Error:
-    """Returns an error that is shown to the visitor and not logged as an error of the program."""
-    return gr.Error(str(words), duration=None, print_exception=False)
+def check_files(message: dict) -> None:
+    for path in message["files"]:
+        read_file(path)
 
 
-def needs(value, what: str):
-    if not value:
+def check_message(message: dict) -> None:
+    if not message["files"]:
+        read_text(message["text"], "Write something or give an image")
+    check_files(message)
+
+
+def read_text(text: str, what: str) -> str:
+    if not text.strip():
         raise refusal(f"{what} first.")
-    return value
+    return text.strip()
 
 
 def read_seed(seed: float | None) -> int:
-    if seed is None:
-        raise refusal("Give a seed first.")
+    if seed is None or seed % 1 or not 0 <= seed < 2**32:
+        raise refusal(f"Give a whole number from 0 to {2**32 - 1} as seed.")
     return int(seed)
 
 
@@ -75,7 +103,7 @@ def enlarge(image: Image.Image) -> Image.Image:
 
 def show_part(part: dict) -> str | gr.Image:
     """A part of a message as the chat shows it."""
-    return gr.Image(enlarge(part["image"])) if part["type"] == "image" else part["text"]
+    return gr.Image(enlarge(part["image"]), format="png") if part["type"] == "image" else part["text"]
 
 
 class Page:
@@ -101,8 +129,8 @@ class Page:
         [written] = write_texts(self.model, self.processor, [text], [[image]], max_new_tokens=64)
         return written.partition("\n")[0]
 
-    def describe(self, image: Image.Image | None) -> tuple[str, str, Image.Image, Image.Image]:
-        needs(image, "Give an image")
+    def describe(self, upload: dict | None) -> tuple[str, str, Image.Image, Image.Image]:
+        image = read_upload(upload)
         with self.turn:
             tokens = self._encode(image)
             targets = find_merge_targets(self.model.model.visual_tokenizer, tokens)[0]
@@ -111,9 +139,8 @@ class Page:
         listed = f"{len(codes)} tokens for {len(kept)} patches: {' '.join(map(str, codes))}"
         return caption, listed, show_kept_patches(image, kept), show_merging(image, targets)
 
-    def ask(self, image: Image.Image | None, question: str) -> str:
-        needs(image, "Give an image")
-        question = needs(question.strip(), "Write a question")
+    def ask(self, upload: dict | None, question: str) -> str:
+        image, question = read_upload(upload), read_text(question, "Write a question")
         with self.turn:
             return self._write(image, self.processor.vqa_prompt.format(question=question))
 
@@ -121,9 +148,7 @@ class Page:
         self, prompt: str, guidance_scale: float, seed: float, image: Image.Image | None = None
     ) -> Iterator[tuple[Image.Image | None, str]]:
         """Yields the image and the number of its codes while the codes are drawn. With an `image`, edits it."""
-        prompt = needs(prompt.strip(), "Say what to draw")
-        shown = None
-        seed = read_seed(seed)
+        prompt, seed, shown = read_text(prompt, "Say what to draw"), read_seed(seed), None
         conversation = Conversation(self.model, self.processor, self.pipeline, seed=seed)
         settings = {"preview_every": PREVIEW_EVERY, "guidance_scale": guidance_scale}
         pieces = conversation.edit(prompt, image, **settings) if image else conversation.draw(prompt, **settings)
@@ -139,54 +164,65 @@ class Page:
         except ValueError as error:
             raise refusal(error) from error
 
-    def edit(self, image: Image.Image | None, instruction: str, guidance_scale: float, seed: float):
-        needs(image, "Give an image")
+    def edit(self, upload: dict | None, instruction: str, guidance_scale: float, seed: float):
+        image, instruction = read_upload(upload), read_text(instruction, "Say what to change")
         yield from self.draw(instruction, guidance_scale, seed, image)
 
-    def reconstruct(self, image: Image.Image | None, seed: float) -> tuple[Image.Image, str]:
-        needs(image, "Give an image")
-        seed = read_seed(seed)
+    def reconstruct(self, upload: dict | None, seed: float) -> tuple[Image.Image, str]:
+        image, seed = read_upload(upload), read_seed(seed)
         with self.turn:
             tokens = self._encode(image)
             [rebuilt] = decode_codes(self.pipeline, [tokens.codes.tolist()], seed)
         return enlarge(rebuilt), f"from {len(tokens.codes)} tokens"
 
-    def chat(self, message: dict, history: list, conversation: Conversation | None):
-        """Yields the answer to a message with files, as the chat shows it, and the conversation."""
-        conversation = conversation or Conversation(self.model, self.processor, self.pipeline)
-        if not history:
-            conversation.messages.clear()
-        try:
-            content = [read_image(Path(path).read_bytes(), "That file") for path in message["files"]]
-        except ValueError as error:
-            raise refusal(error) from error
-        content += [text] if (text := message["text"].strip()) else []
-        needs(content, "Write something or give an image")
+    def chat(self, message: dict, history: list, messages: list[dict]):
+        """Yields the answer to a message with files, as the chat shows it, and the messages of the conversation."""
+        conversation = Conversation(self.model, self.processor, self.pipeline)
+        # The visitor may have cleared the chat or taken back its last messages. A message may have no answer.
+        turns = sum((first["role"], second["role"]) == ("user", "assistant") for first, second in pairwise(history))
+        before = messages[: 2 * turns]
+        conversation.messages = list(before)
+        content = [*map(read_file, message["files"]), *filter(None, [message["text"].strip()])]
         try:
             with self.turn, closing(conversation.answer(*content)) as pieces:
                 for _ in pieces:
-                    yield [show_part(part) for part in conversation.messages[-1]["content"]], conversation
+                    latest = conversation.messages[-2:]
+                    yield [show_part(part) for part in latest[-1]["content"]], before + latest
         except ValueError as error:
-            raise refusal(error) from error
+            gr.Warning(html.escape(str(error), quote=False))  # after an error, the chat would take no more messages
+
+
+def save_examples(folder: Path) -> list[str]:
+    """Saves the scenes that a visitor can begin with."""
+    paths = [str(folder / f"scene {index}.png") for index in EXAMPLES]
+    for index, path in zip(EXAMPLES, paths, strict=True):
+        render_scene(sample_scene(index, "test"), 256).save(path)
+    return paths
 
 
 def build(page: Page, is_demo: bool) -> gr.Blocks:
     """Builds the page."""
-    scenes = [render_scene(sample_scene(index, "test"), 256) for index in (6, 3, 11)] if is_demo else []
+    with tempfile.TemporaryDirectory() as folder:
+        return _build(page, is_demo, save_examples(Path(folder)))
+
+
+def _build(page: Page, is_demo: bool, scenes: list[str]) -> gr.Blocks:
     about = "This small model knows only scenes of colored shapes." if is_demo else ""
-    drawings = [
-        "a large yellow star at the top left, a small blue circle on the right and a large red ring at the bottom",
-        "two objects: a small green triangle in the center and a large purple square at the top right",
-    ]
     with gr.Blocks(title="LaVIT") as blocks:
         gr.Markdown(f"# LaVIT\nOne model that reads and draws images as a varying number of tokens. {about}")
 
         def given() -> gr.Image:
-            image = gr.Image(label="Image", height=SHOWN_SIZE, sources=["upload", "clipboard"])
-            image.preprocess = read_upload  # the one of gradio fails without a message
-            if scenes:
-                gr.Examples(scenes, image)
+            label = f"Image, at most {MAX_MEGABYTES} MB"
+            image = gr.Image(scenes[0], format="png", label=label, height=SHOWN_SIZE, sources=["upload", "clipboard"])
+            gr.Examples(scenes, image)
+            # The box shows what the model sees, or becomes empty again.
+            checked = image.upload(read_upload, image, image, preprocess=False)
+            checked.failure(lambda: None, outputs=image)
             return image
+
+        def result(label: str, value: Image.Image | None = None, height: int | None = SHOWN_SIZE) -> gr.Image:
+            buttons = ["download", "fullscreen"]
+            return gr.Image(value, label=label, height=height, format="png", interactive=False, buttons=buttons)
 
         def knobs() -> tuple[gr.Slider, gr.Number]:
             with gr.Row():
@@ -194,50 +230,60 @@ def build(page: Page, is_demo: bool) -> gr.Blocks:
                 guidance = gr.Slider(1, 8, default or 1.0, step=0.1, label="Guidance: how closely it follows the text")
                 return guidance, gr.Number(0, label="Seed", precision=0, minimum=0)
 
+        def run(events: list, function, inputs: list, outputs: list) -> None:
+            # Images and numbers are read by the functions, which say what is wrong with them.
+            gr.on(events, function, inputs, outputs, preprocess=False)
+
         with gr.Tab("Describe"), gr.Row():
             with gr.Column():
                 image = given()
                 button = gr.Button("Describe", variant="primary")
             with gr.Column():
-                caption = gr.Textbox(label="Caption", lines=2)
-                tokens = gr.Textbox(label="Tokens", lines=2)
+                example = page.describe({"path": scenes[0]})
+                caption = gr.Textbox(example[0], label="Caption", lines=2)
+                tokens = gr.Textbox(example[1], label="Tokens", lines=2)
                 with gr.Row():
-                    kept = gr.Image(label="Kept patches", format="png")
-                    merged = gr.Image(label="Patches merged into them", format="png")
-            button.click(page.describe, image, [caption, tokens, kept, merged])
+                    kept = result("Kept patches", example[2], height=None)
+                    merged = result("Merged patches", example[3], height=None)
+                gr.Markdown(
+                    "The kept patches of the image become tokens. Every other patch is merged into one of them, which "
+                    "has a frame of the same color."
+                )
+            run([button.click], page.describe, [image], [caption, tokens, kept, merged])
 
         with gr.Tab("Ask"), gr.Row():
             with gr.Column():
                 image = given()
             with gr.Column():
-                question = gr.Textbox(label="Question", placeholder="what color is the star?")
+                question = gr.Textbox(QUESTIONS[0], label="Question")
+                gr.Examples(QUESTIONS, question)
                 button = gr.Button("Ask", variant="primary")
                 answer = gr.Textbox(label="Answer")
-            gr.on([button.click, question.submit], page.ask, [image, question], answer)
+            run([button.click, question.submit], page.ask, [image, question], [answer])
 
         with gr.Tab("Draw"), gr.Row():
             with gr.Column():
-                prompt = gr.Textbox(label="What to draw", lines=3)
-                if is_demo:
-                    gr.Examples(drawings, prompt)
+                prompt = gr.Textbox(DRAWINGS[0], label="What to draw", lines=3)
+                gr.Examples(DRAWINGS, prompt)
                 button = gr.Button("Draw", variant="primary")
                 guidance, seed = knobs()
             with gr.Column():
-                drawing = gr.Image(label="Drawing", height=SHOWN_SIZE, format="png")
+                drawing = result("Drawing")
                 count = gr.Textbox(label="Tokens")
-            gr.on([button.click, prompt.submit], page.draw, [prompt, guidance, seed], [drawing, count])
+            run([button.click, prompt.submit], page.draw, [prompt, guidance, seed], [drawing, count])
 
         with gr.Tab("Edit"), gr.Row():
             with gr.Column():
                 image = given()
-                instruction = gr.Textbox(label="What to change", placeholder="paint the star blue")
+                instruction = gr.Textbox(INSTRUCTIONS[0], label="What to change")
+                gr.Examples(INSTRUCTIONS, instruction)
                 button = gr.Button("Edit", variant="primary")
                 guidance, seed = knobs()
             with gr.Column():
-                edited = gr.Image(label="Edited", height=SHOWN_SIZE, format="png")
+                edited = result("Edited image")
                 count = gr.Textbox(label="Tokens")
             inputs = [image, instruction, guidance, seed]
-            gr.on([button.click, instruction.submit], page.edit, inputs, [edited, count])
+            run([button.click, instruction.submit], page.edit, inputs, [edited, count])
 
         with gr.Tab("Reconstruct"), gr.Row():
             with gr.Column():
@@ -245,23 +291,29 @@ def build(page: Page, is_demo: bool) -> gr.Blocks:
                 button = gr.Button("Reconstruct", variant="primary")
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0)
             with gr.Column():
-                rebuilt = gr.Image(label="Reconstruction", height=SHOWN_SIZE, format="png")
+                rebuilt = result("Reconstruction")
                 count = gr.Textbox(label="Tokens")
-            button.click(page.reconstruct, [image, seed], [rebuilt, count])
+            run([button.click], page.reconstruct, [image, seed], [rebuilt, count])
 
         with gr.Tab("Chat"):
-            conversation = gr.State(None)
+            messages = gr.State([])
+            textbox = gr.MultimodalTextbox(
+                placeholder=f"Ask, or describe a scene. The paper clip attaches images of at most {MAX_MEGABYTES} MB.",
+                file_types=["image"],
+                file_count="multiple",
+            )
             gr.ChatInterface(
                 page.chat,
                 multimodal=True,
-                textbox=gr.MultimodalTextbox(
-                    placeholder="Ask, or describe a scene; attach an image with the paper clip",
-                    file_types=["image"],
-                    file_count="multiple",
-                ),
-                additional_inputs=[conversation],
-                additional_outputs=[conversation],
+                textbox=textbox,
+                validator=check_message,
+                examples=[[{"text": question, "files": scenes[:1]}, None] for question in QUESTIONS],
+                additional_inputs=[messages],
+                additional_outputs=[messages],
             )
+            # A file that cannot be read is refused and taken out as soon as it is attached.
+            checked = textbox.change(check_files, textbox, show_progress="hidden", trigger_mode="once")
+            checked.failure(lambda message: {**message, "files": []}, textbox, textbox)
     return blocks.queue(max_size=MAX_WAITING)
 
 
@@ -271,7 +323,9 @@ def main():
     parser.add_argument("--port", type=int, help="default: the first free port from 7860")
     args = parser.parse_args()
     page = Page(args.model or str(demo_checkpoint()))
-    build(page, is_demo=args.model is None).launch(server_port=args.port, max_file_size=MAX_UPLOAD, show_error=True)
+    # What an error that nobody foresaw says may name files of the server, so that it is written to the log alone.
+    blocks = build(page, is_demo=args.model is None)
+    blocks.launch(server_port=args.port, max_file_size=f"{MAX_MEGABYTES}mb", show_error=False, css=CSS)
 
 
 if __name__ == "__main__":
