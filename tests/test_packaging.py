@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # Tools of development, and what only a job of the workflow installs.
-NOT_AT_THEIR_OLDEST = {"hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"}
-OTHER_EXTRAS = {"demo", "conformance", "docs"}
+NOT_AT_THEIR_OLDEST = {"hypothesis", "mypy", "playwright", "pytest", "pytest-xdist", "ruff"}
+OTHER_EXTRAS = {"conformance", "docs"}
 # Packages whose modules need no more than the dependencies without extras.
 WITHOUT_EXTRAS = ("modeling", "processing", "diffusion", "publishing", "conversion", "data/shapes")
 

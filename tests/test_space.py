@@ -1,17 +1,20 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-The page in a real browser. With LAVIT_PICTURES=docs/page it leaves an image of each tab there.
+The page in a real browser: with the small model, what each tab answers; with a tiny one of random weights, what each
+button does with every kind of input. With LAVIT_PICTURES=docs/page it leaves an image of each tab there.
 
-Needs what `examples/space/requirements.txt` asks for, playwright, and Chromium.
+Needs the extra "page" and Chromium.
 """
 
 import importlib.util
+import json
 import os
 import re
 import shutil
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,12 +37,36 @@ FLAGS += ["--disable-sync", "--no-first-run", "--disable-quic"]
 SECONDS = 60  # for what a model does on a slow machine
 
 
+@contextmanager
+def page_running(home: Path, *arguments: str):
+    """The page, started as the README of the Space says."""
+    environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(home / "files")}
+    with running([sys.executable, str(APP), *arguments], home / "log", env=environment, cwd=home) as address:
+        yield address
+
+
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    """The page, started as the README of the Space says."""
-    home = tmp_path_factory.mktemp("space")
-    environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(home / "files")}
-    with running([sys.executable, str(APP)], home / "log", env=environment, cwd=home) as address:
+    with page_running(tmp_path_factory.mktemp("space")) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def tiny_address(tmp_path_factory, converted):
+    """The page with a model that answers at once."""
+    home = tmp_path_factory.mktemp("tiny_space")
+    folder = shutil.copytree(converted, home / "model")
+    for name, key, value in (
+        (
+            "generation_config.json",
+            "image_generation",
+            {"min_new_tokens": 4, "max_new_tokens": 6, "guidance_scale": 2.0},
+        ),
+        ("model_index.json", "default_num_inference_steps", 2),
+    ):
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        (folder / name).write_text(json.dumps(content | {key: value}), encoding="utf-8")
+    with page_running(home, "--model", str(folder)) as address:
         yield address
 
 
@@ -53,13 +80,27 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def page(address, browser):
-    page = browser.new_page(viewport={"width": 1280, "height": 860})
+@contextmanager
+def visiting(browser, address: str, width: int = 1280):
+    """A page in a window of its own."""
+    page = browser.new_page(viewport={"width": width, "height": 860})
     page.set_default_timeout(SECONDS * 1000)
     page.goto(address)
     yield page
     page.close()
+
+
+@pytest.fixture
+def page(address, browser):
+    with visiting(browser, address) as page:
+        yield page
+
+
+@pytest.fixture
+def narrow_page(tiny_address, browser):
+    """The page with the tiny model on the screen of a telephone."""
+    with visiting(browser, tiny_address, width=390) as page:
+        yield page
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +112,12 @@ def picture(tmp_path_factory) -> Path:
 
 
 def open_tab(page, name: str):
-    page.get_by_role("tab", name=name, exact=True).click()
+    page.get_by_role("tab").first.wait_for()
+    if page.viewport_size["width"] < 500 and name not in ("Describe", "Ask", "Draw"):
+        page.get_by_label("More tabs").click()
+        page.locator(".overflow-dropdown button", has_text=name).click()
+    else:
+        page.get_by_role("tab", name=name, exact=True).click()
     return page.get_by_role("tabpanel").locator("visible=true").first
 
 
@@ -99,6 +145,41 @@ def wait_for_picture(panel, label: str):
     is_there = "images => images.some(image => image.complete && image.naturalWidth >= 64)"
     wait_for(lambda: shown.evaluate_all(is_there), label)
     return shown.first
+
+
+def read_pixels(panel, *places: tuple[int, int]) -> list[tuple[int, int, int]]:
+    """Some pixels of the image that the box of a tab shows now."""
+    source = wait_for_picture(panel, "Image").get_attribute("src")
+    image = Image.open(urllib.request.urlopen(source)).convert("RGB")
+    return [image.getpixel(place) for place in places]
+
+
+def wait_until_idle(page) -> None:
+    page.wait_for_function("!document.querySelector('.generating, .progress-text, .pending')")
+
+
+def press(page, panel, name: str, label: str, twice: bool = False) -> None:
+    """Presses the button of a tab and waits until the server has sent the result."""
+    button = panel.get_by_role("button", name=name, exact=True)
+    with page.expect_event("requestfinished", lambda request: "/queue/data" in request.url):
+        button.dblclick() if twice else button.click()
+    wait_until_idle(page)
+    wait_for_text(panel, label)
+
+
+def read_messages(page) -> str:
+    """The messages that are shown, of which there is at least one. They are closed."""
+    page.get_by_test_id("toast-body").first.wait_for()
+    text = "".join(page.get_by_test_id("toast-body").all_inner_texts())
+    while page.locator(".toast-close").count():
+        page.locator(".toast-close").first.click()
+        page.wait_for_timeout(400)  # until it has faded out
+    assert "/" not in text.replace("and/or", "")
+    return text
+
+
+def fits(page) -> bool:
+    return page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def keep_screenshot(page, name: str) -> None:
@@ -184,31 +265,168 @@ def test_chat(page, picture):
     keep_screenshot(page, "chat")
 
 
-def test_a_broken_file_is_refused_in_words(page, tmp_path):
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"\x89PNG\r\n\x1a\n but no picture")
+@pytest.fixture
+def broken(tmp_path) -> Path:
+    path = tmp_path / "broken.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n but no image")
+    return path
+
+
+@pytest.fixture
+def transparent(tmp_path) -> Path:
+    """Half-transparent red, which is (255, 127, 127) over white, beside nothing."""
+    image = Image.new("RGBA", (200, 200))
+    image.paste((255, 0, 0, 128), (0, 0, 100, 200))
+    image.save(tmp_path / "transparent.png")
+    return tmp_path / "transparent.png"
+
+
+def test_the_first_view_is_a_worked_example(page):
     panel = open_tab(page, "Describe")
-    upload(panel, broken)
-    panel.get_by_role("button", name="Describe").click()
-    page.get_by_text("broken.png cannot be read").first.wait_for()
+    assert re.match(r"\d+ tokens for 64 patches", panel.get_by_label("Tokens", exact=True).input_value())
+    assert "star" in panel.get_by_label("Caption", exact=True).input_value()
+    for label in ("Image", "Kept patches", "Merged patches"):
+        wait_for_picture(panel, label)
+    assert panel.get_by_text("Image, at most 10 MB").is_visible()
 
 
-def test_nothing_given_is_said(page):
-    panel = open_tab(page, "Ask")
-    panel.get_by_role("button", name="Ask").click()
-    page.get_by_text("Give an image first").first.wait_for()
+@pytest.mark.parametrize(
+    ("tab", "label"),
+    {"Describe": "Tokens", "Ask": "Answer", "Draw": "Tokens", "Edit": "Tokens", "Reconstruct": "Tokens"}.items(),
+)
+def test_every_button(narrow_page, broken, transparent, tab, label):
+    page, panel = narrow_page, open_tab(narrow_page, tab)
+    button = panel.get_by_role("button", name=tab, exact=True)
+    for box in panel.locator("textarea:not([disabled])").all():
+        box.fill("")
+    if tab == "Draw":
+        button.click()
+        assert "Say what to draw first." in read_messages(page)
+    else:
+        panel.get_by_label("Remove Image").click()
+        button.click()
+        assert "Give an image first." in read_messages(page)
+        upload(panel, broken)
+        assert "broken.png cannot be read" in read_messages(page)
+        button.click()  # the box is empty again
+        assert "Give an image first." in read_messages(page)
+        upload(panel, transparent)
+        over_white = [(255, 127, 127), (255, 255, 255)]
+        wait_for(lambda: read_pixels(panel, (50, 50), (150, 50)) == over_white, "Image over white")
+        shown = panel.locator("img").first.get_attribute("src")
+    if tab in ("Ask", "Edit"):
+        button.click()
+        assert " first." in read_messages(page)
+    for box in panel.locator("textarea:not([disabled])").all():
+        box.fill("a red star")
+    press(page, panel, tab, label, twice=True)
+    examples = panel.locator(".gallery-item")
+    examples.nth(1).click()
+    if tab == "Draw":
+        wait_for(lambda: panel.get_by_label("What to draw").input_value() != "a red star", "What to draw")
+    else:
+        wait_for(lambda: panel.locator("img").first.get_attribute("src") != shown, "Image")
+    press(page, panel, tab, label)
+    assert not page.get_by_test_id("toast-body").count()
+    assert not panel.get_by_text("Error", exact=True).locator("visible=true").count()
+    assert fits(page)
+    if tab in ("Draw", "Edit", "Reconstruct"):
+        panel.get_by_label("Seed").fill("")
+        button.click()
+        assert "whole number" in read_messages(page)
 
 
-def test_a_missing_seed_is_said(page):
-    panel = open_tab(page, "Draw")
-    panel.get_by_label("What to draw").fill("a small blue star")
-    panel.get_by_label("Seed").fill("")
-    panel.get_by_role("button", name="Draw").click()
-    page.get_by_text("Give a seed first.").wait_for()
+def test_every_button_of_the_chat(narrow_page, broken, transparent):
+    page, panel = narrow_page, open_tab(narrow_page, "Chat")
+    box, files = panel.locator("textarea"), panel.locator("input[type=file]").first
+    questions, answers = page.get_by_test_id("user"), page.get_by_test_id("bot")
+
+    def wait_for_turns(count: int) -> None:
+        wait_for(lambda: bool(answers.count()) == bool(count) and box.is_enabled(), "the chat")
+        turns = panel.locator(".message-row.user-row, .user-row")
+        wait_for(lambda: turns.count() == count, f"turn {count}")
+        wait_until_idle(page)
+
+    box.fill("  ")
+    box.press("Enter")
+    assert "Write something or give an image first." in read_messages(page)
+    files.set_input_files(broken)
+    assert "broken.png cannot be read" in read_messages(page)
+    assert not questions.count()  # a refused message is not shown
+    files.set_input_files(transparent)
+    panel.get_by_label("Remove this file").or_(panel.locator(".thumbnail-item")).first.wait_for()
+    box.fill("a red star")
+    box.press("Enter")
+    wait_for_turns(1)
+    box.fill("and a blue one")
+    panel.get_by_label("Submit").or_(panel.locator(".submit-button")).first.dblclick()
+    wait_for_turns(2)
+    panel.get_by_label("Retry").last.click()
+    wait_for_turns(2)
+    panel.get_by_label("Undo").last.click()
+    wait_for_turns(1)
+    assert fits(page)
+    panel.locator("[aria-label=Clear]:visible").first.click()
+    wait_for(lambda: not questions.count(), "the cleared chat")
+    panel.get_by_text("what color is the star?").click()
+    wait_for_turns(1)
 
 
-def test_large_uploads_are_refused(page, tmp_path):
+def test_a_chat_goes_on_after_a_refusal(narrow_page):
+    """The model has no room for so many words."""
+    panel = open_tab(narrow_page, "Chat")
+    box = panel.locator("textarea")
+    box.fill("a star " * 2000)
+    box.press("Enter")
+    assert "Warning" in read_messages(narrow_page)
+    wait_for(box.is_enabled, "the chat")
+    box.fill("a star")
+    box.press("Enter")
+    narrow_page.get_by_test_id("bot").first.wait_for()
+
+
+def test_messages_go_away(narrow_page):
+    panel = open_tab(narrow_page, "Describe")
+    panel.get_by_label("Remove Image").click()
+    panel.get_by_role("button", name="Describe", exact=True).click()
+    message = narrow_page.get_by_test_id("toast-body").first
+    message.wait_for()
+    message.wait_for(state="detached")
+    assert not panel.get_by_text("Error", exact=True).locator("visible=true").count()
+
+
+def test_two_visitors(tiny_address, browser):
+    with visiting(browser, tiny_address) as first, visiting(browser, tiny_address) as second:
+        tabs = (first, "Draw", "Tokens"), (second, "Ask", "Answer")
+        panels = [open_tab(page, name) for page, name, _ in tabs]
+        for panel, (_, name, _) in zip(panels, tabs, strict=True):
+            panel.get_by_role("button", name=name, exact=True).click()
+        for panel, (page, _, label) in zip(panels, tabs, strict=True):
+            wait_for_text(panel, label)
+            wait_until_idle(page)
+        panels[0].get_by_role("button", name="Draw", exact=True).click()
+        first.close()  # a visitor who leaves does not keep the model
+        panels[1].locator(".gallery-item").nth(1).click()
+        second.wait_for_timeout(500)
+        press(second, panels[1], "Ask", "Answer")
+
+
+def test_files_of_the_server_are_not_read(tiny_address, picture):
+    """A program can send any path in place of an upload."""
+    upload = {"path": str(picture), "meta": {"_type": "gradio.FileData"}}
+    url, headers = f"{tiny_address}/gradio_api/call/describe", {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, json.dumps({"data": [upload]}).encode(), headers)
+    event = json.load(urllib.request.urlopen(request))["event_id"]
+    answer = urllib.request.urlopen(f"{url}/{event}").read().decode()
+    assert "event: error" in answer
+    assert str(picture) not in answer
+
+
+def test_large_uploads_are_refused(narrow_page, tmp_path):
     large = tmp_path / "large.png"
     large.write_bytes(os.urandom(12_000_000))
-    upload(open_tab(page, "Describe"), large)
-    page.get_by_text(re.compile("maximum.*size|too large", re.IGNORECASE)).first.wait_for()
+    panel = open_tab(narrow_page, "Describe")
+    panel.get_by_label("Remove Image").click()
+    upload(panel, large)
+    assert re.search("maximum.*size|too large", read_messages(narrow_page), re.IGNORECASE)
+    assert not panel.get_by_text("Error", exact=True).locator("visible=true").count()
