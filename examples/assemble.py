@@ -7,6 +7,7 @@ load, evaluates it, and writes its model card.
 """
 
 import argparse
+import json
 import re
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--title", default="LaVIT", help="title of the card")
     parser.add_argument("--without_code", action="store_true", help="import lavit_hf for trust_remote_code")
     parser.add_argument("--license", help="license of the card, as the Hub calls it, such as apache-2.0")
+    parser.add_argument("--domain", type=Path, help="JSON file with the `domain` of LavitProcessor, if it is narrow")
     parser.add_argument("--description", type=Path, help="Markdown file with the description of the model")
     return parser.parse_args()
 
@@ -76,7 +78,10 @@ def assemble(args: argparse.Namespace) -> None:
     codebooks = model.model.visual_tokenizer.quantizer.codebook, pipeline.feature_decoder.codebook
     if not torch.equal(*codebooks):
         raise ValueError(f"{args.model} and {args.image_decoder} do not have the same visual tokenizer.")
-    model.save_pretrained(args.output, processor=LavitProcessor.from_pretrained(args.model), image_decoder=pipeline)
+    processor = LavitProcessor.from_pretrained(args.model)
+    if args.domain is not None:
+        processor.domain = json.loads(args.domain.read_text(encoding="utf-8"))
+    model.save_pretrained(args.output, processor=processor, image_decoder=pipeline)
     # The dtype of the files is not that of the computation, which stays the same.
     config = LavitConfig.from_pretrained(args.output)
     decoder_config = LavitFeatureDecoderConfig.from_pretrained(args.output / "feature_decoder")

@@ -1,7 +1,9 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """One call each from images to codes, from images and text to text or codes, and from codes to images."""
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -13,6 +15,11 @@ from .processing import LavitProcessor
 
 
 Images = Sequence[Sequence[Image.Image]]
+# The settings of a task for which a model has none.
+TASK_SETTINGS: dict[str, dict[str, Any]] = {
+    "caption": {"max_new_tokens": 64},
+    "answer": {"max_new_tokens": 10, "stop_strings": ["\n"]},
+}
 
 
 @torch.no_grad()
@@ -63,8 +70,32 @@ def prepare_prompts(
     return processor(text=prompts, images=before if any(before) else None, return_tensors="pt", **kwargs)
 
 
+def describe_unknown_words(processor: LavitProcessor, text: str) -> str | None:
+    """
+    Names the words of a text that are outside of the domain of a model.
+
+    Args:
+        processor ([`LavitProcessor`]): The processor of the model, which may have a `domain`.
+        text (`str`): What a person typed.
+
+    Returns:
+        `str`, *optional*: A sentence that also says what the model knows. None if the model knows all words, or has no
+        `domain`.
+    """
+    words = dict.fromkeys(re.findall(r"[^\W\d_]+", text.lower()))
+    unknown = [word for word in words if word not in processor.domain["words"]] if processor.domain else []
+    if not unknown:
+        return None
+    return f"This model does not know {', '.join(map(repr, unknown))}. It knows {processor.domain['description']}."
+
+
 def write_texts(
-    model: LavitForCausalLM, processor: LavitProcessor, texts: Sequence[str], images: Images | None = None, **kwargs
+    model: LavitForCausalLM,
+    processor: LavitProcessor,
+    texts: Sequence[str],
+    images: Images | None = None,
+    task: str | None = None,
+    **kwargs,
 ) -> list[str]:
     """
     Generates a text after each prompt.
@@ -72,14 +103,38 @@ def write_texts(
     Args:
         model ([`LavitForCausalLM`]): The model.
         processor, texts, images: Same as in [`prepare_prompts`].
+        task (`str`, *optional*):
+            `"caption"` or `"answer"` takes the settings that the model has for it, `caption_generation` or
+            `answer_generation` of its `generation_config`. Their `stop_strings` end the text, and are not part of it.
         kwargs: Arguments of `generate`, such as `max_new_tokens`.
 
     Returns:
         `list[str]`: The text after each prompt.
+
+    Raises:
+        ValueError: If the task is another one.
     """
+    settings = kwargs if task is None else _task_settings(model, task, kwargs)
+    stops = [] if task is None else settings.pop("stop_strings", [])
     inputs = prepare_prompts(processor, texts, images).to(model.device)
-    ids = model.generate(**inputs, return_full_text=False, **kwargs)
-    return [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
+    ids = model.generate(**inputs, return_full_text=False, **settings)
+    texts = processor.batch_decode(ids, skip_special_tokens=True)
+    return [re.split("|".join([*map(re.escape, stops), "$"]), text.strip())[0].strip() for text in texts]
+
+
+def _task_settings(model: LavitForCausalLM, task: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of `generate` for a task: those that are given, and the others as the model has them."""
+    if task not in TASK_SETTINGS:
+        raise ValueError(f"task must be one of {', '.join(TASK_SETTINGS)}, got {task!r}.")
+    own = model.generation_config
+    settings = dict(getattr(own, f"{task}_generation", TASK_SETTINGS[task])) | given
+    if settings.get("num_beams") == 1:  # these settings are of beams
+        settings = {
+            name: value for name, value in settings.items() if name not in ("early_stopping", "length_penalty")
+        }
+    if "min_new_tokens" in settings and "max_new_tokens" in settings:
+        settings["min_new_tokens"] = min(settings["min_new_tokens"], settings["max_new_tokens"])
+    return settings
 
 
 def draw_codes(
@@ -145,4 +200,12 @@ def decode_edits(
     return decode_codes(pipeline, codes, seed, image=list(images), mask_image=mask, **kwargs)
 
 
-__all__ = ["decode_codes", "decode_edits", "draw_codes", "encode_images", "prepare_prompts", "write_texts"]
+__all__ = [
+    "decode_codes",
+    "decode_edits",
+    "describe_unknown_words",
+    "draw_codes",
+    "encode_images",
+    "prepare_prompts",
+    "write_texts",
+]

@@ -5,6 +5,8 @@ import sys
 from typing import Annotated
 
 import typer
+from safetensors import SafetensorError
+from torch import OutOfMemoryError
 
 from .. import __version__
 from .chat import chat
@@ -65,6 +67,10 @@ def main() -> None:
     """Runs the command line. An error that the user can mend is printed as one line, without a traceback."""
     try:
         app()
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, OutOfMemoryError, SafetensorError) as error:
         print(f"lavit-hf: {error}", file=sys.stderr)
         sys.exit(1)
+    except SystemExit as ended:
+        if ended.code == 130:  # typer ends so, without a word, after Ctrl-C
+            print("lavit-hf: interrupted", file=sys.stderr)
+        raise

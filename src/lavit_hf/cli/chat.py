@@ -12,17 +12,20 @@ from PIL import Image
 from ..conversation import Conversation, Piece
 from ..processing import ImageSegment, TextSegment, read_image
 from . import options
-from .loading import console, load_decoder, load_model, progress
+from .loading import console, load_decoder, load_model, progress, save_image, warn_of_unknown_words
 
 
 HELP = """\
 Write to the model, and name image files to show them: `photo.jpg what is on the table?`
-An image alone asks for a description.
+An image alone asks for a description. `draw a small blue star on the right` draws.
 
   /draw TEXT   draw the text, after images if some are named
-  /edit TEXT   draw the text after the last image
-  /new         forget the conversation
+  /edit TEXT   draw the text after the last image, or after one that is named
+  /save FILE   save the last image under a name of your own
+  /reset       forget the conversation
+  /help        show this
   /quit        end; so does Ctrl-D. Ctrl-C ends an answer."""
+DRAW = re.compile(r"(?:please )?draw (?:me )?(.+)", re.IGNORECASE)
 
 
 def split_images(line: str) -> tuple[str, list[Path]]:
@@ -54,12 +57,14 @@ def chat(
     dtype: options.Dtype = "auto",
 ) -> None:
     """Talk to a model in text and images."""
+    options.check_folder(output)
     loaded, processor = load_model(model, device, dtype)
     pipeline = load_decoder(model, decoder, like=loaded)
-    output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     conversation = Conversation(loaded, processor, pipeline, seed, num_inference_steps=steps)
     console.print(HELP + "\n", markup=False, soft_wrap=True)
+    if processor.domain:
+        console.print(f"This model knows {processor.domain['description']}.\n", markup=False, soft_wrap=True)
     while True:
         try:
             line = console.input("[bold]> [/bold]").strip()
@@ -78,25 +83,42 @@ def chat(
 
 def _reply(line: str, conversation: Conversation) -> Generator[Piece, None, None] | None:
     """Returns the model's reply to a line, piece by piece, or `None` if it is not for the model."""
+    if drawing := DRAW.fullmatch(line):
+        line = f"/draw {drawing[1]}"
     command, _, rest = line.partition(" ")
     if command in ("/draw", "/edit"):
         text, paths = split_images(rest)
         images = [read_image(path) for path in paths]
         if not text:
             raise ValueError(f"{command} needs a text, such as {command} a red circle")
+        warn_of_unknown_words(conversation.processor, text)
         if command == "/draw":
             return conversation.draw(text, images)
         if len(images) > 1:
             raise ValueError(f"/edit takes one image, got {len(images)}")
         return conversation.edit(text, images[0] if images else None)
-    if command == "/new":
+    if command == "/save":
+        _save(rest.strip('" '), conversation)
+    elif command == "/reset":
         conversation.messages.clear()
     elif re.fullmatch(r"/\w*", command):  # any other command, unlike the path of an image
         console.print(HELP, markup=False, soft_wrap=True)
     elif line:
         text, paths = split_images(line)
-        return conversation.answer(*map(read_image, paths), *([text] if text else []))
+        images = [read_image(path) for path in paths]
+        if not warn_of_unknown_words(conversation.processor, text) or images or conversation.images:
+            return conversation.answer(*images, *([text] if text else []))
     return None
+
+
+def _save(name: str, conversation: Conversation) -> None:
+    """Saves the last image of a conversation."""
+    if not name or not conversation.images:
+        raise ValueError("/save needs a file, such as /save star.png, and an image in the conversation")
+    path = options.check_image_output(Path(name).expanduser())
+    options.check_outputs(path)
+    save_image(conversation.images[-1], path)
+    console.print(path, style="dim", markup=False, soft_wrap=True)
 
 
 def _show(pieces: Generator[Piece, None, None], output: Path) -> None:
@@ -110,6 +132,6 @@ def _show(pieces: Generator[Piece, None, None], output: Path) -> None:
             else:
                 numbers = [int(path.stem) for path in output.glob("*.png") if path.stem.isdecimal()]
                 path = output / f"{max(numbers, default=0) + 1:03}.png"
-                piece.image.save(path)
+                save_image(piece.image, path)
                 console.print(f"\n[dim]{path}[/dim]", soft_wrap=True)
     console.print()

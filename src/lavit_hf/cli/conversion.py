@@ -15,7 +15,7 @@ def convert(
     target: options.NewFolder,
     dtype: options.Dtype = "auto",
     num_attention_heads: Annotated[
-        int, typer.Option(help="Heads of the visual parts, which the weights do not tell.")
+        int, typer.Option(min=1, help="Heads of the visual parts, which the weights do not tell.")
     ] = 16,
     without: Annotated[
         list[options.Decoder] | None, typer.Option(help="Leave out a pixel decoder that was not downloaded.")
@@ -50,8 +50,6 @@ def export(target: options.NewFolder, model: options.RequiredModel, dtype: optio
     """
     Write the language model alone, as an ordinary text model for vLLM, SGLang and llama.cpp. It draws by codes.
     """
-    if target.exists() and any(target.iterdir()):
-        raise ValueError(f"The folder to write must be new or empty, {target} is not.")
     loaded, processor = load_model(model, "cpu", dtype)
     loaded.export_language_model(target, processor.tokenizer)
     first, last = processor.visual_token_offset, processor.visual_token_offset + processor.codebook_size - 1

@@ -15,7 +15,9 @@ from .loading import load_model
 
 def precompute_codes(
     dataset: Annotated[str, typer.Argument(help=options.DatasetName, show_default=False)],
-    output: Annotated[Path, typer.Argument(help="Folder to write, or to continue.", show_default=False)],
+    output: Annotated[
+        Path, typer.Argument(help="Folder to write, or to continue.", file_okay=False, show_default=False)
+    ],
     model: options.RequiredModel,
     split: Annotated[str, typer.Option(help="Split to read and to write.")] = "train",
     config_name: Annotated[str | None, typer.Option(help="Configuration of the dataset.")] = None,
@@ -27,7 +29,9 @@ def precompute_codes(
     streaming: Annotated[bool, typer.Option("--streaming", help="Read rows as they come, without a cache.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows in one forward.")] = 32,
     rows_per_shard: Annotated[int, typer.Option(min=1, help="Rows of the dataset in one file.")] = 10_000,
-    selection: options.Selection = None,
+    selection: Annotated[
+        Literal["topk", "argmax"] | None, typer.Option(help="How patches are kept. Default: the model's.")
+    ] = None,
     broken_images: Annotated[
         Literal["raise", "skip"], typer.Option(help="Stop at an image that cannot be read, or skip its row.")
     ] = "raise",
@@ -42,7 +46,7 @@ def precompute_codes(
     In several processes: `accelerate launch -m lavit_hf.cli precompute-codes DATASET OUTPUT --model MODEL`.
     """
     from ..data import precompute  # imports packages of the extra
-    from ..data.loading import load_rows
+    from ..data.loading import check_columns, load_rows
 
     loading: dict[str, Any] = {
         "config_name": config_name,
@@ -50,14 +54,17 @@ def precompute_codes(
         "streaming": streaming,
         "num_rows": num_rows,
     }
+    options.check_folder(output)
+    rows, columns = load_rows(dataset, split, **loading), image_column or ["image"]
+    check_columns(rows, columns)
     visual_tokenizer, image_processor = load_model(model, device, dtype, LavitVisualTokenizer, AutoImageProcessor)
     visual_tokenizer.config.selection = selection or visual_tokenizer.config.selection
     summary = precompute.precompute_codes(
-        load_rows(dataset, split, **loading),
+        rows,
         output,
         visual_tokenizer,
         image_processor,
-        image_columns=image_column or ["image"],
+        image_columns=columns,
         keep_images=not drop_images,
         broken_images=broken_images,
         rows_per_shard=rows_per_shard,

@@ -10,7 +10,7 @@ from ..data.shapes import render_scene, sample_scene
 from ..inference import decode_codes, decode_edits, draw_codes, encode_images, write_texts
 from ..visualization import show_kept_patches
 from . import options
-from .loading import console, load_decoder, load_model
+from .loading import console, load_decoder, load_model, save_image
 
 
 DEMO_SCENE = 6  # of the test split: a star, a square and a triangle
@@ -18,13 +18,16 @@ PROMPT = "a large yellow star at the top left, a small blue circle on the right 
 QUESTION = "what color is the star?"
 INSTRUCTION = "paint the star blue"
 SHOWN_SIZE = 256  # pixels; the model draws at 64
+IMAGES = ("image", "kept_patches", "reconstruction", "drawing", "edited")
 
 
-def demo(output: options.ImageFolder = Path("demo_output"), seed: options.Seed = 0) -> None:
+def demo(
+    output: options.ImageFolder = Path("demo_output"), overwrite: options.Overwrite = False, seed: options.Seed = 0
+) -> None:
     """Show tokens, a caption, an answer, a drawing and an edit of a small trained model."""
+    options.check_outputs(*(output / f"{name}.png" for name in IMAGES), overwrite=overwrite)
     model, processor = load_model(options.DEMO, "cpu", "float32")
     pipeline = load_decoder(options.DEMO, options.Decoder.highres, like=model)
-    output.mkdir(parents=True, exist_ok=True)
     console.rule("[bold]LaVIT demo")
     console.print(
         f"A LaVIT of {model.num_parameters() / 1e6:.1f} million parameters that knows colored shapes only.\n"
@@ -40,11 +43,9 @@ def demo(output: options.ImageFolder = Path("demo_output"), seed: options.Seed =
     drawn = dict(zip(codes, decode_codes(pipeline, list(codes.values()), seed), strict=True))
     [drawn["edited"]] = decode_edits(pipeline, [image], [source], [edited], seed)
     images = {"image": image, "kept_patches": show_kept_patches(image, keep_mask, SHOWN_SIZE)} | drawn
-    for name, shown in images.items():
-        shown.resize((SHOWN_SIZE, SHOWN_SIZE), Image.Resampling.NEAREST).save(output / f"{name}.png")
-
-    texts = ["", processor.vqa_prompt.format(question=QUESTION)]
-    caption, answer = write_texts(model, processor, texts, [[image]] * 2, max_new_tokens=64)
+    [caption] = write_texts(model, processor, [""], [[image]], task="caption")
+    question = processor.vqa_prompt.format(question=QUESTION)
+    [answer] = write_texts(model, processor, [question], [[image]], task="answer")
     lines = {
         "image": "a scene that the model has not seen before",
         "kept patches": f"{len(source)} of {len(keep_mask)}, the others are merged into them",
@@ -57,5 +58,7 @@ def demo(output: options.ImageFolder = Path("demo_output"), seed: options.Seed =
     }
     for name, line in lines.items():
         console.print(f"  [bold]{name:15}[/bold] {line}", soft_wrap=True)
+    for name in IMAGES:
+        save_image(images[name].resize((SHOWN_SIZE, SHOWN_SIZE), Image.Resampling.NEAREST), output / f"{name}.png")
     console.print(f"\n{len(images)} images in {output}.", soft_wrap=True)
     console.print(f"The model: {options.DEMO}\nOther commands: lavit-hf --help", soft_wrap=True)

@@ -1,12 +1,14 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The command `evaluate`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markdown import Markdown
 
+from ..publishing.files import replacing_file
 from . import options
 from .loading import console, load_decoder, load_model
 
@@ -21,14 +23,19 @@ def evaluate(
     ] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="Number of rows, from the first one on.")] = 1000,
     output: options.JsonOutput = Path("evaluation.json"),
+    overwrite: options.Overwrite = False,
     tasks: Annotated[str | None, typer.Option(help="With commas between. Default: all that can be run.")] = None,
     samples_dir: Annotated[Path | None, typer.Option(file_okay=False, help="Folder for a sheet of each task.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows in one forward.")] = 32,
     guidance_scale: options.GuidanceScale = None,
     decoder: options.PixelDecoder = options.Decoder.highres,
     steps: options.Steps = None,
-    clip_model: Annotated[str | None, typer.Option(help="Folder of a CLIP model, for a CLIP score.")] = None,
-    fid_features: Annotated[str | None, typer.Option(help="File of a network, for a Fréchet distance.")] = None,
+    clip_model: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of a CLIP model, for a CLIP score.")
+    ] = None,
+    fid_features: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="File of a network, for a Fréchet distance.")
+    ] = None,
     seed: options.Seed = 0,
     device: options.Device = None,
     dtype: options.Dtype = "auto",
@@ -43,11 +50,19 @@ def evaluate(
     `lavit-hf evaluate MODEL --dataset imagefolder --data-dir photos --split train --tasks captions,tokens`.
     """
     from .. import evaluation  # imports packages of the extra
+    from ..data.loading import check_columns, load_rows
 
     names = None if tasks is None else [name.strip() for name in tasks.split(",")]
     evaluation.check_tasks(names)
     if wrong := [pair for pair in column or [] if "=" not in pair]:
         raise ValueError(f"--column must be NAME=COLUMN, got {wrong[0]}.")
+    columns = dict(pair.split("=", 1) for pair in column or [])
+    evaluation.EvaluationSettings(columns=columns)  # checks their names
+    sheets = [samples_dir / f"{name}.png" for name in names or evaluation.TASKS] if samples_dir else []
+    options.check_outputs(output, *sheets, overwrite=overwrite)
+    rows = load_rows(dataset, split, data_dir=data_dir, num_rows=num_samples)
+    for name in names or []:
+        check_columns(rows, [columns.get(needed, needed) for needed in evaluation.TASKS[name].columns])
     loaded, processor = load_model(model, device, dtype)
     # A folder without a pixel decoder holds a model that only reads. The tasks that draw are then left out.
     draws = any(task.needs_pixels for name, task in evaluation.TASKS.items() if names is None or name in names)
@@ -56,22 +71,23 @@ def evaluate(
         loaded,
         processor,
         load_decoder(model, decoder, like=loaded) if draws and has_decoder else None,
-        dataset,
+        rows,
         split=split,
-        data_dir=data_dir,
         tasks=names,
         num_samples=num_samples,
         batch_size=batch_size,
         seed=seed,
         image_generation={} if guidance_scale is None else {"guidance_scale": guidance_scale},
         image_decoding={"num_inference_steps": steps},
-        columns=dict(pair.split("=", 1) for pair in column or []),
-        clip_model=clip_model,
-        fid_features=fid_features,
+        columns=columns,
+        clip_model=clip_model and str(clip_model),
+        fid_features=fid_features and str(fid_features),
         progress=True,
     )
-    output.write_text(report.to_json(), encoding="utf-8")
-    console.print(Markdown(report.to_markdown()))
+    report = replace(report, protocol=report.protocol | {"dataset": dataset})
+    console.print(Markdown(report.to_markdown()))  # first, so that it is not lost if nothing can be written
     lines = [f"{task} left out: {reason}" for task, reason in report.left_out.items()]
+    with replacing_file(output) as hidden:
+        hidden.write_text(report.to_json(), encoding="utf-8")
     lines += [str(path) for path in (output, *(report.save_samples(samples_dir) if samples_dir else []))]
     console.print("\n".join(lines), soft_wrap=True, markup=False)

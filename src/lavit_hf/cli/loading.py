@@ -1,15 +1,21 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Loading of models and pixel decoders, and the consoles that commands print to."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.utils import logging as diffusers_logging
+from PIL import Image
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
 from ..diffusion import LavitImageDecoderPipeline
+from ..inference import describe_unknown_words
+from ..processing import LavitProcessor, read_image
+from ..publishing.files import replacing_file
 from .options import Decoder
 
 
@@ -22,6 +28,41 @@ def quiet_libraries() -> None:
     transformers_logging.set_verbosity_error()
     for logging in (transformers_logging, diffusers_logging):
         logging.disable_progress_bar()
+
+
+def read_images(paths: Iterable[Path]) -> tuple[list[tuple[Path, Image.Image]], list[str]]:
+    """
+    Reads the images at `paths`.
+
+    Returns:
+        `list[tuple[Path, Image.Image]]` and `list[str]`: The images that can be read, and the errors of the others.
+
+    Raises:
+        ValueError: If no image can be read.
+    """
+    images, errors = [], []
+    for path in paths:
+        try:
+            images.append((path, read_image(path)))
+        except (ValueError, OSError) as error:
+            errors.append(str(error))
+    if not images:
+        raise ValueError("\n".join(errors))
+    return images, errors
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Writes an image completely or not at all, and makes its folder if it does not exist."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_file(path) as hidden:
+        image.save(hidden)
+
+
+def warn_of_unknown_words(processor: LavitProcessor, text: str) -> bool:
+    """Prints a warning if a text has words that are outside of the domain of the model. Returns whether it has."""
+    if description := describe_unknown_words(processor, text):
+        progress.print(description, style="yellow", markup=False, soft_wrap=True)
+    return description is not None
 
 
 def load_model(

@@ -1,8 +1,11 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The options that several commands have, with their checks. A check runs before anything is loaded."""
 
+import io
+import math
 import re
 import sys
+import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
@@ -38,18 +41,64 @@ def check_model(model: str) -> str:
     return model
 
 
+def check_outputs(*paths: Path, overwrite: bool = False) -> None:
+    """Raises a `ValueError` if a file cannot be written, or if it exists and may not be overwritten."""
+    for path in paths:
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is not a file that can be overwritten: name another output.")
+        if path.exists() and not overwrite:
+            raise ValueError(f"{path} exists: name another output, or give --overwrite.")
+    for folder in {path.absolute().parent for path in paths}:
+        check_folder(folder)
+
+
+def check_folder(folder: Path) -> None:
+    """Raises a `ValueError` if no file can be written to a folder that exists, or is to be made."""
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not there.is_dir():
+        raise ValueError(f"{there} is a file, not a folder to write to.")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ValueError(f"No file can be written to {there}: {error.strerror}.") from error
+
+
+def check_new_folder(folder: Path) -> Path:
+    """Returns the path of a folder to write, or raises a `ValueError` if it is not new or empty."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"The folder to write must be new or empty, {folder} is not.")
+    check_folder(folder)
+    return folder
+
+
 def _check_output(path: Path) -> Path:
     """Returns the path of a file to write, or raises a `ValueError` if its folder does not exist."""
     if not path.absolute().parent.is_dir():
-        raise ValueError(f"--output is in a folder that does not exist: {path.absolute().parent}.")
+        raise ValueError(f"The output is in a folder that does not exist: {path.absolute().parent}.")
     return path
 
 
-def _check_image_output(path: Path) -> Path:
-    """Returns the path of an image to write, or raises a `ValueError` if its suffix is not that of an image."""
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"--output must end like an image file, such as .png or .jpg, got {path}.")
+def check_image_output(path: Path) -> Path:
+    """Returns the path of an image to write, or raises a `ValueError` if no image can be written in its format."""
+    image_format = Image.registered_extensions().get(path.suffix.lower())
+    try:
+        Image.new("RGB", (16, 16)).save(io.BytesIO(), image_format or "none")
+    except (KeyError, OSError, ValueError) as error:  # there is no such format, or Pillow only reads it
+        raise ValueError(f"The output must end like an image file, such as .png or .jpg, got {path}.") from error
     return _check_output(path)
+
+
+def _check_finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"--guidance-scale must be a finite number, got {value}.")
+    return value
+
+
+def _check_text(text: str) -> str:
+    if not text.strip():
+        raise ValueError("The question or instruction must say something, got an empty text.")
+    return text
 
 
 MODEL = {
@@ -64,13 +113,16 @@ DatasetName = "shapes, imagefolder, a folder, or any name that datasets loads."
 ImageFile = Annotated[Path, typer.Argument(help="Image file.", show_default=False)]
 ImageFiles = Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)]
 ImageOutput = Annotated[
-    Path, typer.Option("--output", "-o", dir_okay=False, help="Image file to write.", callback=_check_image_output)
+    Path, typer.Option("--output", "-o", dir_okay=False, help="Image file to write.", callback=check_image_output)
 ]
 JsonOutput = Annotated[
     Path, typer.Option("--output", "-o", dir_okay=False, help="JSON file to write.", callback=_check_output)
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite files that exist.")]
 ImageFolder = Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder to write images to.")]
-NewFolder = Annotated[Path, typer.Argument(help="New folder to write.", show_default=False)]
+NewFolder = Annotated[
+    Path, typer.Argument(help="New folder to write.", file_okay=False, show_default=False, callback=check_new_folder)
+]
 PixelDecoder = Annotated[Decoder, typer.Option(help="The pixel decoder of the model.")]
 AspectRatio = Annotated[
     Literal["1:1", "4:3", "3:2", "16:9", "2:3", "3:4"] | None,  # the keys of `ASPECT_RATIOS`
@@ -78,7 +130,16 @@ AspectRatio = Annotated[
 ]
 Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps. Default: the pixel decoder's.")]
 GuidanceScale = Annotated[
-    float | None, typer.Option(help="How closely drawn codes follow the prompt. Default: the model's.")
+    float | None,
+    typer.Option(
+        min=1, callback=_check_finite, help="How closely drawn codes follow the prompt. Default: the model's."
+    ),
+]
+Question = Annotated[
+    str, typer.Argument(help='Such as "What is on the table?"', show_default=False, callback=_check_text)
+]
+Instruction = Annotated[
+    str, typer.Argument(help='Such as "paint the circle blue".', show_default=False, callback=_check_text)
 ]
 Selection = Annotated[
     Literal["topk", "sample", "argmax"] | None, typer.Option(help="How patches are kept. Default: the model's.")
@@ -90,5 +151,6 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, ... Default: a
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Data type of the weights; auto: as saved.")
 ]
-NumBeams = Annotated[int, typer.Option(min=1, help="Number of beams.")]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="Largest number of tokens.")]
+NumBeams = Annotated[int | None, typer.Option(min=1, help="Number of beams. Default: the model's.")]
+MinNewTokens = Annotated[int | None, typer.Option(min=0, help="Smallest number of tokens. Default: the model's.")]
+MaxNewTokens = Annotated[int | None, typer.Option(min=1, help="Largest number of tokens. Default: the model's.")]

@@ -51,6 +51,17 @@ IMAGE_GENERATION = {
     "guidance_scale": 4.0,
 }
 
+# The authors' settings for captions and answers, and what ends the text that they evaluate.
+CAPTION_GENERATION = {"num_beams": 2, "min_new_tokens": 8, "max_new_tokens": 36, "stop_strings": ["."]}
+ANSWER_GENERATION = {
+    "num_beams": 5,
+    "min_new_tokens": 2,
+    "max_new_tokens": 10,
+    "length_penalty": 0.0,
+    "early_stopping": True,
+    "stop_strings": ["\n", ",", "."],
+}
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -143,7 +154,12 @@ def convert_official_checkpoint(
         raise ValueError(f"The weights make no LaVIT: {error}") from error
     processor = _load_processor(folder / "language_model", model.config)
     ids = {name: getattr(processor.tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    model.generation_config = GenerationConfig(**ids, image_generation=IMAGE_GENERATION)
+    model.generation_config = GenerationConfig(
+        **ids,
+        image_generation=IMAGE_GENERATION,
+        caption_generation=CAPTION_GENERATION,
+        answer_generation=ANSWER_GENERATION,
+    )
 
     # 3. Find the stored tensors of each weight
     plan = Plan(stored)

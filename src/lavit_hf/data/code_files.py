@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import torch
 from huggingface_hub import DatasetCardData
 
+from ..publishing.files import replacing_file
+
 
 # In the folder of each split with precomputed codes. It has the key "counts" once the split is complete.
 MANIFEST_FILE = "codes.json"
@@ -242,6 +244,5 @@ def _first_split(split: str) -> str:
 
 def _write_text(path: Path, text: str) -> None:
     """Writes a file completely or not at all."""
-    hidden = path.with_name(f".{path.name}")
-    hidden.write_text(text, encoding="utf-8")
-    hidden.replace(path)
+    with replacing_file(path) as hidden:
+        hidden.write_text(text, encoding="utf-8")

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
+from ..publishing.files import replacing_file
 from ..visualization import Sample, draw_sheet
 from .metrics import Metric
 
@@ -62,7 +63,8 @@ class EvaluationReport:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for task, samples in self.samples.items():
-            draw_sheet(samples).save(folder / f"{task}.png")
+            with replacing_file(folder / f"{task}.png") as path:
+                draw_sheet(samples).save(path)
         return [folder / f"{task}.png" for task in self.samples]
 
 

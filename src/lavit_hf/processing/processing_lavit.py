@@ -47,12 +47,13 @@ class LavitProcessor(ProcessorMixin):
         drawing_image_markers (`bool`, *optional*, defaults to `True`):
             Whether images stand between `[IMG]` and `[/IMG]` also in prompts of drawings. The released model was
             trained to see them without these marks there.
+        domain (`dict`, *optional*):
+            The `description` of what a model of a narrow domain knows, and all `words` that it knows, in lower case.
 
     Attributes:
         visual_tokenizer ([`LavitVisualTokenizer`], *optional*):
-            With a visual tokenizer, the processor gives each image one placeholder for each of its codes, so that the
-            lengths of sequences are known before the model runs. It is not saved. Default: none, and one placeholder
-            for each image, which the model expands.
+            With it, each image gets one placeholder for each of its codes, so that the lengths of sequences are known
+            before the model runs. It is not saved. Default: none, and one placeholder, which the model expands.
         image_token, image_start_token, image_end_token (`str`):
             The placeholder `<image>`, and the marks `[IMG]` and `[/IMG]` around an image.
         image_token_id, image_start_token_id, image_end_token_id (`int`): Their ids.
@@ -75,9 +76,10 @@ class LavitProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase,
         chat_template: str | None = None,
         drawing_image_markers: bool = True,
+        domain: dict[str, Any] | None = None,
     ):
         check_tokenizer(tokenizer)
-        self.drawing_image_markers = drawing_image_markers
+        self.drawing_image_markers, self.domain = drawing_image_markers, domain
         self.image_token, self.image_token_id = tokenizer.image_token, tokenizer.image_token_id
         self.image_start_token, self.image_start_token_id = tokenizer.image_start_token, tokenizer.image_start_token_id
         self.image_end_token, self.image_end_token_id = tokenizer.image_end_token, tokenizer.image_end_token_id
@@ -132,7 +134,7 @@ class LavitProcessor(ProcessorMixin):
             text (`str`, `os.PathLike` or `PreTrainedTokenizerBase`):
                 Folder, repository or tokenizer of the language model.
             codebook_size, image_start_token_id: Same as in [`extend_tokenizer`].
-            kwargs: `chat_template` and `drawing_image_markers`.
+            kwargs: `chat_template`, `drawing_image_markers` and `domain`.
 
         Raises:
             ValueError: If no image size is known, or if the tokenizer cannot be extended.
@@ -263,10 +265,8 @@ class LavitProcessor(ProcessorMixin):
         self, ids: Sequence[int] | torch.Tensor, skip_special_tokens: bool = True
     ) -> list[TextSegment | ImageSegment]:
         """
-        Splits one sequence of ids into its texts and images.
-
-        Codes without marks around them, as in prompts of drawings, are an image too. Neighboring images of this kind
-        cannot be told apart and make one. A `[/IMG]` without an image before it is left out.
+        Splits one sequence of ids into its texts and images. Codes without marks around them, as in prompts of
+        drawings, are an image too; neighboring ones make one. A `[/IMG]` without an image before it is left out.
 
         Args:
             ids (`list[int]` or `torch.LongTensor` of shape `(sequence_length,)`):

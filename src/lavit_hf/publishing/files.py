@@ -106,6 +106,26 @@ def replacing(folder: str | os.PathLike) -> Iterator[Path]:
             shutil.rmtree(staged, ignore_errors=True)
 
 
+@contextmanager
+def replacing_file(path: str | os.PathLike) -> Iterator[Path]:
+    """
+    Gives a path beside `path` to write to. The file there replaces `path` when the block ends without an error, and is
+    deleted otherwise.
+
+    Raises:
+        OSError: If the file cannot be written, for instance because the disk is full.
+    """
+    path = Path(path)
+    hidden = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield hidden
+        os.replace(hidden, path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        hidden.unlink(missing_ok=True)
+
+
 def finish_replacing(folder: str | os.PathLike) -> bool:
     """
     Completes a replacement in `folder` that was committed and interrupted. Returns whether old files were left, which
