@@ -9,7 +9,7 @@ from PIL import Image
 
 from lavit_hf import Conversation
 from lavit_hf.cli.chat import split_images
-from lavit_hf.data.shapes import render_scene, sample_scene
+from lavit_hf.data.shapes import read_scene, render_scene, sample_scene
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_a_conversation(monkeypatch, command_line, tmp_path, image):
     lines = iter(
         [
             f'"{image}" what color is the star?',
-            "/new",
+            "/reset",
             f"{image.parent / 'image.png'}",
             "/help",
             "/paint it black",
@@ -33,15 +33,20 @@ def test_a_conversation(monkeypatch, command_line, tmp_path, image):
             "/edit make the circle blue",
             "/draw",
             "nothing.png what is that?",
-            "/new",
+            f"/save {tmp_path / 'star.png'}",
+            f"/save {tmp_path / 'star.png'}",
+            "/reset",
             "/edit make it green",
+            f"/save {tmp_path / 'none.png'}",
+            "hello",
+            "draw a small blue star on the right",
             "/quit",
         ]
     )
     monkeypatch.setattr("lavit_hf.cli.loading.console.input", lambda prompt: next(lines))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "003.png").write_bytes(b"of another conversation")
-    code, output, _ = command_line("chat", "--output", tmp_path / "out", "--steps", 4)
+    code, output, warnings = command_line("chat", "--output", tmp_path / "out", "--steps", 4)
     assert code == 0
     answer, description = (line for line in output.splitlines() if "orange" in line)
     assert answer.strip() == "orange"
@@ -50,7 +55,16 @@ def test_a_conversation(monkeypatch, command_line, tmp_path, image):
     assert "/draw needs a text" in output
     assert "there is no image nothing.png" in output
     assert "edit needs an image: give one, or draw one first" in output
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["003.png", "004.png", "005.png"]
+    assert "`draw a small blue star on the right` draws" in output.partition("orange")[0]
+    assert "This model knows scenes of colored shapes" in output.partition("orange")[0]
+    assert "does not know 'hello'. It knows scenes of colored shapes" in warnings
+    assert output.count(f"{tmp_path / 'star.png'} exists") == 1
+    assert output.count("/save needs a file") == 1
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["003.png", "004.png", "005.png", "006.png"]
+    assert (tmp_path / "star.png").read_bytes() == (tmp_path / "out" / "005.png").read_bytes()
+    [star] = read_scene(Image.open(tmp_path / "out" / "006.png"))
+    assert (star.color, star.shape) == ("blue", "star")
     assert (tmp_path / "out" / "003.png").read_bytes() == b"of another conversation"
     assert str(tmp_path / "out" / "004.png") in output
 

@@ -72,7 +72,7 @@ def test_caption_and_ask(run, converted, image):
 
 def test_draw(run, converted, image, tmp_path):
     target = tmp_path / "cat.png"
-    common = ("-m", converted, "-o", target, "--steps", 2)
+    common = ("-m", converted, "-o", target, "--overwrite", "--steps", 2)
     first = run("draw", "a red cat", *common, "--seed", 3)
     assert str(target) in first
     assert "tokens" in first
@@ -91,7 +91,7 @@ def test_edit(run, tmp_path):
     row = make_row(1, "test")
     row["image"].save(scene)
     instruction = row["instruction"]
-    common = ("-o", target, "--steps", 4)
+    common = ("-o", target, "--overwrite", "--steps", 4)
     assert str(target) in run("edit", scene, instruction, *common)
     edited = np.asarray(Image.open(target), dtype=np.float32)
     unchanged = np.abs(edited - np.asarray(Image.open(scene), dtype=np.float32)).max(-1) < 2
@@ -153,7 +153,7 @@ def test_demo(run, tmp_path):
     assert drawing == {("yellow", "star"), ("blue", "circle"), ("red", "ring")}
     assert edited == {("blue", "star"), ("red", "square"), ("cyan", "triangle")}
     first = (tmp_path / "drawing.png").read_bytes()
-    run("demo", "--output", tmp_path)
+    run("demo", "--output", tmp_path, "--overwrite")
     assert (tmp_path / "drawing.png").read_bytes() == first
 
 
@@ -256,7 +256,7 @@ def test_images_of_one_name(run, tmp_path, image):
 def test_values_that_no_command_takes(run, tmp_path):
     for seed in (-1, 10**20):
         assert "Invalid value" in run("evaluate", "--seed", seed, fails=True)
-    assert "must say what to change" in run("edit", GOLDENS / "image_0.png", " ", fails=True)
+    assert "must say something" in run("edit", GOLDENS / "image_0.png", " ", fails=True)
     assert "there is no" in run("serve", tmp_path / "nothing", fails=True)
 
 

@@ -1,21 +1,12 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Mistakes on the command line: each is told in a few words, before a model is loaded, and nothing is written."""
 
-import os
-import resource
-import signal
-import subprocess
-import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from lavit_hf import demo_checkpoint
 from lavit_hf.data.shapes import render_scene, sample_scene
-
-from .parity import GOLDENS
 
 
 MODEL = ("--model", "somebody/no-model")  # a mistake is told before this repository is looked for
@@ -39,7 +30,15 @@ COMMANDS = {
 # option say so. Most paths are those of files that a test makes.
 WRONG_VALUES = (
     *("--no-such-option", "--seed", "surplus words", "-z"),
-    *("--seed -1", "--seed x", "--seed 1.5", "--seed 99999999999", "--dtype int8", "--device nope", "--device cuda:99"),
+    *(
+        "--seed -1",
+        "--seed x",
+        "--seed 1.5",
+        "--seed 99999999999",
+        "--dtype int8",
+        "--device nope",
+        "--device cuda:99",
+    ),
     *("--steps 0", "--steps -1", "--steps x", "--guidance-scale nan", "--guidance-scale inf", "--guidance-scale 0"),
     *("--guidance-scale -2", "--guidance-scale x", "--num-beams 0", "--num-beams 1.5", "--max-new-tokens 0"),
     *("--max-new-tokens -3", "--min-new-tokens -1", "--num-images 0", "--num-images -1", "--decoder nope"),
@@ -52,7 +51,9 @@ WRONG_VALUES = (
     *("--samples-dir text.txt", "--image missing.png", "--image text.txt", "--image images"),
 )
 WRONG_OUTPUTS = {
-    **dict.fromkeys(("draw", "edit", "reconstruct"), ("image.png", "missing/image.png", "image.psd", "images", "image")),
+    **dict.fromkeys(
+        ("draw", "edit", "reconstruct"), ("image.png", "missing/image.png", "image.psd", "images", "image")
+    ),
     **dict.fromkeys(("demo", "show"), ("taken",)),
     "evaluate": ("image.png", "missing/evaluation.json", "images", "/dev/full"),
 }

@@ -1,0 +1,93 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""What a model of a narrow domain knows, and the settings of tasks that are saved with a model."""
+
+import json
+import re
+import shutil
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoProcessor
+
+from lavit_hf import demo_checkpoint
+from lavit_hf.data.shapes import render_scene, sample_scene
+from lavit_hf.data.shapes.loading import make_row
+from lavit_hf.inference import describe_unknown_words, write_texts
+
+from .guides import ROOT
+from .parity import GOLDENS
+
+
+def test_words_of_the_small_model(demo):
+    """It knows the words of its data, and all others are named."""
+    processor = demo[1]
+    for index in range(200):
+        row = make_row(index, "train")
+        for text in (row["caption"], row["instruction"], *row["questions"], *row["answers"]):
+            assert describe_unknown_words(processor, text.upper()) is None, text
+    warning = describe_unknown_words(processor, "A photo of a cat, a photo of 2 red zebras")
+    assert warning.startswith("This model does not know 'photo', 'cat', 'zebras'. It knows scenes of colored shapes")
+    example = re.search("“(.+)”", warning)[1]
+    assert describe_unknown_words(processor, example) is None
+    assert processor.domain == json.loads((ROOT / "model_cards" / "shapes_domain.json").read_text())
+
+
+def test_a_domain_is_saved(demo, tmp_path):
+    processor = demo[1]
+    processor.save_pretrained(tmp_path)
+    assert describe_unknown_words(AutoProcessor.from_pretrained(tmp_path), "a red zebra") == describe_unknown_words(
+        processor, "a red zebra"
+    )
+
+
+def test_a_model_of_the_whole_language_has_no_domain(converted):
+    processor = AutoProcessor.from_pretrained(converted)
+    assert processor.domain is None
+    assert describe_unknown_words(processor, "a red zebra") is None
+
+
+@pytest.mark.parametrize("line", [("draw", "a photo of a zebra", "--steps", 1), ("ask", "image.png", "a zebra?")])
+def test_commands_warn_of_unknown_words(line, command_line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(GOLDENS / "image_0.png", "image.png")
+    code, _, error = command_line(*line)
+    assert code == 0
+    assert "does not know" in error
+    assert "'zebra'" in error
+    assert "does not know" not in command_line("ask", "image.png", "is there a red star?")[2]
+
+
+def test_settings_of_tasks(demo, tmp_path, command_line):
+    """Those that are saved with a model hold, and those that are given replace them."""
+    model, processor, _ = demo
+    image = render_scene(sample_scene(6, "test"))
+    image.save(tmp_path / "image.png")
+    for path in demo_checkpoint().iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    config = json.loads((tmp_path / "generation_config.json").read_text())
+    config["caption_generation"] = {"max_new_tokens": 40, "stop_strings": [".", " is"]}
+    config["answer_generation"] = {"num_beams": 2, "min_new_tokens": 4, "max_new_tokens": 4, "length_penalty": 0.0}
+    (tmp_path / "generation_config.json").unlink()
+    (tmp_path / "generation_config.json").write_text(json.dumps(config))
+    [whole] = write_texts(model, processor, [""], [[image]], task="caption")
+    assert "." in whole.rstrip(".")
+    common = (tmp_path / "image.png", "--model", tmp_path)
+    code, output, error = command_line("caption", *common)
+    assert (code, output.partition(": ")[2].strip()) == (0, re.split(r"\.| is", whole)[0]), error
+    _, output, _ = command_line("caption", *common, "--max-new-tokens", 2)
+    assert 0 < len(output.partition(": ")[2]) < 20
+    question = ("ask", tmp_path / "image.png", "what color is the star?", "--model", tmp_path)
+    one_word = ("--num-beams", 1, "--max-new-tokens", 1)  # the settings of beams and the least length give way
+    longer, one = (command_line(*question, *given) for given in ((), one_word))
+    assert (longer[0], one[0]) == (0, 0), longer[2] + one[2]
+    assert len(longer[1].split()) > len(one[1].split()) == 1
+
+
+def test_settings_of_the_release(converted):
+    config = AutoModelForCausalLM.from_pretrained(converted).generation_config
+    assert config.caption_generation["num_beams"] == 2
+    assert config.answer_generation["length_penalty"] == 0.0
+
+
+def test_an_unknown_task(demo):
+    with pytest.raises(ValueError, match="task must be one of caption, answer, got 'nope'"):
+        write_texts(*demo[:2], ["a"], task="nope")
