@@ -15,10 +15,8 @@ import pytest
 from PIL import Image
 
 from lavit_hf import demo_checkpoint
+from lavit_hf.cli.demo import IMAGES
 from lavit_hf.data.shapes import load_shapes, render_scene, sample_scene
-
-
-SIZES = {"export": 100_000}  # config.json fits, and the weights do not
 
 
 @pytest.fixture
@@ -46,75 +44,78 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-MODEL = ("--model", demo_checkpoint())
-COMMANDS = {
-    "draw": ("a red star", "--output", "out.png", "--steps", "1"),
-    "edit": ("image.png", "paint the star blue", "--output", "out.png", "--steps", "1"),
-    "reconstruct": ("image.png", "--output", "out.png", "--steps", "1"),
-    "encode": ("image.png", "--overlay", "out"),
-    "show": ("image.png", "--output", "out", "--steps", "1"),
-    "demo": ("--output", "out"),
-    "evaluate": ("--dataset", "rows", "--tasks", "captions", "--output", "out.json"),
-    "export": ("out", *MODEL),
-    "precompute-codes": ("rows", "out", "--split", "test", "--num-workers", "0", *MODEL),
-}
-SAID = {  # before anything is written
-    "encode": '"num_codes"',
-    "demo": "caption",
-    "evaluate": "captions",
-    "draw": "tokens",
-    "edit": "tokens",
-    "reconstruct": "tokens",
+SHOWN = ("kept_patches", "merging", "reconstruction", "attention")
+# Commands that write files, with the arguments, the files, and what is said before anything is written.
+WRITING_FILES = {
+    "draw": (("a red star", "--output", "out.png", "--steps", "1"), ["out.png"], "tokens"),
+    "edit": (("image.png", "paint the star blue", "--output", "out.png", "--steps", "1"), ["out.png"], "tokens"),
+    "reconstruct": (("image.png", "--output", "out.png", "--steps", "1"), ["out.png"], "tokens"),
+    "encode": (("image.png", "--overlay", "out"), ["out/image.png"], "num_codes"),
+    "show": (("image.png", "--output", "out", "--steps", "1"), [f"out/{name}.png" for name in SHOWN], ""),
+    "demo": (("--output", "out"), [f"out/{name}.png" for name in IMAGES], "answer"),
+    "evaluate": (
+        ("--dataset", "rows", "--tasks", "captions", "--output", "out.json", "--samples-dir", "out"),
+        ["out.json", "out/captions.png"],
+        "captions",
+    ),
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_full_disk(command, here, command_line):
-    with full_disk(SIZES.get(command, 500)):
-        code, output, error = command_line(command, *COMMANDS[command])
+@pytest.mark.parametrize("command", WRITING_FILES)
+def test_files_are_overwritten_if_asked_and_then_as_a_whole(command, here, command_line):
+    arguments, files, said = WRITING_FILES[command]
+    Path("out").mkdir()
+    for name in files:
+        Path(name).write_bytes(b"old")
     before = contents(here)
-    assert code == 1, output + error
-    assert error.splitlines()[-1].startswith("lavit-hf: "), error
-    assert "Traceback" not in error
-    assert SAID.get(command, "") in output
-    if command not in ("export", "precompute-codes"):
-        assert "out" in error.splitlines()[-1]
-        assert "File too large" in error
-    made = {name for name in before if name.startswith("out") and not Path(name).name.startswith(".")}
-    assert made <= {"out/test/codes.json"}  # with which the same command goes on
-    code, _, error = command_line(command, *COMMANDS[command])
-    assert code == 0, error
-    assert not [name for name in contents(here) if Path(name).name.startswith(".")]
-
-
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "precompute-codes"])
-def test_nothing_is_overwritten_unasked(command, here, command_line):
-    assert command_line(command, *COMMANDS[command])[0] == 0
-    before = contents(here)
-    code, _, error = command_line(command, *COMMANDS[command])
-    assert code in (1, 2)
-    assert "must be new or empty" in error or "give --overwrite" in error
+    code, _, error = command_line(command, *arguments)
+    assert code == 1
+    assert f"{files[0]} exists: name another output, or give --overwrite" in error
     assert contents(here) == before
-    if command == "export":
-        return
     with full_disk(500):
-        assert command_line(command, *COMMANDS[command], "--overwrite")[0] == 1
+        code, output, error = command_line(command, *arguments, "--overwrite")
+    assert code == 1, output
+    assert f"{files[0]} cannot be written: File too large" in error.splitlines()[-1]
+    assert "Traceback" not in error
+    assert said in output
     assert contents(here) == before
-    for name in before:
-        if name.startswith("out"):
-            Path(name).write_bytes(b"old")
-    assert command_line(command, *COMMANDS[command], "--overwrite")[0] == 0
-    assert all(content != b"old" for content in contents(here).values())
+    code, _, error = command_line(command, *arguments, "--overwrite")
+    assert code == 0, error
+    after = contents(here)
+    assert after.keys() == before.keys()
+    assert all(after[name] != b"old" for name in files)
 
 
 def test_a_sheet_of_samples_on_a_full_disk(here, command_line):
-    arguments = ("--dataset", "rows", "--tasks", "captions", "--output", "out.json", "--samples-dir", "sheets")
+    arguments = ("--dataset", "rows", "--tasks", "captions", "--output", "out.json", "--samples-dir", "out")
     with full_disk(10_000):
-        code, output, error = command_line("evaluate", *arguments)
+        code, _, error = command_line("evaluate", *arguments)
     assert code == 1
     assert "captions.png cannot be written: File too large" in error
     assert json.loads(Path("out.json").read_text())["protocol"]["dataset"] == "rows"
-    assert not list(Path("sheets").iterdir())
+    assert not list(Path("out").iterdir())
+
+
+# config.json of an exported model fits, and its weights do not.
+@pytest.mark.parametrize(
+    ("line", "room"),
+    [
+        (("export", "out"), 100_000),
+        (("precompute-codes", "rows", "out", "--split", "test", "--num-workers", "0"), 1000),
+    ],
+)
+def test_folders_are_complete_or_not_there(line, room, here, command_line):
+    line = (*line, "--model", demo_checkpoint())
+    with full_disk(room):
+        code, output, error = command_line(*line)
+    assert code == 1, output
+    assert error.splitlines()[-1].startswith("lavit-hf: "), error
+    assert "Traceback" not in error
+    visible = {name for name in contents(here) if name.startswith("out") and "/." not in name}
+    assert visible <= {"out/test/codes.json"}  # with which the same command goes on
+    code, _, error = command_line(*line)
+    assert code == 0, error
+    assert not [name for name in contents(here) if "/." in name]
 
 
 @pytest.mark.parametrize("command", ["caption", "encode"])
@@ -125,9 +126,9 @@ def test_one_bad_image_of_several(command, here, command_line):
     assert code == 1
     assert output.count("image.png") == 1
     assert "bad.png" not in output
-    assert [name in line for name, line in zip(("missing.png", "bad.png"), error.splitlines()[-2:], strict=True)] == [
-        True
-    ] * 2
+    missing, bad = error.splitlines()[-2:]
+    assert "missing.png" in missing
+    assert "bad.png" in bad
 
 
 @pytest.mark.parametrize("seconds", [0.2, 6])
