@@ -29,7 +29,7 @@ COMMANDS = {
 # What is added to the line, or "missing", which takes the place of its first argument. Commands that do not have an
 # option say so. Most paths are those of files that a test makes.
 WRONG_VALUES = (
-    *("--no-such-option", "--seed", "surplus words", "-z"),
+    *("--no-such-option", "--seed", "-z", "--help-me", "--model"),
     *(
         "--seed -1",
         "--seed x",
@@ -94,6 +94,8 @@ def wrong_lines(command: str) -> list[tuple[str, ...]]:
     if command in ("convert", "export", "precompute-codes"):
         place = command != "export"
         lines += [(*right[:place], name, *right[place + 1 :]) for name in WRONG_FOLDERS]
+    if command not in ("caption", "encode"):  # which take several images
+        lines.append((*right, "surplus", "words"))
     if command not in ("chat", "demo", "evaluate"):
         lines += [(), right[1:]]
     return lines + [(*right, "--output", name) for name in WRONG_OUTPUTS.get(command, ())]

@@ -15,7 +15,7 @@ from .processing import LavitProcessor
 
 
 Images = Sequence[Sequence[Image.Image]]
-# The settings of a task for which a model has none.
+# The settings of tasks, for a model that has none of its own.
 TASK_SETTINGS: dict[str, dict[str, Any]] = {
     "caption": {"max_new_tokens": 64},
     "answer": {"max_new_tokens": 10, "stop_strings": ["\n"]},
@@ -82,11 +82,11 @@ def describe_unknown_words(processor: LavitProcessor, text: str) -> str | None:
         `str`, *optional*: A sentence that also says what the model knows. None if the model knows all words, or has no
         `domain`.
     """
-    words = dict.fromkeys(re.findall(r"[^\W\d_]+", text.lower()))
-    unknown = [word for word in words if word not in processor.domain["words"]] if processor.domain else []
-    if not unknown:
+    if (domain := processor.domain) is None:
         return None
-    return f"This model does not know {', '.join(map(repr, unknown))}. It knows {processor.domain['description']}."
+    words = dict.fromkeys(re.findall(r"[^\W\d_]+", text.lower()))
+    unknown = ", ".join(repr(word) for word in words if word not in domain["words"])
+    return f"This model does not know {unknown}. It knows {domain['description']}." if unknown else None
 
 
 def write_texts(
@@ -127,7 +127,8 @@ def _task_settings(model: LavitForCausalLM, task: str, given: dict[str, Any]) ->
     if task not in TASK_SETTINGS:
         raise ValueError(f"task must be one of {', '.join(TASK_SETTINGS)}, got {task!r}.")
     own = model.generation_config
-    settings = dict(getattr(own, f"{task}_generation", TASK_SETTINGS[task])) | given
+    default = {name: value for name, value in TASK_SETTINGS[task].items() if getattr(own, name, None) is None}
+    settings = dict(getattr(own, f"{task}_generation", default)) | given
     if settings.get("num_beams") == 1:  # these settings are of beams
         settings = {
             name: value for name, value in settings.items() if name not in ("early_stopping", "length_penalty")

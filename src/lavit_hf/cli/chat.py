@@ -53,7 +53,7 @@ def chat(
     decoder: options.PixelDecoder = options.Decoder.highres,
     steps: options.Steps = None,
     seed: options.Seed = 0,
-    device: options.Device = None,
+    device: options.Device = "",
     dtype: options.Dtype = "auto",
 ) -> None:
     """Talk to a model in text and images."""

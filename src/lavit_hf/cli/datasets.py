@@ -37,7 +37,7 @@ def precompute_codes(
     ] = "raise",
     drop_images: Annotated[bool, typer.Option("--drop-images", help="Write codes without the images.")] = False,
     num_workers: Annotated[int, typer.Option(min=0, help="Processes that read images.")] = 2,
-    device: options.Device = None,
+    device: options.Device = "",
     dtype: options.Dtype = "auto",
 ) -> None:
     """
@@ -46,6 +46,7 @@ def precompute_codes(
     In several processes: `accelerate launch -m lavit_hf.cli precompute-codes DATASET OUTPUT --model MODEL`.
     """
     from ..data import precompute  # imports packages of the extra
+    from ..data.code_files import check_output
     from ..data.loading import check_columns, load_rows
 
     loading: dict[str, Any] = {
@@ -55,6 +56,7 @@ def precompute_codes(
         "num_rows": num_rows,
     }
     options.check_folder(output)
+    check_output(output)
     rows, columns = load_rows(dataset, split, **loading), image_column or ["image"]
     check_columns(rows, columns)
     visual_tokenizer, image_processor = load_model(model, device, dtype, LavitVisualTokenizer, AutoImageProcessor)

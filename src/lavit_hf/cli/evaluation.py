@@ -37,7 +37,7 @@ def evaluate(
         Path | None, typer.Option(exists=True, dir_okay=False, help="File of a network, for a Fréchet distance.")
     ] = None,
     seed: options.Seed = 0,
-    device: options.Device = None,
+    device: options.Device = "",
     dtype: options.Dtype = "auto",
 ) -> None:
     """

@@ -63,7 +63,7 @@ def caption(
     num_beams: options.NumBeams = None,
     min_new_tokens: options.MinNewTokens = None,
     max_new_tokens: options.MaxNewTokens = None,
-    device: options.Device = None,
+    device: options.Device = "",
     dtype: options.Dtype = "auto",
 ) -> None:
     """Describe images. Those that cannot be read are named at the end."""
@@ -85,7 +85,7 @@ def ask(
     num_beams: options.NumBeams = None,
     min_new_tokens: options.MinNewTokens = None,
     max_new_tokens: options.MaxNewTokens = None,
-    device: options.Device = None,
+    device: options.Device = "",
     dtype: options.Dtype = "auto",
 ) -> None:
     """Answer a question about an image in one line."""
@@ -112,7 +112,7 @@ def draw(
     aspect_ratio: options.AspectRatio = None,
     steps: options.Steps = None,
     seed: options.Seed = 0,
-    device: options.Device = None,
+    device: options.Device = "",
     dtype: options.Dtype = "auto",
 ) -> None:
     """
@@ -141,7 +141,7 @@ def edit(
     aspect_ratio: options.AspectRatio = None,
     steps: options.Steps = None,
     seed: options.Seed = 0,
-    device: options.Device = None,
+    device: options.Device = "",
     dtype: options.Dtype = "auto",
 ) -> None:
     """
@@ -171,7 +171,7 @@ def reconstruct(
     aspect_ratio: options.AspectRatio = None,
     steps: options.Steps = None,
     seed: options.Seed = 0,
-    device: options.Device = None,
+    device: options.Device = "",
     dtype: options.Dtype = "auto",
 ) -> None:
     """Encode an image, and draw it again from its tokens alone."""
@@ -194,7 +194,7 @@ def encode(
     ] = None,
     overwrite: options.Overwrite = False,
     seed: options.Seed = 0,
-    device: options.Device = None,
+    device: options.Device = "",
     dtype: options.Dtype = "auto",
 ) -> None:
     """
@@ -229,7 +229,7 @@ def show(
     decoder: options.PixelDecoder = options.Decoder.highres,
     steps: options.Steps = None,
     seed: options.Seed = 0,
-    device: options.Device = None,
+    device: options.Device = "",
     dtype: options.Dtype = "auto",
 ) -> None:
     """

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from rich.console import Console
@@ -40,7 +39,8 @@ def read_images(paths: Iterable[Path]) -> tuple[list[tuple[Path, Image.Image]], 
     Raises:
         ValueError: If no image can be read.
     """
-    images, errors = [], []
+    images: list[tuple[Path, Image.Image]] = []
+    errors: list[str] = []
     for path in paths:
         try:
             images.append((path, read_image(path)))
@@ -67,7 +67,7 @@ def warn_of_unknown_words(processor: LavitProcessor, text: str) -> bool:
 
 def load_model(
     model: str,
-    device: str | None,
+    device: str,
     dtype: str,
     model_class: Any = AutoModelForCausalLM,
     processor_class: Any = AutoProcessor,
@@ -77,22 +77,20 @@ def load_model(
 
     Args:
         model (`str`): A folder or a repository.
-        device (`str`, *optional*): The device. Default: an accelerator if there is one.
+        device (`str`): The device.
         dtype (`str`): The data type of the weights.
         model_class, processor_class (*optional*): The classes of the model and of the processor.
 
     Raises:
-        ValueError: If torch does not know the device, or it is not there.
+        OSError: If there is no such model, or the Hub cannot be reached.
     """
     quiet_libraries()
-    device = device or str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"--device must be one that is there, got {device}: {error}".partition("\n")[0]) from error
-    with progress.status(f"Loading {model}"):
-        loaded = model_class.from_pretrained(model, dtype=dtype).to(device).eval()
-        return loaded, processor_class.from_pretrained(model)
+        with progress.status(f"Loading {model}"):
+            loaded = model_class.from_pretrained(model, dtype=dtype).to(device).eval()
+            return loaded, processor_class.from_pretrained(model)
+    except OSError as error:  # that of a repository does not name it
+        raise OSError(f"{model} cannot be loaded: {error}") from error
 
 
 def load_decoder(model: str, decoder: Decoder, like) -> LavitImageDecoderPipeline:

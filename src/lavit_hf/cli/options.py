@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import typer
 from PIL import Image
 
@@ -89,6 +90,16 @@ def check_image_output(path: Path) -> Path:
     return _check_output(path)
 
 
+def _check_device(device: str) -> str:
+    """Returns a device, by default an accelerator if there is one, or raises a `ValueError` if it is not there."""
+    device = device or str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"--device must be one that is there, got {device}: {error}".partition("\n")[0]) from error
+    return device
+
+
 def _check_finite(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise ValueError(f"--guidance-scale must be a finite number, got {value}.")
@@ -147,7 +158,13 @@ Selection = Annotated[
 Seed = Annotated[
     int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same result on the same machine.")
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps, ... Default: an accelerator if there is one.")]
+# Without the option, the callback finds the default.
+Device = Annotated[
+    str,
+    typer.Option(
+        callback=_check_device, show_default=False, help="cpu, cuda, mps, ... Default: an accelerator if there is one."
+    ),
+]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Data type of the weights; auto: as saved.")
 ]

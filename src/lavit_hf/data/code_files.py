@@ -126,6 +126,13 @@ def read_manifest(dataset_name: str | os.PathLike, split: str) -> dict:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def check_output(output: Path) -> None:
+    """Raises a `ValueError` if the folder `output` holds other files than a dataset with precomputed codes."""
+    manifests = list(output.glob(f"*/{MANIFEST_FILE}"))
+    if not manifests and any(path.is_file() and path.name[0] != "." for path in (output, *output.rglob("*"))):
+        raise ValueError(f"{output} holds other files than a dataset with precomputed codes: name a new folder.")
+
+
 def open_split(output: Path, split: str, settings: dict, is_main_process: bool) -> Path:
     """
     Makes the folder of a split, or finds it as the same settings began it.
@@ -142,9 +149,7 @@ def open_split(output: Path, split: str, settings: dict, is_main_process: bool) 
     Raises:
         ValueError: If the folder holds something else, or was begun with other settings.
     """
-    manifests = list(output.glob(f"*/{MANIFEST_FILE}"))
-    if not manifests and any(path.is_file() and path.name[0] != "." for path in (output, *output.rglob("*"))):
-        raise ValueError(f"{output} holds other files than a dataset with precomputed codes: name a new folder.")
+    check_output(output)
     folder, manifest = output / _first_split(split), read_manifest(output, split)
     if manifest:
         begun = manifest["settings"]

@@ -112,6 +112,9 @@ def replacing_file(path: str | os.PathLike) -> Iterator[Path]:
     Gives a path beside `path` to write to. The file there replaces `path` when the block ends without an error, and is
     deleted otherwise.
 
+    Args:
+        path (`str` or `os.PathLike`): The path of a file, in a folder that exists.
+
     Raises:
         OSError: If the file cannot be written, for instance because the disk is full.
     """
