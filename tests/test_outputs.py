@@ -1,7 +1,6 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """What commands write: nothing is overwritten unasked or half-written, and a full disk loses nothing."""
 
-import json
 import os
 import resource
 import signal
@@ -17,6 +16,8 @@ from PIL import Image
 from lavit_hf import demo_checkpoint
 from lavit_hf.cli.demo import IMAGES
 from lavit_hf.data.shapes import load_shapes, render_scene, sample_scene
+from lavit_hf.evaluation import EvaluationReport
+from lavit_hf.visualization import Sample
 
 
 @pytest.fixture
@@ -86,14 +87,13 @@ def test_files_are_overwritten_if_asked_and_then_as_a_whole(command, here, comma
     assert all(after[name] != b"old" for name in files)
 
 
-def test_a_sheet_of_samples_on_a_full_disk(here, command_line):
-    arguments = ("--dataset", "rows", "--tasks", "captions", "--output", "out.json", "--samples-dir", "out")
-    with full_disk(10_000):
-        code, _, error = command_line("evaluate", *arguments)
-    assert code == 1
-    assert "captions.png cannot be written: File too large" in error
-    assert json.loads(Path("out.json").read_text())["protocol"]["dataset"] == "rows"
+def test_a_sheet_of_samples_on_a_full_disk(here):
+    image = Image.open("image.png")
+    report = EvaluationReport({}, {}, {}, {}, {"captions": [Sample((image,), ("a star",))]})
+    with full_disk(500), pytest.raises(OSError, match=r"captions\.png cannot be written: File too large"):
+        report.save_samples("out")
     assert not list(Path("out").iterdir())
+    assert report.save_samples("out") == [Path("out/captions.png")]
 
 
 # config.json of an exported model fits, and its weights do not.
