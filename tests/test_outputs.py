@@ -135,7 +135,13 @@ def test_one_bad_image_of_several(command, here, command_line):
 def test_an_interrupt(seconds, here):
     """While a model is loaded, and later."""
     command = [sys.executable, "-m", "lavit_hf.cli", "draw", "a red star", "--output", "out.png", "--steps", "900"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # which jobs of a shell ignore
+    )
     assert running.stderr
     assert any("small model" in line for line in running.stderr)
     time.sleep(seconds)

@@ -29,7 +29,7 @@ def serve(
     allow_folder: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Folder of file: images.")
     ] = None,
-    device: options.Device = None,
+    device: options.Device = "",
     dtype: options.Dtype = "auto",
 ) -> None:
     """Serve a model to clients of OpenAI's API: images and text in, text out."""
