@@ -195,8 +195,8 @@ def _describe_model(visual_tokenizer: LavitVisualTokenizer, image_processor: Bas
         raise ValueError(
             f"visual_tokenizer.config.selection must be {' or '.join(SELECTIONS)}, got {config.selection!r}."
         )
-    numbers = {"num_codes": config.num_codes, "max_codes": config.max_codes}
-    numbers["keep_scale"] = None if config.keep_scale == 1 else config.keep_scale
+    scale = None if config.keep_scale == 1 else config.keep_scale
+    numbers = {"num_codes": config.num_codes, "max_codes": config.max_codes, "keep_scale": scale}
     changed = [f"{name}={value}" for name, value in numbers.items() if value is not None]
     digest = hashlib.sha256(f"{type(image_processor).__name__} {image_processor.to_json_string()}".encode())
     for name, tensor in sorted(visual_tokenizer.state_dict().items()):

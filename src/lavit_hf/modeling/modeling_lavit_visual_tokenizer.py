@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -214,7 +214,7 @@ class LavitVisualTokenizer(LavitPreTrainedModel):
     def _select(self, log_probs: torch.Tensor, generator: torch.Generator | None = None, **kwargs) -> torch.Tensor:
         """Decides which patches are kept, by the configuration where nothing is given."""
         given = {name: value for name, value in kwargs.items() if value is not None}
-        settings = {"selection": self.config.selection, "max_codes": self.config.max_codes}
+        settings: dict[str, Any] = {"selection": self.config.selection, "max_codes": self.config.max_codes}
         if not {"num_codes", "keep_scale"} & given.keys():  # one displaces the other
             settings |= {"num_codes": self.config.num_codes, "keep_scale": self.config.keep_scale}
         return select_patches(log_probs, generator=generator, **settings | given)

@@ -4,7 +4,7 @@
 from typing import Any, Literal
 
 import torch
-from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs
 
 
 DECISION = ("num_codes", "max_codes", "keep_scale")
@@ -28,7 +28,7 @@ class LavitProcessorKwargs(ProcessingKwargs, total=False):
     keep_scale: float | None
 
 
-def check_arguments(processor: ProcessorMixin, kwargs: dict[str, Any]) -> None:
+def check_arguments(processor: Any, kwargs: dict[str, Any]) -> None:
     """
     Raises a `TypeError` for an argument that no processor of transformers, and no part of this one, has, and a
     `ValueError` for a number of codes if the processor has no visual tokenizer.

@@ -115,7 +115,7 @@ def _download(url: SplitResult, room: int, end: float) -> bytes:
     """Reads at most `room` bytes from a public address, to which the name of the host is resolved only once."""
     is_secure, host = url.scheme == "https", url.hostname or ""
     port = url.port or (443 if is_secure else 80)
-    addresses = [found[4][0] for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    addresses = [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     if not all(map(_is_public, addresses)):
         raise ValueError(f"{host} has an address that is not public")
     with ExitStack() as stack:

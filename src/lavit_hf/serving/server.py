@@ -5,7 +5,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
@@ -92,7 +92,7 @@ class Answer:
         finally:
             streamer.end()  # otherwise a reader would wait forever after an error
 
-    async def write(self, thread: ThreadPoolExecutor) -> AsyncIterator[str]:
+    async def write(self, thread: ThreadPoolExecutor) -> AsyncGenerator[str]:
         """Gives the text piece by piece, until its line ends or a stop string comes."""
         streamer = AsyncTextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         generation = asyncio.get_running_loop().run_in_executor(thread, self._generate, streamer)
@@ -196,7 +196,7 @@ async def _read_body(request: Request) -> bytes:
     return bytes(body)
 
 
-async def _stream(answer: Answer, thread: ThreadPoolExecutor, head: dict[str, Any]) -> AsyncIterator[str]:
+async def _stream(answer: Answer, thread: ThreadPoolExecutor, head: dict[str, Any]) -> AsyncGenerator[str]:
     """Gives the chunks of an answer as server-sent events."""
 
     def chunk(delta: dict[str, str], finish_reason: str | None = None) -> str:
