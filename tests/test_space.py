@@ -198,15 +198,17 @@ def keep_screenshot(page, name: str) -> None:
         page.screenshot(path=Path(folder) / f"{name}.png")
 
 
-def test_describe(page, picture):
+def test_describe(page, tmp_path):
+    """Another scene than the worked example, with a blue square and an orange ring."""
+    render_scene(sample_scene(11, "test"), 256).save(tmp_path / "scene.png")
     panel = open_tab(page, "Describe")
-    upload(panel, picture)
+    upload(panel, tmp_path / "scene.png")
     panel.get_by_role("button", name="Describe").click()
-    assert "orange star" in wait_for_text(panel, "Caption")
+    wait_for(lambda: "blue square" in panel.get_by_label("Caption").input_value(), "The caption of the blue square")
     count, codes = re.fullmatch(r"(\d+) tokens for 64 patches: ([\d ]+)", wait_for_text(panel, "Tokens")).groups()
     assert len(codes.split()) == int(count)
     wait_for_picture(panel, "Kept patches")
-    wait_for_picture(panel, "Patches merged into them")
+    wait_for_picture(panel, "Merged patches")
     keep_screenshot(page, "describe")
 
 
