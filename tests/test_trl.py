@@ -21,7 +21,7 @@ from .training.small import make_dataset, make_model, make_processor, tokenize
 
 
 QUESTION = "Question: {} Answer:"
-LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+LORA = LoraConfig(r=4, lora_alpha=32, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
 SETTINGS = {
     "use_cpu": True,
     "bf16": False,
@@ -194,7 +194,7 @@ def test_sft_with_lora(folder, processor, rows, tmp_path):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     trainer = make_sft(tmp_path, model, processor, as_prompts_of_messages(rows), peft_config=LORA)
     expected = answers_loss(trainer.model, folder, rows)
-    assert expected != pytest.approx(answers_loss(LavitForCausalLM.from_pretrained(folder), folder, rows), rel=1e-3)
+    assert expected != pytest.approx(answers_loss(LavitForCausalLM.from_pretrained(folder), folder, rows), rel=1e-2)
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-4)
     trainer.train()
     after = answers_loss(trainer.model, folder, rows)
