@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What a model of a narrow domain knows, and the settings of tasks that are saved with a model."""
+"""A model of a narrow domain says which words it does not know, and settings of tasks are saved with a model."""
 
 import json
 import re

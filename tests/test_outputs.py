@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What commands write: nothing is overwritten unasked or half-written, and a full disk loses nothing."""
+"""Commands overwrite nothing unasked and write nothing by halves, and a full disk loses nothing."""
 
 import os
 import resource

@@ -26,8 +26,8 @@ COMMANDS = {
     "convert": ("somebody/no-model", "converted"),
     "export": ("exported", *MODEL),
 }
-# What is added to the line, or "missing", which takes the place of its first argument. Commands that do not have an
-# option say so. Most paths are those of files that a test makes.
+# Each value is added to the line, except "missing", which takes the place of its first argument. Commands that do not
+# have an option say so. Most paths are those of files that a test makes.
 WRONG_VALUES = (
     *("--no-such-option", "--seed", "-z", "--help-me", "--model"),
     *(

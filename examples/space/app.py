@@ -323,7 +323,7 @@ def main():
     parser.add_argument("--port", type=int, help="default: the first free port from 7860")
     args = parser.parse_args()
     page = Page(args.model or str(demo_checkpoint()))
-    # What an error that nobody foresaw says may name files of the server, so that it is written to the log alone.
+    # An error that nobody foresaw may name files of the server, so that it is written to the log alone.
     blocks = build(page, is_demo=args.model is None)
     blocks.launch(server_port=args.port, max_file_size=f"{MAX_MEGABYTES}mb", show_error=False, css=CSS)
 

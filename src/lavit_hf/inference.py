@@ -76,7 +76,7 @@ def describe_unknown_words(processor: LavitProcessor, text: str) -> str | None:
 
     Args:
         processor ([`LavitProcessor`]): The processor of the model, which may have a `domain`.
-        text (`str`): What a person typed.
+        text (`str`): The text that a person typed.
 
     Returns:
         `str`, *optional*: A sentence that also says what the model knows. None if the model knows all words, or has no
@@ -118,8 +118,9 @@ def write_texts(
     stops = [] if task is None else settings.pop("stop_strings", [])
     inputs = prepare_prompts(processor, texts, images).to(model.device)
     ids = model.generate(**inputs, return_full_text=False, **settings)
-    texts = processor.batch_decode(ids, skip_special_tokens=True)
-    return [re.split("|".join([*map(re.escape, stops), "$"]), text.strip())[0].strip() for text in texts]
+    written = [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
+    ends = [min((text.index(stop) for stop in stops if stop in text), default=len(text)) for text in written]
+    return [text[:end].strip() for text, end in zip(written, ends, strict=True)]
 
 
 def _task_settings(model: LavitForCausalLM, task: str, given: dict[str, Any]) -> dict[str, Any]:

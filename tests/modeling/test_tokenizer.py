@@ -85,7 +85,7 @@ def test_the_configuration_sets_the_number_of_codes(tmp_path):
     fixed = LavitVisualTokenizer.from_pretrained(tmp_path, num_codes=5)
     assert fixed(images).num_codes.tolist() == fixed.tokenize_images(images).num_codes.tolist() == [5, 5, 5]
     assert fixed.select_patches(images)[1].sum(dim=-1).tolist() == [5, 5, 5]
-    # What is given displaces the setting.
+    # An argument displaces the setting of the configuration.
     assert fixed(images, num_codes=[1, 2, 3]).num_codes.tolist() == [1, 2, 3]
     assert torch.equal(fixed(images, keep_scale=1.0).num_codes, own)
     assert torch.equal(tokenizer(images, num_codes=5).codes, fixed(images).codes)

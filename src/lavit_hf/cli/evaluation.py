@@ -77,7 +77,7 @@ def evaluate(
         num_samples=num_samples,
         batch_size=batch_size,
         seed=seed,
-        image_generation={} if guidance_scale is None else {"guidance_scale": guidance_scale},
+        image_generation=options.given(guidance_scale=guidance_scale),
         image_decoding={"num_inference_steps": steps},
         columns=columns,
         clip_model=clip_model and str(clip_model),

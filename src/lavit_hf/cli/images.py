@@ -4,7 +4,7 @@
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -51,11 +51,6 @@ def _save(images: list[Image.Image], codes: list[list[int]], output: Path) -> No
         console.print(f"{path} ({image.width} x {image.height})", soft_wrap=True)
 
 
-def _given(**settings) -> dict[str, Any]:
-    """Returns the settings that are not None. The model's own hold for the others."""
-    return {name: value for name, value in settings.items() if value is not None}
-
-
 def caption(
     images: options.ImageFiles,
     model: options.Model = options.DEMO,
@@ -70,7 +65,7 @@ def caption(
     opened, errors = read_images(images)
     loaded, processor = load_model(model, device, dtype)
     warn_of_unknown_words(processor, prompt)
-    settings = _given(num_beams=num_beams, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens)
+    settings = options.given(num_beams=num_beams, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens)
     for path, image in opened:
         [text] = write_texts(loaded, processor, [prompt], [[image]], task="caption", **settings)
         console.print(f"{path}: {f'{prompt} {text}'.strip()}", soft_wrap=True, markup=False)
@@ -93,7 +88,7 @@ def ask(
     loaded, processor = load_model(model, device, dtype)
     warn_of_unknown_words(processor, question)
     prompt = processor.vqa_prompt.format(question=question)
-    settings = _given(num_beams=num_beams, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens)
+    settings = options.given(num_beams=num_beams, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens)
     [text] = write_texts(loaded, processor, [prompt], [[opened]], task="answer", **settings)
     console.print(text, soft_wrap=True, markup=False)
 
@@ -124,7 +119,7 @@ def draw(
     pipeline = load_decoder(model, decoder, like=loaded)
     warn_of_unknown_words(processor, prompt)
     torch.manual_seed(seed)
-    size, settings = _find_size(pipeline, aspect_ratio), _given(guidance_scale=guidance_scale)
+    size, settings = _find_size(pipeline, aspect_ratio), options.given(guidance_scale=guidance_scale)
     with progress.status("Drawing tokens"):
         codes = draw_codes(loaded, processor, [prompt], [before], num_return_sequences=num_images, **settings)
     _save(decode_codes(pipeline, codes, seed, num_inference_steps=steps, **size), codes, output)
@@ -154,7 +149,7 @@ def edit(
     pipeline = load_decoder(model, decoder, like=loaded)
     warn_of_unknown_words(processor, instruction)
     torch.manual_seed(seed)
-    size, settings = _find_size(pipeline, aspect_ratio), _given(guidance_scale=guidance_scale)
+    size, settings = _find_size(pipeline, aspect_ratio), options.given(guidance_scale=guidance_scale)
     with progress.status("Drawing tokens"):
         source = encode_images(loaded.model.visual_tokenizer, processor, [opened]).codes.tolist()
         codes = draw_codes(loaded, processor, [instruction], [[opened]], **settings)

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -40,6 +40,11 @@ def check_model(model: str) -> str:
     elif not Path(model).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         raise ValueError(f"The model must be a folder, or a repository of the Hub as owner/name: there is no {model}.")
     return model
+
+
+def given(**settings) -> dict[str, Any]:
+    """Returns the settings that are not None. The model's own hold for the others."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def check_outputs(*paths: Path, overwrite: bool = False) -> None:

@@ -93,10 +93,10 @@ def select_patches(
             log_probs = log_probs + gumbel_noise(log_probs.shape, generator, log_probs.device)
         scores = log_probs[..., 0] - log_probs[..., 1]
         num_kept = (scores >= 0).sum(dim=-1)
-    if num_codes is not None and keep_scale != 1:
-        raise ValueError(f"num_codes={num_codes!r} does not go with keep_scale={keep_scale!r}: give either.")
     if num_codes is None:
         num_kept = (num_kept * check_number("keep_scale", keep_scale, 0)).round().clamp(min=1)
+    elif keep_scale != 1:
+        raise ValueError(f"num_codes={num_codes!r} does not go with keep_scale={keep_scale!r}: give either.")
     else:
         num_kept = _read_counts("num_codes", num_codes, scores)
     if max_codes is not None:

@@ -52,8 +52,9 @@ class LavitProcessor(ProcessorMixin):
 
     Attributes:
         visual_tokenizer ([`LavitVisualTokenizer`], *optional*):
-            With it, each image gets one placeholder for each of its codes, so that the lengths of sequences are known
-            before the model runs. It is not saved. Default: none, and one placeholder, which the model expands.
+            With a visual tokenizer, the processor gives each image one placeholder for each of its codes, so that the
+            lengths of sequences are known before the model runs. It is not saved. Default: none, and one placeholder
+            for each image, which the model expands.
         image_token, image_start_token, image_end_token (`str`):
             The placeholder `<image>`, and the marks `[IMG]` and `[/IMG]` around an image.
         image_token_id, image_start_token_id, image_end_token_id (`int`): Their ids.
@@ -265,8 +266,10 @@ class LavitProcessor(ProcessorMixin):
         self, ids: Sequence[int] | torch.Tensor, skip_special_tokens: bool = True
     ) -> list[TextSegment | ImageSegment]:
         """
-        Splits one sequence of ids into its texts and images. Codes without marks around them, as in prompts of
-        drawings, are an image too; neighboring ones make one. A `[/IMG]` without an image before it is left out.
+        Splits one sequence of ids into its texts and images.
+
+        Codes without marks around them, as in prompts of drawings, are an image too. Neighboring images of this kind
+        cannot be told apart and make one. A `[/IMG]` without an image before it is left out.
 
         Args:
             ids (`list[int]` or `torch.LongTensor` of shape `(sequence_length,)`):

@@ -56,7 +56,7 @@ class Message(_Given):
 
 
 class StreamOptions(_Given):
-    """What a stream has besides its text."""
+    """The options of a stream."""
 
     include_usage: bool = False
 
