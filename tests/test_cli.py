@@ -117,6 +117,32 @@ def test_encode(run, converted, image, tmp_path):
     assert Image.open(tmp_path / "kept" / "image_0.png").size == (448, 448)
 
 
+@pytest.mark.parametrize(
+    ("options", "counts"), [("--num-codes 3", [3, 3]), ("--max-codes 2", [2, 2]), ("--keep-scale 1e6", [64, 64])]
+)
+def test_the_number_of_codes(run, converted, image, tmp_path, monkeypatch, options, counts):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    common = "-m", converted, *options.split()
+    lines = run("encode", image, GOLDENS / "image_1.png", *common).splitlines()
+    assert [json.loads(line)["num_codes"] for line in lines] == counts
+    output = run("reconstruct", image, *common, "--steps", 1, "-o", tmp_path / "again.png")
+    assert output.startswith(f"{counts[0]} tokens")
+    output = run("precompute-codes", "shapes", tmp_path / "codes", "--num-rows", 2, "--num-workers", 0, *common)
+    assert f" {sum(counts)} codes" in output
+
+
+def test_a_number_of_codes_that_images_do_not_have(run, converted, image, tmp_path):
+    output = tmp_path / "codes"
+    for command in (
+        ["encode", image],
+        ["reconstruct", image, "-o", f"{output}.png"],
+        ["precompute-codes", "shapes", output],
+    ):
+        error = run(*command, "-m", converted, "--num-codes", 65, fails=True)
+        assert "num_codes must be 1 to the number of patches, 64, got 65" in error
+    assert not any(tmp_path.iterdir())
+
+
 def test_kept_patches_lie_over_an_upright_image(run, converted, tmp_path):
     upright = Image.open(GOLDENS / "image_0.png").convert("RGB")
     exif = Image.Exif()

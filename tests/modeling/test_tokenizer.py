@@ -94,6 +94,8 @@ def test_the_configuration_sets_the_number_of_codes(tmp_path):
     halved = LavitVisualTokenizer.from_pretrained(tmp_path, keep_scale=0.5)
     assert (halved(images).num_codes < own).all()
     assert halved(images, num_codes=16).num_codes.tolist() == [16, 16, 16]
+    with pytest.raises(ValueError, match="num_codes must be 1 to the number of patches, 16, got 17"):
+        LavitVisualTokenizer.from_pretrained(tmp_path, num_codes=17)
 
 
 def test_sampling_follows_its_generator(tokenizer):

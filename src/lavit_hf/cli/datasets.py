@@ -32,6 +32,9 @@ def precompute_codes(
     selection: Annotated[
         Literal["topk", "argmax"] | None, typer.Option(help="How patches are kept. Default: the model's.")
     ] = None,
+    num_codes: options.NumCodes = None,
+    max_codes: options.MaxCodes = None,
+    keep_scale: options.KeepScale = None,
     broken_images: Annotated[
         Literal["raise", "skip"], typer.Option(help="Stop at an image that cannot be read, or skip its row.")
     ] = "raise",
@@ -55,12 +58,14 @@ def precompute_codes(
         "streaming": streaming,
         "num_rows": num_rows,
     }
+    settings = options.given(selection=selection) | options.choose_codes(num_codes, max_codes, keep_scale)
     options.check_folder(output)
     check_output(output)
     rows, columns = load_rows(dataset, split, **loading), image_column or ["image"]
     check_columns(rows, columns)
-    visual_tokenizer, image_processor = load_model(model, device, dtype, LavitVisualTokenizer, AutoImageProcessor)
-    visual_tokenizer.config.selection = selection or visual_tokenizer.config.selection
+    visual_tokenizer, image_processor = load_model(
+        model, device, dtype, LavitVisualTokenizer, AutoImageProcessor, **settings
+    )
     summary = precompute.precompute_codes(
         rows,
         output,

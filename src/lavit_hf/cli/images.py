@@ -162,6 +162,9 @@ def reconstruct(
     model: options.Model = options.DEMO,
     output: options.ImageOutput = Path("reconstruction.png"),
     overwrite: options.Overwrite = False,
+    num_codes: options.NumCodes = None,
+    max_codes: options.MaxCodes = None,
+    keep_scale: options.KeepScale = None,
     decoder: options.PixelDecoder = options.Decoder.highres,
     aspect_ratio: options.AspectRatio = None,
     steps: options.Steps = None,
@@ -170,9 +173,10 @@ def reconstruct(
     dtype: options.Dtype = "auto",
 ) -> None:
     """Encode an image, and draw it again from its tokens alone."""
+    settings = options.choose_codes(num_codes, max_codes, keep_scale)
     options.check_outputs(output, overwrite=overwrite)
     opened = read_image(image)
-    tokenizer, processor = load_model(model, device, dtype, LavitVisualTokenizer)
+    tokenizer, processor = load_model(model, device, dtype, LavitVisualTokenizer, **settings)
     pipeline = load_decoder(model, decoder, like=tokenizer)
     size = _find_size(pipeline, aspect_ratio)
     generator = torch.Generator().manual_seed(seed)
@@ -184,6 +188,9 @@ def encode(
     images: options.ImageFiles,
     model: options.Model = options.DEMO,
     selection: options.Selection = None,
+    num_codes: options.NumCodes = None,
+    max_codes: options.MaxCodes = None,
+    keep_scale: options.KeepScale = None,
     overlay: Annotated[
         Path | None, typer.Option(file_okay=False, help="Folder to write each image to, with its kept patches.")
     ] = None,
@@ -196,6 +203,7 @@ def encode(
     Print the codes of images, with a line of JSON for each: `{"image": ..., "num_codes": ..., "codes": [...]}`. Images
     that cannot be read are named at the end.
     """
+    settings = options.given(selection=selection) | options.choose_codes(num_codes, max_codes, keep_scale)
     names = Counter(path.stem for path in images)
     if overlay is not None:
         if repeated := [name for name, count in names.items() if count > 1]:
@@ -203,10 +211,9 @@ def encode(
             raise ValueError(f"--overlay names images by their files, and {same}.")
         options.check_outputs(*(overlay / f"{name}.png" for name in names), overwrite=overwrite)
     opened, errors = read_images(images)
-    tokenizer, processor = load_model(model, device, dtype, LavitVisualTokenizer)
+    tokenizer, processor = load_model(model, device, dtype, LavitVisualTokenizer, **settings)
     generator = torch.Generator().manual_seed(seed)
-    readable = [image for _, image in opened]
-    outputs = encode_images(tokenizer, processor, readable, selection=selection, generator=generator)
+    outputs = encode_images(tokenizer, processor, [image for _, image in opened], generator=generator)
     for (path, image), codes, keep_mask in zip(opened, outputs.split(), outputs.keep_mask, strict=True):
         print(json.dumps({"image": str(path), "num_codes": len(codes), "codes": codes.tolist()}))
         if overlay is not None:

@@ -71,6 +71,7 @@ def load_model(
     dtype: str,
     model_class: Any = AutoModelForCausalLM,
     processor_class: Any = AutoProcessor,
+    **settings,
 ) -> tuple[Any, Any]:
     """
     Loads a model and its processor.
@@ -80,6 +81,7 @@ def load_model(
         device (`str`): The device.
         dtype (`str`): The data type of the weights.
         model_class, processor_class (*optional*): The classes of the model and of the processor.
+        settings: Values of the configuration of the model.
 
     Raises:
         OSError: If there is no such model, or the Hub cannot be reached.
@@ -87,7 +89,7 @@ def load_model(
     quiet_libraries()
     try:
         with progress.status(f"Loading {model}"):
-            loaded = model_class.from_pretrained(model, dtype=dtype).to(device).eval()
+            loaded = model_class.from_pretrained(model, dtype=dtype, **settings).to(device).eval()
             return loaded, processor_class.from_pretrained(model)
     except OSError as error:  # that of a repository does not name it
         raise OSError(f"{model} cannot be loaded: {error}") from error

@@ -47,6 +47,22 @@ def given(**settings) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
+def choose_codes(num_codes: int | None, max_codes: int | None, keep_scale: float | None) -> dict[str, Any]:
+    """
+    Returns the settings of a visual tokenizer for the number of codes of an image. Either of `num_codes` and
+    `keep_scale` displaces the other in the model's own settings.
+
+    Raises:
+        ValueError: If both are given.
+    """
+    if num_codes is not None and keep_scale is not None:
+        raise ValueError(f"--num-codes {num_codes} does not go with --keep-scale {keep_scale}: give either.")
+    settings = given(max_codes=max_codes)
+    if num_codes is not None or keep_scale is not None:
+        settings |= {"num_codes": num_codes, "keep_scale": 1.0 if keep_scale is None else keep_scale}
+    return settings
+
+
 def check_outputs(*paths: Path, overwrite: bool = False) -> None:
     """Raises a `ValueError` if a file cannot be written, or if it exists and may not be overwritten."""
     for path in paths:
@@ -105,9 +121,9 @@ def _check_device(device: str) -> str:
     return device
 
 
-def _check_finite(value: float | None) -> float | None:
+def _check_finite(param: typer.CallbackParam, value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
-        raise ValueError(f"--guidance-scale must be a finite number, got {value}.")
+        raise ValueError(f"{param.opts[0]} must be a finite number, got {value}.")
     return value
 
 
@@ -159,6 +175,16 @@ Instruction = Annotated[
 ]
 Selection = Annotated[
     Literal["topk", "sample", "argmax"] | None, typer.Option(help="How patches are kept. Default: the model's.")
+]
+NumCodes = Annotated[
+    int | None, typer.Option(min=1, help="Number of tokens of each image. Default: what its content needs.")
+]
+MaxCodes = Annotated[int | None, typer.Option(min=1, help="Largest number of tokens of an image.")]
+KeepScale = Annotated[
+    float | None,
+    typer.Option(
+        min=0, callback=_check_finite, help="Factor of the number of tokens, such as 0.5 for half of what is needed."
+    ),
 ]
 Seed = Annotated[
     int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same result on the same machine.")

@@ -35,11 +35,16 @@ class _OwnTypeConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        """Same as in `PreTrainedConfig`. Raises a `ValueError` for the configuration of another type of model."""
+        """
+        Same as in `PreTrainedConfig`. Raises a `ValueError` for the configuration of another type of model, and for
+        values in `kwargs` that fit no model, which transformers sets unchecked.
+        """
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(f"{cls.__name__} describes models of type {cls.model_type!r}, got one of {model_type!r}.")
-        return super().from_dict(config_dict, **kwargs)
+        loaded = super().from_dict(config_dict, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).validate_values()
+        return loaded
 
 
 def check_vision_config(config: PreTrainedConfig) -> None:
