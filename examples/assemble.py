@@ -62,6 +62,7 @@ def parse_arguments() -> argparse.Namespace:
         "--dtype", default="bfloat16", choices=["float32", "bfloat16", "float16"], help="dtype of the files"
     )
     parser.add_argument("--dataset", help="dataset to evaluate it on, as lavit-hf evaluate does")
+    parser.add_argument("--split", default="test", help="split of this dataset")
     parser.add_argument("--num_samples", type=int, default=1000, help="number of rows to evaluate it on")
     parser.add_argument("--title", default="LaVIT", help="title of the card")
     parser.add_argument("--without_code", action="store_true", help="import lavit_hf for trust_remote_code")
@@ -107,7 +108,8 @@ def import_code(folder: Path) -> None:
 def evaluate_model(args: argparse.Namespace) -> EvaluationReport:
     model, processor = LavitForCausalLM.from_pretrained(args.output), LavitProcessor.from_pretrained(args.output)
     pipeline = LavitImageDecoderPipeline.from_pretrained(args.output, dtype=model.dtype)
-    report = evaluate(model, processor, pipeline, args.dataset, num_samples=args.num_samples, progress=True)
+    options = {"split": args.split, "num_samples": args.num_samples, "progress": True}
+    report = evaluate(model, processor, pipeline, args.dataset, **options)
     rich.print(Markdown(report.to_markdown()))
     (args.output / "evaluation.json").write_text(report.to_json(), encoding="utf-8")
     report.save_samples(args.output / "samples")

@@ -2,7 +2,7 @@
 """
 Fine-tunes a LaVIT with LoRA: a small adapter is trained and saved, and with --save_merged a whole model as well.
 
-    python examples/finetune_lora.py --model lavit-7b --output_dir my-answers --max_steps 1000 --bf16 \\
+    python examples/finetune_lora.py --model lavit-7b --output_dir my-answers --max_steps 1000 \\
         --dataset_name my-questions --question_column question --answer_column answer --mixture question=1 \\
         --supervise_images False --supervise_prompts False --learning_rate 1e-4
 """
@@ -83,7 +83,7 @@ def main():
         usage=USAGE,
         library_name="peft",
         base_models={"model": model_args.model},
-        dataset=data.dataset_name,
+        dataset=data,
         trainer=trainer,
     )
     if model_args.save_merged:

@@ -5,7 +5,7 @@ Stage 2: trains one language model over text and codes of images, on captions, d
     python examples/pretrain.py examples/recipes/shapes/pretrain.yaml
     python examples/pretrain.py --visual_tokenizer my-tokenizer --language_model HuggingFaceTB/SmolLM2-135M \\
         --dataset_name my-captions --mixture caption=1 draw=1 --learning_rates model.visual_adapter=5e-4 \\
-        --output_dir my-lavit --max_steps 20000 --bf16
+        --output_dir my-lavit --max_steps 20000
 
 A training step: the collator (`lavit_hf/training/collator.py`) turns sequences of text and images into ids, labels and
 pixels; the model computes the codes of images that have none, which become inputs and labels, and the losses of all
@@ -245,7 +245,7 @@ def main():
             "LaVIT (arXiv 2309.04669).",
             usage=USAGE,
             base_models={"visual tokenizer": model_args.visual_tokenizer, "language model": model_args.language_model},
-            dataset=data.dataset_name,
+            dataset=data,
             trainer=trainer,
         )
 

@@ -12,7 +12,6 @@ The loss is in `lavit_hf/training/image_decoder.py`; `lavit_hf/training/image_de
 
 import json
 from dataclasses import dataclass, field
-from itertools import islice
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import AutoImageProcessor, TrainingArguments, set_seed
@@ -33,6 +32,7 @@ from lavit_hf.training import (
     parse_recipe,
     run_script,
     show_image_decoder,
+    spread_rows,
     write_model_card,
 )
 
@@ -123,7 +123,7 @@ def main():
         eval_dataset=eval_rows,
         data_collator=collator,
     )
-    samples = collator(list(islice(iter(eval_rows or train_rows), model_args.num_sample_images)))
+    samples = collator(spread_rows(eval_rows or train_rows, model_args.num_sample_images))
     images, codes = samples["images"], model.list_codes(samples)
 
     def draw_samples():
@@ -149,7 +149,7 @@ def main():
                 "U-Net": model_args.stable_diffusion,
                 "VAE": model_args.vae or model_args.stable_diffusion,
             },
-            dataset=data.dataset_name,
+            dataset=data,
             trainer=trainer,
         )
 

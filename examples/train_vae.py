@@ -14,7 +14,6 @@ from itertools import islice
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.models import AutoencoderKL
-from diffusers.utils import make_image_grid
 from PIL import Image
 from torch import nn
 from transformers import TrainingArguments, set_seed
@@ -30,8 +29,10 @@ from lavit_hf.training import (
     parse_recipe,
     run_script,
     share_of_batch,
+    spread_rows,
     write_model_card,
 )
+from lavit_hf.visualization import Sample, draw_sheet
 
 
 # The weight of the squared error beside the absolute error, which alone neglects the colors of small objects.
@@ -135,11 +136,12 @@ def set_scaling_factor(vae: AutoencoderKL, batches: Iterable[torch.Tensor]) -> f
 
 @torch.no_grad()
 def show_vae(model: VaeForTraining, pixel_values: torch.Tensor) -> Image.Image:
-    """Draws a sheet of images (B, 3, H, W) in [-1, 1], and below each of them its reconstruction."""
+    """Draws a sheet of images (B, 3, H, W) in [-1, 1], and beside each of them its reconstruction."""
     pixel_values = pixel_values.to(model.vae.device)
-    pair = torch.cat([pixel_values, model(pixel_values)["reconstructions"]])
-    images = VaeImageProcessor().postprocess(pair, output_type="pil")
-    return make_image_grid(images, rows=2, cols=len(pixel_values))
+    pair = pixel_values, model(pixel_values)["reconstructions"]
+    rows = (VaeImageProcessor().postprocess(images, output_type="pil") for images in pair)
+    samples = [Sample(images, ()) for images in zip(*rows, strict=True)]
+    return draw_sheet(samples, pixel_values.shape[-1], titles=("image", "rebuilt"))
 
 
 def main():
@@ -151,7 +153,7 @@ def main():
     collator = ImageCollator({"pixel_values": processor}, data.image_column)
     train_rows, eval_rows = data.load_images()
 
-    samples = collator(list(islice(iter(eval_rows or train_rows), model_args.num_sample_images)))["pixel_values"]
+    samples = collator(spread_rows(eval_rows or train_rows, model_args.num_sample_images))["pixel_values"]
     trainer = VaeTrainer(
         model,
         args,
@@ -174,7 +176,7 @@ def main():
             description=f"Encodes images as latents and decodes them, for a pixel decoder. Scaling factor: {factor}.",
             usage="from diffusers import AutoencoderKL\n\nvae = AutoencoderKL.from_pretrained(path)",
             library_name="diffusers",
-            dataset=data.dataset_name,
+            dataset=data,
             trainer=trainer,
         )
 

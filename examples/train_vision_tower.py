@@ -161,7 +161,7 @@ def main():
             title="Vision tower",
             description="A plain ViT, for a visual tokenizer to be trained around.",
             usage="from transformers import AutoModel\n\ntower = AutoModel.from_pretrained(path)",
-            dataset=data.dataset_name,
+            dataset=data,
             trainer=trainer,
         )
 

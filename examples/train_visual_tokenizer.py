@@ -12,13 +12,15 @@ The loss is in the model, `LavitVisualTokenizerForPreTraining`, and the schedule
 
 import json
 from dataclasses import dataclass, field
-from itertools import islice
 
 import torch
 from PIL import Image
 from transformers import TrainingArguments, set_seed
+from transformers.utils import logging
 
 from lavit_hf import LavitVisualTokenizerForPreTraining
+from lavit_hf.modeling import LavitVisualTokenizerForPreTrainingOutput
+from lavit_hf.modeling.freezing_lavit import evaluation_mode
 from lavit_hf.processing import new_image_processor
 from lavit_hf.training import (
     DataArguments,
@@ -26,12 +28,17 @@ from lavit_hf.training import (
     LavitVisualTokenizerTrainer,
     SamplesCallback,
     TokenizerSchedule,
+    find_collapse,
     last_checkpoint,
     parse_recipe,
     run_script,
+    spread_rows,
     write_model_card,
 )
 from lavit_hf.visualization import Sample, draw_sheet, show_kept_patches
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -80,9 +87,8 @@ class PixelProbe:
         return grid.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
 
-@torch.no_grad()
 def show_tokenizer(
-    model: LavitVisualTokenizerForPreTraining,
+    outputs: LavitVisualTokenizerForPreTrainingOutput,
     images: list[Image.Image],
     pixel_values: torch.Tensor,
     num_shown: int = 8,
@@ -93,14 +99,13 @@ def show_tokenizer(
     and what another one sees in the features rebuilt from the codes.
 
     Args:
-        model ([`LavitVisualTokenizerForPreTraining`]): The model, in evaluation mode.
+        outputs ([`LavitVisualTokenizerForPreTrainingOutput`]): What the model makes of images, in evaluation mode.
         images (`list[Image.Image]`): Images.
         pixel_values (`torch.FloatTensor` of shape `(B, 3, S, S)`):
             The same images from the image processor. The linear maps are fitted to all of them.
         num_shown (`int`, *optional*, defaults to 8): The number of images on the sheet.
         size (`int`, *optional*, defaults to 128): The side of each image on the sheet, in pixels.
     """
-    outputs = model(pixel_values.to(model.device))
     # Each has its own map, since the cosine loss leaves the length of rebuilt features free.
     seen = [
         PixelProbe(features, pixel_values)(features)
@@ -117,7 +122,7 @@ def show_tokenizer(
         Sample((image, show_kept_patches(image, mask, size), *linear), (f"{int(mask.sum())} tokens",))
         for image, mask, *linear in zip(images[:num_shown], keep_masks, *map(to_images, seen), strict=True)
     ]
-    return draw_sheet(samples, size, columns=2)
+    return draw_sheet(samples, size, columns=2, titles=("image", "kept patches", "features", "rebuilt features"))
 
 
 def main():
@@ -133,7 +138,7 @@ def main():
     collator = ImageCollator({"pixel_values": processor}, data.image_column)
     train_rows, eval_rows = data.load_images()
 
-    samples = list(islice(iter(eval_rows or train_rows), model_args.num_sample_images))
+    samples = spread_rows(eval_rows or train_rows, model_args.num_sample_images)
     images, pixel_values = [row[data.image_column] for row in samples], collator(samples)["pixel_values"]
     trainer = LavitVisualTokenizerTrainer(
         model,
@@ -143,8 +148,22 @@ def main():
         eval_dataset=eval_rows,
         data_collator=collator,
         processing_class=processor,
-        callbacks=[SamplesCallback(lambda: show_tokenizer(model, images, pixel_values))],
     )
+
+    @torch.no_grad()
+    def run_on_samples() -> tuple[LavitVisualTokenizerForPreTrainingOutput, list[str]]:
+        with evaluation_mode(model):
+            outputs = model(pixel_values.to(model.device))
+        return outputs, find_collapse(outputs, model.config, model.quantize)
+
+    def draw_samples() -> Image.Image:
+        outputs, warnings = run_on_samples()
+        if trainer.state.global_step >= trainer.state.max_steps / 10:  # before, it may not have learned anything yet
+            for warning in warnings:
+                logger.warning(warning)
+        return show_tokenizer(outputs, images, pixel_values)
+
+    trainer.add_callback(SamplesCallback(draw_samples))
     trainer.train(resume_from_checkpoint=last_checkpoint(args))
     if eval_rows is not None:
         trainer.evaluate()
@@ -157,8 +176,9 @@ def main():
             description=f"Encodes an image as a varying number of {model.config.codebook_size} codes: stage 1 of "
             "LaVIT (arXiv 2309.04669).",
             base_models={"vision tower": model_args.vision_tower},
-            dataset=data.dataset_name,
+            dataset=data,
             trainer=trainer,
+            warnings=run_on_samples()[1],
         )
 
 

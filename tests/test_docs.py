@@ -2,8 +2,8 @@
 """
 The Python of the guides runs, from top to bottom of each, on the model that ships in place of larger ones. That of
 `publish.md` and `serve.md` needs a server: see `test_publishing.py` and `test_serve.py`. That of
-`serve-with-other-engines.md` runs in `test_engines.py`, the README's in `test_readme.py`, and command lines in
-`test_commands.py`.
+`train-on-your-own-images.md` runs in `test_own_images.py`, that of `serve-with-other-engines.md` in `test_engines.py`,
+the README's in `test_readme.py`, and command lines in `test_commands.py`.
 """
 
 import json
@@ -41,7 +41,7 @@ from .guides import ROOT, blocks_of, pages_with
 from .tiny import VISION, save_clip, save_text_model
 
 
-OF_THEIR_OWN = {"README", "publish", "serve", "serve-with-other-engines"}
+OF_THEIR_OWN = {"README", "publish", "serve", "serve-with-other-engines", "train-on-your-own-images"}
 # Numbers of images that show something in a guide, and those that are enough to run it.
 FEWER = {
     "evaluation": ("num_samples=100, batch_size=50", "num_samples=8, batch_size=4"),

@@ -164,3 +164,9 @@ def test_sheets(demo, images):
         show_tokens(images, masks[:2], images)
     narrow = draw_sheet([Sample((images[0],), ("a line that is far too long for the width of one image",))])
     assert narrow.height > 128 + 2 * 15
+    titled = draw_sheet([Sample(images[:2], ())] * 3, columns=2, titles=("image", "kept"))
+    assert titled.height > draw_sheet([Sample(images[:2], ())] * 3, columns=2).height
+    dark = np.asarray(titled.convert("L"))[:20] < 128  # a title above each image of both columns
+    assert all(
+        dark[:, 8 + column * (2 * 128 + 8) + place * 128 :][:, :40].any() for column in (0, 1) for place in (0, 1)
+    )

@@ -33,7 +33,9 @@ class Sample:
     lines: tuple[str, ...]
 
 
-def draw_sheet(samples: Sequence[Sample], side: int = 128, columns: int = 4) -> Image.Image:
+def draw_sheet(
+    samples: Sequence[Sample], side: int = 128, columns: int = 4, titles: Sequence[str] = ()
+) -> Image.Image:
     """
     Draws samples in rows, with their lines of text below them.
 
@@ -41,6 +43,7 @@ def draw_sheet(samples: Sequence[Sample], side: int = 128, columns: int = 4) -> 
         samples (`list[Sample]`): At least one sample, all with the same number of images.
         side (`int`, *optional*, defaults to 128): The side of each image in pixels. Images are padded to a square.
         columns (`int`, *optional*, defaults to 4): The number of samples in a row.
+        titles (`Sequence[str]`, *optional*): A title for each image of a sample, to stand above the first row.
 
     Returns:
         `PIL.Image.Image`: An RGB image.
@@ -49,11 +52,15 @@ def draw_sheet(samples: Sequence[Sample], side: int = 128, columns: int = 4) -> 
     width = max(len(samples[0].images) * side, MIN_SAMPLE_WIDTH)
     texts = [[part for line in sample.lines for part in textwrap.wrap(line, width // 6)] for sample in samples]
     height = side + line_height * max(map(len, texts)) + gap
+    columns, start = min(columns, len(samples)), gap + (line_height if titles else 0)
     rows = -(-len(samples) // columns)
-    sheet = Image.new("RGB", (min(columns, len(samples)) * (width + gap) + gap, rows * (height + gap) + gap), "white")
+    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + start), "white")
     draw = ImageDraw.Draw(sheet)
+    for column in range(columns):
+        for position, title in enumerate(titles):
+            draw.text((gap + column * (width + gap) + position * side, gap // 2), title, "black", font)
     for index, (sample, lines) in enumerate(zip(samples, texts, strict=True)):
-        left, top = gap + index % columns * (width + gap), gap + index // columns * (height + gap)
+        left, top = gap + index % columns * (width + gap), start + index // columns * (height + gap)
         for position, image in enumerate(sample.images):
             # The pixels of small images stay visible.
             method = Image.Resampling.NEAREST if max(image.size) < side else Image.Resampling.BICUBIC

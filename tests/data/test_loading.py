@@ -17,6 +17,7 @@ from train_vision_tower import read_annotation
 from lavit_hf.data.loading import load_rows
 from lavit_hf.data.rows import ImageReader, RowDataset, RowStream
 from lavit_hf.processing import read_image
+from lavit_hf.training import DataArguments, spread_rows
 
 
 BROKEN = 2
@@ -137,6 +138,18 @@ def test_splits_and_files_that_are_not_there(photos, tmp_path, load, monkeypatch
         load(tmp_path / "rows.odd")
 
 
+def test_rows_of_a_single_split_are_held_out(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    with pytest.raises(
+        ValueError, match=r"split 'validation' of .*'train\[:95%\]' with eval_split 'train\[95%:\]' holds"
+    ):
+        DataArguments(str(photos), eval_split="validation").load()
+    rows, held_out = DataArguments(str(photos), train_split="train[:80%]", eval_split="train[80%:]").load()
+    assert (len(rows), len(held_out)) == (4, 1)
+    spread = spread_rows(RowDataset(load_rows(photos), ImageReader([]), broken_images="skip"), 3)
+    assert [row["caption"] for row in spread] == [rows[index]["caption"] for index in (0, 1, 3)]
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_rows_skip_broken_images(photos, load, caplog, num_workers):
     rows = RowDataset(load(photos), ImageReader(), broken_images="skip")
@@ -184,7 +197,9 @@ def test_shards_whose_columns_come_in_another_order(photos, load, tmp_path):
 
 def test_rows_refuse_mistakes(photos, load):
     for dataset, kind in ((load(photos), RowDataset), (load(photos, streaming=True), RowStream)):
-        with pytest.raises(ValueError, match="no column 'photo'; the dataset has image, caption"):
+        with pytest.raises(
+            ValueError, match=r"no column 'photo'; the dataset has image, caption\. Set image_column\."
+        ):
             kind(dataset, ImageReader(["photo"]))
         with pytest.raises(ValueError, match="raise, skip, got 'ignore'"):
             kind(dataset, ImageReader(), broken_images="ignore")

@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoModel,
@@ -23,9 +24,10 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
     ViTConfig,
+    ViTModel,
 )
 
-from lavit_hf import LavitForCausalLM
+from lavit_hf import LavitForCausalLM, LavitVisualTokenizerForPreTraining
 
 from ..causal_models import check_logits, tiny_text_config
 from ..tiny import (
@@ -122,6 +124,19 @@ def test_pretrained_backbones_from_folders(tmp_path):
 
 
 @torch.no_grad()
+def test_a_vision_tower_without_some_weights(tmp_path):
+    """Its pooler is not needed, and any other weight is."""
+    tower = ViTModel(ViTConfig(**VISION), add_pooling_layer=False)
+    tower.save_pretrained(tmp_path)
+    loaded = LavitVisualTokenizerForPreTraining.from_vision_tower(tmp_path).visual_tokenizer.vision_tower
+    assert loaded.embeddings.cls_token.equal(tower.embeddings.cls_token)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["embeddings.cls_token"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lack 1 of its weights, such as embeddings.cls_token"):
+        LavitVisualTokenizerForPreTraining.from_vision_tower(tmp_path)
+
+
 def test_a_visual_tokenizer_is_taken_as_it_is(tmp_path):
     lavit = tiny_lavit(encode_positions=True)
     tokenizer = lavit.model.visual_tokenizer

@@ -41,12 +41,16 @@ def test_the_card_says_what_made_the_model(tmp_path):
         dataset="someone/images",
         trainer=trainer,
         images=["samples/step-10.png"],
+        warnings=["All images have the same codes."],
     )
     card = ModelCard.load(path)
     assert card.data.base_model == ["someone/decoder"]
     assert card.data.datasets == ["someone/images"]
     assert card.data.tags == ["lavit"]
     assert "# A tokenizer\n\nImages to codes." in card.text
+    assert "Images to codes.\n\n**Warning:** All images have the same codes.\n" in card.text
+    assert "| rows | 12 |" in card.text
+    assert "| time of the last run | 0:0" in card.text
     assert "```python\nload(path)\n```" in card.text
     assert "| vision tower | my-tower |" in card.text
     assert "| other |" not in card.text

@@ -8,7 +8,7 @@ import torch
 from transformers import CLIPVisionConfig, TrainerCallback, TrainingArguments
 
 from lavit_hf import LavitVisualTokenizer, LavitVisualTokenizerForPreTraining
-from lavit_hf.training import LavitVisualTokenizerTrainer, TokenizerSchedule
+from lavit_hf.training import LavitVisualTokenizerTrainer, TokenizerSchedule, find_collapse
 
 from ..tiny import CODEBOOK_SIZE, VISION, loosen, pictures
 from .small import run_in_processes
@@ -204,3 +204,23 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path):
     assert len(whole["losses"]) == 10
     torch.testing.assert_close(shared[0]["codebook"], shared[1]["codebook"], rtol=0, atol=0)
     torch.testing.assert_close(shared[0]["codebook"], whole["codebook"], rtol=0, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_collapse_is_found():
+    model = make_model(keep_ratio=0.5).eval()
+    outputs = model(pixel_values=torch.stack(list(pictures(16))))
+    tokens = outputs.tokenizer_output
+    tokens.keep_mask[0] = False  # the images of this test keep patches in any case
+    tokens.keep_mask[0, 0] = True
+    tokens.codes = torch.arange(len(tokens.codes)) % CODEBOOK_SIZE
+    outputs.rebuilt_features = tokens.vision_features + 0.1 * torch.randn_like(tokens.vision_features)
+    assert find_collapse(outputs, model.config) == []
+
+    tokens.keep_mask = tokens.keep_mask[1:2].expand(16, -1)
+    # Features that differ from place to place, and not from image to image, are a collapse as well.
+    outputs.rebuilt_features = outputs.rebuilt_features[:1].expand(16, -1, -1)
+    tokens.codes = torch.zeros_like(tokens.codes)
+    found = find_collapse(outputs, model.config)
+    assert [words in sentence for words, sentence in zip(("All 16", "all images", "1 of"), found, strict=True)]
+    assert len(find_collapse(outputs, model.config, quantize=False)) == 2

@@ -62,7 +62,7 @@ def precompute_codes(
     options.check_folder(output)
     check_output(output)
     rows, columns = load_rows(dataset, split, **loading), image_column or ["image"]
-    check_columns(rows, columns)
+    check_columns(rows, columns, "--image-column")
     visual_tokenizer, image_processor = load_model(
         model, device, dtype, LavitVisualTokenizer, AutoImageProcessor, **settings
     )

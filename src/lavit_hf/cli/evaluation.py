@@ -61,8 +61,9 @@ def evaluate(
     sheets = [samples_dir / f"{name}.png" for name in names or evaluation.TASKS] if samples_dir else []
     options.check_outputs(output, *sheets, overwrite=overwrite)
     rows = load_rows(dataset, split, data_dir=data_dir, num_rows=num_samples)
+    option = "--column NAME=COLUMN"
     for name in names or []:
-        check_columns(rows, [columns.get(needed, needed) for needed in evaluation.TASKS[name].columns])
+        check_columns(rows, [columns.get(needed, needed) for needed in evaluation.TASKS[name].columns], option)
     loaded, processor = load_model(model, device, dtype)
     # A folder without a pixel decoder holds a model that only reads. The tasks that draw are then left out.
     draws = any(task.needs_pixels for name, task in evaluation.TASKS.items() if names is None or name in names)

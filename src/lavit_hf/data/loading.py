@@ -119,12 +119,15 @@ def leave_undecoded(dataset):
     return dataset
 
 
-def check_columns(dataset, columns: Sequence[str]) -> None:
-    """Raises a `ValueError` that names one of `columns` that `dataset` does not have, and those that it has."""
+def check_columns(dataset, columns: Sequence[str], option: str) -> None:
+    """
+    Raises a `ValueError` that names one of `columns` that `dataset` does not have, those that it has, and the `option`
+    that chooses another column.
+    """
     names = column_names(dataset)
     for column in columns:
         if column not in names:
-            raise ValueError(f"There is no column {column!r}; the dataset has {', '.join(names)}.")
+            raise ValueError(f"There is no column {column!r}; the dataset has {', '.join(names)}. Set {option}.")
 
 
 def column_names(dataset) -> list[str]:

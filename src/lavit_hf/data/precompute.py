@@ -155,7 +155,7 @@ def precompute_codes(
 
 
 def _check_image_columns(rows, image_columns: Sequence[str]) -> None:
-    check_columns(rows, image_columns)
+    check_columns(rows, image_columns, "image_columns")
     if rows.features is None:
         raise ValueError("The stream does not know the types of its columns: give it `features`.")
     for column in image_columns:

@@ -42,7 +42,7 @@ class ImageReader:
 
     def select(self, dataset) -> Any:
         """Returns `dataset`, or raises a `ValueError` if it lacks a column of images."""
-        check_columns(dataset, self.image_columns)
+        check_columns(dataset, self.image_columns, "image_column")
         return dataset
 
     def compose(self, row: dict, name: str, rng: Random) -> dict:

@@ -2,6 +2,10 @@
 """Backbones of a new LaVIT: vision and language models from a folder, a repository, a configuration or a model."""
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import filterfalse
 
 import torch
 from torch import nn
@@ -15,14 +19,29 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.utils import logging
 
 from .configuration_lavit import LavitConfig, LavitVisualTokenizerConfig, check_vision_config
 from .freezing_lavit import evaluation_mode
 from .modeling_lavit_visual_tokenizer import LavitVisualTokenizer
+from .pretrained_lavit import check_none_missing
 from .vision_tower_lavit import build_vision_tower, model_class
 
 
+POOLER = re.compile(r"(^|\.)(pooler|head)\.")  # by the names that it has in vision models of transformers
+
 Backbone = str | os.PathLike | PreTrainedConfig | PreTrainedModel
+
+
+@contextmanager
+def _without_reports() -> Iterator[None]:
+    """A context in which transformers reports errors alone, for what is meant to be and would alarm a user."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _check_kind(backbone: Backbone, name: str) -> None:
@@ -46,7 +65,7 @@ def load_vision_backbone(vision: Backbone, **kwargs) -> PreTrainedModel:
         `PreTrainedModel`: The vision tower, or a [`LavitVisualTokenizer`].
 
     Raises:
-        ValueError: If `vision` is no backbone, or no vision transformer.
+        ValueError: If `vision` is no backbone, no vision transformer, or its files lack weights.
     """
     _check_kind(vision, "vision")
     if isinstance(vision, PreTrainedModel):
@@ -62,7 +81,11 @@ def load_vision_backbone(vision: Backbone, **kwargs) -> PreTrainedModel:
     config = getattr(config, "vision_config", config)
     check_vision_config(config)
     model_class(config)
-    return AutoModel.from_pretrained(vision, config=config, **kwargs)
+    # The report would be about parts that LaVIT does not use: a pooler that the files lack, or the text model of CLIP.
+    with _without_reports():
+        model, info = AutoModel.from_pretrained(vision, config=config, output_loading_info=True, **kwargs)
+    check_none_missing(f"the vision tower {vision}", sorted(filterfalse(POOLER.search, info["missing_keys"])))
+    return model
 
 
 def load_visual_tokenizer(vision: Backbone, loading: dict, settings: dict) -> tuple[LavitVisualTokenizer, str | dict]:
@@ -221,9 +244,10 @@ def make_room(text_model: PreTrainedModel, num_text_tokens: int, codebook: torch
         num_text_tokens (`int`): Number of ids of text.
         codebook (`torch.FloatTensor` of shape `(codebook_size, code_dim)`): The vectors of the codes.
     """
-    if num_text_tokens < text_model.config.vocab_size:
-        text_model.resize_token_embeddings(num_text_tokens)
-    text_model.resize_token_embeddings(num_text_tokens + 2 + len(codebook) + 1)
+    with _without_reports():
+        if num_text_tokens < text_model.config.vocab_size:
+            text_model.resize_token_embeddings(num_text_tokens)
+        text_model.resize_token_embeddings(num_text_tokens + 2 + len(codebook) + 1)
     embeddings = text_model.get_input_embeddings().weight
     std, mean = torch.std_mean(embeddings[:num_text_tokens].float(), dim=0)
     centred = (codebook - codebook.mean(dim=0)).to(std)

@@ -9,9 +9,9 @@ from .language_trainer import LavitForCausalLMTrainer
 from .lora import LoraArguments, lora_config
 from .mixture import MixtureRows, load_mixture
 from .model_card import write_model_card
-from .scripts import DataArguments, SamplesCallback, parse_recipe, run_script
+from .scripts import DataArguments, SamplesCallback, parse_recipe, run_script, spread_rows
 from .sequences import ImagePart, SequenceArguments, SequenceReader, TextPart, read_numbers
-from .tokenizer_trainer import LavitVisualTokenizerTrainer, TokenizerSchedule
+from .tokenizer_trainer import LavitVisualTokenizerTrainer, TokenizerSchedule, find_collapse
 from .trainer import LavitTrainer, freeze_parts, last_checkpoint
 
 
@@ -33,6 +33,7 @@ __all__ = [
     "TextPart",
     "TokenizerSchedule",
     "batch_mean",
+    "find_collapse",
     "freeze_parts",
     "last_checkpoint",
     "load_mixture",
@@ -44,5 +45,6 @@ __all__ = [
     "run_script",
     "share_of_batch",
     "show_image_decoder",
+    "spread_rows",
     "write_model_card",
 ]

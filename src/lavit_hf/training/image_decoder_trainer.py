@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 import torch
 from diffusers.training_utils import EMAModel
-from diffusers.utils import make_image_grid
 from PIL import Image
 from transformers import TrainerCallback, TrainingArguments
 
+from ..visualization import Sample, draw_sheet
 from .image_decoder import LavitImageDecoderForTraining
 from .trainer import LavitTrainer
 
@@ -101,7 +101,7 @@ def show_image_decoder(
     decoder: LavitImageDecoderForTraining, images: torch.Tensor, codes: Sequence[torch.LongTensor], **options
 ) -> Image.Image:
     """
-    Draws a sheet of images, and below each of them what the decoder makes of its codes, always from the same noise.
+    Draws a sheet of images, and beside each of them what the decoder makes of its codes, always from the same noise.
 
     Args:
         decoder ([`LavitImageDecoderForTraining`]): The model, in evaluation mode.
@@ -110,7 +110,7 @@ def show_image_decoder(
         options: Same arguments as [`LavitImageDecoderPipeline.__call__`], such as `num_inference_steps`.
 
     Returns:
-        `PIL.Image.Image`: Two rows of B images, RGB.
+        `PIL.Image.Image`: An RGB image.
     """
     pipe = decoder.pipeline
     height, width = images.shape[-2:]
@@ -118,4 +118,5 @@ def show_image_decoder(
     noise = torch.Generator().manual_seed(0)
     drawn = pipe(list(codes), height=height, width=width, generator=noise, **options).images
     originals = pipe.image_processor.postprocess(images, output_type="pil")
-    return make_image_grid(originals + drawn, rows=2, cols=len(drawn))
+    samples = [Sample(pair, ()) for pair in zip(originals, drawn, strict=True)]
+    return draw_sheet(samples, width, titles=("image", "drawn"))

@@ -2,7 +2,8 @@
 """The card of a trained model: what it is, what it was made from, how it was trained, and the figures it reached."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import Trainer
 
 from ..evaluation import TASKS, EvaluationReport, check_tasks
+from .scripts import DataArguments
 
 
 TRAINING_ARGUMENTS = ("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2")
@@ -26,13 +28,14 @@ def write_model_card(
     usage: str = "",
     library_name: str = "transformers",
     base_models: Mapping[str, str | None] | None = None,
-    dataset: str | None = None,
+    dataset: str | DataArguments | None = None,
     trainer: Trainer | None = None,
     training: Mapping[str, str] | None = None,
     evaluation: EvaluationReport | None = None,
     license: str | None = None,
     pipeline_tag: str | None = None,
     images: Sequence[str | Path] = (),
+    warnings: Sequence[str] = (),
 ) -> Path:
     """
     Writes `README.md` into the folder of a trained model. Of local folders, the card has the name without the path.
@@ -45,12 +48,14 @@ def write_model_card(
         base_models (`dict[str, str]`, *optional*):
             The parts that the model was made from, each with its folder or repository, such as
             `{"vision tower": "openai/..."}`. Parts that are None are left out.
-        dataset (`str`, *optional*): The name of the training data, as `load_rows` takes it.
+        dataset (`str` or [`DataArguments`], *optional*):
+            The name of the training data, as `load_rows` takes it, or the arguments of the script.
         trainer (`Trainer`, *optional*): The trainer of the model, for its arguments and its last evaluation.
         training (`dict[str, str]`, *optional*): How each part was trained, as tables in Markdown.
         evaluation ([`EvaluationReport`], *optional*): An evaluation. Its rates go to the `model-index` as well.
         license (`str`, *optional*), pipeline_tag (`str`, *optional*): For the Hub, in its words.
         images (`Sequence[str | Path]`, *optional*): Images in the folder, to show in this order.
+        warnings (`Sequence[str]`, *optional*): Sentences about what is wrong with the model.
 
     Returns:
         `Path`: The path of the card.
@@ -62,6 +67,7 @@ def write_model_card(
     parts = {part: _public_name(name) for part, name in (base_models or {}).items() if name is not None}
     sections = [
         f"# {title}\n\n{description}\n",
+        *(f"**Warning:** {warning}\n" for warning in warnings),
         f"## Use\n\n`path` is this folder.\n\n```python\n{usage.strip()}\n```\n" if usage else "",
         _table_section("Parts it was made from", parts),
         _table_section("Training", _describe_training(dataset, trainer)),
@@ -70,7 +76,8 @@ def write_model_card(
         _evaluation_section(evaluation) if evaluation else "",
         "".join(f"![{Path(image).stem}]({_inside(folder, image).as_posix()})\n" for image in images),
     ]
-    results = _eval_results(evaluation) if evaluation else None
+    results = (_eval_results(evaluation) or None) if evaluation else None
+    name = dataset.source if isinstance(dataset, DataArguments) else dataset
     data = ModelCardData(
         library_name=library_name,
         license=license,
@@ -79,7 +86,7 @@ def write_model_card(
         eval_results=results,
         tags=["lavit"],
         base_model=[name for name in dict.fromkeys(parts.values()) if _is_repository(name)] or None,
-        datasets=[dataset] if dataset and _is_repository(_public_name(dataset)) else None,
+        datasets=[name] if name and _is_repository(_public_name(name)) else None,
     )
     content = "\n".join(section for section in sections if section)
     path = folder / "README.md"
@@ -105,13 +112,20 @@ def _inside(folder: Path, image: str | Path) -> Path:
     return path.relative_to(folder.resolve())
 
 
-def _describe_training(dataset: str | None, trainer: Trainer | None) -> dict[str, Any]:
-    rows: dict[str, Any] = {"dataset": _public_name(dataset)} if dataset else {}
+def _describe_training(dataset: str | DataArguments | None, trainer: Trainer | None) -> dict[str, Any]:
+    rows: dict[str, Any] = {"dataset": _public_name(dataset)} if isinstance(dataset, str) else {}
+    if isinstance(dataset, DataArguments):
+        rows = {"dataset": _public_name(dataset.source), "split": dataset.train_split}
     if trainer is None:
         return rows
     arguments, optimizer = trainer.args, getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     batch_size = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    if isinstance(trainer.train_dataset, Sized):  # a stream has no length
+        rows["rows"] = len(trainer.train_dataset)
     rows |= {"steps": trainer.state.global_step, "batch_size": batch_size, "processes": arguments.world_size}
+    runtimes = [entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry]
+    if runtimes:
+        rows["time of the last run"] = timedelta(seconds=round(runtimes[-1]))
     rows["optimizer"] = type(optimizer).__name__
     values = {name: getattr(arguments, name) for name in TRAINING_ARGUMENTS}
     return rows | {name: getattr(value, "value", value) for name, value in values.items()}

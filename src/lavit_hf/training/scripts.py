@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from accelerate import PartialState
 from PIL import Image
 from transformers import HfArgumentParser, TrainerCallback
 
-from ..data.loading import load_rows
+from ..data.loading import FORMATS, load_rows
 from ..data.rows import ImageReader, RowDataset, RowStream
 from ..modeling.freezing_lavit import evaluation_mode
 
@@ -72,15 +73,29 @@ class DataArguments:
         default="raise", metadata={"help": "'raise' stops at an image that cannot be read, 'skip' leaves it out."}
     )
 
+    @property
+    def source(self) -> str:
+        """The folder of a format's files, or the name of the dataset."""
+        return self.data_dir if self.data_dir and self.dataset_name in FORMATS else self.dataset_name
+
     def load(self) -> tuple[Any, Any | None]:
-        """Loads the rows to train on and those to evaluate on, with undecoded images; None without `eval_split`."""
+        """
+        Loads the rows to train on and those to evaluate on, with undecoded images; None without `eval_split`.
+
+        Raises:
+            ValueError: If a split does not exist or cannot be read.
+        """
         place: dict[str, Any] = {"config_name": self.dataset_config_name, "data_dir": self.data_dir}
         rows = load_rows(
             self.dataset_name, self.train_split, num_rows=self.num_train_rows, streaming=self.streaming, **place
         )
         if self.eval_split is None:
             return rows, None
-        return rows, load_rows(self.dataset_name, self.eval_split, num_rows=self.num_eval_rows, **place)
+        try:
+            return rows, load_rows(self.dataset_name, self.eval_split, num_rows=self.num_eval_rows, **place)
+        except ValueError as error:
+            advice = "Unless streaming, train_split 'train[:95%]' with eval_split 'train[95%:]' holds out rows."
+            raise ValueError(f"{error} {advice}") from error
 
     def load_images(self) -> tuple[RowDataset | RowStream, RowDataset | None]:
         """Loads the rows to train on and those to evaluate on, with their images read."""
@@ -89,6 +104,14 @@ class DataArguments:
             (RowStream if self.streaming else RowDataset)(rows, reader, self.broken_images),
             None if eval_rows is None else RowDataset(eval_rows, reader, self.broken_images),
         )
+
+
+def spread_rows(rows: RowDataset | RowStream, count: int) -> list[dict]:
+    """Returns `count` rows that are spread evenly over the dataset, or the first ones of a stream."""
+    if isinstance(rows, RowStream):
+        return list(islice(rows, count))
+    count = min(count, len(rows))
+    return [rows[index * len(rows) // count] for index in range(count)]
 
 
 class SamplesCallback(TrainerCallback):

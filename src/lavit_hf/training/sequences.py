@@ -185,7 +185,8 @@ class SequenceReader:
             if not columns & set(names):
                 wanted = " or ".join(map(repr, sorted(columns)))
                 raise ValueError(
-                    f"Sequences of the kind {kind!r} need a column {wanted}; the dataset has {', '.join(names)}."
+                    f"Sequences of the kind {kind!r} need a column {wanted}; the dataset has {', '.join(names)}. "
+                    f"Set {' or '.join(KINDS[kind])}."
                 )
         selected = {name for _, columns in needed for name in columns}
         # The codes of images that enter as features tell how many positions these take.

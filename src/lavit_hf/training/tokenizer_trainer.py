@@ -4,9 +4,14 @@
 from dataclasses import dataclass, field
 
 import torch
+from torch.nn.functional import normalize
 from transformers import TrainerCallback, TrainingArguments
 
-from ..modeling import LavitVisualTokenizerForPreTraining
+from ..modeling import (
+    LavitVisualTokenizerConfig,
+    LavitVisualTokenizerForPreTraining,
+    LavitVisualTokenizerForPreTrainingOutput,
+)
 from ..modeling.freezing_lavit import evaluation_mode
 from .trainer import LavitTrainer
 
@@ -42,6 +47,44 @@ class TokenizerSchedule:
         if self.final_gumbel_temperature is None:
             return start
         return start * (self.final_gumbel_temperature / start) ** progress
+
+
+# A healthy run is far from both.
+SPREAD_OF_COLLAPSE = 0.02  # of rebuilt features, as a share of that of the tower's features
+USAGE_OF_COLLAPSE = 0.02  # used codes, as a share of those that could be used
+MIN_IMAGES = 8  # fewer may well keep the same number of patches
+
+
+def find_collapse(
+    outputs: LavitVisualTokenizerForPreTrainingOutput, config: LavitVisualTokenizerConfig, quantize: bool = True
+) -> list[str]:
+    """
+    Tells whether training has made the visual tokenizer useless, from what it makes of different images.
+
+    Args:
+        outputs ([`LavitVisualTokenizerForPreTrainingOutput`]): Its outputs for some images, in evaluation mode.
+        config ([`LavitVisualTokenizerConfig`]): Its configuration.
+        quantize (`bool`, *optional*, defaults to `True`): Whether it is trained with codes already.
+
+    Returns:
+        `list[str]`: A sentence for each sign of a collapse.
+    """
+    tokenizer_output, found = outputs.tokenizer_output, []
+    counts, codes = tokenizer_output.keep_mask.sum(dim=1), tokenizer_output.codes
+    if len(counts) >= MIN_IMAGES and config.keep_ratio < 1 and counts.min() == counts.max():
+        found.append(f"All {len(counts)} sample images keep {int(counts[0])} patches, whatever they show.")
+    spread, original = map(_spread, (outputs.rebuilt_features, tokenizer_output.vision_features))
+    if spread < SPREAD_OF_COLLAPSE * original:
+        found.append("Features are rebuilt nearly the same for all images: the codes do not tell one from another.")
+    used, possible = codes.unique().numel(), min(len(codes), config.codebook_size)
+    if quantize and used < max(USAGE_OF_COLLAPSE * possible, 2):
+        found.append(f"{len(codes)} patches of sample images have {used} of {config.codebook_size} codes.")
+    return found
+
+
+def _spread(features: torch.Tensor) -> float:
+    """Returns one minus the mean cosine of the features (B, N, d) of two images at the same place."""
+    return 1 - normalize(features.float(), dim=-1).mean(dim=0).square().sum(dim=-1).mean().item()
 
 
 class _ScheduleCallback(TrainerCallback):

@@ -68,6 +68,8 @@ class LavitTrainer(Trainer):
         super().__init__(*args, **kwargs)
         # Collators need the columns of a row, whatever the arguments of the model are called.
         self.args.remove_unused_columns = False
+        if not torch.accelerator.is_available():
+            self.args.dataloader_pin_memory = False  # torch would warn that there is nothing to pin it for
         # Without labels, Trainer computes no loss in evaluation. Here, the images are what the model learns from.
         self.label_names = self.label_names or [next(iter(signature(self.model.forward).parameters))]
         self._measured: dict[bool, dict[str, list]] = {True: {}, False: {}}
