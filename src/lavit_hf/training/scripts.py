@@ -107,7 +107,16 @@ class DataArguments:
 
 
 def spread_rows(rows: RowDataset | RowStream, count: int) -> list[dict]:
-    """Returns `count` rows that are spread evenly over the dataset, or the first ones of a stream."""
+    """
+    Returns rows that are spread evenly over a dataset, or the first ones of a stream.
+
+    Args:
+        rows ([`RowDataset`] or [`RowStream`]): The rows.
+        count (`int`): The number of rows to return, at most.
+
+    Returns:
+        `list[dict]`: The rows, with their images read.
+    """
     if isinstance(rows, RowStream):
         return list(islice(rows, count))
     count = min(count, len(rows))
