@@ -22,6 +22,21 @@ from PIL import Image
 
 from lavit_hf.data.shapes import render_scene, sample_scene
 
+from .browsing import (
+    SECONDS,
+    fits,
+    keep_screenshot,
+    open_tab,
+    press,
+    read_messages,
+    read_pixels,
+    upload,
+    visiting,
+    wait_for,
+    wait_for_picture,
+    wait_for_text,
+    wait_until_idle,
+)
 from .server import running
 
 
@@ -34,7 +49,6 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"the page's tests need {'
 # It keeps to itself: no updates, no services of its maker.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 FLAGS += ["--disable-sync", "--no-first-run", "--disable-quic"]
-SECONDS = 60  # for what a model does on a slow machine
 
 
 @contextmanager
@@ -80,16 +94,6 @@ def browser():
         browser.close()
 
 
-@contextmanager
-def visiting(browser, address: str, width: int = 1280):
-    """A page in a window of its own."""
-    page = browser.new_page(viewport={"width": width, "height": 860})
-    page.set_default_timeout(SECONDS * 1000)
-    page.goto(address)
-    yield page
-    page.close()
-
-
 @pytest.fixture
 def page(address, browser):
     with visiting(browser, address) as page:
@@ -111,91 +115,20 @@ def picture(tmp_path_factory) -> Path:
     return path
 
 
-def open_tab(page, name: str):
-    page.get_by_role("tab").first.wait_for()
-    if page.viewport_size["width"] < 500 and name not in ("Describe", "Ask", "Draw"):
-        page.get_by_label("More tabs").click()
-        page.locator(".overflow-dropdown button", has_text=name).click()
-    else:
-        page.get_by_role("tab", name=name, exact=True).click()
-    return page.get_by_role("tabpanel").locator("visible=true").first
+@pytest.fixture
+def broken(tmp_path) -> Path:
+    path = tmp_path / "broken.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n but no image")
+    return path
 
 
-def upload(panel, path: Path) -> None:
-    panel.locator("input[type=file]").first.set_input_files(path)
-
-
-def wait_for(look, label: str):
-    """What `look` finds in a box once it finds something."""
-    deadline = time.monotonic() + SECONDS
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"{label} stays empty"
-        time.sleep(0.1)
-    return found
-
-
-def wait_for_text(panel, label: str) -> str:
-    """What a box says once it says something."""
-    return wait_for(panel.get_by_label(label, exact=True).input_value, label)
-
-
-def wait_for_picture(panel, label: str):
-    """The picture in a box, once the browser shows it. Previews may take each other's place meanwhile."""
-    shown = panel.locator(f".block:has(label:has-text('{label}')) img")
-    is_there = "images => images.some(image => image.complete && image.naturalWidth >= 64)"
-    wait_for(lambda: shown.evaluate_all(is_there), label)
-    return shown.first
-
-
-def read_pixels(panel, *places: tuple[int, int]) -> list[tuple[int, int, int]]:
-    """Some pixels of the image that the box of a tab shows now."""
-    source = wait_for_picture(panel, "Image").get_attribute("src")
-    image = Image.open(urllib.request.urlopen(source)).convert("RGB")
-    return [image.getpixel(place) for place in places]
-
-
-def wait_until_idle(page) -> None:
-    page.wait_for_function("!document.querySelector('.generating, .progress-text, .pending')")
-
-
-def see_result(panel, label: str) -> list[str]:
-    """The text of a box and the addresses of all images of a tab."""
-    images = panel.locator("img").evaluate_all("images => images.map(image => image.src)")
-    return [panel.get_by_label(label, exact=True).input_value(), *images]
-
-
-def press(page, panel, name: str, label: str, twice: bool = False) -> None:
-    """Presses the button of a tab and waits for a result, which differs from that of another input."""
-    wait_until_idle(page)
-    before = see_result(panel, label)
-    button = panel.get_by_role("button", name=name, exact=True)
-    button.dblclick() if twice else button.click()
-    wait_for(lambda: see_result(panel, label) != before, label)
-    wait_until_idle(page)
-    wait_for_text(panel, label)
-
-
-def read_messages(page) -> str:
-    """The messages that are shown, of which there is at least one. They are closed."""
-    page.get_by_test_id("toast-body").first.wait_for()
-    text = "".join(page.get_by_test_id("toast-body").all_inner_texts())
-    while page.locator(".toast-close").count():
-        page.locator(".toast-close").first.click()
-        page.wait_for_timeout(400)  # until it has faded out
-    assert "/" not in text.replace("and/or", "")
-    return text
-
-
-def fits(page) -> bool:
-    return page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-
-
-def keep_screenshot(page, name: str) -> None:
-    if folder := os.environ.get("LAVIT_PICTURES"):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        page.evaluate("scrollTo(0, 0)")
-        page.wait_for_timeout(700)  # until it has faded in
-        page.screenshot(path=Path(folder) / f"{name}.png")
+@pytest.fixture
+def transparent(tmp_path) -> Path:
+    """Half-transparent red, which is (255, 127, 127) over white, beside nothing."""
+    image = Image.new("RGBA", (200, 200))
+    image.paste((255, 0, 0, 128), (0, 0, 100, 200))
+    image.save(tmp_path / "transparent.png")
+    return tmp_path / "transparent.png"
 
 
 def test_describe(page, tmp_path):
@@ -260,6 +193,12 @@ def test_reconstruct(page, picture):
     panel.get_by_role("button", name="Reconstruct", exact=True).click()
     assert re.fullmatch(r"from \d+ tokens", wait_for_text(panel, "Tokens"))
     wait_for_picture(panel, "Reconstruction")
+    wait_until_idle(page)
+    dial = panel.get_by_role("slider")
+    assert "0 is automatic" in dial.get_attribute("aria-label")
+    dial.fill("8")
+    dial.dispatch_event("pointerup")
+    wait_for(lambda: panel.get_by_label("Tokens", exact=True).input_value() == "from 8 tokens", "8 tokens")
     keep_screenshot(page, "reconstruct")
 
 
@@ -273,22 +212,22 @@ def test_chat(page, picture):
     answer.wait_for()
     page.wait_for_function("document.querySelector('[data-testid=bot]').innerText.includes('orange')")
     keep_screenshot(page, "chat")
+    wait_for(textbox.is_enabled, "the chat")
+    textbox.fill("a photo of a cat")
+    textbox.press("Enter")
+    assert "does not know 'photo', 'cat'. It knows" in read_messages(page)
 
 
-@pytest.fixture
-def broken(tmp_path) -> Path:
-    path = tmp_path / "broken.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n but no image")
-    return path
-
-
-@pytest.fixture
-def transparent(tmp_path) -> Path:
-    """Half-transparent red, which is (255, 127, 127) over white, beside nothing."""
-    image = Image.new("RGBA", (200, 200))
-    image.paste((255, 0, 0, 128), (0, 0, 100, 200))
-    image.save(tmp_path / "transparent.png")
-    return tmp_path / "transparent.png"
+@pytest.mark.parametrize(
+    ("tab", "label"), {"Ask": "Question", "Draw": "What to draw", "Edit": "What to change"}.items()
+)
+def test_a_text_outside_of_what_the_model_knows(page, tab, label):
+    panel = open_tab(page, tab)
+    panel.get_by_label(label).fill("a photo of a cat")
+    panel.get_by_role("button", name=tab, exact=True).click()
+    assert "does not know 'photo', 'cat'. It knows" in (words := read_messages(page))
+    assert "Warning" in words
+    wait_for_text(panel, "Answer" if tab == "Ask" else "Tokens")  # it is tried all the same
 
 
 def test_the_first_view_is_a_worked_example(page):
@@ -297,7 +236,7 @@ def test_the_first_view_is_a_worked_example(page):
     assert "star" in panel.get_by_label("Caption", exact=True).input_value()
     for label in ("Image", "Kept patches", "Merged patches"):
         wait_for_picture(panel, label)
-    assert panel.get_by_text("Image, at most 10 MB").is_visible()
+    assert panel.get_by_text("Image: PNG, JPEG or WebP, at most 10 MB and 50 megapixels").is_visible()
 
 
 @pytest.mark.parametrize(
@@ -317,7 +256,7 @@ def test_every_button(narrow_page, broken, transparent, tab, label):
         button.click()
         assert "Give an image first." in read_messages(page)
         upload(panel, broken)
-        assert "broken.png cannot be read" in read_messages(page)
+        assert "broken.png, a file of 21 bytes, is not a PNG" in read_messages(page)
         button.click()  # the box is empty again
         assert "Give an image first." in read_messages(page)
         upload(panel, transparent)
@@ -360,11 +299,11 @@ def test_every_button_of_the_chat(narrow_page, broken, transparent):
     box.fill("  ")
     box.press("Enter")
     assert "Write something or give an image first." in read_messages(page)
-    files.set_input_files(broken)
-    assert "broken.png cannot be read" in read_messages(page)
+    files.set_input_files([broken, transparent])
+    assert read_messages(page).count("broken.png") == 1
+    wait_for(lambda: panel.locator(".thumbnail-item").count() == 1, "the other file")
+    assert not page.get_by_test_id("toast-body").count()
     assert not questions.count()  # a refused message is not shown
-    files.set_input_files(transparent)
-    panel.get_by_label("Remove this file").or_(panel.locator(".thumbnail-item")).first.wait_for()
     box.fill("a red star")
     box.press("Enter")
     wait_for_turns(1)
@@ -430,6 +369,14 @@ def test_files_of_the_server_are_not_read(tiny_address, picture):
     answer = urllib.request.urlopen(f"{url}/{event}").read().decode()
     assert "event: error" in answer
     assert str(picture) not in answer
+
+
+def test_many_pixels_are_refused(narrow_page, tmp_path):
+    Image.new("L", (13000, 13000)).save(tmp_path / "many.png")
+    panel = open_tab(narrow_page, "Describe")
+    panel.get_by_label("Remove Image").click()
+    upload(panel, tmp_path / "many.png")
+    assert "50 megapixels" in read_messages(narrow_page)
 
 
 def test_large_uploads_are_refused(narrow_page, tmp_path):

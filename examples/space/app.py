@@ -32,12 +32,12 @@ from lavit_hf import (
     demo_checkpoint,
 )
 from lavit_hf.data.shapes import render_scene, sample_scene
-from lavit_hf.inference import decode_codes, encode_images, write_texts
-from lavit_hf.processing import read_image
+from lavit_hf.inference import decode_codes, describe_unknown_words, encode_images, write_texts
+from lavit_hf.serving.images import MAX_BYTES, MAX_PIXELS, decode_images
 from lavit_hf.visualization import find_merge_targets, show_kept_patches, show_merging
 
 
-MAX_MEGABYTES = 10  # of an uploaded file
+LIMITS = f"PNG, JPEG or WebP, at most {MAX_BYTES >> 20} MB and {MAX_PIXELS // 10**6} megapixels"
 MAX_WAITING = 32  # visitors in the queue
 SHOWN_SIZE = 384  # pixels; small images are enlarged to it
 # The message of an error goes away by itself. The word "Error" over every box would stay.
@@ -57,6 +57,11 @@ def refusal(words: object) -> gr.Error:
     return gr.Error(html.escape(str(words), quote=False), print_exception=False)
 
 
+def warn(words: object) -> None:
+    """Shows a warning to the visitor for a while."""
+    gr.Warning(html.escape(str(words), quote=False))
+
+
 def read_upload(upload: dict | None) -> Image.Image:
     """Reads the image in a box. Raises the error that the visitor sees if there is no image that can be read."""
     if upload is None:
@@ -67,20 +72,33 @@ def read_upload(upload: dict | None) -> Image.Image:
 def read_file(path: str) -> Image.Image:
     """Reads an uploaded file, which keeps its name. An error names the file without its place on the server."""
     try:
-        return read_image(Path(path).read_bytes(), Path(path).name)
+        return decode_images([Path(path).read_bytes()], [Path(path).name])[0]
     except ValueError as error:
         raise refusal(error) from error
-
-
-def check_files(message: dict) -> None:
-    for path in message["files"]:
-        read_file(path)
 
 
 def check_message(message: dict) -> None:
     if not message["files"]:
         read_text(message["text"], "Write something or give an image")
-    check_files(message)
+    for path in message["files"]:
+        read_file(path)
+
+
+def drop_broken_files(message: dict, told: list[str]) -> tuple[dict, list[str]]:
+    """
+    Takes the files that cannot be read out of a message that is being written. Returns also these files, of which the
+    visitor has been told: the browser sends the same message twice.
+    """
+    broken = []
+    for path in message["files"]:
+        try:
+            read_file(path)
+        except gr.Error as error:
+            broken.append(path)
+            if path not in told:
+                gr.Warning(error.message)
+    kept = [path for path in message["files"] if path not in broken]
+    return {**message, "files": kept} if broken else gr.skip(), broken
 
 
 def read_text(text: str, what: str) -> str:
@@ -89,10 +107,14 @@ def read_text(text: str, what: str) -> str:
     return text.strip()
 
 
+def read_number(number: float | None, most: int, name: str) -> int:
+    if number is None or number % 1 or not 0 <= number <= most:
+        raise refusal(f"Give a whole number from 0 to {most} as {name}.")
+    return int(number)
+
+
 def read_seed(seed: float | None) -> int:
-    if seed is None or seed % 1 or not 0 <= seed < 2**32:
-        raise refusal(f"Give a whole number from 0 to {2**32 - 1} as seed.")
-    return int(seed)
+    return read_number(seed, 2**32 - 1, "seed")
 
 
 def enlarge(image: Image.Image) -> Image.Image:
@@ -122,33 +144,38 @@ class Page:
         self.pipeline.set_progress_bar_config(disable=True)
         self.turn = threading.Lock()  # visitors share the model and the random numbers
 
-    def _encode(self, image: Image.Image):
-        return encode_images(self.model.model.visual_tokenizer, self.processor, [image])
+    def _encode(self, image: Image.Image, **settings):
+        return encode_images(self.model.model.visual_tokenizer, self.processor, [image], **settings)
 
-    def _write(self, image: Image.Image, text: str) -> str:
-        [written] = write_texts(self.model, self.processor, [text], [[image]], max_new_tokens=64)
-        return written.partition("\n")[0]
+    def _write(self, image: Image.Image, text: str, task: str) -> str:
+        return write_texts(self.model, self.processor, [text], [[image]], task=task)[0]
+
+    def _warn_of_unknown_words(self, text: str) -> None:
+        if description := describe_unknown_words(self.processor, text):
+            warn(description)
 
     def describe(self, upload: dict | None) -> tuple[str, str, Image.Image, Image.Image]:
         image = read_upload(upload)
         with self.turn:
             tokens = self._encode(image)
             targets = find_merge_targets(self.model.model.visual_tokenizer, tokens)[0]
-            caption = self._write(image, "")
+            caption = self._write(image, "", "caption")
         codes, kept = tokens.codes.tolist(), tokens.keep_mask[0]
         listed = f"{len(codes)} tokens for {len(kept)} patches: {' '.join(map(str, codes))}"
         return caption, listed, show_kept_patches(image, kept), show_merging(image, targets)
 
     def ask(self, upload: dict | None, question: str) -> str:
         image, question = read_upload(upload), read_text(question, "Write a question")
+        self._warn_of_unknown_words(question)
         with self.turn:
-            return self._write(image, self.processor.vqa_prompt.format(question=question))
+            return self._write(image, self.processor.vqa_prompt.format(question=question), "answer")
 
     def draw(
         self, prompt: str, guidance_scale: float, seed: float, image: Image.Image | None = None
     ) -> Iterator[tuple[Image.Image | None, str]]:
         """Yields the image and the number of its codes while the codes are drawn. With an `image`, edits it."""
         prompt, seed, shown = read_text(prompt, "Say what to draw"), read_seed(seed), None
+        self._warn_of_unknown_words(prompt)
         conversation = Conversation(self.model, self.processor, self.pipeline, seed=seed)
         settings = {"preview_every": PREVIEW_EVERY, "guidance_scale": guidance_scale}
         pieces = conversation.edit(prompt, image, **settings) if image else conversation.draw(prompt, **settings)
@@ -168,10 +195,12 @@ class Page:
         image, instruction = read_upload(upload), read_text(instruction, "Say what to change")
         yield from self.draw(instruction, guidance_scale, seed, image)
 
-    def reconstruct(self, upload: dict | None, seed: float) -> tuple[Image.Image, str]:
+    def reconstruct(self, upload: dict | None, num_codes: float, seed: float) -> tuple[Image.Image, str]:
+        """Returns the reconstruction from `num_codes` tokens, or for 0 from as many as the content needs."""
         image, seed = read_upload(upload), read_seed(seed)
+        num_codes = read_number(num_codes, self.model.config.num_patches, "number of tokens")
         with self.turn:
-            tokens = self._encode(image)
+            tokens = self._encode(image, num_codes=num_codes or None)
             [rebuilt] = decode_codes(self.pipeline, [tokens.codes.tolist()], seed)
         return enlarge(rebuilt), f"from {len(tokens.codes)} tokens"
 
@@ -183,13 +212,14 @@ class Page:
         before = messages[: 2 * turns]
         conversation.messages = list(before)
         content = [*map(read_file, message["files"]), *filter(None, [message["text"].strip()])]
+        self._warn_of_unknown_words(message["text"])
         try:
             with self.turn, closing(conversation.answer(*content)) as pieces:
                 for _ in pieces:
                     latest = conversation.messages[-2:]
                     yield [show_part(part) for part in latest[-1]["content"]], before + latest
         except ValueError as error:
-            gr.Warning(html.escape(str(error), quote=False))  # after an error, the chat would take no more messages
+            warn(error)  # after an error, the chat would take no more messages
 
 
 def save_examples(folder: Path) -> list[str]:
@@ -212,7 +242,7 @@ def _build(page: Page, is_demo: bool, scenes: list[str]) -> gr.Blocks:
         gr.Markdown(f"# LaVIT\nOne model that reads and draws images as a varying number of tokens. {about}")
 
         def given() -> gr.Image:
-            label = f"Image, at most {MAX_MEGABYTES} MB"
+            label = f"Image: {LIMITS}"
             image = gr.Image(scenes[0], format="png", label=label, height=SHOWN_SIZE, sources=["upload", "clipboard"])
             gr.Examples(scenes, image)
             # The box shows what the model sees, or becomes empty again.
@@ -289,16 +319,18 @@ def _build(page: Page, is_demo: bool, scenes: list[str]) -> gr.Blocks:
             with gr.Column():
                 image = given()
                 button = gr.Button("Reconstruct", variant="primary")
+                label = "Number of tokens; 0 is automatic: as many as the content needs"
+                dial = gr.Slider(0, page.model.config.num_patches, 0, step=1, label=label)
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0)
             with gr.Column():
                 rebuilt = result("Reconstruction")
                 count = gr.Textbox(label="Tokens")
-            run([button.click], page.reconstruct, [image, seed], [rebuilt, count])
+            run([button.click, dial.release], page.reconstruct, [image, dial, seed], [rebuilt, count])
 
         with gr.Tab("Chat"):
             messages = gr.State([])
             textbox = gr.MultimodalTextbox(
-                placeholder=f"Ask, or describe a scene. The paper clip attaches images of at most {MAX_MEGABYTES} MB.",
+                placeholder=f"Ask, or describe a scene. The paper clip attaches images: {LIMITS}.",
                 file_types=["image"],
                 file_count="multiple",
             )
@@ -312,8 +344,8 @@ def _build(page: Page, is_demo: bool, scenes: list[str]) -> gr.Blocks:
                 additional_outputs=[messages],
             )
             # A file that cannot be read is refused and taken out as soon as it is attached.
-            checked = textbox.change(check_files, textbox, show_progress="hidden", trigger_mode="once")
-            checked.failure(lambda message: {**message, "files": []}, textbox, textbox)
+            told = gr.State([])
+            textbox.change(drop_broken_files, [textbox, told], [textbox, told], show_progress="hidden")
     return blocks.queue(max_size=MAX_WAITING)
 
 
@@ -325,7 +357,7 @@ def main():
     page = Page(args.model or str(demo_checkpoint()))
     # An error that nobody foresaw may name files of the server, so that it is written to the log alone.
     blocks = build(page, is_demo=args.model is None)
-    blocks.launch(server_port=args.port, max_file_size=f"{MAX_MEGABYTES}mb", show_error=False, css=CSS)
+    blocks.launch(server_port=args.port, max_file_size=MAX_BYTES, show_error=False, css=CSS)
 
 
 if __name__ == "__main__":

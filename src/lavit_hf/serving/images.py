@@ -64,20 +64,22 @@ def fetch_images(urls: Sequence[str], hosts: Collection[str] = (), folder: Path 
     return contents
 
 
-def decode_images(contents: Sequence[bytes]) -> list[Image.Image]:
+def decode_images(contents: Sequence[bytes], names: Sequence[str] = ()) -> list[Image.Image]:
     """
     Decodes the images of a request, as [`~lavit_hf.processing.read_image`] does.
 
     Args:
         contents (`list[bytes]`): The contents of image files.
+        names (`list[str]`, *optional*): The names of the images in errors. Default: their numbers.
 
     Raises:
         ValueError: If a file is not an image, or the images have too many pixels. No image is decoded then.
     """
-    images = [_open(content, f"Image {index}") for index, content in enumerate(contents)]
+    names = names or [f"Image {index}" for index in range(len(contents))]
+    images = [_open(content, name) for content, name in zip(contents, names, strict=True)]
     if sum(image.width * image.height for image in images) > MAX_PIXELS:
-        raise ValueError(f"The images of a request may have {MAX_PIXELS // 10**6} megapixels together.")
-    return [read_image(image, f"Image {index}") for index, image in enumerate(images)]
+        raise ValueError(f"The images have more than {MAX_PIXELS // 10**6} megapixels together.")
+    return [read_image(image, name) for image, name in zip(images, names, strict=True)]
 
 
 def _open(content: bytes, name: str) -> Image.Image:
