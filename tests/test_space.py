@@ -203,9 +203,9 @@ def test_reconstruct(page, picture):
 
 
 def test_chat(page, picture):
-    textbox = open_tab(page, "Chat").get_by_placeholder("Ask, or describe a scene")
-    textbox.wait_for()
-    page.get_by_role("tabpanel").locator("visible=true").locator("input[type=file]").first.set_input_files(picture)
+    panel = open_tab(page, "Chat")
+    textbox = panel.locator("textarea")
+    upload(panel, picture)
     textbox.fill("what color is the star?")
     textbox.press("Enter")
     answer = page.get_by_test_id("bot").first
