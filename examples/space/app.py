@@ -86,8 +86,8 @@ def check_message(message: dict) -> None:
 
 def drop_broken_files(message: dict, told: list[str]) -> tuple[dict, list[str]]:
     """
-    Takes the files that cannot be read out of a message that is being written. Returns also these files, of which the
-    visitor has been told: the browser sends the same message twice.
+    Takes the files that cannot be read out of a message that is being written, and tells the visitor of them once: the
+    browser sends each message with a new file twice. Returns also the files that the second one has not to tell.
     """
     broken = []
     for path in message["files"]:
@@ -98,7 +98,7 @@ def drop_broken_files(message: dict, told: list[str]) -> tuple[dict, list[str]]:
             if path not in told:
                 gr.Warning(error.message)
     kept = [path for path in message["files"] if path not in broken]
-    return {**message, "files": kept} if broken else gr.skip(), broken
+    return {**message, "files": kept} if broken else gr.skip(), [path for path in broken if path not in told]
 
 
 def read_text(text: str, what: str) -> str:
@@ -345,7 +345,8 @@ def _build(page: Page, is_demo: bool, scenes: list[str]) -> gr.Blocks:
             )
             # A file that cannot be read is refused and taken out as soon as it is attached.
             told = gr.State([])
-            textbox.change(drop_broken_files, [textbox, told], [textbox, told], show_progress="hidden")
+            boxes = [textbox, told]
+            textbox.change(drop_broken_files, boxes, boxes, show_progress="hidden", trigger_mode="multiple")
     return blocks.queue(max_size=MAX_WAITING)
 
 
