@@ -30,6 +30,7 @@ from lavit_hf.training import (
     last_checkpoint,
     parse_recipe,
 )
+from lavit_hf.training.mixture import _estimate_length
 
 from ..tiny import NUM_PATCHES, TEXT
 from .small import (
@@ -336,3 +337,15 @@ def test_a_whole_model_to_go_on_from(tmp_path):
 def test_refusals(given):
     with pytest.raises(ValueError, match="Give either|needs either|learning_rates must be NAME=NUMBER"):
         ModelArguments(**given)
+
+
+def test_grouping_by_length_does_not_read_images():
+    """The order is that of the lengths of whole rows."""
+    rows, length = MixtureRows(make_dataset(), SequenceArguments(EVERY_KIND), batch_size=1), len(make_dataset())
+    grouped = MixtureRows(rows.dataset, SequenceArguments(EVERY_KIND), batch_size=4)
+    grouped.dataset = rows.dataset.remove_columns(["image", "edited_image"])
+    places = [grouped.locate(index) for index in range(length)]
+    estimates = [sum(map(_estimate_length, rows.compose(rows.dataset[place], place))) for place in places]
+    batches = [estimates[start : start + 4] for start in range(0, length, 4)]
+    assert sorted(places) == list(range(length))
+    assert sorted(map(max, batches)) == sorted(estimates)[3::4]

@@ -175,6 +175,8 @@ class LavitCodebookUpdater(nn.Module):
     def _revive(self, least: torch.Tensor) -> None:
         """Moves codes that are used less than `least` beside codes with large errors, whose vectors they share."""
         dead = self.counts < least
+        if not dead.any():
+            return
         # The more unit vectors differ, the shorter is their average. A code is split if both halves stay alive.
         errors = (self.counts - self.sums.square().sum(dim=-1) / self.counts.clamp(min=1e-12)).clamp(min=0)
         can_share = self.counts > 2 * least

@@ -1,8 +1,10 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Sums, means and random numbers over the batches of all processes, which train as one process with all of them."""
 
+from collections.abc import Callable
+
 import torch
-from torch import distributed
+from torch import distributed, nn
 
 
 def process_index_and_count() -> tuple[int, int]:
@@ -69,3 +71,13 @@ def share_of_batch(batch_size: int, device: torch.device | None = None) -> tuple
     sizes = all_reduce(sizes).tolist()
     start = sum(sizes[:index])
     return slice(start, start + batch_size), sum(sizes)
+
+
+def method_as_forward(module: nn.Module, name: str) -> Callable:
+    """Returns a method of `module`. Under FSDP2, it gathers the parameters of the module as `forward` does."""
+    if process_index_and_count()[1] > 1 and name not in vars(module):
+        # Imported here, since it takes time. It has no effect on other modules.
+        from torch.distributed.fsdp import register_fsdp_forward_method
+
+        register_fsdp_forward_method(module, name)
+    return getattr(module, name)

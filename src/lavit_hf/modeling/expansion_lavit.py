@@ -1,7 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Image expansion: how image placeholders in a batch of sequences become the codes of their images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,6 +86,25 @@ def check_placeholders(
             f"Image features and image tokens do not match: the sequences hold {num_placeholders} image placeholders, "
             f"but {num_images} images with {num_codes} codes in total were given: expected {expected}."
         )
+
+
+def check_no_placeholder(is_placeholder: torch.BoolTensor) -> Callable[[], None]:
+    """
+    Raises a `ValueError` if there is a placeholder, on a GPU not before the returned function is called. If the model
+    runs before, the GPU has work to do while its count is read.
+    """
+    count = is_placeholder.sum()
+    if count.device.type != "cuda":
+        check_placeholders(int(count))
+        return lambda: None
+    copy = count.to("cpu", non_blocking=True)
+    copied = torch.cuda.current_stream(count.device).record_event()
+
+    def check() -> None:
+        copied.synchronize()
+        check_placeholders(int(copy))
+
+    return check
 
 
 def check_no_image_arguments(image_inputs, keep_mask, encoded: BaseModelOutputWithPooling | None) -> None:

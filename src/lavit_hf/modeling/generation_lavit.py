@@ -10,7 +10,8 @@ from torch import nn
 from transformers.generation import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from .expansion_lavit import check_no_image_arguments
+from .distributed_lavit import method_as_forward
+from .expansion_lavit import LavitSequences, check_no_image_arguments
 from .generation_settings_lavit import LavitGenerationConfig, LavitGenerationSettings
 from .grammar_lavit import LavitGrammarLogitsProcessor
 from .guidance_lavit import LavitGuidanceMixin, start_branches
@@ -214,7 +215,10 @@ class LavitGenerationMixin(LavitGuidanceMixin):
                 raise ValueError("Images go with input_ids, and not with inputs_embeds.")
             if image_inputs is None and settings.generation_mode == "image":
                 image_inputs = "codes"
-            expand_images = partial(self.model.expand_images, image_inputs=image_inputs, **images) if images else None
+            expand_images = None
+            if images:
+                given = images | {"image_inputs": image_inputs}
+                expand_images = partial(method_as_forward(self, "_expand_images"), embed=False, **given)
             features = kwargs.pop("mm_encoder_outputs", None)
             prompts = read_prompts(self.config, input_ids, attention_mask, expand_images, features, settings)
         check_context(self.config, prompts.input_ids.shape[1], settings)
@@ -229,6 +233,9 @@ class LavitGenerationMixin(LavitGuidanceMixin):
                 f"features, or drawn, got {type(assistant).__name__}."
             )
         return prompts
+
+    def _expand_images(self, *args, **kwargs) -> LavitSequences:
+        return self.model.expand_images(*args, **kwargs)
 
     def _processors(
         self, settings: LavitGenerationSettings, prompt_length: int, logits_processor: LogitsProcessorList | None

@@ -20,6 +20,7 @@ from transformers.cache_utils import Cache, DynamicCache, LinearAttentionCacheLa
 from transformers.generation import GenerationMixin
 
 from .configuration_lavit import LavitConfig
+from .distributed_lavit import process_index_and_count
 from .expansion_lavit import check_placeholders, move_padding_left, open_image_start, pad_id
 
 
@@ -140,9 +141,10 @@ def append_branches(
     length, prompt_length = attention_mask.shape[1], unconditional_ids.shape[1]
     start = unconditional_start
     if length > prompt_length:
-        is_open = image_is_open(input_ids, config)
-        newest, _ = open_image_start(input_ids, config)
-        start = torch.where(newest >= prompt_length, newest, start)
+        # The mask of a process whose sequences have ended grows with those of the other processes, its ids do not.
+        input_ids = nn.functional.pad(input_ids, (0, length - input_ids.shape[1]), value=pad_id(config))
+        newest, is_open = find_images(input_ids, config)
+        start = torch.where(newest[:, -1] >= prompt_length, newest[:, -1], start)
         branch_ids = torch.cat([unconditional_ids, input_ids[:, prompt_length:]], dim=1)
     else:
         # A chunk may lack the [IMG] of its image. Only the scores behind the last token of the prompt are used.
@@ -158,12 +160,15 @@ def append_branches(
     return torch.cat([input_ids, branch_ids]), torch.cat([attention_mask, branch_mask]), position_ids, is_open
 
 
-def image_is_open(input_ids: torch.LongTensor, config: LavitConfig) -> torch.BoolTensor:
-    """Returns (B, L) bool for ids (B, L), True where the last `[IMG]` so far is not closed by a `[/IMG]`."""
+def find_images(input_ids: torch.LongTensor, config: LavitConfig) -> tuple[torch.LongTensor, torch.BoolTensor]:
+    """
+    Returns, for each of the ids (B, L), the position of the last `[IMG]` so far, or -1, and True if no `[/IMG]` has
+    closed it.
+    """
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)
     last_start = positions.where(input_ids.eq(config.image_start_token_id), -1).cummax(dim=-1).values
     last_end = positions.where(input_ids.eq(config.image_end_token_id), -1).cummax(dim=-1).values
-    return last_start > last_end
+    return last_start, last_start > last_end
 
 
 def combine_branches(logits: torch.FloatTensor, guidance_scale: torch.FloatTensor) -> torch.FloatTensor:
@@ -210,9 +215,12 @@ class LavitGuidanceMixin(GenerationMixin):
             kwargs.pop(name, None)  # transformers hands them on from the arguments of `generate` to every forward
         if image_guidance_scale is not None:
             if attention_mask is None:
-                # transformers drops a mask of ones. A chunk of the prompts continues what the cache holds.
-                past = cache.get_seq_length() if cache is not None and next_sequence_length is None else 0
-                attention_mask = torch.ones_like(input_ids[:, :1]).expand(-1, past + input_ids.shape[1])
+                # transformers drops a mask of ones. A chunk of the prompts continues what the cache holds, as does a
+                # process whose sequences have ended while those of others have not.
+                length = input_ids.shape[1]
+                if cache is not None and (next_sequence_length is None or process_index_and_count()[1] > 1):
+                    length = int(cache.get_seq_length()) + (next_sequence_length or length)
+                attention_mask = torch.ones_like(input_ids[:, :1]).expand(-1, length)
             input_ids, attention_mask, position_ids, is_open = append_branches(
                 self.config,
                 input_ids,

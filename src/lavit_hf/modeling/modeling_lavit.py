@@ -347,9 +347,9 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
         """
         labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX) if shift_labels is None else shift_labels
         labels = labels.to(hidden_states.device)
-        supervised = labels != IGNORE_INDEX
-        logits = compute_logits(self.lm_head, hidden_states[supervised], self.config)
-        losses = nn.functional.cross_entropy(logits.float(), labels[supervised], reduction="none")
+        supervised = labels.flatten().ne(IGNORE_INDEX).nonzero()[:, 0]  # found once, since the host waits for it
+        logits = compute_logits(self.lm_head, hidden_states.flatten(0, 1)[supervised], self.config)
+        losses = nn.functional.cross_entropy(logits.float(), labels.flatten()[supervised], reduction="none")
         return losses.sum() / (max(1, len(losses)) if num_items_in_batch is None else num_items_in_batch), losses
 
 

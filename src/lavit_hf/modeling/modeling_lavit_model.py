@@ -17,11 +17,12 @@ from transformers.utils.deprecation import deprecate_kwarg
 from .arguments_lavit import check_keyword_arguments
 from .codebook_lavit import POSITIONS_STD
 from .configuration_lavit import LavitConfig
+from .distributed_lavit import process_index_and_count
 from .expansion_lavit import (
     LavitSequences,
     check_attention_mask,
     check_no_image_arguments,
-    check_placeholders,
+    check_no_placeholder,
     choose_features,
     expand_placeholders,
     pad_id,
@@ -192,15 +193,17 @@ class LavitModel(LavitLanguagePreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         vision_features: torch.FloatTensor | None = None,
         keep_mask: torch.BoolTensor | None = None,
+        embed: bool = True,
     ) -> LavitSequences:
         """
         Puts images into sequences. The ids of codes replace the placeholders. The inputs of the language model are the
         embeddings of these codes, or the features of the visual adapter.
 
-        Same arguments and errors as [`LavitForCausalLM.forward`].
+        Same arguments and errors as [`LavitForCausalLM.forward`], and `embed` (`bool`, *optional*, defaults to
+        `True`), whether `inputs_embeds` are computed.
 
         Returns:
-            [`LavitSequences`]: The sequences, with `inputs_embeds`.
+            [`LavitSequences`]
         """
         images = pixel_values if vision_features is None else vision_features
         if pixel_values is not None and len(images) != len(pixel_values):
@@ -216,37 +219,49 @@ class LavitModel(LavitLanguagePreTrainedModel):
         if input_ids is None:
             is_placeholder = self._find_placeholders(None, inputs_embeds)
             input_ids = torch.where(is_placeholder, self.config.image_token_id, pad_id(self.config))
-        # A batch without an image gets a blank one, since all processes must call the same modules in training.
+        # A blank image stands for none where processes must call the same modules, or train them.
         given = {"pixel_values": pixel_values, "vision_features": vision_features, "keep_mask": keep_mask}
+        must_agree = process_index_and_count()[1] > 1
         if num_images == 0:
             given = {
                 name: None if value is None or name == "keep_mask" else value.new_zeros(1, *value.shape[1:])
                 for name, value in given.items()
             }
-        tokenized = self.tokenize_images(**given)
+        tokenized, codes, num_codes = None, *input_ids.new_zeros(2, 0)
+        if num_images or must_agree or (self.training and is_trained(self.visual_tokenizer)):
+            tokenized = self.tokenize_images(**given)
+        if num_images:
+            codes, num_codes = tokenized.codes.to(input_ids.device), tokenized.num_codes.to(input_ids.device)
         sequences = expand_placeholders(
             self.config,
             input_ids,
             attention_mask,
             labels,
-            tokenized.codes.to(input_ids.device)[: None if num_images else 0],
-            tokenized.num_codes.to(input_ids.device)[:num_images],
+            codes,
+            num_codes,
             supervise_images,
             position_ids,
             inputs_embeds,
             is_expanded=vision_features is not None and keep_mask is not None,
         )
+        features = None
+        if chosen or (tokenized is not None and (must_agree or self.training)):
+            features, feature_mask = self._read(tokenized, chosen or [0], sequences.image_mask)
+        elif self.training and is_trained(self.visual_adapter):
+            features = self._read_blank()
+        if chosen:
+            sequences.feature_mask, sequences.image_features = feature_mask, features
+            sequences.feature_counts = tokenized.num_codes[chosen]
+        if not embed:
+            return sequences
         embeds = self.get_input_embeddings()(sequences.input_ids)
         if sequences.inputs_embeds is not None:
             is_image = sequences.image_mask[..., None].to(embeds.device)
             embeds = torch.where(is_image, embeds.to(sequences.inputs_embeds), sequences.inputs_embeds)
         if chosen:
-            features, feature_mask = self._read(tokenized, chosen, sequences.image_mask)
             embeds = embeds.masked_scatter(feature_mask[..., None].to(embeds.device), features.to(embeds))
-            sequences.feature_mask, sequences.image_features = feature_mask, features
-            sequences.feature_counts = tokenized.num_codes[chosen]
-        elif self.training:
-            features, _ = self._read(tokenized, [0], sequences.image_mask)
+        elif features is not None and self.training:
+            # The adapter has a gradient of zeros, as where another process reads images.
             embeds = embeds + 0.0 * features.sum().to(embeds)
         sequences.inputs_embeds = embeds
         return sequences
@@ -263,6 +278,13 @@ class LavitModel(LavitLanguagePreTrainedModel):
             image_mask = torch.zeros_like(image_mask).masked_scatter(image_mask, per_code.to(image_mask.device))
             vision_features, partition = vision_features[indices], PatchPartition(tokenized.keep_mask[indices])
         return self.visual_adapter(vision_features, partition), image_mask
+
+    def _read_blank(self) -> torch.Tensor:
+        """Returns the features (1, hidden_size) of an image of which one patch is kept."""
+        config, weight = self.config.visual_tokenizer_config, self.visual_adapter.projection.weight
+        first = torch.arange(config.num_patches, device=weight.device)[None] == 0
+        vision_features = weight.new_zeros(1, config.num_patches, config.hidden_size)
+        return self.visual_adapter(vision_features, PatchPartition(first))
 
     def _find_placeholders(
         self, input_ids: torch.LongTensor | None, inputs_embeds: torch.FloatTensor | None
@@ -319,7 +341,7 @@ class LavitModel(LavitLanguagePreTrainedModel):
             [`LavitModelOutputWithPast`]
         """
         check_keyword_arguments(self, kwargs, self.language_model)
-        sequences, encoded = None, (mm_encoder_outputs or {}).get("image")
+        sequences, check, encoded = None, None, (mm_encoder_outputs or {}).get("image")
         num_past = 0 if cache is None else cache.get_seq_length()
         if pixel_values is not None or vision_features is not None:
             if (input_ids is None) == (inputs_embeds is None):
@@ -348,7 +370,7 @@ class LavitModel(LavitLanguagePreTrainedModel):
             if encoded is not None:
                 input_ids, inputs_embeds = None, self._put_features(input_ids, inputs_embeds, encoded)
             elif not torch.compiler.is_compiling() and not num_past:
-                check_placeholders(int(self._find_placeholders(input_ids, inputs_embeds).sum()))
+                check = check_no_placeholder(self._find_placeholders(input_ids, inputs_embeds))
         given = input_ids if inputs_embeds is None else inputs_embeds
         if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim != 4:
             check_attention_mask(attention_mask, given.shape, num_past)
@@ -365,6 +387,8 @@ class LavitModel(LavitLanguagePreTrainedModel):
             return_dict=True,
             **kwargs,
         )
+        if check is not None:
+            check()
         return LavitModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
             cache=outputs.get("cache"),

@@ -1,0 +1,50 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Two processes that share the weights of a model, by FSDP2 or by ZeRO, generate and train as one process does."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lavit_hf import LavitForCausalLM
+
+from .run_sharded import STEPS, generate
+from .small import make_model, make_processor, run_in_processes
+from .test_pretrain import losses, train
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A model, and what one process finds with it."""
+    folder = tmp_path_factory.mktemp("sharded")
+    model = make_model(make_processor()).eval()
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(folder) -> dict:
+    model = LavitForCausalLM.from_pretrained(folder)
+    generated = [generate(model, rank) for rank in (0, 1)]
+    return {"generated": generated, "losses": losses(train(folder, model=model, max_steps=STEPS))}
+
+
+@pytest.mark.parametrize("way", ["language_model", "all_layers"])
+def test_fsdp_is_one_process(folder, alone, way):
+    run_in_processes(2, "run_sharded", folder, way)
+    model = LavitForCausalLM.from_pretrained(folder)
+    found = [torch.load(folder / f"{way}.{rank}.pt") for rank in (0, 1)]
+    layers = ["LlamaDecoderLayer"] * 2
+    layers += ["CLIPEncoderLayer"] * 2 + ["LavitBlock"] * 4 if way == "all_layers" else []
+    assert sorted(found[0]["calls"]) == sorted([*layers, "Embedding", "LlamaRMSNorm", "Linear", "LavitForCausalLM"])
+    weights = list(model.parameters())
+    assert [each["num_sharded"] for each in found] == [len(weights)] * 2
+    whole = sum(weight.numel() for weight in weights)
+    assert sum(each["share"] for each in found) == whole
+    assert all(each["share"] < 0.51 * whole for each in found)
+    for expected, each in zip(alone["generated"], found, strict=True):
+        for name, ids in expected.items():
+            assert torch.equal(each["generated"][name], ids), name
+        assert each["losses"] == pytest.approx(alone["losses"], abs=1e-3)
+    trained = LavitForCausalLM.from_pretrained(folder / way)
+    assert not torch.equal(trained.lm_head.weight, model.lm_head.weight)
