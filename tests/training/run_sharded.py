@@ -11,13 +11,13 @@ from torch.distributed.tensor import DTensor
 from transformers.distributed import DistributedConfig, fsdp
 
 from lavit_hf import LavitForCausalLM
-from lavit_hf.training import run_script
+from lavit_hf.training import LavitForCausalLMTrainer, run_script
 
 from ..tiny import pictures
 from .test_pretrain import losses, make_trainer
 
 
-STEPS = 4
+TRAINING = {"per_device_train_batch_size": 4, "max_steps": 4}
 # One process draws and reads longer than the other.
 LENGTHS = (3, 7)
 
@@ -53,9 +53,24 @@ def load(folder: Path, plan: dict[str, str]) -> tuple[LavitForCausalLM, list[str
     return LavitForCausalLM.from_pretrained(folder, distributed_config=config), calls
 
 
-def main():
-    folder, way, rank = Path(sys.argv[1]), sys.argv[2], int(os.environ["RANK"])
-    settings = {"per_device_train_batch_size": 4, "max_steps": STEPS}
+def train_with_zero(folder: Path, stage: int) -> tuple[LavitForCausalLMTrainer, int]:
+    """Trains with DeepSpeed, and returns the number of values that this process stores: weights, or their averages."""
+    import deepspeed
+
+    # Sums through shared memory, which DeepSpeed would compile first.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    zero = {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True, "stage3_param_persistence_threshold": 0}
+    sizes = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
+    settings = dict.fromkeys(sizes, "auto") | {"zero_optimization": zero, "zero_allow_untested_optimizer": True}
+    model = LavitForCausalLM.from_pretrained(folder)
+    trainer = make_trainer(folder, model=model, deepspeed=settings, **TRAINING)
+    trainer.train()
+    if stage == 3:
+        return trainer, sum(weight.ds_tensor.numel() for weight in model.parameters())
+    return trainer, sum(part.numel() for part in trainer.optimizer.optimizer.single_partition_of_fp32_groups)
+
+
+def train_with_fsdp(folder: Path, way: str, rank: int) -> tuple[LavitForCausalLMTrainer, dict]:
     distributed.init_process_group("gloo")
     plan = {}
     if way == "all_layers":  # as accelerate does, which shards the layers of the vision tower and of the mergers too
@@ -65,8 +80,18 @@ def main():
     parts = [weight.to_local() for weight in model.parameters() if isinstance(weight, DTensor)]
     found = {"calls": calls, "num_sharded": len(parts), "share": sum(part.numel() for part in parts)}
     found["generated"] = generate(model, rank)
-    trainer = make_trainer(folder, model=model, **settings)
+    trainer = make_trainer(folder, model=model, **TRAINING)
     trainer.train()
+    return trainer, found
+
+
+def main():
+    folder, way, rank = Path(sys.argv[1]), sys.argv[2], int(os.environ["RANK"])
+    if way.startswith("zero"):
+        trainer, share = train_with_zero(folder, int(way[-1]))
+        found = {"share": share, "generated": generate(trainer.model.eval(), rank)}
+    else:
+        trainer, found = train_with_fsdp(folder, way, rank)
     trainer.save_model(folder / way)
     torch.save(found | {"losses": losses(trainer)}, folder / f"{way}.{rank}.pt")
 

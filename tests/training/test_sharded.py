@@ -8,7 +8,7 @@ import torch
 
 from lavit_hf import LavitForCausalLM
 
-from .run_sharded import STEPS, generate
+from .run_sharded import TRAINING, generate
 from .small import make_model, make_processor, run_in_processes
 from .test_pretrain import losses, train
 
@@ -26,7 +26,7 @@ def folder(tmp_path_factory) -> Path:
 def alone(folder) -> dict:
     model = LavitForCausalLM.from_pretrained(folder)
     generated = [generate(model, rank) for rank in (0, 1)]
-    return {"generated": generated, "losses": losses(train(folder, model=model, max_steps=STEPS))}
+    return {"generated": generated, "losses": losses(train(folder, model=model, max_steps=TRAINING["max_steps"]))}
 
 
 @pytest.mark.parametrize("way", ["language_model", "all_layers"])
@@ -48,3 +48,18 @@ def test_fsdp_is_one_process(folder, alone, way):
         assert each["losses"] == pytest.approx(alone["losses"], abs=1e-3)
     trained = LavitForCausalLM.from_pretrained(folder / way)
     assert not torch.equal(trained.lm_head.weight, model.lm_head.weight)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_zero_is_one_process(folder, alone, monkeypatch, stage):
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    run_in_processes(2, "run_sharded", folder, f"zero{stage}")
+    found = [torch.load(folder / f"zero{stage}.{rank}.pt") for rank in (0, 1)]
+    trained = LavitForCausalLM.from_pretrained(folder / f"zero{stage}")
+    stored = [weight for weight in trained.parameters() if stage == 3 or weight.requires_grad]
+    assert all(each["share"] < 0.51 * sum(weight.numel() for weight in stored) for each in found)
+    for rank, each in enumerate(found):
+        assert each["losses"] == pytest.approx(alone["losses"], abs=1e-3)
+        for name, ids in generate(trained, rank).items():
+            assert torch.equal(each["generated"][name], ids), name
