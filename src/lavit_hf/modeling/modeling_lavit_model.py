@@ -281,7 +281,7 @@ class LavitModel(LavitLanguagePreTrainedModel):
 
     def _read_blank(self) -> torch.Tensor:
         """Returns the features (1, hidden_size) of an image of which one patch is kept."""
-        config, weight = self.config.visual_tokenizer_config, self.visual_adapter.projection.weight
+        config, weight = self.config.visual_tokenizer_config, next(self.visual_adapter.parameters())
         first = torch.arange(config.num_patches, device=weight.device)[None] == 0
         vision_features = weight.new_zeros(1, config.num_patches, config.hidden_size)
         return self.visual_adapter(vision_features, PatchPartition(first))

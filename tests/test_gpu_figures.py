@@ -1,0 +1,69 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The benchmark for a GPU runs whole at toy size on a CPU, so that it does not fail where a GPU is at hand."""
+
+import json
+import sys
+
+import pytest
+
+from .guides import ROOT
+
+
+sys.path.append(str(ROOT / "benchmarks"))
+
+import gpu  # noqa: E402
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "gpu.json"
+    gpu.write(path, {"machine": {}, "parts": {}})
+    return path
+
+
+@pytest.mark.parametrize("name", gpu.PARTS)
+def test_a_part_is_measured(name, path):
+    gpu.run_part(name, gpu.Setup(gpu.TOY, "cpu"), path)
+    content = json.loads(path.read_text())
+    part = content["parts"][name]
+    assert part["complete"]
+    assert len({figure["name"] for figure in part["figures"]}) == len(part["figures"]) > 0
+    for figure in part["figures"]:
+        assert figure["value"] >= 0, figure
+        assert (figure["ratio"] is None) == (figure["baseline"] is None), figure
+    assert gpu.show(content).row_count == len(part["figures"])
+
+
+def test_the_release_is_the_default():
+    """The sizes are those that the library's defaults and the authors' checkpoint have."""
+    setup = gpu.Setup(gpu.Sizes(), "cpu")
+    tokenizer = setup.tokenizer_config()
+    assert (tokenizer.hidden_size, tokenizer.vision_config.num_hidden_layers, tokenizer.num_patches) == (1408, 40, 256)
+    assert (tokenizer.num_merger_layers, tokenizer.codebook_size) == (12, 16384)
+    assert sum(setup.sizes.conditions) == setup.sizes.unet["cross_attention_dim"] == 2048
+
+
+def test_the_command_is_cut_and_goes_on(tmp_path, monkeypatch, capfd):
+    output = tmp_path / "gpu.json"
+
+    def run(*words: str) -> str:
+        command = ["gpu.py", "--toy", "--device", "cpu", "--parts", "lora", "--output", str(output), *words]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as ended:
+            gpu.main()
+        return f"{capfd.readouterr()} {ended.value}"
+
+    assert "goes on from there" in run("--minutes", "0.01")
+    assert not json.loads(output.read_text())["parts"].get("lora", {}).get("complete")
+    said = run()
+    assert "LoRA" in said
+    assert "Not complete: drawing, pixels" in said  # the other parts
+    assert json.loads(output.read_text())["parts"]["lora"]["complete"]
+    before = output.read_text()
+    assert "LoRA" in run()
+    assert output.read_text() == before
+    # Figures of another machine or size are not mixed with these.
+    content = json.loads(before)
+    content["machine"]["sizes"] = "release"
+    output.write_text(json.dumps(content))
+    assert "name another file" in run()
