@@ -95,7 +95,7 @@ def test_answers_stand_in_later_prompts_as_they_were_written(demo, image, monkey
 
 
 @pytest.mark.parametrize("expanded", [False, True])
-def test_what_no_longer_fits_is_left_out(demo, expanded):
+def test_what_no_longer_fits_is_left_out(demo, expanded, monkeypatch):
     """No sooner than at the most positions that images may take, which placeholders tell exactly."""
     model, processor, pipe = demo
     conversation = Conversation(model, copy.copy(processor), pipe, seed=0)
@@ -104,8 +104,17 @@ def test_what_no_longer_fits_is_left_out(demo, expanded):
     for _ in range(8):
         conversation.add("user", Image.new("RGB", (64, 64), "red"), "what is that?")
         conversation.add("assistant", "a square")
+    prompts = []
+    generate = type(model).generate
+
+    def record(self, *args, **kwargs):
+        prompts.append(kwargs["pixel_values"])
+        return generate(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "generate", record)
     list(conversation.answer("and that?"))
-    assert (2 if expanded else 0) < len(conversation.images) < 8
+    assert (2 if expanded else 0) < len(prompts[0]) < 8
+    assert len(conversation.images) == 8  # the visitor still has all of them
     assert conversation.messages[-1]["role"] == "assistant"
 
 
@@ -120,5 +129,7 @@ def test_a_failed_answer_leaves_no_trace(demo, monkeypatch):
 
 def test_lines(image):
     assert split_images(f'look at "{image}" and say what it\'s') == ("look at and say what it's", [image])
+    plain = image.rename(image.with_name("plain.png"))
+    assert split_images(f"what is in {plain}?") == ("what is in", [plain])
     with pytest.raises(ValueError, match=r"there is no image .*gone\.jpg"):
         split_images("gone.jpg what is that?")

@@ -98,6 +98,19 @@ def test_an_answer_ends_with_its_line(client):
     assert (cut.choices[0].finish_reason, cut.usage.completion_tokens) == ("length", 1)
 
 
+def test_an_answer_that_ends_with_its_last_token_is_complete(client):
+    request = {"model": MODEL, "messages": to_question("", STAR)}
+    whole = client.chat.completions.create(**request)
+    assert whole.choices[0].finish_reason == "stop"
+    exact = client.chat.completions.create(**request, max_tokens=whole.usage.completion_tokens)
+    assert (exact.choices[0].finish_reason, exact.choices[0].message) == ("stop", whole.choices[0].message)
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-45, 1e-38])
+def test_a_small_temperature_leaves_the_likeliest_token(client, temperature):
+    assert ask(client, temperature=temperature) == "orange"
+
+
 def test_streaming(client):
     settings = {"messages": QUESTION, "stream": True, "stream_options": {"include_usage": True}}
     chunks = list(client.chat.completions.create(model=MODEL, **settings))

@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -66,22 +67,31 @@ def read_upload(upload: dict | None) -> Image.Image:
     """Reads the image in a box. Raises the error that the visitor sees if there is no image that can be read."""
     if upload is None:
         raise refusal("Give an image first.")
-    return read_file(upload["path"])
+    return read_files([upload["path"]])[0]
 
 
-def read_file(path: str) -> Image.Image:
-    """Reads an uploaded file, which keeps its name. An error names the file without its place on the server."""
+def read_files(paths: list[str]) -> list[Image.Image]:
+    """Reads uploaded files, which keep their names. An error names a file without its place on the server."""
     try:
-        return decode_images([Path(path).read_bytes()], [Path(path).name])[0]
+        return decode_images([Path(path).read_bytes() for path in paths], [Path(path).name for path in paths])
     except ValueError as error:
         raise refusal(error) from error
+
+
+@lru_cache(maxsize=256)
+def find_fault(path: str) -> str | None:
+    """Returns why an uploaded file cannot be read, or None. The browser asks whenever the text beside it changes."""
+    try:
+        read_files([path])
+    except gr.Error as error:
+        return error.message
+    return None
 
 
 def check_message(message: dict) -> None:
     if not message["files"]:
         read_text(message["text"], "Write something or give an image")
-    for path in message["files"]:
-        read_file(path)
+    read_files(message["files"])
 
 
 def drop_broken_files(message: dict, told: list[str]) -> tuple[dict, list[str]]:
@@ -89,14 +99,10 @@ def drop_broken_files(message: dict, told: list[str]) -> tuple[dict, list[str]]:
     Takes the files that cannot be read out of a message that is being written, and tells the visitor of them once: the
     browser sends each message with a new file twice. Returns also the files that the second one has not to tell.
     """
-    broken = []
-    for path in message["files"]:
-        try:
-            read_file(path)
-        except gr.Error as error:
-            broken.append(path)
-            if path not in told:
-                gr.Warning(error.message)
+    broken = [path for path in message["files"] if find_fault(path)]
+    for path in broken:
+        if path not in told:
+            gr.Warning(find_fault(path))
     kept = [path for path in message["files"] if path not in broken]
     return {**message, "files": kept} if broken else gr.skip(), [path for path in broken if path not in told]
 
@@ -211,7 +217,7 @@ class Page:
         turns = sum((first["role"], second["role"]) == ("user", "assistant") for first, second in pairwise(history))
         before = messages[: 2 * turns]
         conversation.messages = list(before)
-        content = [*map(read_file, message["files"]), *filter(None, [message["text"].strip()])]
+        content = [*read_files(message["files"]), *filter(None, [message["text"].strip()])]
         self._warn_of_unknown_words(message["text"])
         try:
             with self.turn, closing(conversation.answer(*content)) as pieces:

@@ -65,8 +65,7 @@ class Conversation:
     @property
     def images(self) -> list[Image.Image]:
         """The images of all messages, in order."""
-        parts = (part for message in self.messages for part in message["content"])
-        return [part["image"] for part in parts if part["type"] == "image"]
+        return _images_of(self.messages)
 
     def add(self, role: str, *content: str | Image.Image) -> None:
         """
@@ -95,11 +94,12 @@ class Conversation:
         if content:
             self.add("user", *content)
         eos = self.model.generation_config.eos_token_id
+        ends = eos if isinstance(eos, list) else [] if eos is None else [eos]
         turn_end = self.processor.tokenizer.encode(TURN_END)[-1]  # the template begins the next turn behind it
         settings = {
             "generation_mode": "interleaved",
             "max_new_tokens": self._room,
-            "eos_token_id": [*(eos if isinstance(eos, list) else [eos]), turn_end],
+            "eos_token_id": [*ends, turn_end],
         }
         answer: list[dict] = []
         try:
@@ -186,13 +186,19 @@ class Conversation:
     def _prompt(self) -> BatchFeature:
         """Prepares the latest messages for which the context of the model has room."""
         longest = getattr(self.model.config.text_config, "max_position_embeddings", None)
+        messages = list(self.messages)
         while True:
             inputs = self.processor.apply_chat_template(
-                self.messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+                messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
             )
             length = inputs["input_ids"].shape[1]
             if self.processor.visual_tokenizer is None:  # each image is one placeholder so far
-                length += len(self.images) * self.model.config.num_patches
-            if longest is None or length + self._room <= longest or len(self.messages) <= 1:
+                length += len(_images_of(messages)) * self.model.config.num_patches
+            if longest is None or length + self._room <= longest or len(messages) <= 1:
                 return inputs
-            del self.messages[:2]  # a question and its answer
+            del messages[:2]  # a question and its answer
+
+
+def _images_of(messages: list[dict]) -> list[Image.Image]:
+    """Returns the images of messages, in order."""
+    return [part["image"] for message in messages for part in message["content"] if part["type"] == "image"]

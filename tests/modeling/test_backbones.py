@@ -123,7 +123,6 @@ def test_pretrained_backbones_from_folders(tmp_path):
     torch.testing.assert_close(loaded(row, pictures(1)).logits, model(row, pictures(1)).logits)
 
 
-@torch.no_grad()
 def test_a_vision_tower_without_some_weights(tmp_path):
     """Its pooler is not needed, and any other weight is."""
     tower = ViTModel(ViTConfig(**VISION), add_pooling_layer=False)
@@ -137,6 +136,7 @@ def test_a_vision_tower_without_some_weights(tmp_path):
         LavitVisualTokenizerForPreTraining.from_vision_tower(tmp_path)
 
 
+@torch.no_grad()
 def test_a_visual_tokenizer_is_taken_as_it_is(tmp_path):
     lavit = tiny_lavit(encode_positions=True)
     tokenizer = lavit.model.visual_tokenizer

@@ -249,6 +249,10 @@ def test_shifted_labels_of_sequence_parallel_training(model):
     for settings_ in ({}, {"skip_logits": True}):
         torch.testing.assert_close(model(ids, labels=ids, shift_labels=shifted, **settings_).loss, expected)
         assert model(ids, labels=ids, shift_labels=torch.tensor([[9, 7, 8, -100]]), **settings_).loss != expected
+    for wrong in (ids[:, :3], ids.expand(2, 4), ids.view(2, 2)):
+        for labels in ({"labels": wrong}, {"labels": ids, "shift_labels": wrong}):
+            with pytest.raises(ValueError, match="labels must have the shape"):
+                model(ids, **labels, skip_logits=True)
     features = model.get_image_features(pictures(1))
     ids = torch.tensor([[IMAGE_START, *[PLACEHOLDER] * len(features.pooler_output[0]), IMAGE_END, 5, 6]])
     shifted = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)

@@ -3,15 +3,20 @@
 
 import traceback
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import lavit_hf
 from lavit_hf.modeling.codebook_lavit import LavitCodebookUpdater, LavitQuantizer
 
 from ..tiny import IMAGE_END, IMAGE_START, PLACEHOLDER, pictures, tiny_lavit
 from .test_quantization import make_config
+
+
+LIBRARY = Path(lavit_hf.__file__).parent
 
 
 class Operations(TorchDispatchMode):
@@ -36,7 +41,7 @@ class Operations(TorchDispatchMode):
         if name in self.WAITING:
             libraries = (frame.filename for frame in reversed(traceback.extract_stack()[:-2]))
             caller = next(path for path in libraries if "/torch/" not in path)
-            self.waits[name] += "/lavit_hf/" in caller
+            self.waits[name] += Path(caller).is_relative_to(LIBRARY)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__

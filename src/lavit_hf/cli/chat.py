@@ -37,7 +37,7 @@ def split_images(line: str) -> tuple[str, list[Path]]:
     """
     words, paths = [], []
     for word in re.findall(r'"[^"]*"|\S+', line):
-        path = Path(word.strip('"')).expanduser()
+        path = Path(word.strip('"').rstrip("?!.,;:")).expanduser()  # such as "what is in photo.png?"
         if path.suffix.lower() not in Image.registered_extensions():
             words.append(word)
         elif path.is_file():
@@ -116,6 +116,8 @@ def _save(name: str, conversation: Conversation) -> None:
     if not name or not conversation.images:
         raise ValueError("/save needs a file, such as /save star.png, and an image in the conversation")
     path = options.check_image_output(Path(name).expanduser())
+    if path.exists():
+        raise ValueError(f"{path} exists: name another file")
     options.check_outputs(path)
     save_image(conversation.images[-1], path)
     console.print(path, style="dim", markup=False, soft_wrap=True)

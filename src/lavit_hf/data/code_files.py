@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from huggingface_hub import DatasetCardData
 
 from ..publishing.files import replacing_file
+
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ImportError as error:
+    raise ImportError("Datasets need the library pyarrow: pip install 'lavit-hf[train]'.") from error
 
 
 # In the folder of each split with precomputed codes. It has the key "counts" once the split is complete.

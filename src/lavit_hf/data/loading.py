@@ -12,7 +12,7 @@ from .shapes import load_shapes
 try:
     import datasets
 except ImportError as error:
-    raise ImportError("Reading datasets needs the library datasets: pip install 'lavit-hf[train]'.") from error
+    raise ImportError("Datasets need the library datasets: pip install 'lavit-hf[train]'.") from error
 
 
 # Formats of `datasets`, whose names stand in place of that of a dataset.

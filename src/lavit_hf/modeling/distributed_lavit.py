@@ -74,7 +74,10 @@ def share_of_batch(batch_size: int, device: torch.device | None = None) -> tuple
 
 
 def method_as_forward(module: nn.Module, name: str) -> Callable:
-    """Returns a method of `module`. Under FSDP2, it gathers the parameters of the module as `forward` does."""
+    """
+    Returns the method `name` of `module`. In several processes, the module keeps a wrapper of the method, which under
+    FSDP2 gathers the parameters of the module as `forward` does.
+    """
     if process_index_and_count()[1] > 1 and name not in vars(module):
         # Imported here, since it takes time. It has no effect on other modules.
         from torch.distributed.fsdp import register_fsdp_forward_method

@@ -203,7 +203,7 @@ class LavitModel(LavitLanguagePreTrainedModel):
         `True`), whether `inputs_embeds` are computed.
 
         Returns:
-            [`LavitSequences`]
+            [`LavitSequences`]: The sequences, with `inputs_embeds` if `embed` is True.
         """
         images = pixel_values if vision_features is None else vision_features
         if pixel_values is not None and len(images) != len(pixel_values):

@@ -20,6 +20,10 @@ class _Given(BaseModel):
         return {name: value for name, value in values.items() if value is not None} if type(values) is dict else values
 
 
+# Scores that are divided by less could overflow. The likeliest token is all that is left of them.
+MIN_TEMPERATURE = 1e-5
+
+
 class TextPart(_Given):
     """A text in a message."""
 
@@ -107,7 +111,7 @@ class ChatRequest(_Given):
     @property
     def sampling(self) -> dict[str, Any]:
         """The arguments of `generate` that choose the next token. Without any, those of the model apply."""
-        if self.temperature == 0:
+        if self.temperature is not None and self.temperature < MIN_TEMPERATURE:
             return {"do_sample": False}
         given = {"temperature": self.temperature, "top_p": self.top_p}
         given = {name: value for name, value in given.items() if value is not None}

@@ -69,12 +69,13 @@ class Answer:
         room = MAX_NEW_TOKENS if longest is None else min(MAX_NEW_TOKENS, longest - self.prompt_length)
         self.max_new_tokens = self.max_new_tokens or room
         self.num_new_tokens = 0
+        self.last_ids = self.inputs["input_ids"][:, -1]
         self.finish_reason = "stop"
         self.is_closed = False
 
     def _is_over(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.Tensor:
-        """The stopping criterion, which also counts the new tokens."""
-        self.num_new_tokens = input_ids.shape[1] - self.prompt_length
+        """The stopping criterion, which also counts the new tokens and keeps the last one."""
+        self.num_new_tokens, self.last_ids = input_ids.shape[1] - self.prompt_length, input_ids[:, -1]
         return torch.full((len(input_ids),), self.is_closed, device=input_ids.device)
 
     def _generate(self, streamer: AsyncTextIteratorStreamer) -> None:
@@ -113,10 +114,15 @@ class Answer:
                 text = text[final:]
             await generation
             yield text
-            if self.num_new_tokens >= self.max_new_tokens:
+            if self.num_new_tokens >= self.max_new_tokens and not self._has_ended():
                 self.finish_reason = "length"
         finally:
             self.is_closed = True
+
+    def _has_ended(self) -> bool:
+        """Whether the last token is one that ends a text."""
+        ends = self.model.generation_config.eos_token_id
+        return int(self.last_ids) in (ends if isinstance(ends, list) else [ends])
 
     @property
     def usage(self) -> dict[str, int]:

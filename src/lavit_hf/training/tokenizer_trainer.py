@@ -49,7 +49,7 @@ class TokenizerSchedule:
         return start * (self.final_gumbel_temperature / start) ** progress
 
 
-# A healthy run is far from both.
+# The outputs of a healthy run are far from both limits.
 SPREAD_OF_COLLAPSE = 0.02  # of rebuilt features, as a share of that of the tower's features
 USAGE_OF_COLLAPSE = 0.02  # used codes, as a share of those that could be used
 MIN_IMAGES = 8  # fewer may well keep the same number of patches
@@ -62,7 +62,9 @@ def find_collapse(
     Tells whether training has made the visual tokenizer useless, from what it makes of different images.
 
     Args:
-        outputs ([`LavitVisualTokenizerForPreTrainingOutput`]): Its outputs for some images, in evaluation mode.
+        outputs ([`LavitVisualTokenizerForPreTrainingOutput`]):
+            Its outputs for B images of different content, in evaluation mode. The numbers of kept patches are compared
+            from 8 images on.
         config ([`LavitVisualTokenizerConfig`]): Its configuration.
         quantize (`bool`, *optional*, defaults to `True`): Whether it is trained with codes already.
 
@@ -71,7 +73,7 @@ def find_collapse(
     """
     tokenizer_output, found = outputs.tokenizer_output, []
     counts, codes = tokenizer_output.keep_mask.sum(dim=1), tokenizer_output.codes
-    may_vary = config.keep_ratio < 1 and config.num_codes is None
+    may_vary = config.keep_ratio < 1 and config.num_codes is None and config.max_codes is None
     if len(counts) >= MIN_IMAGES and may_vary and counts.min() == counts.max():
         found.append(f"All {len(counts)} sample images keep {int(counts[0])} patches, whatever they show.")
     spread, original = map(_spread, (outputs.rebuilt_features, tokenizer_output.vision_features))

@@ -58,7 +58,8 @@ class LavitTrainer(Trainer):
     """
     A `Trainer` whose log and metrics have the values that [`~LavitTrainer.measure`] names beside the loss, as means
     over the rows of all processes since the last entry, or over the rows of an evaluation. A checkpoint that lacks
-    weights of the model is refused, so that a resumed run equals one that was not interrupted.
+    weights of the model is refused, so that a resumed run equals one that was not interrupted. Without an accelerator,
+    `dataloader_pin_memory` is off.
 
     Args:
         args, kwargs: Same arguments as `Trainer`.
