@@ -216,6 +216,10 @@ def test_chat(page, picture):
     textbox.fill("a photo of a cat")
     textbox.press("Enter")
     assert "does not know 'photo', 'cat'. It knows" in read_messages(page)
+    wait_for(textbox.is_enabled, "the chat")
+    textbox.fill("draw a large red circle")
+    textbox.press("Enter")
+    page.get_by_test_id("bot").last.locator("img").wait_for()
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from lavit_hf import (
     StreamedImage,
     demo_checkpoint,
 )
+from lavit_hf.cli.chat import DRAW
 from lavit_hf.data.shapes import render_scene, sample_scene
 from lavit_hf.inference import decode_codes, describe_unknown_words, encode_images, write_texts
 from lavit_hf.serving.images import MAX_BYTES, MAX_PIXELS, decode_images
@@ -217,13 +218,16 @@ class Page:
         turns = sum((first["role"], second["role"]) == ("user", "assistant") for first, second in pairwise(history))
         before = messages[: 2 * turns]
         conversation.messages = list(before)
-        content = [*read_files(message["files"]), *filter(None, [message["text"].strip()])]
-        self._warn_of_unknown_words(message["text"])
+        images, text = read_files(message["files"]), message["text"].strip()
+        if drawing := DRAW.fullmatch(text):
+            text = drawing[1]
+        pieces = conversation.draw(text, images) if drawing else conversation.answer(*images, *[text] * bool(text))
+        self._warn_of_unknown_words(text)
         try:
-            with self.turn, closing(conversation.answer(*content)) as pieces:
+            with self.turn, closing(pieces):
                 for _ in pieces:
-                    latest = conversation.messages[-2:]
-                    yield [show_part(part) for part in latest[-1]["content"]], before + latest
+                    if latest := conversation.messages[len(before) :]:  # a drawing is added when it is complete
+                        yield [show_part(part) for part in latest[-1]["content"]], before + latest
         except ValueError as error:
             warn(error)  # after an error, the chat would take no more messages
 

@@ -74,3 +74,9 @@ def main() -> None:
         if ended.code == 130:  # typer ends so, without a word, after Ctrl-C
             print("lavit-hf: interrupted", file=sys.stderr)
         raise
+    except Exception as error:
+        # huggingface_hub hands on the errors of its HTTP client, which is httpx or httpx2.
+        if not type(error).__module__.startswith("httpx"):
+            raise
+        print(f"lavit-hf: The Hub cannot be reached: {error}", file=sys.stderr)
+        sys.exit(1)

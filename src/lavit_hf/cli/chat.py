@@ -25,6 +25,7 @@ An image alone asks for a description. `draw a small blue star on the right` dra
   /reset       forget the conversation
   /help        show this
   /quit        end; so does Ctrl-D. Ctrl-C ends an answer."""
+# The page draws for the same words.
 DRAW = re.compile(r"(?:please )?draw (?:me )?(.+)", re.IGNORECASE)
 
 
@@ -102,6 +103,8 @@ def _reply(line: str, conversation: Conversation) -> Generator[Piece, None, None
     elif command == "/reset":
         conversation.messages.clear()
     elif re.fullmatch(r"/\w*", command):  # any other command, unlike the path of an image
+        if command != "/help":
+            console.print(f"{command} is not a command.", markup=False, style="red")
         console.print(HELP, markup=False, soft_wrap=True)
     elif line:
         text, paths = split_images(line)

@@ -347,9 +347,7 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
         """
         labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX) if shift_labels is None else shift_labels
         if labels.shape != (shape := hidden_states.shape[:2]):
-            raise ValueError(
-                f"labels must have the shape of the ids, {tuple(shape)}, got {tuple(labels.shape)}."
-            )
+            raise ValueError(f"labels must have the shape of the ids, {tuple(shape)}, got {tuple(labels.shape)}.")
         labels = labels.to(hidden_states.device)
         supervised = labels.flatten().ne(IGNORE_INDEX).nonzero()[:, 0]  # found once, since the host waits for it
         logits = compute_logits(self.lm_head, hidden_states.flatten(0, 1)[supervised], self.config)

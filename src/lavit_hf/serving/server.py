@@ -146,7 +146,12 @@ def build_app(
             The model and its processor, which gets the visual tokenizer of the model.
         name (`str`): The name of the model for clients.
         hosts, folder: Same as in [`fetch_images`].
+
+    Raises:
+        ValueError: If the visual tokenizer samples which patches are kept, with random numbers that requests share.
     """
+    if model.config.visual_tokenizer_config.selection == "sample":
+        raise ValueError("A server needs a model whose selection is 'topk' or 'argmax', got 'sample'.")
     processor.visual_tokenizer = model.model.visual_tokenizer  # so that lengths are known before an answer begins
     app = FastAPI(openapi_url=None)
     # Threads wait for other servers, read images, and generate, so that none of these waits for another.

@@ -4,7 +4,6 @@
 import numpy as np
 from transformers import TrainingArguments
 
-from ..data.loading import column_names
 from ..data.rows import RowDataset, RowStream
 from .scripts import DataArguments
 from .sequences import Part, SequenceArguments, SequenceReader, TextPart
@@ -40,10 +39,8 @@ class MixtureRows(RowDataset):
     ):
         super().__init__(dataset, SequenceReader(arguments, image_column), **kwargs)
         self.batch_size = batch_size
-        # Lengths are estimated without reading the bytes of images.
-        names = column_names(self.dataset)
-        self._images = {name: True for name in names if name in self.reader.image_columns}
-        self._without_images = self.dataset.select_columns([name for name in names if name not in self._images])
+        # Lengths are estimated from Arrow tables, without the bytes of images. A transform needs whole rows.
+        self._tables = self.dataset.with_format("arrow") if self.dataset.format["type"] is None else None
         self._order = (-1, np.empty(0))
         self._window = (-1, -1, np.empty(0))
 
@@ -61,11 +58,23 @@ class MixtureRows(RowDataset):
 
     def _group(self, places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Sorts rows by length into batches, and shuffles the batches. A last batch that is not full stays last."""
-        rows = ((self._without_images[place] | self._images, place) for place in places.tolist())
+        rows = ((self._outline(place), place) for place in places.tolist())
         lengths = [sum(map(_estimate_length, self.compose(row, place))) for row, place in rows]
         places, full = places[np.argsort(lengths, kind="stable")], len(places) // self.batch_size * self.batch_size
         batches = rng.permutation(places[:full].reshape(-1, self.batch_size))
         return np.concatenate([batches.flatten(), places[full:]])
+
+    def _outline(self, place: int) -> dict:
+        """Returns a row of the dataset in which True stands for each image."""
+        if self._tables is None:
+            return self.dataset[place]
+        table = self._tables[place]
+        return {
+            name: (table[name].null_count == 0 or None)
+            if name in self.reader.image_columns
+            else table[name][0].as_py()
+            for name in table.column_names
+        }
 
 
 def load_mixture(

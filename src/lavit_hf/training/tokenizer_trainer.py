@@ -73,7 +73,7 @@ def find_collapse(
     """
     tokenizer_output, found = outputs.tokenizer_output, []
     counts, codes = tokenizer_output.keep_mask.sum(dim=1), tokenizer_output.codes
-    may_vary = config.keep_ratio < 1 and config.num_codes is None and config.max_codes is None
+    may_vary = config.keep_ratio < 1 and (config.num_codes, config.max_codes, config.keep_scale) == (None, None, 1)
     if len(counts) >= MIN_IMAGES and may_vary and counts.min() == counts.max():
         found.append(f"All {len(counts)} sample images keep {int(counts[0])} patches, whatever they show.")
     spread, original = map(_spread, (outputs.rebuilt_features, tokenizer_output.vision_features))
