@@ -348,10 +348,10 @@ def test_a_slow_host_keeps_nobody_waiting(web, tmp_path, monkeypatch):
             ask(address, "http://images.example/slow")
         assert caught.value.code == 400
 
-    model.config.visual_tokenizer_config.selection = "sample"
+    model.model.visual_tokenizer.config.selection = "sample"
     with pytest.raises(ValueError, match="got 'sample'"):  # random numbers of a request would change others
         build_app(model, processor, "shapes")
-    model.config.visual_tokenizer_config.selection = "topk"
+    model.model.visual_tokenizer.config.selection = "topk"
     with serving(build_app(model, processor, "shapes", ["images.example"], tmp_path)) as address:
         with ThreadPoolExecutor(40) as pool:
             slow = [pool.submit(ask_in_vain) for _ in range(40)]

@@ -150,7 +150,7 @@ def build_app(
     Raises:
         ValueError: If the visual tokenizer samples which patches are kept, with random numbers that requests share.
     """
-    if model.config.visual_tokenizer_config.selection == "sample":
+    if model.model.visual_tokenizer.config.selection == "sample":
         raise ValueError("A server needs a model whose selection is 'topk' or 'argmax', got 'sample'.")
     processor.visual_tokenizer = model.model.visual_tokenizer  # so that lengths are known before an answer begins
     app = FastAPI(openapi_url=None)
