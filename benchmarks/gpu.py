@@ -157,7 +157,7 @@ class Figure:
     A measured value.
 
     Args:
-        name (`str`): What was measured.
+        name (`str`): The name of the measured quantity.
         value (`float`): The value.
         unit (`str`): Its unit.
         baseline (`str`, *optional*): The name of what it is compared with.

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What a visitor of the page does and sees in a browser."""
+"""Actions of a visitor of the page in a browser, and the results that the browser shows."""
 
 import os
 import time
@@ -15,7 +15,7 @@ SECONDS = 60  # for what a model does on a slow machine
 
 @contextmanager
 def visiting(browser, address: str, width: int = 1280):
-    """A page in a window of its own."""
+    """Opens the page in a window of its own."""
     page = browser.new_page(viewport={"width": width, "height": 860})
     page.set_default_timeout(SECONDS * 1000)
     page.goto(address)
@@ -38,7 +38,7 @@ def upload(panel, path: Path) -> None:
 
 
 def wait_for(look, label: str):
-    """What `look` finds in a box once it finds something."""
+    """Calls `look` until it returns a result, and returns this result."""
     deadline = time.monotonic() + SECONDS
     while not (found := look()):
         assert time.monotonic() < deadline, f"{label} stays empty"
@@ -47,12 +47,12 @@ def wait_for(look, label: str):
 
 
 def wait_for_text(panel, label: str) -> str:
-    """What a box says once it says something."""
+    """Returns the text of a box once the box has one."""
     return wait_for(panel.get_by_label(label, exact=True).input_value, label)
 
 
 def wait_for_picture(panel, label: str):
-    """The picture in a box, once the browser shows it. Previews may take each other's place meanwhile."""
+    """Returns the picture in a box once the browser shows it. Previews may take each other's place meanwhile."""
     shown = panel.locator(f".block:has(label:has-text('{label}')) img")
     is_there = "images => images.some(image => image.complete && image.naturalWidth >= 64)"
     wait_for(lambda: shown.evaluate_all(is_there), label)
@@ -60,7 +60,7 @@ def wait_for_picture(panel, label: str):
 
 
 def read_pixels(panel, *places: tuple[int, int]) -> list[tuple[int, int, int]]:
-    """Some pixels of the image that the box of a tab shows now."""
+    """Returns some pixels of the image that the box of a tab shows now."""
     source = wait_for_picture(panel, "Image").get_attribute("src")
     image = Image.open(urllib.request.urlopen(source)).convert("RGB")
     return [image.getpixel(place) for place in places]
@@ -71,7 +71,7 @@ def wait_until_idle(page) -> None:
 
 
 def see_result(panel, label: str) -> list[str]:
-    """The text of a box and the addresses of all images of a tab."""
+    """Returns the text of a box and the addresses of all images of a tab."""
     images = panel.locator("img").evaluate_all("images => images.map(image => image.src)")
     return [panel.get_by_label(label, exact=True).input_value(), *images]
 
@@ -88,7 +88,7 @@ def press(page, panel, name: str, label: str, twice: bool = False) -> None:
 
 
 def read_messages(page) -> str:
-    """The messages that are shown, of which there is at least one. They are closed."""
+    """Returns the messages that are shown, of which there is at least one, and closes them."""
     page.get_by_test_id("toast-body").first.wait_for()
     text = "".join(page.get_by_test_id("toast-body").all_inner_texts())
     while page.locator(".toast-close").count():

@@ -31,7 +31,7 @@ NUM_IMAGES = 40
 TRAINED = ("my-tower", "my-tokenizer", "my-language-model", "my-vae", "my-decoder")
 # Sizes of the page, and those that are enough to run it.
 SMALLER = {'"codebook_size": 1024': '"codebook_size": 64', '"codebook_size": 8192': '"codebook_size": 16'}
-# What a healthy run does not print.
+# A healthy run prints none of these words.
 ALARMS = ("Traceback", "[transformers]", "LOAD REPORT", "MISSING", "UNEXPECTED", "newly initialized", "pin_memory")
 # One process for all commands, since a start takes longer than they do.
 RUN = """

@@ -32,7 +32,7 @@ from lavit_hf import (
     StreamedImage,
     demo_checkpoint,
 )
-from lavit_hf.cli.chat import DRAW
+from lavit_hf.conversation import DRAW
 from lavit_hf.data.shapes import render_scene, sample_scene
 from lavit_hf.inference import decode_codes, describe_unknown_words, encode_images, write_texts
 from lavit_hf.serving.images import MAX_BYTES, MAX_PIXELS, decode_images

@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """A conversation in which both sides write text and show images."""
 
+import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import BatchFeature
 from .diffusion import LavitImageDecoderPipeline
 from .inference import decode_codes, decode_edits, encode_images, prepare_prompts
 from .modeling import LavitForCausalLM
+from .modeling.prompts_lavit import end_ids
 from .processing import (
     ImageSegment,
     LavitIteratorStreamer,
@@ -23,6 +25,8 @@ from .processing.chat_lavit import TURN_END
 
 
 MAX_NEW_TEXT = 128
+# A message that asks for a drawing, whose text is the group. The command and the page draw for it.
+DRAW = re.compile(r"(?:please )?draw (?:me )?(.+)", re.IGNORECASE)
 Piece = TextSegment | ImageSegment | StreamedImage
 
 
@@ -93,13 +97,11 @@ class Conversation:
         """
         if content:
             self.add("user", *content)
-        eos = self.model.generation_config.eos_token_id
-        ends = eos if isinstance(eos, list) else [] if eos is None else [eos]
         turn_end = self.processor.tokenizer.encode(TURN_END)[-1]  # the template begins the next turn behind it
         settings = {
             "generation_mode": "interleaved",
             "max_new_tokens": self._room,
-            "eos_token_id": [*ends, turn_end],
+            "eos_token_id": [*end_ids(self.model.generation_config.eos_token_id), turn_end],
         }
         answer: list[dict] = []
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..conversation import Conversation, Piece
+from ..conversation import DRAW, Conversation, Piece
 from ..processing import ImageSegment, TextSegment, read_image
 from . import options
 from .loading import console, load_decoder, load_model, progress, save_image, warn_of_unknown_words
@@ -25,8 +25,6 @@ An image alone asks for a description. `draw a small blue star on the right` dra
   /reset       forget the conversation
   /help        show this
   /quit        end; so does Ctrl-D. Ctrl-C ends an answer."""
-# The page draws for the same words.
-DRAW = re.compile(r"(?:please )?draw (?:me )?(.+)", re.IGNORECASE)
 
 
 def split_images(line: str) -> tuple[str, list[Path]]:
@@ -121,7 +119,7 @@ def _save(name: str, conversation: Conversation) -> None:
     path = options.check_image_output(Path(name).expanduser())
     if path.exists():
         raise ValueError(f"{path} exists: name another file")
-    options.check_outputs(path)
+    options.check_folder(path.parent)
     save_image(conversation.images[-1], path)
     console.print(path, style="dim", markup=False, soft_wrap=True)
 

@@ -35,7 +35,7 @@ Backbone = str | os.PathLike | PreTrainedConfig | PreTrainedModel
 
 @contextmanager
 def _without_reports() -> Iterator[None]:
-    """A context in which transformers reports errors alone, for what is meant to be and would alarm a user."""
+    """Within this context, transformers logs errors alone: its reports of what is meant to be would alarm a user."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

@@ -227,7 +227,7 @@ class LavitModel(LavitLanguagePreTrainedModel):
                 name: None if value is None or name == "keep_mask" else value.new_zeros(1, *value.shape[1:])
                 for name, value in given.items()
             }
-        tokenized, codes, num_codes = None, *input_ids.new_zeros(2, 0)
+        tokenized, codes, num_codes = None, input_ids.new_zeros(0), input_ids.new_zeros(0)
         if num_images or must_agree or (self.training and is_trained(self.visual_tokenizer)):
             tokenized = self.tokenize_images(**given)
         if num_images:

@@ -114,7 +114,7 @@ def check_context(config: LavitConfig, length: int, settings: LavitGenerationSet
 def infer_attention_mask(input_ids: torch.LongTensor, settings: LavitGenerationSettings) -> torch.LongTensor:
     """Returns the mask that transformers infers if none is given: 0 at padding that is told from ends of text."""
     pad, eos = settings.explicit.get("pad_token_id"), settings.explicit.get("eos_token_id")
-    if pad is None or pad in (eos if isinstance(eos, list) else [eos]):
+    if pad is None or pad in end_ids(eos):
         return torch.ones_like(input_ids)
     return input_ids.ne(pad).long()
 
@@ -213,3 +213,10 @@ def continue_prompts(
             f"{settings.guidance_scale}, got {'' if keys is None else len(keys)} rows."
         )
     return LavitPrompts(input_ids, input_ids, attention_mask, input_ids)
+
+
+def end_ids(eos_token_id: int | list[int] | None) -> list[int]:
+    """Returns the ids that end a sequence as a list, from the one, several or none that a configuration has."""
+    if eos_token_id is None:
+        return []
+    return eos_token_id if isinstance(eos_token_id, list) else [eos_token_id]

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from transformers import AsyncTextIteratorStreamer, StoppingCriteriaList
 
 from ..modeling import LavitForCausalLM
+from ..modeling.prompts_lavit import end_ids
 from ..processing import LavitProcessor
 from ..processing.chat_lavit import TURN_END
 from .images import decode_images, fetch_images
@@ -121,8 +122,7 @@ class Answer:
 
     def _has_ended(self) -> bool:
         """Whether the last token is one that ends a text."""
-        ends = self.model.generation_config.eos_token_id
-        return int(self.last_ids) in (ends if isinstance(ends, list) else [ends])
+        return int(self.last_ids) in end_ids(self.model.generation_config.eos_token_id)
 
     @property
     def usage(self) -> dict[str, int]:

@@ -86,7 +86,7 @@ def find_collapse(
 
 
 def _spread(features: torch.Tensor) -> float:
-    """Returns one minus the mean cosine of the features (B, N, d) of two images at the same place."""
+    """Returns one minus the mean cosine of the features (B, N, d) over all pairs of images, place by place."""
     return 1 - normalize(features.float(), dim=-1).mean(dim=0).square().sum(dim=-1).mean().item()
 
 
