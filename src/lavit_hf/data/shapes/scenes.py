@@ -5,6 +5,7 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from random import Random
 
 
@@ -14,6 +15,8 @@ PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom lef
 SPLITS = ("train", "validation", "test")
 BACKGROUNDS = ("plain", "gradient", "stripes", "checkerboard", "dots", "noise")
 MAX_OBJECTS = 4
+# In this share of the scenes of several objects, two or more of them have one shape and color.
+ALIKE_SHARE = 0.3
 
 # Saturated, and more than 30 degrees of OKLab hue apart, so that they differ even if a decoder blurs them.
 COLOR_RGB = {
@@ -127,9 +130,9 @@ def sample_scene(index: int, split: str = "train", seed: int = 0) -> Scene:
     """
     Samples the scene number `index` of a `split` and a `seed`. The same arguments always give the same scene.
 
-    A scene has 1 to 4 objects, with equal probability. No two of them are in the same of nine places, or have the same
-    shape and color, and they are at least 3/64 of the side apart. The splits share no set of (shape, color, size,
-    place).
+    A scene has 1 to 4 objects, with equal probability. No two of them are in the same of nine places, and they are at
+    least 3/64 of the side apart. In three of ten scenes of several objects, two or more have one shape and color, and
+    mostly one size. The splits share no set of (shape, color, size, place).
 
     Raises:
         ValueError: If `split` is none of `SPLITS`, or `index` is negative.
@@ -206,10 +209,15 @@ def object_gap(first: ShapeObject, second: ShapeObject) -> float:
 
 def _sample_objects(rng: Random, num_objects: int) -> list[ShapeObject]:
     while True:
-        names = rng.sample([(shape, color) for shape in SHAPES for color in COLORS], num_objects)
+        names = [(*name, rng.choice(SIZES)) for name in rng.sample(list(product(SHAPES, COLORS)), num_objects)]
+        if num_objects > 1 and rng.random() < ALIKE_SHARE:
+            shape, color, size = names[0]
+            has_one_size = rng.random() < 0.7
+            for index in range(1, rng.randint(2, num_objects)):
+                names[index] = (shape, color, size if has_one_size else rng.choice(SIZES))
         objects: list[ShapeObject] = []
-        for (shape, color), place in zip(names, rng.sample(PLACES, num_objects), strict=True):
-            item = sample_object(rng, shape, color, rng.choice(SIZES), place, objects)
+        for name, place in zip(names, rng.sample(PLACES, num_objects), strict=True):
+            item = sample_object(rng, *name, place, objects)
             if item is None:
                 break
             objects.append(item)
