@@ -12,6 +12,8 @@ from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 from transformers import TrainingArguments
 
+from lavit_hf.training import has_bfloat16_units
+
 
 class OptimizerFactory:
     """Makes an optimizer for a model, when `Trainer` calls it."""
@@ -77,6 +79,60 @@ def hidden_matrices(model: nn.Module) -> set[nn.Parameter]:
     return {layer.weight for layer in layers if layer.weight.requires_grad}
 
 
+class Float32Muon(Muon):
+    """
+    `torch.optim.Muon` with an orthogonalization in float32. That of torch is in bfloat16, which processors without
+    units for it compute about twenty times slower.
+    """
+
+    @torch.no_grad()
+    def step(self, closure=None) -> float | None:
+        """Performs a step."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                if (gradient := matrix.grad) is None:
+                    continue
+                state, momentum = self.state[matrix], group["momentum"]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(gradient)
+                mean = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
+                update = gradient.lerp(mean, momentum) if group["nesterov"] else mean
+                update = orthogonalize(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                # The only one of the adjustments of torch that `MuonWithAdamW` uses.
+                rate = group["lr"] * 0.2 * max(matrix.shape) ** 0.5
+                matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.to(matrix), alpha=-rate)
+        return loss
+
+
+def orthogonalize(
+    matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> torch.Tensor:
+    """
+    Moves the singular values of a matrix towards 1 by Newton-Schulz iterations in float32 (Jordan et al., 2024).
+
+    Args:
+        matrix (`torch.Tensor` of shape `(m, n)`): The matrix.
+        coefficients (`tuple[float, float, float]`): The coefficients of the matrix and of its odd powers.
+        steps (`int`): The number of iterations.
+        eps (`float`): The least norm by which the matrix is divided.
+
+    Returns:
+        `torch.FloatTensor` of shape `(m, n)`: The matrix with singular values near 1.
+    """
+    a, b, c = coefficients
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if is_tall else matrix).float()
+    x = x / x.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if is_tall else x
+
+
 class MuonWithAdamW(Optimizer):
     """
     `torch.optim.Muon` and `torch.optim.AdamW` as one optimizer. The steps of Muon are as large as those of AdamW (Liu
@@ -92,7 +148,10 @@ class MuonWithAdamW(Optimizer):
         by_kind: list[list[dict]] = [[], []]
         for group in groups:
             by_kind[group["use_muon"]].append(group)
-        muon = Muon(by_kind[True], lr=settings["lr"], momentum=momentum, adjust_lr_fn="match_rms_adamw")
+        is_slow = by_kind[True][0]["params"][0].device.type == "cpu" and not has_bfloat16_units()
+        muon = (Float32Muon if is_slow else Muon)(
+            by_kind[True], lr=settings["lr"], momentum=momentum, adjust_lr_fn="match_rms_adamw"
+        )
         # Without another matrix or vector, there is no AdamW.
         self.optimizers: list[Optimizer] = [AdamW(by_kind[False], **settings), muon] if by_kind[False] else [muon]
         super().__init__([group for optimizer in self.optimizers for group in optimizer.param_groups], {})

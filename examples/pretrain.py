@@ -19,7 +19,7 @@ from itertools import groupby
 from pathlib import Path
 
 from optimizers import OptimizerFactory
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -79,6 +79,9 @@ class ModelArguments:
         default=False, metadata={"help": "Train a byte-level tokenizer on the texts of the dataset instead."}
     )
     text_vocab_size: int = field(default=1024, metadata={"help": "The largest number of tokens of such a tokenizer."})
+    lowercase: bool = field(
+        default=False, metadata={"help": "Whether such a tokenizer reads capitals as small letters."}
+    )
     copy_merger: bool = field(
         default=True, metadata={"help": "Whether the adapter's merger starts as that of the visual tokenizer."}
     )
@@ -151,7 +154,7 @@ def load_language_model(
     if arguments.language_model is not None:
         return AutoTokenizer.from_pretrained(arguments.language_model), arguments.language_model
     if arguments.train_text_tokenizer:
-        tokenizer = train_text_tokenizer(texts, arguments.text_vocab_size)
+        tokenizer = train_text_tokenizer(texts, arguments.text_vocab_size, arguments.lowercase)
     else:
         tokenizer = AutoTokenizer.from_pretrained(arguments.text_tokenizer)
     return tokenizer, read_config(arguments.language_model_config, tokenizer)
@@ -173,12 +176,15 @@ def read_config(config: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedCo
     return AutoConfig.for_model(**({"vocab_size": len(tokenizer)} | special | fields))
 
 
-def train_text_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> TokenizersBackend:
+def train_text_tokenizer(texts: Iterable[str], vocab_size: int = 1024, lowercase: bool = False) -> TokenizersBackend:
     """
     Trains a byte-level BPE tokenizer, in which every text has ids. If the texts have a few hundred words in all, each
     of them becomes one token. `<|end|>` ends a sequence, `<|pad|>` pads. Among the `vocab_size` tokens are 256 bytes.
+    With `lowercase`, capitals have the ids of small letters.
     """
     backend = Tokenizer(models.BPE())
+    if lowercase:
+        backend.normalizer = normalizers.Lowercase()
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -9,7 +9,14 @@ from .language_trainer import LavitForCausalLMTrainer
 from .lora import LoraArguments, lora_config
 from .mixture import MixtureRows, load_mixture
 from .model_card import write_model_card
-from .scripts import DataArguments, SamplesCallback, parse_recipe, run_script, spread_rows
+from .scripts import (
+    DataArguments,
+    SamplesCallback,
+    has_bfloat16_units,
+    parse_recipe,
+    run_script,
+    spread_rows,
+)
 from .sequences import ImagePart, SequenceArguments, SequenceReader, TextPart, read_numbers
 from .tokenizer_trainer import LavitVisualTokenizerTrainer, TokenizerSchedule, find_collapse
 from .trainer import LavitTrainer, freeze_parts, last_checkpoint
@@ -40,6 +47,7 @@ __all__ = [
     "load_stage_one",
     "lora_config",
     "new_image_decoder",
+    "has_bfloat16_units",
     "parse_recipe",
     "read_numbers",
     "run_script",

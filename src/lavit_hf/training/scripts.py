@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from accelerate import PartialState
 from PIL import Image
@@ -22,7 +23,8 @@ from ..modeling.freezing_lavit import evaluation_mode
 
 def parse_recipe(*argument_classes: type, args: list[str] | None = None) -> tuple:
     """
-    Parses `script.py [recipe.yaml] [--name value ...]` into dataclasses. Flags override the recipe.
+    Parses `script.py [recipe.yaml] [--name value ...]` into dataclasses. Flags override the recipe. `bf16` may be
+    "auto": see [`has_bfloat16_units`].
 
     Args:
         argument_classes (`type`): Dataclasses, as `HfArgumentParser` takes them.
@@ -43,7 +45,22 @@ def parse_recipe(*argument_classes: type, args: list[str] | None = None) -> tupl
                 f"{args[0]} must hold a mapping of argument names to values, got {type(recipe).__name__}."
             )
         args = [flag for name, value in recipe.items() for flag in _to_flags(name, value)] + args[1:]
+    for index, name in enumerate(args[:-1]):
+        if name == "--bf16" and args[index + 1] == "auto":
+            args[index + 1] = str(has_bfloat16_units())
     return HfArgumentParser(argument_classes).parse_args_into_dataclasses(args)
+
+
+def has_bfloat16_units() -> bool:
+    """
+    Whether this machine computes in bfloat16 faster than in float32: its GPU, or its processor if it has none. Other
+    processors emulate bfloat16, many times slower than float32.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Older versions of torch do not tell what an x86 processor has.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _to_flags(name: str, value: Any) -> list[str]:

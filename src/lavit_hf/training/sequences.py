@@ -54,7 +54,7 @@ Part = TextPart | ImagePart
 # The kinds of sequences, and the arguments that name the columns they need.
 KINDS = {
     "caption": ("image_column", "caption_column"),
-    "draw": ("caption_column", "image_column"),
+    "draw": ("prompt_column", "image_column"),
     "text": ("text_column",),
     "question": ("image_column", "question_column", "answer_column"),
     "edit": ("image_column", "instruction_column", "edited_image_column"),
@@ -87,6 +87,9 @@ class SequenceArguments:
         default="features", metadata={"help": "How images that are read enter the model: 'features' or 'codes'."}
     )
     caption_column: str = field(default="caption", metadata={"help": "Column with a caption, or a list of them."})
+    prompt_column: str | None = field(
+        default=None, metadata={"help": "Column with a request to draw, or a list of them. Default: caption_column."}
+    )
     text_column: str = field(default="caption", metadata={"help": "Column with the text of the kind 'text'."})
     question_column: str = field(default="questions", metadata={"help": "Column with a question, or a list of them."})
     answer_column: str = field(
@@ -113,6 +116,7 @@ class SequenceArguments:
 
     def __post_init__(self):
         self.weights = read_numbers("mixture", self.mixture)
+        self.prompt_column = self.prompt_column or self.caption_column
         unknown = [kind for kind in self.weights if kind not in KINDS]
         if unknown or not self.weights or min(self.weights.values()) < 0 or sum(self.weights.values()) == 0:
             raise ValueError(
@@ -275,8 +279,8 @@ class SequenceReader:
         return [self._given_image(row), TextPart(_one_of(row[self.arguments.caption_column], rng))]
 
     def _draw(self, row: dict, rng: Random) -> list[Part]:
-        caption = _one_of(row[self.arguments.caption_column], rng)
-        return [TextPart(caption, self.arguments.supervise_prompts), _image(row, self.image_column)]
+        prompt = _one_of(row[self.arguments.prompt_column], rng)
+        return [TextPart(prompt, self.arguments.supervise_prompts), _image(row, self.image_column)]
 
     def _text(self, row: dict, rng: Random) -> list[Part]:
         return [TextPart(_one_of(row[self.arguments.text_column], rng))]

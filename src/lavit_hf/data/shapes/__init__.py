@@ -5,6 +5,7 @@ from .captions import DescribedObject, describe_scene, parse_caption
 from .edits import EDIT_KINDS, Edit, edit_scene
 from .judging import ReadObject, match_objects, read_scene, scene_matches
 from .loading import load_shapes
+from .prompts import request_scene
 from .questions import QUESTION_KINDS, Question, ask_questions
 from .rendering import annotate_scene, render_scene
 from .scenes import COLORS, LABELS, PLACES, SHAPES, SIZES, SPLITS, Background, Scene, ShapeObject, sample_scene
@@ -35,6 +36,7 @@ __all__ = [
     "parse_caption",
     "read_scene",
     "render_scene",
+    "request_scene",
     "sample_scene",
     "scene_matches",
 ]

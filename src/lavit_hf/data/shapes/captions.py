@@ -54,13 +54,26 @@ def describe_scene(scene: Scene, rng: Random) -> str:
         objects.sort(key=lambda item: PLACES.index(item.place))
     share = rng.random()
     if share < 0.1:
-        names = [name_object(item, "a", "color shape") for item in objects]
+        names = _name_groups(objects)
         return rng.choice(("{}", "a picture of {}", "there is {}")).format(join_words(names))
     fields = "color shape" if share < 0.3 else "size color shape"
     caption = rng.choice(WORDINGS)(objects, fields, rng)
     if rng.random() < 0.1 and not caption.endswith("."):
         caption += f" on a {BACKGROUND_WORDS[scene.background.kind]} background"
     return caption
+
+
+def _name_groups(objects: list[ShapeObject]) -> list[str]:
+    """Names objects by color and shape, and equal ones together, as in "two red circles"."""
+    counts: dict[tuple[str, str], int] = {}
+    for item in objects:
+        counts[item.color, item.shape] = counts.get((item.color, item.shape), 0) + 1
+    return [
+        f"{NUMBERS[count]} {color} {PLURALS[shape]}"
+        if count > 1
+        else name_object(DescribedObject(shape, color), "a", "color shape")
+        for (color, shape), count in counts.items()
+    ]
 
 
 def name_object(item: ShapeObject | DescribedObject, article: str, fields: str) -> str:
@@ -131,7 +144,7 @@ WORDINGS = (
 
 _MENTION = re.compile(
     rf"\b(?P<place>(?:top|bottom) (?:left|right)|top|bottom|left|right|center|middle)\b"
-    rf"|(?P<adjectives>(?:\b(?:{'|'.join(SIZES + COLORS)}) )*)\b(?P<shape>{'|'.join(SHAPES)})(?:s|es)?\b"
+    rf"|(?:\b(?P<count>two|three|four) )?(?P<adjectives>(?:\b(?:{'|'.join(SIZES + COLORS)}) )*)\b(?P<shape>{'|'.join(SHAPES)})(?:s|es)?\b"
 )
 
 
@@ -152,7 +165,8 @@ def parse_caption(text: str) -> list[DescribedObject]:
             if mention["shape"]:
                 words = mention["adjectives"].split()
                 color, size = (next((word for word in words if word in names), None) for names in (COLORS, SIZES))
-                objects.append(DescribedObject(mention["shape"], color, size, waiting))
+                count = NUMBERS.index(mention["count"] or "one")
+                objects += [DescribedObject(mention["shape"], color, size, waiting)] * count
                 waiting = None
             elif len(objects) > before and objects[-1].place is None:
                 objects[-1] = replace(objects[-1], place=place)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from itertools import product
 from random import Random
 
-from .captions import name_object, phrase_place
-from .questions import refer_to
+from .captions import PLACE_PHRASES as PLAIN_PLACES
+from .captions import name_object
+from .questions import refer_to, relate_to_one
 from .scenes import (
     COLORS,
     MAX_OBJECTS,
@@ -22,6 +23,7 @@ from .scenes import (
     sample_paint,
     sample_radius,
 )
+from .words import COLOR_WORDS, SIZE_WORDS, add_article, choose, phrase_name, phrase_place, refer_freely
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def edit_scene(scene: Scene, rng: Random, kinds: Sequence[str] | None = None) ->
         for instruction, objects in EDIT_KINDS[kind](scene, rng):
             edited = replace(scene, objects=objects)
             if edited.split == scene.split:
-                return Edit(instruction, kind, edited)
+                return Edit(_frame(instruction, rng), kind, edited)
     raise ValueError(f"No edit of the kinds {kinds} keeps this scene of {len(scene.objects)} in {scene.split!r}.")
 
 
@@ -65,50 +67,155 @@ Changes = Iterator[tuple[str, tuple[ShapeObject, ...]]]
 
 
 def _recolor(scene: Scene, rng: Random) -> Changes:
+    wordings = (
+        *("make {} {}", "paint {} {}", "change the color of {} to {}", "turn {} {}", "color {} {}", "change {} to {}"),
+        *("recolor {} to {}", "recolor {} in {}", "make {} {} instead", "{} should be {}", "i want {} to be {}"),
+        *("paint {} in {}", "let {} be {}", "change {} into {}", "give {} the color {}", "i'd like {} to be {}"),
+        *("make the color of {} {}", "turn {} into {}", "set the color of {} to {}", "i would like {} in {}"),
+        *("{} needs to be {}", "{} must become {}", "dye {} {}", "have {} in {}", "switch the color of {} to {}"),
+        *("make {} become {}", "i don't like the color of {}, make it {}", "could {} be {} instead?"),
+    )
     for item, color in product(_shuffled(scene.objects, rng), _shuffled(COLORS, rng)):
-        if not _is_taken(scene, item.shape, color):
-            wording = rng.choice(("make {} {}", "paint {} {}", "change the color of {} to {}"))
+        if color != item.color:
             painted = replace(item, color=color, rgb=sample_paint(rng, color))
-            yield wording.format(_refer(item, scene, rng), color), _put(scene, item, painted)
+            name = color if rng.random() < 0.4 else choose(COLOR_WORDS[color], rng)
+            yield choose(wordings, rng).format(_refer(item, scene, rng), name), _put(scene, item, painted)
 
 
 def _remove(scene: Scene, rng: Random) -> Changes:
+    wordings = (
+        *(
+            "remove {}",
+            "delete {}",
+            "erase {}",
+            "take away {}",
+            "get rid of {}",
+            "drop {}",
+            "take {} away",
+            "wipe out {}",
+        ),
+        *(
+            "take out {}",
+            "make {} disappear",
+            "i don't want {}",
+            "i don't need {}",
+            "leave out {}",
+            "cut {}",
+            "hide {}",
+        ),
+        *("{} should go", "throw {} away", "lose {}", "clear {}", "{} has to go", "no {} please", "rub out {}"),
+        *("remove {} from the picture", "eliminate {}", "take {} out of the picture", "i don't like {}, remove it"),
+    )
     for item in _shuffled(scene.objects, rng):
         if len(scene.objects) > 1:
-            yield f"{rng.choice(('remove', 'delete'))} {_refer(item, scene, rng)}", _others(scene, item)
+            yield choose(wordings, rng).format(_refer(item, scene, rng)), _others(scene, item)
 
 
 def _add(scene: Scene, rng: Random) -> Changes:
+    wordings = (
+        *("add {}", "put {}", "draw {}", "insert {}", "place {}", "add {} too", "also add {}", "i also want {}"),
+        *("include {}", "there should be {}", "i'd like {} as well", "add one more thing: {}", "i want {} too"),
+        *("put in {}", "paint {}", "create {}", "give me {} too", "i need {} as well", "add another shape: {}"),
+    )
     free = _free_places(scene) if len(scene.objects) < MAX_OBJECTS else []
-    for names, place in product(_new_names(scene, rng), _shuffled(free, rng)):
+    for names, place in product(_new_names(rng), _shuffled(free, rng)):
         added = sample_object(rng, *names, place, scene.objects)
         if added:
-            name = name_object(added, "a", "size color shape")
-            yield f"add {name} {phrase_place(place, rng)}", (*scene.objects, added)
+            share = rng.random()
+            if share < 0.35:
+                name = f"{name_object(added, 'a', 'size color shape')} {choose(PLAIN_PLACES[place], rng)}"
+            else:
+                size = added.size if share < 0.9 else None
+                name = add_article(phrase_name(rng, added.shape, added.color, size), rng)
+                relation = relate_to_one(added, replace(scene, objects=(*scene.objects, added)), rng)
+                if relation and rng.random() < 0.25:
+                    name += f" {relation}"
+                elif rng.random() < 0.85:
+                    name += f" {phrase_place(place, rng)}"
+            yield choose(wordings, rng).format(name), (*scene.objects, added)
 
 
 def _replace(scene: Scene, rng: Random) -> Changes:
-    for names, item in product(_new_names(scene, rng), _shuffled(scene.objects, rng)):
-        new = sample_object(rng, *names, item.place, _others(scene, item))
-        if new:
-            name = name_object(new, "a", "size color shape")
-            yield f"replace {_refer(item, scene, rng)} with {name}", _put(scene, item, new)
+    wordings = (
+        *("replace {} with {}", "replace {} by {}", "swap {} for {}", "change {} into {}", "turn {} into {}"),
+        *("exchange {} for {}", "make {} {}", "substitute {} with {}", "instead of {}, draw {}", "change {} to {}"),
+        *("put {1} in place of {0}", "put {1} where {0} is", "{1} instead of {0}", "i want {1} instead of {0}"),
+        *("switch {} for {}", "transform {} into {}", "make {} become {}", "let {1} take the place of {0}"),
+    )
+    for item in _shuffled(scene.objects, rng):
+        name = _refer(item, scene, rng)
+        for shape, color, size in _new_names(rng):
+            told = (
+                ("shape", "color", "size")
+                if rng.random() < 0.7
+                else ("shape", "color")
+                if rng.random() < 0.5
+                else ("shape",)
+            )
+            values = {"shape": shape, "color": color, "size": size}
+            # Fields that the instruction leaves out stay as they are.
+            values = {field: value if field in told else getattr(item, field) for field, value in values.items()}
+            if shape == item.shape:
+                continue
+            new = sample_object(rng, *values.values(), item.place, _others(scene, item))
+            if new:
+                if values["color"] == item.color:
+                    new = replace(new, rgb=item.rgb)
+                if rng.random() < 0.35:
+                    words = name_object(
+                        new, "a", " ".join(field for field in ("size", "color", "shape") if field in told)
+                    )
+                else:
+                    words = add_article(phrase_name(rng, **{field: values[field] for field in told}))
+                yield choose(wordings, rng).format(name, words), _put(scene, item, new)
 
 
 def _move(scene: Scene, rng: Random) -> Changes:
+    wordings = (
+        *("put {} {}", "move {} {}", "place {} {}", "shift {} {}", "i want {} {}", "{} should be {}", "bring {} {}"),
+        *(
+            "slide {} so that it is {}",
+            "position {} {}",
+            "{} belongs {}",
+            "set {} {}",
+            "i'd like {} {}",
+            "let {} be {}",
+        ),
+        *("move {} so that it is {}", "relocate {} so that it is {}", "push {} {}", "have {} {}", "drag {} {}"),
+    )
+    towards = ("move {} to the {}", "shift {} to the {}", "bring {} to the {}", "drag {} to the {}", "push {} to the {}",
+               "slide {} to the {}", "{} should move to the {}", "relocate {} to the {}", "send {} to the {}")  # fmt: skip
     for item, place in product(_shuffled(scene.objects, rng), _shuffled(_free_places(scene), rng)):
         moved = place_object(rng, item, place, _others(scene, item))
         if moved:
-            yield f"put {_refer(item, scene, rng)} {phrase_place(place, rng)}", _put(scene, item, moved)
+            name, share = _refer(item, scene, rng), rng.random()
+            if share < 0.3:
+                text = rng.choice(towards).format(name, phrase_place(place, rng, bare=True))
+            elif share < 0.5:
+                text = choose(wordings, rng).format(name, choose(PLAIN_PLACES[place], rng))
+            else:
+                text = choose(wordings, rng).format(name, phrase_place(place, rng))
+            yield text, _put(scene, item, moved)
 
 
 def _resize(scene: Scene, rng: Random) -> Changes:
+    larger = ("enlarge {}", "make {} bigger", "make {} larger", "grow {}", "increase the size of {}", "blow up {}",
+              "scale up {}", "{} should be bigger", "i want {} bigger", "{} is too small", "expand {}")  # fmt: skip
+    smaller = ("shrink {}", "make {} smaller", "reduce {}", "reduce the size of {}", "scale down {}", "make {} littler",
+               "{} should be smaller", "i want {} smaller", "{} is too big", "{} is too large", "decrease the size of {}",
+               )  # fmt: skip
+    plain = ("make {} {}", "turn {} {}", "i want {} to be {}", "{} should be {}", "make {} {} instead", "let {} be {}")
     for item in _shuffled(scene.objects, rng):
         size, others = SIZES[1 - SIZES.index(item.size)], _others(scene, item)
         resized = replace(item, size=size, radius=sample_radius(rng, size))
         # A larger object may have to move within its place.
         if fits(resized, others) or (resized := place_object(rng, resized, item.place, others)):
-            yield f"make {_refer(item, scene, rng)} {size}", _put(scene, item, resized)
+            name = _refer(item, scene, rng)
+            if rng.random() < 0.5:
+                text = choose(plain, rng).format(name, choose(SIZE_WORDS[size], rng))
+            else:
+                text = rng.choice(larger if size == "large" else smaller).format(name)
+            yield text, _put(scene, item, resized)
 
 
 EDIT_KINDS: dict[str, Callable[[Scene, Random], Changes]] = {
@@ -121,12 +228,37 @@ EDIT_KINDS: dict[str, Callable[[Scene, Random], Changes]] = {
 }
 
 
+POLITE = (
+    *("please {}", "{} please", "{}, please", "can you {}?", "could you {}?", "could you please {}?", "would you {}?"),
+    *("now {}", "{} now", "can you please {}", "please {}, thanks", "{}, thank you", "hi, {}", "i want you to {}"),
+    *("could you {} please", "next, {}", "then {}", "{} for me", "ok, now {}", "would you mind? {}"),
+)
+ORDERS = frozenset(
+    "make paint change turn color recolor let give set dye have switch remove delete erase take get drop wipe leave cut "
+    "hide throw lose clear rub eliminate add put draw insert place include create replace swap exchange substitute "
+    "transform move shift bring slide position relocate push drag enlarge grow increase blow scale expand shrink reduce "
+    "decrease send".split()
+)
+
+
+def _frame(instruction: str, rng: Random) -> str:
+    """Makes an instruction polite, or ends it with a mark."""
+    if rng.random() < 0.3:
+        orders = instruction.split()[0] in ORDERS and "?" not in instruction
+        instruction = rng.choice(POLITE if orders else ("{} please", "{}, please", "please, {}", "{}, thanks")).format(
+            instruction
+        )
+    ending = "" if instruction.endswith(("?", ".")) else rng.choice(("", "", "", "", ".", ".", "!"))
+    return instruction + ending
+
+
 def _shuffled(values: Sequence, rng: Random) -> list:
     return rng.sample(values, len(values))
 
 
 def _refer(item: ShapeObject, scene: Scene, rng: Random) -> str:
-    return refer_to(item, scene, rng, ("shape", "color shape"))
+    name = refer_to(item, scene, rng, "place") if rng.random() < 0.5 else None
+    return name or refer_freely(item, scene, rng) or f"the {item.shape} {choose(PLAIN_PLACES[item.place], rng)}"
 
 
 def _others(scene: Scene, item: ShapeObject) -> tuple[ShapeObject, ...]:
@@ -137,15 +269,11 @@ def _put(scene: Scene, item: ShapeObject, new: ShapeObject) -> tuple[ShapeObject
     return tuple(new if other is item else other for other in scene.objects)
 
 
-def _is_taken(scene: Scene, shape: str, color: str) -> bool:
-    return any((item.shape, item.color) == (shape, color) for item in scene.objects)
-
-
 def _free_places(scene: Scene) -> list[str]:
     taken = {item.place for item in scene.objects}
     return [place for place in PLACES if place not in taken]
 
 
-def _new_names(scene: Scene, rng: Random) -> list[tuple[str, str, str]]:
-    """Yields the (shape, color, size) of objects that a scene does not have, in random order."""
-    return _shuffled([names for names in product(SHAPES, COLORS, SIZES) if not _is_taken(scene, *names[:2])], rng)
+def _new_names(rng: Random) -> list[tuple[str, str, str]]:
+    """Returns the (shape, color, size) of all objects in random order."""
+    return _shuffled(list(product(SHAPES, COLORS, SIZES)), rng)

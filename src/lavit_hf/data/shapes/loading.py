@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .captions import describe_scene
 from .edits import edit_scene
+from .prompts import request_scene
 from .questions import ask_questions
 from .rendering import annotate_scene, render_scene
 from .scenes import SPLITS, Scene, sample_scene, scene_rng
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 DATASET_VERSION = 4
 ROWS_PER_SHARD = 500
 NUM_CAPTIONS = 4
+NUM_PROMPTS = 4
 
 
 def load_shapes(
@@ -53,7 +55,8 @@ def load_shapes(
         - `annotation` (gray image): the label of each pixel of `image`, an index of `LABELS`;
         - `caption` (str), `instruction` (str), `edit_kind` (str);
         - `captions`, `edited_captions` (lists of 4 str): in several wordings, of which `caption` is the first;
-        - `questions`, `answers`, `question_kinds` (lists of 6 str);
+        - `prompts` (list of 4 str): requests to draw `image`, in freer words than those of captions;
+        - `questions`, `answers`, `question_kinds` (lists of at most 8 str);
         - `scene`, `edited_scene` (lists of dicts): the objects, with `shape`, `color`, `size`, `place`, and `x`, `y`,
           `radius` as fractions of the side.
 
@@ -109,6 +112,9 @@ def make_row(index: int, split: str = "train", seed: int = 0, image_size: int = 
         "annotation": annotate_scene(scene, image_size),
         "caption": captions[0],
         "captions": captions,
+        "prompts": [
+            request_scene(scene, scene_rng(index, split, seed, f"prompt {number}")) for number in range(NUM_PROMPTS)
+        ],
         "scene": list_objects(scene),
         "questions": [question.text for question in questions],
         "answers": [question.answer for question in questions],
@@ -137,6 +143,7 @@ def _features(datasets) -> datasets.Features:
             "annotation": datasets.Image(),
             "caption": text,
             "captions": datasets.List(text),
+            "prompts": datasets.List(text),
             "scene": datasets.List(item),
             "questions": datasets.List(text),
             "answers": datasets.List(text),

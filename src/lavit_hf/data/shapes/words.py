@@ -1,0 +1,234 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The many words for shapes, colors, sizes, places and relations, and phrases that name objects by them."""
+
+from collections.abc import Sequence
+from random import Random
+
+from .scenes import PLACES, Scene, ShapeObject
+
+
+# The first word of each entry is the name itself, which is drawn as often as all others together.
+SIZE_WORDS = {
+    "small": ("small", "little", "tiny", "mini", "small-sized", "teeny"),
+    "large": ("large", "big", "huge", "giant", "big fat", "large-sized", "enormous"),
+}
+COMPARATIVES = {"small": ("smaller", "littler"), "large": ("larger", "bigger")}
+COLOR_WORDS = {
+    "red": ("red", "crimson", "scarlet", "bright red"),
+    "orange": ("orange", "bright orange", "tangerine"),
+    "yellow": ("yellow", "golden", "bright yellow", "gold", "lemon yellow"),
+    "green": ("green", "bright green", "emerald", "grass green"),
+    "cyan": ("cyan", "turquoise", "light blue", "aqua", "teal", "sky blue"),
+    "blue": ("blue", "dark blue", "navy", "royal blue", "navy blue"),
+    "purple": ("purple", "violet", "lilac", "dark purple"),
+    "pink": ("pink", "magenta", "rose", "hot pink", "light pink"),
+}
+SHAPE_WORDS = {
+    "circle": ("circle", "disc", "disk", "dot", "ball", "round shape", "filled circle"),
+    "square": ("square", "box", "block", "square shape", "cube", "square box"),
+    "triangle": ("triangle", "triangular shape", "pyramid", "wedge"),
+    "star": ("star", "five-pointed star", "star shape"),
+    "cross": ("cross", "plus sign", "plus", "cross shape", "plus symbol"),
+    "ring": ("ring", "hoop", "donut", "doughnut", "hollow circle", "circle outline", "loop"),
+}
+THINGS = ("one", "object", "shape", "thing", "figure", "item")  # nobody counts "ones"
+COUNTS = {
+    2: ("two", "2", "a pair of", "a couple of"),
+    3: ("three", "3", "a trio of", "a group of three"),
+    4: ("four", "4", "a group of four", "a set of four"),
+}
+EQUAL_WORDS = ("identical", "matching", "equal")
+_CORNERS = ("{} {}", "{} {} corner", "{}-{} corner", "{}-{}", "{} {}-hand corner", "{} {} part", "{} {} area")
+_SIDES = ("{0}", "{0} side", "{0}-hand side", "{0} hand side", "{0} edge", "middle {0}", "{0} half", "far {0}")
+_IMAGES = ("picture", "image", "canvas", "frame", "drawing", "page")
+
+
+def _corner(row: str, column: str) -> tuple[str, ...]:
+    rows = {"top": ("top", "upper"), "bottom": ("bottom", "lower")}[row]
+    places = [pattern.format(name, column) for pattern in _CORNERS for name in rows]
+    places += [f"{column} {name} corner" for name in rows]
+    return tuple(f"{preposition} the {place}" for place in places for preposition in ("in", "at"))
+
+
+def _side(name: str) -> tuple[str, ...]:
+    return tuple(f"{preposition} the {side.format(name)}" for side in _SIDES for preposition in ("on", "at", "to"))
+
+
+PLACE_PHRASES = {
+    "top left": _corner("top", "left"),
+    "top": (
+        *("at the top", "on top", "up top", "at the top center", "in the top middle", "at the top edge"),
+        *("in the upper middle", "at the upper edge", "at the very top", "in the top center", "up at the top"),
+        *("in the middle of the top", "at the top in the middle", "in the center at the top", "in the upper part"),
+    ),
+    "top right": _corner("top", "right"),
+    "left": _side("left"),
+    "center": (
+        *("in the center", "in the middle", "at the center", "right in the middle", "in the very center"),
+        *(
+            "in the exact middle",
+            "dead center",
+            "at the middle",
+            "centered",
+            "in the central area",
+            "smack in the middle",
+        ),
+    ),
+    "right": _side("right"),
+    "bottom left": _corner("bottom", "left"),
+    "bottom": (
+        *("at the bottom", "on the bottom", "down at the bottom", "at the bottom center", "in the bottom middle"),
+        *("at the bottom edge", "in the lower middle", "at the lower edge", "at the very bottom", "in the lower part"),
+        *("in the middle of the bottom", "at the bottom in the middle", "in the center at the bottom", "at the foot"),
+    ),
+    "bottom right": _corner("bottom", "right"),
+}
+# The words that place a first object relative to a second one.
+RELATION_PHRASES = {
+    "above": ("above", "over", "on top of", "higher than", "directly above", "right above", "just above"),
+    "below": ("below", "under", "underneath", "beneath", "lower than", "directly below", "right below", "just under"),
+    "left of": ("left of", "to the left of", "on the left of", "on the left side of", "directly left of"),
+    "right of": ("right of", "to the right of", "on the right of", "on the right side of", "directly right of"),
+    "next to": ("next to", "beside", "by", "alongside", "right next to", "close to", "adjacent to", "near"),
+}
+OPPOSITES = {"above": "below", "below": "above", "left of": "right of", "right of": "left of", "next to": "next to"}
+
+
+def choose(words: Sequence[str], rng: Random) -> str:
+    """Draws the first of some words half of the time, and any other one otherwise."""
+    return words[0] if rng.random() < 0.5 or len(words) == 1 else rng.choice(words[1:])
+
+
+def pluralize(word: str) -> str:
+    """Returns the plural of the name of a shape, such as "crosses" or "plus signs"."""
+    return f"{word}es" if word.endswith(("s", "x")) else f"{word}s"
+
+
+def add_article(words: str, rng: Random | None = None) -> str:
+    """Puts "a" or "an" before words, and sometimes "one" or nothing if `rng` is given."""
+    share = 1.0 if rng is None else rng.random()
+    if share < 0.12:
+        return words if share < 0.06 else f"one {words}"
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def phrase_place(place: str, rng: Random, bare: bool = False) -> str:
+    """
+    Returns words for a place, such as "in the upper right corner" or "in the middle of the picture". With `bare`, they
+    are those that follow "to the", such as "upper right corner".
+    """
+    phrases = PLACE_PHRASES[place]
+    if bare:
+        phrases = [phrase.split(" the ", 1)[1] for phrase in phrases if " the " in phrase[:9]]
+    phrase = choose(phrases, rng) if rng.random() < 0.4 else rng.choice(phrases)
+    if phrase.startswith(("in the", "at the", "on the")) and rng.random() < 0.12:
+        phrase += f" of the {rng.choice(_IMAGES)}"
+    return phrase
+
+
+def phrase_name(
+    rng: Random, shape: str | None = None, color: str | None = None, size: str | None = None, count: int = 1
+) -> str:
+    """
+    Names one object or several equal ones by the given fields in free words and without an article, such as "big blue
+    disc", "circle that is red" or, for a `count` above 1, "tiny stars".
+    """
+    noun = rng.choice(THINGS[count > 1 :]) if shape is None else choose(SHAPE_WORDS[shape], rng)
+    noun = pluralize(noun) if count > 1 else noun
+    color = color and choose(COLOR_WORDS[color], rng)
+    size = size and choose(SIZE_WORDS[size], rng)
+    adjectives = [word for word in (size, color) if word]
+    share = rng.random()
+    if not adjectives or share < 0.86:
+        if share < 0.06:
+            adjectives.reverse()
+        comma = ", " if len(adjectives) == 2 and rng.random() < 0.1 else " "
+        return " ".join(filter(None, (comma.join(adjectives), noun)))
+    if share < 0.94 or color is None:
+        verb = "are" if count > 1 else "is"
+        return f"{noun} {rng.choice(('that', 'which'))} {verb} {' and '.join(adjectives)}"
+    before = [word for word in (size,) if word]
+    return " ".join(
+        [*before, rng.choice((f"{noun} in {color}", f"{color} colored {noun}", f"{color}-colored {noun}"))]
+    )
+
+
+def refer_freely(item: ShapeObject, scene: Scene, rng: Random, hidden: Sequence[str] = ()) -> str | None:
+    """
+    Names an object of a scene so that no other one fits, with "the" and in free words, such as "the upper star" or
+    "the big thing in the middle".
+
+    Args:
+        item ([`ShapeObject`]): The object.
+        scene ([`Scene`]): The scene with the object.
+        rng (`random.Random`): Draws the words.
+        hidden (`Sequence[str]`, *optional*):
+            The fields of "shape", "color", "size" and "place" that are not to be told.
+
+    Returns:
+        `str` or `None`: The name, or None if the fields that may be told fit another object, too.
+    """
+    choices = {
+        fields: weight
+        for fields, weight in _REFERENCES.items()
+        if not set(fields) & set(hidden)
+        and [all(getattr(other, f) == getattr(item, f) for f in fields) for other in scene.objects].count(True) == 1
+    }
+    if not choices:
+        return None
+    (fields,) = rng.choices(list(choices), list(choices.values()))
+    told = {field: getattr(item, field) for field in fields if field != "place"}
+    alike = [other for other in scene.objects if all(getattr(other, f) == v for f, v in told.items() if f != "size")]
+    if len(alike) == 2 and rng.random() < 0.4:
+        compared = [*_compare(item, next(other for other in alike if other is not item), rng, hidden)]
+        if compared:
+            name = phrase_name(rng, **{field: value for field, value in told.items() if field != "size"})
+            return f"the {rng.choice(compared)} {name}"
+    name = f"the {phrase_name(rng, **told)}"
+    return f"{name} {phrase_place(item.place, rng)}" if "place" in fields else name
+
+
+_REFERENCES = {
+    ("shape",): 4,
+    ("color", "shape"): 4,
+    ("color",): 1.5,
+    ("size", "shape"): 1.5,
+    ("size", "color", "shape"): 1,
+    ("size", "color"): 0.5,
+    ("size",): 0.5,
+    ("shape", "place"): 1,
+    ("color", "shape", "place"): 0.5,
+    ("place",): 0.8,
+}
+
+
+def _compare(item: ShapeObject, other: ShapeObject, rng: Random, hidden: Sequence[str]):
+    """Yields words that tell an object from another one: by size, and by column or row."""
+    if item.size != other.size and "size" not in hidden:
+        yield rng.choice(COMPARATIVES[item.size])
+    if "place" in hidden:
+        return
+    across, down = steps_between(item, other)
+    if across:
+        yield "left" if across > 0 else "right"
+    if down:
+        yield rng.choice(("upper", "top", "higher") if down > 0 else ("lower", "bottom"))
+
+
+def steps_between(first: ShapeObject, second: ShapeObject) -> tuple[int, int]:
+    """Returns how many of the three columns (from left) and rows (from above) the second object is beyond the first."""
+    rows, columns = zip(*(divmod(PLACES.index(item.place), 3) for item in (first, second)), strict=True)
+    return columns[1] - columns[0], rows[1] - rows[0]
+
+
+def find_relations(first: ShapeObject, second: ShapeObject) -> list[str]:
+    """Returns all of "above", "below", "left of", "right of" and "next to" that clearly hold from first to second."""
+    across, down = steps_between(first, second)
+    found = []
+    if down and abs(down) >= abs(across):
+        found.append("above" if down > 0 else "below")
+    if across and abs(across) >= abs(down):
+        found.append("left of" if across > 0 else "right of")
+    if abs(across) + abs(down) == 1:
+        found.append("next to")
+    return found
