@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from ..data.shapes import parse_caption, read_scene
+from ..data.shapes import keeps_background, parse_caption, read_scene
 from .captions import read_captions
 from .fidelity import ClipScorer, FrechetScorer
-from .metrics import Metric, average, rate
+from .metrics import Metric, average, rate, shift
 from .scenes import judge, scene_metrics
 from .subject import Subject
 
@@ -51,7 +51,12 @@ def ssim(images: torch.Tensor, references: torch.Tensor) -> list[float]:
 
 
 def score_edits(
-    scenes: Sequence[Sequence[dict]], drawn: Sequence, unedited: Sequence, kinds: Sequence[str] = ()
+    scenes: Sequence[Sequence[dict]],
+    drawn: Sequence,
+    unedited: Sequence,
+    kinds: Sequence[str] = (),
+    kept: Sequence[bool] = (),
+    kept_by_chance: Sequence[bool] = (),
 ) -> dict[str, Metric | None]:
     """
     Scores edited images.
@@ -60,15 +65,18 @@ def score_edits(
         scenes (`list[list[dict]]`): The objects of the edited scenes, as in the column `edited_scene` of the shapes.
         drawn, unedited (`list`): What `read_scene` finds in each result, and in each image before the edit.
         kinds (`list[str]`, *optional*): The kind of each edit.
+        kept (`list[bool]`, *optional*): Whether each result has the background of its image.
+        kept_by_chance (`list[bool]`, *optional*): Whether each result has the background of another image.
 
     Returns:
-        `dict[str, Metric]`: The judgements of [`scene_metrics`], and `everything_KIND` for each kind of edit.
+        `dict[str, Metric]`: The judgements of [`scene_metrics`], `everything_KIND` for each kind of edit, and
+        `background`, the share of backgrounds that are kept.
     """
     metrics = scene_metrics(scenes, drawn, unedited=unedited)
     for kind in sorted(set(kinds)):
         cases = zip(scenes, drawn, kinds, strict=True)
         metrics[f"everything_{kind}"] = rate([judge(*case)["everything"] for *case, other in cases if other == kind])
-    return metrics
+    return metrics | {"background": rate(kept, unrelated=kept_by_chance)}
 
 
 def evaluate_drawing(subject: Subject, rows: Sequence[dict]) -> dict[str, Metric | None]:
@@ -105,6 +113,8 @@ def evaluate_edits(subject: Subject, rows: Sequence[dict]) -> dict[str, Metric |
         cases["kinds"] += [row["edit_kind"] for row in batch if "edit_kind" in row]
         cases["drawn"] += map(read_scene, images)
         cases["unedited"] += map(read_scene, before)
+        cases["kept"] += map(keeps_background, before, images)
+        cases["kept_by_chance"] += map(keeps_background, shift(before), images)
         subject.show(before, images, wanted, lines=[f"{text}\nbefore, drawn, wanted" for text in texts])
     return score_edits(**cases)
 

@@ -20,6 +20,7 @@ from ..processing import LavitProcessor
 from .captions import evaluate_captions
 from .drawings import evaluate_drawing, evaluate_edits, evaluate_reconstruction
 from .metrics import Metric
+from .own_words import evaluate_own_words
 from .questions import evaluate_questions
 from .report import EvaluationReport
 from .subject import GREEDY, EvaluationSettings, Subject
@@ -55,6 +56,8 @@ TASKS = {
         needs_pixels=True,
     ),
     "reconstruction": Task(evaluate_reconstruction, ("image",), "image-to-image", needs_pixels=True),
+    # The texts come with the library, so that only the scenes, which they are about, need to be those of the dataset.
+    "own_words": Task(evaluate_own_words, ("image", "scene"), "text-to-image", needs_pixels=True),
     "tokens": Task(evaluate_tokens, ("image",), "image-feature-extraction"),
 }
 

@@ -3,8 +3,9 @@
 
 from .captions import DescribedObject, describe_scene, parse_caption
 from .edits import EDIT_KINDS, Edit, edit_scene
-from .judging import ReadObject, match_objects, read_scene, scene_matches
+from .judging import ReadObject, keeps_background, match_objects, read_scene, scene_matches
 from .loading import load_shapes
+from .own_words import OwnWords, load_own_words
 from .prompts import request_scene
 from .questions import QUESTION_KINDS, Question, ask_questions
 from .rendering import annotate_scene, render_scene
@@ -23,6 +24,7 @@ __all__ = [
     "Background",
     "DescribedObject",
     "Edit",
+    "OwnWords",
     "Question",
     "ReadObject",
     "Scene",
@@ -31,6 +33,8 @@ __all__ = [
     "ask_questions",
     "describe_scene",
     "edit_scene",
+    "keeps_background",
+    "load_own_words",
     "load_shapes",
     "match_objects",
     "parse_caption",

@@ -144,7 +144,8 @@ WORDINGS = (
 
 _MENTION = re.compile(
     rf"\b(?P<place>(?:top|bottom) (?:left|right)|top|bottom|left|right|center|middle)\b"
-    rf"|(?:\b(?P<count>two|three|four) )?(?P<adjectives>(?:\b(?:{'|'.join(SIZES + COLORS)}) )*)\b(?P<shape>{'|'.join(SHAPES)})(?:s|es)?\b"
+    rf"|(?:\b(?P<count>two|three|four) )?(?P<adjectives>(?:\b(?:{'|'.join(SIZES + COLORS)}) )*)"
+    rf"\b(?P<shape>{'|'.join(SHAPES)})(?:s|es)?\b"
 )
 
 

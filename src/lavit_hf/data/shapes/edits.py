@@ -183,8 +183,10 @@ def _move(scene: Scene, rng: Random) -> Changes:
         ),
         *("move {} so that it is {}", "relocate {} so that it is {}", "push {} {}", "have {} {}", "drag {} {}"),
     )
-    towards = ("move {} to the {}", "shift {} to the {}", "bring {} to the {}", "drag {} to the {}", "push {} to the {}",
-               "slide {} to the {}", "{} should move to the {}", "relocate {} to the {}", "send {} to the {}")  # fmt: skip
+    towards = (
+        *("move {} to the {}", "shift {} to the {}", "bring {} to the {}", "drag {} to the {}", "push {} to the {}"),
+        *("slide {} to the {}", "{} should move to the {}", "relocate {} to the {}", "send {} to the {}"),
+    )
     for item, place in product(_shuffled(scene.objects, rng), _shuffled(_free_places(scene), rng)):
         moved = place_object(rng, item, place, _others(scene, item))
         if moved:
@@ -199,11 +201,14 @@ def _move(scene: Scene, rng: Random) -> Changes:
 
 
 def _resize(scene: Scene, rng: Random) -> Changes:
-    larger = ("enlarge {}", "make {} bigger", "make {} larger", "grow {}", "increase the size of {}", "blow up {}",
-              "scale up {}", "{} should be bigger", "i want {} bigger", "{} is too small", "expand {}")  # fmt: skip
-    smaller = ("shrink {}", "make {} smaller", "reduce {}", "reduce the size of {}", "scale down {}", "make {} littler",
-               "{} should be smaller", "i want {} smaller", "{} is too big", "{} is too large", "decrease the size of {}",
-               )  # fmt: skip
+    larger = (
+        *("enlarge {}", "make {} bigger", "make {} larger", "grow {}", "increase the size of {}", "blow up {}"),
+        *("scale up {}", "{} should be bigger", "i want {} bigger", "{} is too small", "expand {}"),
+    )
+    smaller = (
+        *("shrink {}", "make {} smaller", "reduce {}", "reduce the size of {}", "scale down {}", "make {} littler"),
+        *("{} should be smaller", "i want {} smaller", "{} is too big", "decrease the size of {}"),
+    )
     plain = ("make {} {}", "turn {} {}", "i want {} to be {}", "{} should be {}", "make {} {} instead", "let {} be {}")
     for item in _shuffled(scene.objects, rng):
         size, others = SIZES[1 - SIZES.index(item.size)], _others(scene, item)
@@ -234,10 +239,10 @@ POLITE = (
     *("could you {} please", "next, {}", "then {}", "{} for me", "ok, now {}", "would you mind? {}"),
 )
 ORDERS = frozenset(
-    "make paint change turn color recolor let give set dye have switch remove delete erase take get drop wipe leave cut "
-    "hide throw lose clear rub eliminate add put draw insert place include create replace swap exchange substitute "
-    "transform move shift bring slide position relocate push drag enlarge grow increase blow scale expand shrink reduce "
-    "decrease send".split()
+    "make paint change turn color recolor let give set dye have switch remove delete erase take get drop wipe leave "
+    "cut hide throw lose clear rub eliminate add put draw insert place include create replace swap exchange move "
+    "substitute transform shift bring slide position relocate push drag enlarge grow increase blow scale expand send "
+    "shrink reduce decrease".split()
 )
 
 

@@ -36,6 +36,7 @@ MIN_AREA = 10  # pixels; smaller regions are no objects
 PADDING = 3  # pixels around a region, for the comparison with shapes
 BLURS = (0, 2)  # of edges, in pixels: as rendered, and blurred as decoders blur them
 MAX_ERROR = 0.028
+MEAN_CHANGE, LARGE_CHANGE, LARGE_CHANGE_SHARE = 6, 20, 0.05  # of a background that is kept
 MIN_RADIUS, MAX_RADIUS = 0.075, 0.185
 
 
@@ -46,14 +47,7 @@ def read_scene(image: Image.Image) -> list[ReadObject]:
     Each connected region of a saturated color is an object if it has 10 pixels at 64 x 64. Its shape is the one whose
     rendering is nearest, if one is near.
     """
-    image = image.convert("RGB")
-    if image.size != (SIDE, SIDE):
-        image = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-    chroma = _chroma(np.asarray(image, dtype=np.float32))
-    muted = _classify(chroma) < 0
-    if muted.any():
-        # Objects blend with the background at their edges, so that its tint does not count as a color.
-        chroma = chroma - np.median(chroma[muted], axis=0)
+    chroma = _center(_chroma(_read_pixels(image)))
     color_ids = _classify(chroma)
     regions = _label_regions(color_ids)
     numbers, areas = np.unique(regions[color_ids >= 0], return_counts=True)
@@ -61,6 +55,26 @@ def read_scene(image: Image.Image) -> list[ReadObject]:
     anything = np.any(masks, 0)
     objects = [_read_region(COLORS[color_ids[mask][0]], chroma, mask, anything & ~mask) for mask in masks]
     return sorted(objects, key=lambda item: PLACES.index(item.place))
+
+
+def keeps_background(before: Image.Image, after: Image.Image) -> bool:
+    """
+    Whether an edit has left the background as it was, where no object is or was.
+
+    Compares the pixels, at 64 x 64, that are at least 3 pixels away from every saturated color in both images. They
+    are kept if they differ by at most 6 of 255 in the mean, and at most one in twenty differs by more than 20.
+
+    Args:
+        before, after (`PIL.Image.Image`): The image before and after the edit.
+    """
+    pixels = [_read_pixels(image) for image in (before, after)]
+    colored = np.any([_classify(_center(_chroma(values))) >= 0 for values in pixels], axis=0)
+    for _ in range(PADDING):
+        colored = _grown(colored)
+    difference = np.abs(pixels[0] - pixels[1]).max(axis=-1)[~colored]
+    if not difference.size:
+        return False
+    return bool(difference.mean() <= MEAN_CHANGE and (difference > LARGE_CHANGE).mean() <= LARGE_CHANGE_SHARE)
 
 
 def match_objects(
@@ -114,6 +128,20 @@ def _chroma(rgb: np.ndarray) -> np.ndarray:
 _PALETTE = _chroma(np.array(list(COLOR_RGB.values()), dtype=np.float32))
 _STRENGTH = np.linalg.norm(_PALETTE, axis=-1)
 _HUES = _PALETTE / _STRENGTH[:, None]
+
+
+def _read_pixels(image: Image.Image) -> np.ndarray:
+    """Returns the RGB values (64, 64, 3) of an image of any size."""
+    image = image.convert("RGB")
+    if image.size != (SIDE, SIDE):
+        image = image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    return np.asarray(image, dtype=np.float32)
+
+
+def _center(chroma: np.ndarray) -> np.ndarray:
+    """Removes the tint of the background, with which objects blend at their edges, from all colors."""
+    muted = _classify(chroma) < 0
+    return chroma - np.median(chroma[muted], axis=0) if muted.any() else chroma
 
 
 def _classify(chroma: np.ndarray) -> np.ndarray:

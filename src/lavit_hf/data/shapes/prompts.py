@@ -85,6 +85,12 @@ JOINS = (
     " and also ",
     " + ",
 )
+# A second object, after a first one that is "it".
+LINKS = (
+    *(". {relation} {it}, {one}", ". {relation} {it} is {one}", ". {relation} {it} there is {one}"),
+    *(", and {relation} {it} {one}", " with {one} {relation} {it}", ". put {one} {relation} {it}"),
+    *(". {one} is {relation} {it}", " and {one} {relation} {it}", ", {one} {relation} {it}"),
+)
 BACKGROUND_NAMES = {
     "plain": ("plain", "simple", "uniform", "solid"),
     "gradient": ("shaded", "gradient", "smooth"),
@@ -171,45 +177,27 @@ def _list(objects: Sequence[ShapeObject], plan: _Plan) -> str:
 
 def _list_kin(objects: Sequence[ShapeObject], plan: _Plan) -> str | None:
     """Names two objects that share their shape or their color together, as in "two stars, one red and one blue"."""
-    rng = plan.rng
-    for field, other in rng.sample((("shape", "color"), ("color", "shape"), ("shape", "size")), 3):
-        first = objects[0]
-        kin = [item for item in objects if getattr(item, field) == getattr(first, field)]
-        if len(kin) != 2 or len({getattr(item, other) for item in kin}) != 2:
+    rng, first = plan.rng, objects[0]
+    for shared, other in rng.sample((("shape", "color"), ("color", "shape"), ("shape", "size")), 3):
+        kin = [item for item in objects if getattr(item, shared) == getattr(first, shared)]
+        if len(kin) != 2 or getattr(kin[0], other) == getattr(kin[1], other):
             continue
         if other == "size" and kin[0].color != kin[1].color:
             continue
-        words = [choose(_WORDS[other][getattr(item, other)], rng) for item in kin]
-        if field == "color":
-            color = choose(_WORDS["color"][first.color], rng)
-            text = rng.choice(
-                ("{a} {c} {0} and {1}", "two {c} shapes: {a} {0} and {a1} {1}", "{a} {0} and {a1} {1}, both {c}")
-            )
+        one, two = (choose(_WORDS[other][getattr(item, other)], rng) for item in kin)
+        both = f"{add_article(one)} and {add_article(two)}"
+        name = choose(_WORDS[shared][getattr(first, shared)], rng)
+        if shared == "color":
+            texts = (f"{add_article(name)} {one} and {two}", f"two {name} shapes: {both}", f"{both}, both {name}")
         else:
-            color = ""
-            noun = choose(_WORDS["shape"][first.shape], rng)
-            shared = f"{first.color} " if other == "size" else ""
-            text = (
-                rng.choice(
-                    (
-                        *(
-                            "two {s}{n}s, one {0} and one {1}",
-                            "two {s}{n}s, one {0}, one {1}",
-                            "{a} {0} and {a1} {1} {s}{n}",
-                        ),
-                        *("{a} {0} {s}{n} and {a1} {1} one", "two {s}{n}s: {0} and {1}", "2 {s}{n}s, {0} and {1}"),
-                    )
-                )
-                .replace("{n}s", pluralize(noun))
-                .replace("{n}", noun)
-                .replace("{s}", shared)
+            name = f"{first.color} {name}" if other == "size" else name
+            names = pluralize(name)
+            texts = (
+                *(f"two {names}, one {one} and one {two}", f"two {names}, one {one}, one {two}", f"{both} {name}"),
+                *(f"{add_article(one)} {name} and {add_article(two)} one", f"2 {names}: {one} and {two}"),
             )
-        articles = ["an" if word[0] in "aeiou" else "a" for word in words]
-        if field == "color" and text.startswith("{a} {c}"):
-            articles[0] = "an" if color[0] in "aeiou" else "a"
-        text = text.format(*words, a=articles[0], a1=articles[1], c=color)
         rest = [item for item in objects if item not in kin]
-        return f"{text}{rng.choice((', ', ' and ', ', plus '))}{_list(rest, plan)}" if rest else text
+        return rng.choice(texts) + (f"{rng.choice((', ', ' and ', ', plus '))}{_list(rest, plan)}" if rest else "")
     return None
 
 
@@ -258,25 +246,13 @@ def _relate(objects: Sequence[ShapeObject], plan: _Plan) -> str:
         return _frame(text, rng)
     if share < 0.8:
         start = _frame(other + (f" {place}" if place else ""), rng).rstrip("?. ")
-        link = rng.choice((". {relation} it, {one}", ". {relation} it is {one}", ". {relation} it there is {one}",
-                           ". {relation} that, {one}", ", and {relation} it {one}", " with {one} {relation} it",
-                           ". put {one} {relation} it", ". {one} is {relation} it", " and {one} {relation} it"))  # fmt: skip
-        text = start + link.format(relation=relation, one=one)
+        text = start + rng.choice(LINKS).format(relation=relation, one=one, it=rng.choice(("it", "it", "that")))
     else:
-        name = (
-            phrase_name(rng, second.shape)
-            if second.shape != first.shape
-            else phrase_name(rng, second.shape, second.color)
-        )
-        link = rng.choice(
-            (". {one} is {relation} the {name}", ", {one} {relation} the {name}", ". the first is {one}")
-        )
-        if link.startswith(". the first") or (first.shape, first.color) == (second.shape, second.color):
-            text = f"{_frame(f'{one} {relation} {other}', rng)}"
-        else:
-            text = _frame(other, rng).rstrip("?. ") + link.format(one=one, relation=relation, name=name)
+        it = f"the {phrase_name(rng, second.shape, second.color if second.shape == first.shape else None)}"
+        text = _frame(other, rng).rstrip("?. ") + rng.choice(LINKS).format(relation=relation, one=one, it=it)
     if others:
-        text = f"{text.rstrip('?. ')}. {rng.choice(('also ', 'and ', '', 'there is also ', 'add '))}{_list(others, sparse)}"
+        start = rng.choice(("also ", "and ", "", "there is also ", "add "))
+        text = f"{text.rstrip('?. ')}. {start}{_list(others, sparse)}"
     return text
 
 

@@ -35,9 +35,9 @@ NUM_QUESTIONS = {"relation": 2, "count": 2}
 
 def ask_questions(scene: Scene, rng: Random, num_questions: int = 8) -> list[Question]:
     """
-    Asks `num_questions` questions about a scene, which `rng` draws, in random order. Two of them count and two ask for
-    the relation of two objects, if the scene has several. The others are of different kinds. The answers yes and no are
-    equally likely, and a "no" often asks for something that is there in part.
+    Asks at most `num_questions` questions about a scene, which `rng` draws, in random order. Two of them count, and two
+    ask for the relation of two objects if the scene has several. The others are of different kinds. The answers yes
+    and no are equally likely, and a "no" often asks for something that is there in part.
     """
     kinds = [kind for kind in QUESTION_KINDS for _ in range(NUM_QUESTIONS.get(kind, 1))]
     rng.shuffle(kinds)

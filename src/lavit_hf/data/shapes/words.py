@@ -216,7 +216,7 @@ def _compare(item: ShapeObject, other: ShapeObject, rng: Random, hidden: Sequenc
 
 
 def steps_between(first: ShapeObject, second: ShapeObject) -> tuple[int, int]:
-    """Returns how many of the three columns (from left) and rows (from above) the second object is beyond the first."""
+    """Returns by how many columns (from the left) and rows (from the top) the second object is beyond the first."""
     rows, columns = zip(*(divmod(PLACES.index(item.place), 3) for item in (first, second)), strict=True)
     return columns[1] - columns[0], rows[1] - rows[0]
 
