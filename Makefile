@@ -9,7 +9,7 @@ PRECOMPUTE = $(LAVIT) precompute-codes shapes $(RUNS)/codes --model $(RUNS)/visu
 .PHONY: shapes-model
 shapes-model: $(RUNS)/model/README.md
 ifeq ($(MAKECMDGOALS),shapes-model)
-$(info The whole training takes about seven hours on two cores. After an interruption, the same command resumes it.)
+$(info The whole training takes about ten hours on two cores. After an interruption, the same command resumes it.)
 endif
 
 $(RUNS)/vision_tower/README.md: $(RECIPES)/vision_tower.yaml

@@ -39,12 +39,15 @@ def test_scenes_keep_the_rules():
     assert {count: counts.count(count) > 70 for count in counts} == dict.fromkeys((1, 2, 3, 4), True)
     for scene in scenes:
         assert len({item.place for item in scene.objects}) == len(scene.objects)
-        assert len({(item.shape, item.color) for item in scene.objects}) == len(scene.objects)
         for item in scene.objects:
             assert fits(item, [other for other in scene.objects if other is not item])
             assert abs(item.radius - SIZE_RADIUS[item.size]) < 0.01
             for value in (item.x, item.y):  # at least 5 of 64 pixels from the lines of the grid
                 assert min(abs(value - 1 / 3), abs(value - 2 / 3)) > 5 / 64
+    kinds = [[(item.shape, item.color) for item in scene.objects] for scene in scenes]
+    largest = [max(map(names.count, names)) for names in kinds]
+    assert 0.16 < sum(count > 1 for count in largest) / len(scenes) < 0.3  # 0.3 of those with several objects
+    assert set(largest) == {1, 2, 3, 4}
     seen = [item for scene in scenes for item in scene.objects]
     assert {item.shape for item in seen} == set(SHAPES)
     assert {item.color for item in seen} == set(COLORS)
@@ -168,7 +171,8 @@ def test_dataset(rows):
         assert row["image"].tobytes() == render_scene(scene, 32).tobytes()
         assert [item["place"] for item in row["scene"]] == [item.place for item in scene.objects]
         assert row["scene"][0]["x"] == scene.objects[0].x
-        assert len(row["questions"]) == len(row["answers"]) == len(row["question_kinds"]) == 6
+        assert 5 <= len(row["questions"]) == len(row["answers"]) == len(row["question_kinds"]) <= 8
+        assert len(set(row["prompts"])) > 1
         assert row["annotation"].tobytes() == annotate_scene(scene, 32).tobytes()
         assert row["edited_scene"] != row["scene"]
         for scene_column, column in (("scene", "captions"), ("edited_scene", "edited_captions")):

@@ -35,8 +35,8 @@ NUM_QUESTIONS = {"relation": 2, "count": 2}
 
 def ask_questions(scene: Scene, rng: Random, num_questions: int = 8) -> list[Question]:
     """
-    Asks at most `num_questions` questions about a scene, which `rng` draws, in random order. Two of them count, and two
-    ask for the relation of two objects if the scene has several. The others are of different kinds. The answers yes
+    Asks at most `num_questions` questions about a scene, which `rng` draws, in random order. Two of them count, and
+    two ask for the relation of two objects if the scene has several. The others are of different kinds. Answers of yes
     and no are equally likely, and a "no" often asks for something that is there in part.
     """
     kinds = [kind for kind in QUESTION_KINDS for _ in range(NUM_QUESTIONS.get(kind, 1))]
@@ -299,7 +299,8 @@ def _clearly(relation: str, first: ShapeObject, second: ShapeObject) -> bool | N
     if relation == "next to":
         far = max(abs(across), abs(down))
         return True if abs(across) + abs(down) == 1 else False if far == 2 else None
-    return {"above": down > 0, "below": down < 0, "left of": across > 0, "right of": across < 0}[relation]
+    step = {"above": down, "below": -down, "left of": across, "right of": -across}[relation]
+    return step > 0 if step else None
 
 
 def _write(wordings: tuple[str, ...], rng: Random, name: str | None, answer: str) -> Asked:
