@@ -177,7 +177,8 @@ def test_answers_are_right():
     assert sum(counts) / len(counts) > 7
     assert answers.keys() == QUESTION_KINDS.keys()
     for kind in ("existence", "relation"):
-        assert 0.42 < answers[kind].count("yes") / len(answers[kind]) < 0.58
+        yes, no = answers[kind].count("yes"), answers[kind].count("no")
+        assert 0.42 < yes / (yes + no) < 0.58
     assert set(answers["count"]) == {*NUMBERS, "yes", "no"}
 
 
@@ -230,6 +231,13 @@ def check_relation(text, question, scene):
         one, word, other = compared.groups()
         pairs = [(first.radius, second.radius) for first in find(one, scene) for second in find(other, scene)]
         assert any(((first < second) == (word == "smaller")) == is_true for first, second in pairs if first != second)
+        return
+    if choice := re.search(
+        r"(the .*) (?:left|right|above|below|~\w+~) or (?:left|right|above|below|~[\w ]+~)(?: of)? (the .*)\?", text
+    ):
+        pairs = [(first, second) for first in find(choice[1], scene) for second in find(choice[2], scene)]
+        relation = {"left": "left of", "right": "right of"}.get(question.answer, question.answer)
+        assert any(holds(relation, *pair) for pair in pairs if pair[0] is not pair[1]), (question, scene)
         return
     one, relation, other = re.search("(the .*?) ~(.*?)~ (the .*)", text).groups()
     pairs = [(first, second) for first in find(one, scene) for second in find(other, scene) if first is not second]

@@ -273,6 +273,15 @@ def _ask_relation(scene: Scene, rng: Random) -> Asked:
             word = rng.choice(("bigger", "larger", "smaller"))
             answer = "yes" if (word == "smaller") == (first.size == "small") else "no"
             return f"is {names[0]} {word} than {names[1]}?", answer
+        across, down = steps_between(first, second)
+        if rng.random() < 0.25 and (across or down):
+            is_across = rng.random() < 0.5 if across and down else bool(across)
+            pair = ["left", "right"] if is_across else ["above", "below"]
+            answer = pair[(across if is_across else down) < 0]
+            rng.shuffle(pair)
+            of = " of" if is_across else ""
+            wordings = (f"is {{}} {pair[0]} or {pair[1]}{of} {{}}?", f"does {{}} lie {pair[0]} or {pair[1]}{of} {{}}?")
+            return rng.choice(wordings).format(*names), answer
         clear = {relation: _clearly(relation, first, second) for relation in OPPOSITES}
         wanted = rng.random() < 0.5
         fitting = [relation for relation, holds in clear.items() if holds is wanted]
