@@ -330,7 +330,7 @@ def count_shapes(text):
 def test_requests_say_what_is_there(monkeypatch):
     """All shapes of a scene are named, as often as they are there, and nothing else is."""
     monkeypatch.setattr(prompts, "_list_kin", lambda objects, plan: None)
-    told = []
+    told, named = [], []
     for index, scene in enumerate(SCENES):
         for number in range(3):
             request = request_scene(scene, Random(f"{index} {number}"))
@@ -343,7 +343,9 @@ def test_requests_say_what_is_there(monkeypatch):
             for field, values in fields_in(text).items():
                 assert set(values) <= {getattr(item, field) for item in scene.objects}, (request, scene)
             told.append("@" in text)
+            named.append(bool(fields_in(text)["color"]))
     assert 0.3 < sum(told) / len(told) < 0.8
+    assert 0.9 < sum(named) / len(named) < 0.98
 
 
 def test_requests_name_two_of_a_kind_together():
