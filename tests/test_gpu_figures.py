@@ -12,6 +12,7 @@ from .guides import ROOT
 sys.path.append(str(ROOT / "benchmarks"))
 
 import gpu  # noqa: E402
+from gpu_setup import TOY, Setup, Sizes  # noqa: E402
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def path(tmp_path):
 
 @pytest.mark.parametrize("name", gpu.PARTS)
 def test_a_part_is_measured(name, path):
-    gpu.run_part(name, gpu.Setup(gpu.TOY, "cpu"), path)
+    gpu.run_part(name, Setup(TOY, "cpu"), path)
     content = json.loads(path.read_text())
     part = content["parts"][name]
     assert part["complete"]
@@ -36,7 +37,7 @@ def test_a_part_is_measured(name, path):
 
 def test_the_release_is_the_default():
     """The sizes are those that the library's defaults and the authors' checkpoint have."""
-    setup = gpu.Setup(gpu.Sizes(), "cpu")
+    setup = Setup(Sizes(), "cpu")
     tokenizer = setup.tokenizer_config()
     assert (tokenizer.hidden_size, tokenizer.vision_config.num_hidden_layers, tokenizer.num_patches) == (1408, 40, 256)
     assert (tokenizer.num_merger_layers, tokenizer.codebook_size) == (12, 16384)
