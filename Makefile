@@ -46,3 +46,8 @@ conformance:
 .PHONY: gpu-figures
 gpu-figures:
 	$(PYTHON) benchmarks/gpu.py
+
+# Brings the figures of benchmarks/results into docs/numbers.md.
+.PHONY: numbers
+numbers:
+	$(PYTHON) benchmarks/write_numbers.py

@@ -4,7 +4,7 @@ Measures what only a GPU can tell, at the sizes of the release with random weigh
 
     python benchmarks/gpu.py
     python benchmarks/gpu.py --parts drawing stage_two --minutes 4
-    python benchmarks/gpu.py --toy --device cpu
+    python benchmarks/gpu.py --toy --device cpu --output toy.json
 
 Each part runs in a process of its own. Its figures are added to one JSON file as they are measured, so that the
 command can be cut at any time, and ends after 8.5 minutes. The same command then measures the parts that are not
@@ -12,51 +12,26 @@ complete. A ratio has its baseline in the same process. The two take turns where
 """
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import torch
+from figures import Figure, add_output, default_output, describe, show, write
 from gpu_setup import NUM_TEXT_TOKENS, TOY, Setup, Sizes
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lavit_hf import (
-    LavitVisualTokenizer,
-    LavitVisualTokenizerForPreTraining,
-)
+from lavit_hf import LavitVisualTokenizer, LavitVisualTokenizerForPreTraining
 from lavit_hf.modeling.merger_lavit import PatchPartition
 from lavit_hf.training import LavitImageDecoderForTraining
-
-
-@dataclass(frozen=True)
-class Figure:
-    """
-    A measured value.
-
-    Args:
-        name (`str`): The name of the measured quantity.
-        value (`float`): The value.
-        unit (`str`): Its unit.
-        baseline (`str`, *optional*): The name of what it is compared with.
-        ratio (`float`, *optional*): How many times better than the baseline, or the share of the limit.
-    """
-
-    name: str
-    value: float
-    unit: str
-    baseline: str | None = None
-    ratio: float | None = None
 
 
 @torch.no_grad()
@@ -78,7 +53,13 @@ def measure_tokenizer(setup: Setup) -> Iterator[Figure]:
             }
         )
         yield Figure(f"images, {name}", batch_size / seconds["whole"], "images/s")
-        yield Figure(f"share of the tower, {name}", seconds["tower"] / seconds["whole"], "of the time")
+        yield Figure(
+            f"tower, {name}",
+            batch_size / seconds["tower"],
+            "images/s",
+            "the whole",
+            seconds["tower"] / seconds["whole"],
+        )
         ratio = seconds["dense"] / seconds["packed"]
         yield Figure(f"packed merger, {name}", batch_size / seconds["packed"], "images/s", "dense merger", ratio)
     tower = tokenizer.vision_tower
@@ -136,14 +117,14 @@ def measure_drawing(setup: Setup) -> Iterator[Figure]:
     functions = {name: lambda work=work: draw(model, work) for name, work in works.items()}
     seconds = setup.time(functions | {"weights": lambda: read_weights(model)})
     weights = seconds.pop("weights")
-    yield Figure("weights read once", 1000 * weights, "ms")
+    yield Figure("weights read once", 1000 * weights, "ms a step")
     for name, value in seconds.items():
         step = 1000 * value / codes
-        yield Figure(f"step, {name}", step, "ms", "weights read once", 1000 * weights / step)
+        yield Figure(name, step, "ms a step", "weights read once", 1000 * weights / step)
         if name != "two passes":
             images = works[name].batch_size / value
             baseline = "two passes" if works[name].batch_size == 1 else "one forward"
-            yield Figure(f"images, {name}", 60 * images, "images/min", baseline, images * seconds[baseline])
+            yield Figure(name, 60 * images, "images/min", baseline, images * seconds[baseline])
 
 
 @torch.no_grad()
@@ -200,14 +181,14 @@ def measure_step(
     seconds = setup.time({"step": train})["step"]
     yield Figure(name, work / seconds, unit)
     if memory is not None:
-        yield Figure(f"{name}: peak memory", memory, "GB")
+        yield Figure(name, memory, "GB of peak memory")
     if flops is None:
         with FlopCounterMode(display=False) as counter:
             train()
         flops = counter.get_total_flops()
     peak = setup.peak_flops()
     against = {} if peak is None else {"baseline": "the peak", "ratio": flops / seconds / peak}
-    yield Figure(f"{name}: useful FLOP/s", flops / seconds / 1e12, "TFLOP/s", **against)
+    yield Figure(name, flops / seconds / 1e12, "useful TFLOP/s", **against)
     return flops
 
 
@@ -279,8 +260,8 @@ def measure_quantization(setup: Setup) -> Iterator[Figure]:
             quantize_(model.model.language_model, config)
         speed = 2 * codes / setup.time({name: lambda model=model: draw(model, Work(codes))})[name]
         first = first or speed
-        yield Figure(f"{name}, guided", speed, "tokens/s", "bfloat16", speed / first)
-        yield Figure(f"{name}: weights", sum(map(count_bytes, model.parameters())) / 1e9, "GB")
+        yield Figure(name, speed, "tokens/s, with guidance", "bfloat16", speed / first)
+        yield Figure(name, sum(map(count_bytes, model.parameters())) / 1e9, "GB of weights")
         del model
 
 
@@ -304,7 +285,7 @@ def measure_conversion(setup: Setup) -> Iterator[Figure]:
 
     facts = measure(2, 128 if setup.sizes is TOY else 1024, "bfloat16", None)
     yield Figure("conversion", facts["total"] / 1e9 / facts["seconds"], "GB/s")
-    yield Figure("conversion: private memory", facts["private"] / 1e9, "GB", "the bound", facts["private"] / BOUND)
+    yield Figure("conversion", facts["private"] / 1e9, "GB of private memory", "the bound", facts["private"] / BOUND)
 
 
 PARTS: dict[str, Callable[[Setup], Iterator[Figure]]] = {
@@ -321,28 +302,14 @@ PARTS: dict[str, Callable[[Setup], Iterator[Figure]]] = {
 }
 
 
-def describe_machine(device: str) -> dict[str, str]:
-    """Returns what the figures depend on."""
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
-    versions = {module: importlib.metadata.version(module) for module in ("torch", "transformers", "diffusers")}
-    return {"device": name, "python": platform.python_version()} | versions
-
-
-def write(path: Path, content: dict) -> None:
-    """Replaces the file at once, so that it is whole whenever the command is cut."""
-    beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(content, indent=2) + "\n")
-    beside.replace(path)
-
-
 def run_part(name: str, setup: Setup, path: Path) -> None:
     """Measures a part, and adds each of its figures to the file."""
     content = json.loads(path.read_text())
-    part = content["parts"][name] = {"complete": False, "figures": []}
+    figures = content["parts"][name] = []
     for figure in PARTS[name](setup):
-        part["figures"].append(asdict(figure))
+        figures.append(asdict(figure))
         write(path, content)
-    part["complete"] = True
+    content["complete"].append(name)
     write(path, content)
 
 
@@ -350,7 +317,7 @@ def run_parts(args: argparse.Namespace, path: Path) -> None:
     """Runs the parts that are not complete, each in a process of its own, until the time is over."""
     deadline = time.monotonic() + 60 * args.minutes
     for name in args.parts:
-        if json.loads(path.read_text())["parts"].get(name, {}).get("complete"):
+        if name in json.loads(path.read_text())["complete"]:
             continue
         command = [sys.executable, __file__, "--part", name, "--device", args.device, "--output", str(path)]
         try:
@@ -363,21 +330,11 @@ def run_parts(args: argparse.Namespace, path: Path) -> None:
             print(f"The part {name} failed; the others go on.", file=sys.stderr)
 
 
-def show(content: dict) -> Table:
-    """Makes the table of all figures."""
-    table = Table("part", "figure", "value", "unit", "against", "ratio")
-    for name, part in content["parts"].items():
-        for figure in (Figure(**values) for values in part["figures"]):
-            ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}"
-            table.add_row(name, figure.name, f"{figure.value:.4g}", figure.unit, figure.baseline or "", ratio)
-    return table
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     parser.add_argument("--minutes", type=float, default=8.5, help="time after which the command ends")
-    parser.add_argument("--output", type=Path, default=Path("gpu.json"), help="JSON file of the results")
+    add_output(parser)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--toy", action="store_true", help="tiny models, to test the command itself")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
@@ -387,16 +344,22 @@ def main() -> None:
     if args.part:
         run_part(args.part, Setup(TOY if args.toy else Sizes(), args.device), args.output)
         return
-    machine = describe_machine(args.device) | {"sizes": "toy" if args.toy else "release"}
-    if not args.output.exists():
-        write(args.output, {"machine": machine, "parts": {}})
-    found = json.loads(args.output.read_text())["machine"]
-    if found != machine:
-        parser.error(f"--output {args.output} has figures of {found}, not of {machine}: name another file")
-    run_parts(args, args.output)
-    content = json.loads(args.output.read_text())
+    if args.toy and not args.output:
+        parser.error("--toy needs --output: its figures are none of the results")
+    path = args.output or default_output(args.device)
+    expected = describe(f"{'Toy' if args.toy else 'Release'} sizes", args.device) | {"complete": []}
+    if not path.exists():
+        write(path, expected)
+    found = json.loads(path.read_text())
+    for key in ("machine", "setting"):
+        if found[key] != expected[key]:
+            parser.error(
+                f"{path} has figures of {found[key]}, not of {expected[key]}: name another file with --output"
+            )
+    run_parts(args, path)
+    content = json.loads(path.read_text())
     Console(width=120).print(show(content))
-    if missing := [name for name in args.parts if not content["parts"].get(name, {}).get("complete")]:
+    if missing := [name for name in args.parts if name not in content["complete"]]:
         sys.exit(f"Not complete: {', '.join(missing)}.")
 
 

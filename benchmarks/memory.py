@@ -1,7 +1,11 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The memory of a process, as the benchmarks measure it on Linux."""
 
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 
 def read_memory() -> dict[str, int]:
@@ -14,3 +18,14 @@ def read_memory() -> dict[str, int]:
 def forget_peak_memory() -> None:
     """Resets VmHWM to the current resident set."""
     Path("/proc/self/clear_refs").write_text("5")
+
+
+def in_new_process(function: Callable, *args: Any) -> Any:
+    """
+    Returns what a function of a module returns in a process of its own, where the memory of nothing else counts. The
+    process comes from a server that has imported the library and has done nothing else.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lavit_hf", "diffusers"])
+    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
+        return pool.submit(function, *args).result()
