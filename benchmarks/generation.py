@@ -17,7 +17,7 @@ from functools import cache
 
 import torch
 from figures import Figure, add_output, report
-from memory import forget_peak_memory, in_new_process, read_memory
+from memory import in_new_process, measure_peak
 from timing import time_in_turns
 from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedModel
 
@@ -120,17 +120,7 @@ def read_weights(model: LavitForCausalLM) -> int:
 def peak_memory(args, work: Work) -> float:
     """Returns the peak memory in MB of one kind of work beyond the weights, in a new process."""
     model = build_model(args)
-    if args.device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        draw(model, work)
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        forget_peak_memory()
-        before = read_memory()["VmRSS"]
-        draw(model, work)
-        peak = read_memory()["VmHWM"]
-    return (peak - before) / 1e6
+    return measure_peak(lambda: draw(model, work), args.device)
 
 
 def compare(model: LavitForCausalLM, args) -> Iterator[Figure]:

@@ -11,14 +11,13 @@ not include weights that stay mapped from their file because they have its dtype
 """
 
 import argparse
-import ctypes
 import tempfile
 import time
 
 import torch
 from figures import Figure, add_output, report
 from generation import Work, build_model, draw
-from memory import in_new_process, read_memory
+from memory import in_new_process, read_memory, return_freed_memory
 from transformers import TorchAoConfig
 
 from lavit_hf import LavitForCausalLM
@@ -57,7 +56,7 @@ def measure(way: str, folder: str, args) -> tuple[float, float, float]:
     def memory() -> float:
         if args.device.startswith("cuda"):
             return torch.cuda.memory_allocated() / 1e6
-        ctypes.CDLL(None).malloc_trim(0)  # return freed memory to the system first
+        return_freed_memory()
         return read_memory()["RssAnon"] / 1e6
 
     before = memory()

@@ -13,7 +13,7 @@ import statistics
 
 import torch
 from figures import Figure, add_output, report
-from memory import forget_peak_memory, in_new_process, read_memory
+from memory import in_new_process, measure_peak
 from timing import time_in_turns
 from transformers import Blip2VisionConfig
 from transformers.initialization import no_init_weights
@@ -63,22 +63,17 @@ def peak_memory(args, part: str, path: str) -> float:
         tokenizer = build_tokenizer(args)
     pixel_values, keep_mask = make_inputs(args, tokenizer)
     features = torch.zeros(*keep_mask.shape, tokenizer.config.hidden_size).to(pixel_values)
-    if args.device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    else:
-        for parameter in tokenizer.parameters():
-            parameter.data.zero_()  # only memory that has been written counts
-        forget_peak_memory()
-        before = read_memory()["VmRSS"]
-    with torch.no_grad():
+    for parameter in tokenizer.parameters():
+        parameter.data.zero_()  # only memory that has been written counts
+
+    @torch.no_grad()
+    def work() -> None:
         if part == "merger":
             MERGERS[path](tokenizer, features, keep_mask)
         else:
             tokenize(tokenizer, pixel_values, keep_mask, path)
-    on_cuda = args.device.startswith("cuda")
-    peak = torch.cuda.max_memory_allocated() if on_cuda else read_memory()["VmHWM"]
-    return (peak - before) / 1e6
+
+    return measure_peak(work, args.device)
 
 
 def main() -> None:
