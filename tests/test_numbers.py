@@ -26,7 +26,7 @@ TINY_TEXT = "--hidden-size 64 --layers 1"
 TOY = {
     "convert": "--shards 1 --shard-mb 128",
     "expanded_inputs": f"{TINY_TEXT} --batch-size 1 --text-length 4 --runs 1 --vision-layers 1 --merger-layers 1",
-    "generation": f"{TINY_TEXT} --num-codes 2 --runs 1 --dtype float32",
+    "generation": f"{TINY_TEXT} --num-codes 2 --runs 1 --dtype float32 --plot PLOT",
     "loading": "--codebook-size 16 --text-size 32 --runs 1",
     "precompute_codes": "--hidden-size 32 --vision-layers 1 --merger-layers 1 --image-size 32 --image-file-size 64 48 "
     "--num-images 2 --batch-sizes 1 --num-workers 0 --repeats 1 --num-rows 4 --rows-per-shard 4",
@@ -153,11 +153,12 @@ def test_every_script_runs_here():
 
 @pytest.mark.parametrize("name", TOY)
 def test_a_script_writes_what_the_page_shows(name, tmp_path, monkeypatch, capfd):
-    output = tmp_path / f"{name}.toy.json"
-    command = [f"benchmarks/{name}.py", *TOY[name].split()]
+    output, plot = tmp_path / f"{name}.toy.json", tmp_path / "growth.png"
+    command = [f"benchmarks/{name}.py", *TOY[name].replace("PLOT", str(plot)).split()]
     monkeypatch.setattr(sys, "argv", [*command, "--output", str(output)])
     monkeypatch.setattr(sys, "orig_argv", ["python", *sys.argv])
     assert not importlib.import_module(name).main()
+    assert plot.exists() == ("PLOT" in TOY[name])
     content = json.loads(output.read_text(encoding="utf-8"))
     measured = [figures.Figure(**values) for part in content["parts"].values() for values in part]
     assert len({(figure.name, figure.unit) for figure in measured}) == len(measured) > 0
