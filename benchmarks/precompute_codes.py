@@ -31,7 +31,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from figures import Figure, add_output, report
+from figures import Figure, add_output, plot_growth, report
 from memory import in_new_process, read_memory
 from PIL import Image
 from timing import time_in_turns
@@ -246,7 +246,7 @@ def compare_memory(args, folder: Path) -> Iterator[Figure]:
             place.mkdir()
             memory, speed = in_new_process(measure_memory, model, place, num_rows, args.rows_per_shard, streaming)
             shutil.rmtree(place)
-            name = f"{num_rows} rows, {'streamed' if streaming else 'mapped'}"
+            name = f"rows, {'streamed' if streaming else 'mapped'}: {num_rows}"
             yield Figure(name, memory, "MB beyond the start")
             yield Figure(name, speed, "rows/s")
 
@@ -270,6 +270,7 @@ def main() -> None:
     parser.add_argument("--num-rows", type=int, nargs="+", default=lengths, help="lengths of datasets for the memory")
     parser.add_argument("--rows-per-shard", type=int, default=5000)
     parser.add_argument("--process-of", type=Path, help=argparse.SUPPRESS)  # what each process measures
+    parser.add_argument("--plot", help="image file for a plot over the numbers of processes and of rows")
     add_output(parser)
     args = parser.parse_args()
     if args.process_of is not None:
@@ -282,6 +283,8 @@ def main() -> None:
         parts = list(measure_parts(args, folder))
         processes = list(compare_processes(args, folder))
         memory = list(compare_memory(args, folder))
+    if args.plot:
+        plot_growth(processes + memory, args.plot, f"{args.dtype}, {args.device}, one thread in each process")
     width, height = args.image_file_size
     setting = (
         f"{args.num_images} JPEGs of {width} x {height} pixels, {args.num_workers} workers, {args.dtype}, medians of "
