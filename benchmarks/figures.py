@@ -120,8 +120,8 @@ def plot_growth(figures: list[Figure], path: str, title: str) -> None:
         name, _, value = figure.name.partition(": ")
         series.setdefault(name, {}).setdefault(figure.unit, []).append((int(value), figure.value))
     height = max(map(len, series.values()))
-    settings = {"sharex": "col", "squeeze": False, "layout": "constrained"}
-    canvas, axes = pyplot.subplots(height, len(series), figsize=(3.6 * len(series), 2.5 * height), **settings)
+    size = (3.6 * len(series), 2.5 * height)
+    canvas, axes = pyplot.subplots(height, len(series), figsize=size, squeeze=False, layout="constrained")
     for column, (name, units) in zip(axes.T, series.items(), strict=True):
         for axis, (unit, points) in zip(column, units.items(), strict=False):
             axis.plot(*zip(*points, strict=True), marker="o")
