@@ -32,7 +32,7 @@ class EvaluationSettings:
         batch_size (`int`, *optional*, defaults to 32): The number of rows (or questions) in one forward.
         seed (`int`, *optional*, defaults to 0): The seed of sampled codes and of the noise of the pixel decoder.
         max_caption_tokens (`int`, *optional*, defaults to 64): The largest number of tokens of a caption.
-        max_answer_tokens (`int`, *optional*, defaults to 10): The largest number of tokens of an answer.
+        max_answer_tokens (`int`, *optional*, defaults to 32): The largest number of tokens of an answer.
         image_generation (`dict`, *optional*):
             Settings of drawing codes, such as `guidance_scale`, `temperature` and `top_k`, over those of the model's
             `generation_config.image_generation`.
@@ -55,7 +55,7 @@ class EvaluationSettings:
     batch_size: int = 32
     seed: int = 0
     max_caption_tokens: int = 64
-    max_answer_tokens: int = 10
+    max_answer_tokens: int = 32
     image_generation: Mapping[str, Any] = field(default_factory=dict)
     image_decoding: Mapping[str, Any] = field(default_factory=dict)
     columns: Mapping[str, str] = field(default_factory=dict)
