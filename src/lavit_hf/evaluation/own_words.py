@@ -35,9 +35,7 @@ def _draw(subject: Subject, batch: Sequence[OwnWords], first: int) -> list[bool]
 
 def _answer(subject: Subject, batch: Sequence[OwnWords], first: int) -> list[bool]:
     images = [render_scene(case.scene) for case in batch if case.scene is not None]
-    texts = [subject.processor.vqa_prompt.format(question=case.text) for case in batch]
-    written = subject.write(texts, images, subject.settings.max_answer_tokens)
-    written = [text.partition("\n")[0].strip() for text in written]
+    written = subject.answer((case.text for case in batch), images)
     return [answer_score(conclude(text), case.answers) == 1 for text, case in zip(written, batch, strict=True)]
 
 

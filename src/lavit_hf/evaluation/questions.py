@@ -135,9 +135,7 @@ def evaluate_questions(subject: Subject, rows: Sequence[dict]) -> dict[str, Metr
     questions, answers = list_questions(rows), []
     for _, batch in subject.batches(questions, "questions"):
         images = [image for q in batch for image in subject.read_images([rows[q.row]], q.row)]
-        texts = [subject.processor.vqa_prompt.format(question=question.text) for question in batch]
-        written = subject.write(texts, images, subject.settings.max_answer_tokens)
-        written = [text.partition("\n")[0].strip() for text in written]
+        written = subject.answer((question.text for question in batch), images)
         answers += [conclude(text) if "scene" in rows[q.row] else text for q, text in zip(batch, written, strict=True)]
         cases = zip(batch, written, strict=True)
         subject.show(images, lines=(f"{q.text}\nsays: {text}\nexpected: {q.references[0]}" for q, text in cases))

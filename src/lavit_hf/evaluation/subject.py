@@ -112,6 +112,12 @@ class Subject:
         before = [[image] for image in images]
         return write_texts(self.model, self.processor, texts, before, max_new_tokens=max_new_tokens, **GREEDY)
 
+    def answer(self, questions: Iterable[str], images: list[Image.Image]) -> list[str]:
+        """Answers a question about each image, in one line."""
+        texts = [self.processor.vqa_prompt.format(question=question) for question in questions]
+        written = self.write(texts, images, self.settings.max_answer_tokens)
+        return [text.partition("\n")[0].strip() for text in written]
+
     def drawing_settings(self) -> dict:
         """Returns the settings of drawing codes, including the model's own."""
         own = self.model.generation_config.to_dict()["image_generation"]

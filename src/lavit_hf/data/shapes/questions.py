@@ -39,9 +39,9 @@ def ask_questions(scene: Scene, rng: Random, num_questions: int = 8) -> list[Que
     two ask for the relation of two objects if the scene has several. The others are of different kinds. Answers of yes
     and no are equally likely, and a "no" often asks for something that is there in part.
 
-    An answer that counts or compares begins with its reasons: "top left, bottom: two" or "small, large: no". A small
-    model that has to state the places of objects first learns soon what follows from them. Without reasons, its
-    answers about relations stay those of chance. [`conclude`] returns what follows from the reasons.
+    An answer that counts or compares begins with its reasons: "top left, bottom: two" or "small, large: no". A model
+    has to find the places of objects before it compares them, where answers of yes and no alone left a small model
+    near chance. [`conclude`] returns what follows from the reasons.
     """
     kinds = [kind for kind in QUESTION_KINDS for _ in range(NUM_QUESTIONS.get(kind, 1))]
     rng.shuffle(kinds)
