@@ -154,8 +154,8 @@ def plan_drawings(
         model, processor, texts, images: Same as in [`write_texts`].
 
     Returns:
-        `list[str]`: Each text with the plan after it, as a prompt of a drawing. The texts alone, if the model writes no
-        plans.
+        `list[str]`: The prompt of each drawing: the text with the plan after it, or the text alone if the model writes
+        no plans.
     """
     settings = getattr(model.generation_config, "plan_generation", None)
     if settings is None:

@@ -65,8 +65,8 @@ def describe_scene(scene: Scene, rng: Random) -> str:
 
 def describe_layout(scene: Scene) -> str:
     """
-    Lists the objects of `scene` in the order of reading, with place, size, color and shape, as in "top left: small blue
-    star, bottom: large red ring". Equal layouts have equal texts.
+    Lists the objects of `scene` in the order of reading, with place, size, color and shape, as in "top left: small
+    blue star, bottom: large red ring".
     """
     objects = sorted(scene.objects, key=lambda item: PLACES.index(item.place))
     return ", ".join(f"{item.place}: {item.size} {item.color} {item.shape}" for item in objects)
