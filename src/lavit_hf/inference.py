@@ -157,15 +157,17 @@ def plan_drawings(
         `list[str]`: The prompt of each drawing: the text with the plan after it, or the text alone if the model writes
         no plans.
     """
-    settings = getattr(model.generation_config, "plan_generation", None)
-    if settings is None:
+    own = getattr(model.generation_config, "plan_generation", None)
+    if own is None:
         return list(texts)
     requests = [f"{text}{TURN_END}" for text in texts]
     # A plan ends as a turn does. Images before it are read as before a drawing.
     end = [*end_ids(model.generation_config.eos_token_id), processor.tokenizer.encode(TURN_END)[-1]]
+    settings: dict[str, Any] = {"eos_token_id": end, "return_full_text": False, **own}
+    if images and any(images):
+        settings["image_inputs"] = "codes"
     inputs = prepare_prompts(processor, requests, images, generation_mode="image").to(model.device)
-    image_inputs = {"image_inputs": "codes"} if images and any(images) else {}
-    ids = model.generate(**inputs, **image_inputs, return_full_text=False, eos_token_id=end, **settings)
+    ids = model.generate(**inputs, **settings)
     plans = [text.partition(TURN_END)[0].strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
     return [f"{request}{plan}{TURN_END}" for request, plan in zip(requests, plans, strict=True)]
 

@@ -295,9 +295,8 @@ class SequenceReader:
         return [self._given_image(row), TextPart(_one_of(row[self.arguments.caption_column], rng))]
 
     def _draw(self, row: dict, rng: Random) -> list[Part]:
-        prompt = _one_of(row[self.arguments.prompt_column], rng)
-        request = [TextPart(prompt, self.arguments.supervise_prompts), *self._plan("draw", row, rng)]
-        return [*request, _image(row, self.image_column)]
+        prompt = TextPart(_one_of(row[self.arguments.prompt_column], rng), self.arguments.supervise_prompts)
+        return [prompt, *self._plan("draw", row, rng), _image(row, self.image_column)]
 
     def _plan(self, kind: str, row: dict, rng: Random) -> list[Part]:
         """Returns the end of a request to draw with its plan, or nothing if there is no plan."""
