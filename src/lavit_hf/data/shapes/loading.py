@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import datasets
 
 # Part of the key of the cache. Raise it with every change of the rows.
-DATASET_VERSION = 6
+DATASET_VERSION = 7
 ROWS_PER_SHARD = 500
 NUM_CAPTIONS = 4
 NUM_PROMPTS = 4
@@ -56,6 +56,7 @@ def load_shapes(
         - `caption` (str), `instruction` (str), `edit_kind` (str);
         - `captions`, `edited_captions` (lists of 4 str): in several wordings, of which `caption` is the first;
         - `prompts` (list of 4 str): requests to draw `image`, in freer words than those of captions;
+        - `planned_prompts` (list of 4 str): the prompts, each with `layout` in the next line;
         - `layout`, `edited_layout` (str): the objects in the order of reading, as [`describe_layout`] lists them;
         - `questions`, `answers`, `question_kinds` (lists of at most 8 str);
         - `scene`, `edited_scene` (lists of dicts): the objects, with `shape`, `color`, `size`, `place`, and `x`, `y`,
@@ -107,16 +108,17 @@ def make_row(index: int, split: str = "train", seed: int = 0, image_size: int = 
     purposes = ["caption", *(f"caption {number}" for number in range(1, 2 * NUM_CAPTIONS))]
     rngs = [scene_rng(index, split, seed, purpose) for purpose in purposes]
     captions = [describe_scene(scene, rng) for rng in rngs[:NUM_CAPTIONS]]
+    prompts = [request_scene(scene, scene_rng(index, split, seed, f"prompt {n}")) for n in range(NUM_PROMPTS)]
+    layout = describe_layout(scene)
     return {
         "index": index,
         "image": render_scene(scene, image_size),
         "annotation": annotate_scene(scene, image_size),
         "caption": captions[0],
         "captions": captions,
-        "prompts": [
-            request_scene(scene, scene_rng(index, split, seed, f"prompt {number}")) for number in range(NUM_PROMPTS)
-        ],
-        "layout": describe_layout(scene),
+        "prompts": prompts,
+        "planned_prompts": [f"{prompt}\n{layout}" for prompt in prompts],
+        "layout": layout,
         "scene": list_objects(scene),
         "questions": [question.text for question in questions],
         "answers": [question.answer for question in questions],
@@ -147,6 +149,7 @@ def _features(datasets) -> datasets.Features:
             "caption": text,
             "captions": datasets.List(text),
             "prompts": datasets.List(text),
+            "planned_prompts": datasets.List(text),
             "layout": text,
             "scene": datasets.List(item),
             "questions": datasets.List(text),

@@ -12,27 +12,82 @@ Words = TypeVar("Words")
 
 # The first word of each entry is the name itself, which is drawn as often as all others together.
 SIZE_WORDS = {
-    "small": ("small", "little", "tiny", "mini", "small-sized", "teeny"),
-    "large": ("large", "big", "huge", "giant", "big fat", "large-sized", "enormous"),
+    "small": (
+        "small",
+        "little",
+        "tiny",
+        "mini",
+        "small-sized",
+        "teeny",
+        "very small",
+        "really small",
+        "minuscule",
+        "wee",
+        "tiny little",
+    ),
+    "large": (
+        "large",
+        "big",
+        "huge",
+        "giant",
+        "big fat",
+        "large-sized",
+        "enormous",
+        "very big",
+        "massive",
+        "gigantic",
+        "great big",
+        "really big",
+        "very large",
+    ),
 }
 COMPARATIVES = {"small": ("smaller", "littler"), "large": ("larger", "bigger")}
 COLOR_WORDS = {
-    "red": ("red", "crimson", "scarlet", "bright red"),
-    "orange": ("orange", "bright orange", "tangerine"),
-    "yellow": ("yellow", "golden", "bright yellow", "gold", "lemon yellow"),
-    "green": ("green", "bright green", "emerald", "grass green"),
-    "cyan": ("cyan", "turquoise", "light blue", "aqua", "teal", "sky blue"),
-    "blue": ("blue", "dark blue", "navy", "royal blue", "navy blue"),
-    "purple": ("purple", "violet", "lilac", "dark purple"),
-    "pink": ("pink", "magenta", "rose", "hot pink", "light pink"),
+    "red": ("red", "crimson", "scarlet", "bright red", "tomato red", "cherry red", "blood red"),
+    "orange": ("orange", "bright orange", "tangerine", "pumpkin orange", "carrot orange"),
+    "yellow": ("yellow", "golden", "bright yellow", "gold", "lemon yellow", "sunny yellow"),
+    "green": ("green", "bright green", "emerald", "grass green", "leaf green", "dark green"),
+    "cyan": ("cyan", "turquoise", "light blue", "aqua", "teal", "sky blue", "bright cyan"),
+    "blue": ("blue", "dark blue", "navy", "royal blue", "navy blue", "deep blue", "ocean blue"),
+    "purple": ("purple", "violet", "lilac", "dark purple", "plum", "grape", "lavender"),
+    "pink": ("pink", "magenta", "rose", "hot pink", "light pink", "bright pink", "bubblegum pink"),
 }
 SHAPE_WORDS = {
-    "circle": ("circle", "disc", "disk", "dot", "ball", "round shape", "filled circle"),
-    "square": ("square", "box", "block", "square shape", "cube", "square box"),
-    "triangle": ("triangle", "triangular shape", "pyramid", "wedge"),
-    "star": ("star", "five-pointed star", "star shape"),
-    "cross": ("cross", "plus sign", "plus", "cross shape", "plus symbol"),
-    "ring": ("ring", "hoop", "donut", "doughnut", "hollow circle", "circle outline", "loop"),
+    "circle": ("circle", "disc", "disk", "dot", "ball", "round shape", "filled circle", "round thing"),
+    "square": (
+        "square",
+        "box",
+        "block",
+        "square shape",
+        "cube",
+        "square box",
+        "square thing",
+        "shape with four equal sides",
+    ),
+    "triangle": (
+        "triangle",
+        "triangular shape",
+        "pyramid",
+        "wedge",
+        "three-sided shape",
+        "shape with three sides",
+        "triangle shape",
+    ),
+    "star": ("star", "five-pointed star", "star shape", "star symbol", "shape with five points"),
+    "cross": ("cross", "plus sign", "plus", "cross shape", "plus symbol", "plus shape", "cross symbol"),
+    "ring": (
+        "ring",
+        "hoop",
+        "donut",
+        "doughnut",
+        "hollow circle",
+        "circle outline",
+        "loop",
+        "circle with a hole",
+        "ring shape",
+        "letter o",
+        "hollow round shape",
+    ),
 }
 THINGS = ("one", "object", "shape", "thing", "figure", "item")  # nobody counts "ones"
 COUNTS = {
@@ -47,9 +102,11 @@ _IMAGES = ("picture", "image", "canvas", "frame", "drawing", "page")
 
 
 def _corner(row: str, column: str) -> tuple[str, ...]:
+    compass = f"{'north' if row == 'top' else 'south'}-{'west' if column == 'left' else 'east'} corner"
     rows = {"top": ("top", "upper"), "bottom": ("bottom", "lower")}[row]
     places = [pattern.format(name, column) for pattern in _CORNERS for name in rows]
     places += [f"{column} {name} corner" for name in rows]
+    places += [f"very {row} {column}", compass]
     return tuple(f"{preposition} the {place}" for place in places for preposition in ("in", "at"))
 
 
@@ -104,7 +161,8 @@ def choose(words: Sequence[Words], rng: Random) -> Words:
 
 def pluralize(word: str) -> str:
     """Returns the plural of the name of a shape, such as "crosses" or "plus signs"."""
-    return f"{word}es" if word.endswith(("s", "x")) else f"{word}s"
+    head, link, rest = word.partition(" with ")
+    return f"{head}es{link}{rest}" if head.endswith(("s", "x")) else f"{head}s{link}{rest}"
 
 
 def add_article(words: str, rng: Random | None = None) -> str:
