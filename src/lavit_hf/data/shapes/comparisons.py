@@ -35,7 +35,8 @@ def compare(scene: Scene, rng: Random) -> Asked:
         sizes = first.size, second.size
         holds = sizes == (("small", "large") if word == "smaller" else ("large", "small"))
         return f"is {names[0]} {word} than {names[1]}?", give_reasons(sizes, "yes" if holds else "no")
-    if share < 0.9 and first.shape != second.shape:
+    shapes = [item.shape for item in scene.objects]
+    if share < 0.9 and shapes.count(first.shape) == shapes.count(second.shape) == 1:
         return _which_of_two(first, second, rng)
     colors = first.color, second.color
     counts = [sum(item.color == color for item in scene.objects) for color in colors]

@@ -8,6 +8,7 @@ from random import Random
 
 from .captions import PLACE_PHRASES as PLAIN_PLACES
 from .captions import name_object
+from .own_words import is_own_words
 from .references import refer_to, relate_to_one
 from .scenes import (
     COLORS,
@@ -24,7 +25,16 @@ from .scenes import (
     sample_radius,
 )
 from .small_talk import add_talk, respell
-from .words import COLOR_WORDS, SIZE_WORDS, add_article, choose, phrase_name, phrase_place, refer_freely
+from .words import (
+    COLOR_WORDS,
+    SIZE_WORDS,
+    add_article,
+    choose,
+    phrase_name,
+    phrase_place,
+    refer_freely,
+    steps_to_middle,
+)
 
 
 @dataclass(frozen=True)
@@ -40,8 +50,8 @@ def edit_scene(scene: Scene, rng: Random, kinds: Sequence[str] | None = None) ->
     """
     Draws a change that fits a scene. The changed scene has 1 to 4 objects, follows the rules of [`sample_scene`] and
     belongs to the split of `scene`. Everything that the instruction does not name stays exactly the same. In the split
-    "train", an instruction may leave the size and the place of an added object open, as people do. In the other splits
-    it states both, so that one scene alone is right.
+    "train", an instruction may leave the size and the place of an added object and the size and the color of a
+    replacement open, as people do. In the other splits it states them, so that one scene alone is right.
 
     Args:
         scene ([`Scene`]): The scene to change.
@@ -59,9 +69,9 @@ def edit_scene(scene: Scene, rng: Random, kinds: Sequence[str] | None = None) ->
     rng.shuffle(kinds)
     for kind in kinds:
         for instruction, objects in EDIT_KINDS[kind](scene, rng):
-            edited = replace(scene, objects=objects)
-            if edited.split == scene.split:
-                return Edit(_frame(instruction, rng), kind, edited)
+            edited, text = replace(scene, objects=objects), _frame(instruction, rng)
+            if edited.split == scene.split and not is_own_words(text):
+                return Edit(text, kind, edited)
     raise ValueError(f"No edit of the kinds {kinds} keeps this scene of {len(scene.objects)} in {scene.split!r}.")
 
 
@@ -172,7 +182,7 @@ def _replace(scene: Scene, rng: Random) -> Changes:
         name = _refer(item, scene, rng)
         for shape, color, size in _new_names(rng):
             told = ("shape", "color", "size")
-            if rng.random() >= 0.7:
+            if scene.split == "train" and rng.random() >= 0.7:
                 told = ("shape", "color") if rng.random() < 0.5 else ("shape",)
             values = {"shape": shape, "color": color, "size": size}
             # Fields that the instruction leaves out stay as they are.
@@ -214,12 +224,16 @@ def _move(scene: Scene, rng: Random) -> Changes:
         moved = place_object(rng, item, place, _others(scene, item))
         if moved:
             name, share = _refer(item, scene, rng), rng.random()
+            # "To the left" leaves the row as it is. Elsewhere the middle of the left side has to be named.
+            row, column = steps_to_middle(item.place)
+            keeps = {"left": row, "right": row, "top": column, "bottom": column}.get(place, 0) == 0
+            exact = not keeps and (scene.split != "train" or rng.random() < 0.5)
             if share < 0.3:
-                text = rng.choice(towards).format(name, phrase_place(place, rng, bare=True))
-            elif share < 0.5:
+                text = rng.choice(towards).format(name, phrase_place(place, rng, bare=True, exact=exact))
+            elif share < 0.5 and not exact:
                 text = choose(wordings, rng).format(name, choose(PLAIN_PLACES[place], rng))
             else:
-                text = choose(wordings, rng).format(name, phrase_place(place, rng))
+                text = choose(wordings, rng).format(name, phrase_place(place, rng, exact=exact))
             yield text, _put(scene, item, moved)
 
 
@@ -281,13 +295,13 @@ ORDERS = frozenset(
 
 def _frame(instruction: str, rng: Random) -> str:
     """Makes an instruction polite, or ends it with a mark."""
-    if rng.random() < 0.3:
-        orders = instruction.split()[0] in ORDERS and "?" not in instruction
+    if rng.random() < 0.3 and "?" not in instruction and "please" not in instruction:
+        orders = instruction.split()[0] in ORDERS
         instruction = rng.choice(POLITE if orders else ("{} please", "{}, please", "please, {}", "{}, thanks")).format(
             instruction
         )
     ending = "" if instruction.endswith(("?", ".")) else rng.choice(("", "", "", "", ".", ".", "!"))
-    return respell(add_talk(instruction + ending, rng), rng)
+    return respell(add_talk(instruction + ending, rng, asks_to_draw=False), rng)
 
 
 def _shuffled(values: Sequence, rng: Random) -> list:

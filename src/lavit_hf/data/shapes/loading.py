@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count, islice
+from random import Random
 from typing import TYPE_CHECKING
 
 from .captions import describe_layout, describe_scene
 from .edits import edit_scene
+from .own_words import is_own_words
 from .prompts import request_scene
 from .questions import ask_questions
 from .rendering import annotate_scene, render_scene
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     import datasets
 
 # Part of the key of the cache. Raise it with every change of the rows.
-DATASET_VERSION = 7
+DATASET_VERSION = 8
 ROWS_PER_SHARD = 500
 NUM_CAPTIONS = 4
 NUM_PROMPTS = 4
@@ -105,10 +108,13 @@ def make_row(index: int, split: str = "train", seed: int = 0, image_size: int = 
     scene = sample_scene(index, split, seed)
     questions = ask_questions(scene, scene_rng(index, split, seed, "questions"))
     edit = edit_scene(scene, scene_rng(index, split, seed, "edit"))
-    purposes = ["caption", *(f"caption {number}" for number in range(1, 2 * NUM_CAPTIONS))]
-    rngs = [scene_rng(index, split, seed, purpose) for purpose in purposes]
-    captions = [describe_scene(scene, rng) for rng in rngs[:NUM_CAPTIONS]]
-    prompts = [request_scene(scene, scene_rng(index, split, seed, f"prompt {n}")) for n in range(NUM_PROMPTS)]
+
+    def write(make: Callable[[Scene, Random], str], scene: Scene, purpose: str, how_many: int) -> list[str]:
+        texts = (make(scene, scene_rng(index, split, seed, f"{purpose} {number}")) for number in count())
+        return list(islice((text for text in texts if not is_own_words(text)), how_many))
+
+    captions = write(describe_scene, scene, "caption", NUM_CAPTIONS)
+    prompts = write(request_scene, scene, "prompt", NUM_PROMPTS)
     layout = describe_layout(scene)
     return {
         "index": index,
@@ -126,7 +132,7 @@ def make_row(index: int, split: str = "train", seed: int = 0, image_size: int = 
         "instruction": edit.instruction,
         "edit_kind": edit.kind,
         "edited_image": render_scene(edit.scene, image_size),
-        "edited_captions": [describe_scene(edit.scene, rng) for rng in rngs[NUM_CAPTIONS:]],
+        "edited_captions": write(describe_scene, edit.scene, "edited caption", NUM_CAPTIONS),
         "edited_layout": describe_layout(edit.scene),
         "edited_scene": list_objects(edit.scene),
     }

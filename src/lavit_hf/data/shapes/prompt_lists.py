@@ -67,7 +67,7 @@ def group_equal(objects: Sequence[ShapeObject], rng: Random) -> list[list[ShapeO
 
 def list_objects_freely(objects: Sequence[ShapeObject], wording: Wording) -> str:
     rng, parts = wording.rng, []
-    if len(objects) > 1 and rng.random() < 0.2 and (text := _list_kin(objects, wording)):
+    if len(objects) > 1 and rng.random() < 0.2 and (text := list_kin(objects, wording)):
         return text
     if (
         len(objects) > 1
@@ -112,7 +112,7 @@ def count_shapes(objects: Sequence[ShapeObject], rng: Random) -> str:
     return join_words(names)
 
 
-def _list_kin(objects: Sequence[ShapeObject], wording: Wording) -> str | None:
+def list_kin(objects: Sequence[ShapeObject], wording: Wording) -> str | None:
     """Names two objects that share their shape or their color together, as in "two stars, one red and one blue"."""
     rng, first = wording.rng, objects[0]
     for shared, other in rng.sample((("shape", "color"), ("color", "shape"), ("shape", "size")), 3):

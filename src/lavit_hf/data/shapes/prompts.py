@@ -10,18 +10,18 @@ from .scenes import COLORS, SHAPES, Scene, ShapeObject
 from .small_talk import add_talk, respell
 from .words import (
     COLOR_WORDS,
-    RELATION_PHRASES,
     SIZE_WORDS,
     add_article,
     choose,
     find_relations,
     phrase_name,
     phrase_place,
+    phrase_relation,
     pluralize,
 )
 
 
-# What people write before and after what they want to see.
+# Words that people write before and after the objects that they want to see.
 STARTS = (
     *("draw {}", "draw me {}", "please draw {}", "draw {} please", "draw {}, please", "can you draw {}?"),
     *(
@@ -146,7 +146,7 @@ def _relate(objects: Sequence[ShapeObject], wording: Wording) -> str:
     if not relations:
         return _frame(list_objects_freely(objects, wording), rng)
     key = rng.choice(relations)
-    relation = choose(RELATION_PHRASES[key], rng)
+    relation = phrase_relation(key, first, second, rng)
     sparse = Wording(rng, wording.size_share, wording.place_share * 0.3)
     one, other = sparse.name(first), sparse.name(second)
     share = rng.random()
@@ -156,7 +156,7 @@ def _relate(objects: Sequence[ShapeObject], wording: Wording) -> str:
         link = rng.choice((", which is {} {}", ", and that is {} {}", " {} {}", ". the {name} is {} {}"))
         name = phrase_name(rng, second.shape)
         text = f"{one} {relation} {other}" + link.format(
-            choose(RELATION_PHRASES[rng.choice(chained)], rng), third, name=name
+            phrase_relation(rng.choice(chained), second, others[0], rng), third, name=name
         )
         others = others[1:]
         return _frame(text + (f", plus {list_objects_freely(others, sparse)}" if others else ""), rng)
@@ -228,8 +228,9 @@ def _write_notes(objects: Sequence[ShapeObject], wording: Wording) -> str:
             notes.append(", ".join(filter(None, words)) if len(objects) == 1 else " ".join(filter(None, words)))
         else:
             name = phrase_name(rng, item.shape, item.color, size)
-            notes.append(" ".join(filter(None, (name, place or phrase_place(item.place, rng) if place else None))))
-    return rng.choice((", ", "; ", ". ", " and ", ", ", "\n")).join(notes)
+            told = place and rng.choice((place, phrase_place(item.place, rng)))
+            notes.append(" ".join(filter(None, (name, told))))
+    return rng.choice((", ", "; ", ". ", " and ")).join(notes)
 
 
 def _write_traits(objects: Sequence[ShapeObject], wording: Wording) -> str:
@@ -293,7 +294,9 @@ def _write_columns(objects: Sequence[ShapeObject], wording: Wording) -> str:
 
 def _deny(text: str, scene: Scene, rng: Random) -> str:
     """Adds what is not wanted, or takes back a first word: "no stars" or "a circle, no, a star"."""
-    absent = [shape for shape in SHAPES if shape not in {item.shape for item in scene.objects}]
+    there = {item.shape for item in scene.objects}
+    there |= {"circle", "ring"} if there & {"circle", "ring"} else set()  # a ring is a circle to some people
+    absent = [shape for shape in SHAPES if shape not in there]
     if not absent or len(text) < 8:
         return text
     name = pluralize(phrase_name(rng, rng.choice(absent)))

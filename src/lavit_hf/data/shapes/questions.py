@@ -7,16 +7,18 @@ from random import Random
 
 from .captions import NUMBERS, PLURALS, DescribedObject, name_object
 from .comparisons import Asked, ask_all, compare
+from .own_words import is_own_words
 from .references import give_reasons, refer_to, relate_to_one
 from .scenes import COLORS, PLACES, SHAPES, SIZES, Scene, ShapeObject
 from .small_talk import add_talk, respell
 from .words import (
     OPPOSITES,
-    RELATION_PHRASES,
     add_article,
     choose,
     phrase_name,
     phrase_place,
+    phrase_relation,
+    share_side,
     steps_between,
 )
 
@@ -41,9 +43,14 @@ def ask_questions(scene: Scene, rng: Random, num_questions: int = 8) -> list[Que
     and no are equally likely, and a "no" often asks for something that is there in part.
 
     An answer that counts or compares begins with its reasons: "top left, bottom: two" or "small, large: no". A model
-    has to find the places of objects before it compares them, where answers of yes and no alone left a small model
-    near chance. [`conclude`] returns what follows from the reasons.
+    then finds the objects before it compares them. A small model that learned answers of yes and no alone stayed near
+    chance. [`conclude`] returns the conclusion. Texts of [`load_own_words`] are left out.
+
+    Raises:
+        ValueError: If `num_questions` is negative.
     """
+    if num_questions < 0:
+        raise ValueError(f"`num_questions` must be at least 0, got {num_questions}.")
     kinds = [kind for kind in QUESTION_KINDS for _ in range(NUM_QUESTIONS.get(kind, 1))]
     rng.shuffle(kinds)
     asked: list[Question] = []
@@ -52,8 +59,9 @@ def ask_questions(scene: Scene, rng: Random, num_questions: int = 8) -> list[Que
         question = QUESTION_KINDS[kind](scene, rng)
         if question is not None and question[0] not in seen:
             seen.add(question[0])
-            text = respell(add_talk(question[0], rng) if rng.random() < 0.3 else question[0], rng)
-            asked.append(Question(text, question[1], kind))
+            text = respell(add_talk(question[0], rng, asks_to_draw=False) if rng.random() < 0.3 else question[0], rng)
+            if not is_own_words(text):
+                asked.append(Question(text, question[1], kind))
     return asked[:num_questions]
 
 
@@ -79,7 +87,7 @@ def _ask_shape(scene: Scene, rng: Random) -> Asked:
             "what shape do you see {}?",
             "which shape can you see {}?",
         )
-        return _write(wordings, rng, phrase_place(item.place, rng), item.shape)
+        return _write(wordings, rng, _name_place(item, scene, rng), item.shape)
     wordings = (
         *("what shape is {}?", "what is the shape of {}?", "which shape is {}?", "what kind of shape is {}?"),
         *(
@@ -162,7 +170,13 @@ def _ask_identity(scene: Scene, rng: Random) -> Asked:
             "describe what is {}",
         ),
     )
-    return _write(wordings, rng, relation or phrase_place(item.place, rng), f"{item.color} {item.shape}")
+    return _write(wordings, rng, relation or _name_place(item, scene, rng), f"{item.color} {item.shape}")
+
+
+def _name_place(item: ShapeObject, scene: Scene, rng: Random) -> str:
+    """Names the place of an object so that it fits no other one."""
+    others = [other.place for other in scene.objects if other is not item]
+    return phrase_place(item.place, rng, exact=any(share_side(item.place, other) for other in others))
 
 
 def _ask_count(scene: Scene, rng: Random) -> Asked:
@@ -181,6 +195,8 @@ def _ask_count(scene: Scene, rng: Random) -> Asked:
     if fields and rng.random() < 0.2:
         asked = max(len(places), 2) if rng.random() < 0.6 else rng.randint(2, 3)
         number = choose((NUMBERS[asked], str(asked), f"exactly {NUMBERS[asked]}"), rng)
+        if asked < len(places):  # people differ about whether there are two where there are three
+            number = f"exactly {NUMBERS[asked]}"
         wordings = ("are there {} {}?", "do you see {} {}?", "can you see {} {}?", "does it show {} {}?")
         answer = give_reasons(places, "yes" if asked == len(places) else "no")
         return choose(wordings, rng).format(number, name), answer
@@ -258,7 +274,7 @@ def _ask_relation(scene: Scene, rng: Random) -> Asked:
         if not fitting:
             fitting, wanted = [relation for relation, holds in clear.items() if holds is not None], not wanted
         relation = rng.choice(fitting)
-        words = relation if rng.random() < 0.4 else choose(RELATION_PHRASES[relation], rng)
+        words = relation if rng.random() < 0.4 else phrase_relation(relation, first, second, rng)
         wordings = (
             *("is {} {} {}?", "is {} {} {}?", "is {} {} {}?", "{} is {} {}, right?", "can you see {} {} {}?"),
             *(

@@ -6,7 +6,7 @@ from random import Random
 
 from .captions import name_object
 from .scenes import Scene, ShapeObject
-from .words import RELATION_PHRASES, choose, find_relations, refer_freely, steps_between
+from .words import find_relations, phrase_relation, refer_freely, steps_between
 
 
 def give_reasons(reasons: Iterable[str], conclusion: str) -> str:
@@ -42,7 +42,7 @@ def relate_to_one(item: ShapeObject, scene: Scene, rng: Random) -> str | None:
             loose = [third for third in scene.objects if third is not other and _may_be(relation, third, other)]
             name = refer_to(other, scene, rng, "none") if loose == [item] else None
             if name:
-                return f"{choose(RELATION_PHRASES[relation], rng)} {name}"
+                return f"{phrase_relation(relation, item, other, rng)} {name}"
     return None
 
 

@@ -73,21 +73,13 @@ OPENINGS = (
     *("let me try this", "listen", "now this", "task", "please do this", "a small wish", "i have a question for you"),
 )
 CLOSINGS = (
-    *("thanks", "thank you", "thanks a lot", "thank you very much", "cheers", "that's all", "that is it", "please"),
-    *(
-        "nothing else",
-        "nothing more",
-        "no more than that",
-        "no other shapes",
-        "nothing else in the picture",
-        "if you can",
-    ),
+    *("thanks", "thank you", "thanks a lot", "thank you very much", "cheers", "please"),
+    *("if you can",),
     *(
         "if possible",
         "as soon as possible",
         "take your time",
         "make it nice",
-        "and that's everything",
         "you are great",
     ),
     *(
@@ -103,7 +95,14 @@ CLOSINGS = (
 ABBREVIATIONS = {"please": ("pls", "plz"), "you": ("u",), "and": ("&", "n"), "with": ("w/",), "thanks": ("thx",)}
 
 
-def add_talk(text: str, rng: Random) -> str:
+# Only for requests to draw: in an edit, all other objects stay.
+LAST_WORDS = (
+    *("that's all", "that is it", "nothing else", "nothing more", "no more than that", "no other shapes"),
+    *("nothing else in the picture", "and that's everything"),
+)
+
+
+def add_talk(text: str, rng: Random, asks_to_draw: bool = True) -> str:
     """Adds small talk before or after a request, one time in six."""
     share = rng.random()
     if share > 0.16:
@@ -119,7 +118,7 @@ def add_talk(text: str, rng: Random) -> str:
         if rng.random() < 0.7:
             return f"{said}{rng.choice(('. ', ', so ', ': ', '! '))}{text}"
         return f"{_end(text)} {said}"
-    return f"{_end(text)} {rng.choice(CLOSINGS)}"
+    return f"{_end(text)} {rng.choice((*CLOSINGS, *LAST_WORDS) if asks_to_draw else CLOSINGS)}"
 
 
 def respell(text: str, rng: Random) -> str:
