@@ -101,12 +101,12 @@ class SequenceArguments:
                 f"{self.mixture}."
             )
         named = {kind: getattr(self, name) for kind, (name,) in PLANS.items()}
-        self.plans = {kind: column for kind, column in named.items() if column is not None}
-        drawing = {kind for kind in PLANS if kind in self.weights}
-        if self.plans and set(self.plans) != drawing:  # a model plans all of its drawings or none
+        self.plans = {kind: column for kind, column in named.items() if column is not None and kind in self.weights}
+        missing = [PLANS[kind][0] for kind in PLANS if kind in self.weights and kind not in self.plans]
+        if (self.plans and missing) or (any(named.values()) and not self.plans):
             raise ValueError(
-                "plan_column and edited_plan_column must name a column for each of the kinds draw and edit in mixture "
-                f"and for no other, got {self.plan_column!r} and {self.edited_plan_column!r} with {self.mixture}."
+                "Either all drawings have plans or none: plan_column is for the kind draw and edited_plan_column for "
+                f"the kind edit, got {self.plan_column!r} and {self.edited_plan_column!r} with {self.mixture}."
             )
         for name in ("prompt_dropout", "plan_dropout"):
             if not 0 <= getattr(self, name) <= 1:
