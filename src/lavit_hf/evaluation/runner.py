@@ -75,7 +75,10 @@ KEPT_SETTINGS = (
 
 
 class Rows(Sequence):
-    """The first rows of a dataset, read on access, with columns renamed to the names that tasks use."""
+    """
+    The first rows of a dataset, read on access, with columns renamed to the names that tasks use. A column `scene` that
+    lists no objects is left out.
+    """
 
     def __init__(self, dataset, num_rows: int, columns: dict[str, str]):
         self.dataset = dataset if hasattr(dataset, "__len__") else list(dataset.take(num_rows))
@@ -88,7 +91,8 @@ class Rows(Sequence):
 
     def __getitem__(self, index: int) -> dict:
         row = self.dataset[range(self.num_rows)[index]]  # an index beyond the last row ends a loop over the rows
-        return row | {name: row[column] for name, column in self.columns.items() if column in row}
+        row = row | {name: row[column] for name, column in self.columns.items() if column in row}
+        return {name: value for name, value in row.items() if name != "scene" or is_scene(value)}
 
 
 def evaluate(
@@ -193,9 +197,9 @@ def _why_not(name: str, subject: Subject, rows: Rows) -> str | None:
         return f"the dataset has no column {', '.join(map(repr, missing))} (it has {', '.join(row)})"
     if task.needs_pixels and subject.pipeline is None:
         return "there is no pixel decoder"
-    if name == "own_words" and not is_scene(row["scene"]):
+    if name == "own_words" and "scene" not in rows[0]:
         return "its texts are about the shapes of load_shapes, which the column 'scene' does not list"
-    if name == "drawing" and not is_scene(row.get("scene")) and not (settings.clip_model or settings.fid_features):
+    if name == "drawing" and "scene" not in rows[0] and not (settings.clip_model or settings.fid_features):
         return "only drawings of shapes can be judged (column 'scene'); others need clip_model or fid_features"
     return None
 

@@ -19,10 +19,11 @@ def conclude(answer: str) -> str:
     return answer.rpartition(":")[2].strip()
 
 
-def refer_to(item: ShapeObject, scene: Scene, rng: Random, hidden: str) -> str | None:
+def refer_to(item: ShapeObject, scene: Scene, rng: Random, hidden: str | None = None) -> str | None:
     """
-    Names `item` so that no other object fits, without the `hidden` field of "shape", "color", "size" and "place", half
-    of the time by shape and color alone. Returns None if every such name fits another object.
+    Names `item` so that no other object fits. The name does not tell the `hidden` field, one of "shape", "color",
+    "size" and "place". Half of the names are plain, the others in free words. Returns None if every such name fits
+    another object.
     """
     choices = [fields for fields in ("shape", "color shape", "color", "size shape") if hidden not in fields.split()]
     values = {fields: [tuple(getattr(o, f) for f in fields.split()) for o in scene.objects] for fields in choices}
@@ -30,7 +31,7 @@ def refer_to(item: ShapeObject, scene: Scene, rng: Random, hidden: str) -> str |
     unique = [fields for fields in choices if values[fields].count(values[fields][own]) == 1]
     if unique and rng.random() < 0.5:
         return name_object(item, "the", unique[0] if rng.random() < 0.6 else rng.choice(unique))
-    return refer_freely(item, scene, rng, (hidden,))
+    return refer_freely(item, scene, rng, () if hidden is None else (hidden,))
 
 
 def relate_to_one(item: ShapeObject, scene: Scene, rng: Random) -> str | None:
@@ -40,7 +41,7 @@ def relate_to_one(item: ShapeObject, scene: Scene, rng: Random) -> str | None:
     for other in others:
         for relation in find_relations(item, other):
             loose = [third for third in scene.objects if third is not other and _may_be(relation, third, other)]
-            name = refer_to(other, scene, rng, "none") if loose == [item] else None
+            name = refer_to(other, scene, rng) if loose == [item] else None
             if name:
                 return f"{phrase_relation(relation, item, other, rng)} {name}"
     return None
