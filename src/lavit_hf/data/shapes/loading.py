@@ -25,7 +25,7 @@ DATASET_VERSION = 9
 ROWS_PER_SHARD = 500
 NUM_CAPTIONS = 4
 NUM_PROMPTS = 4
-NUM_PLANS = 4
+NUM_PLANS = 3
 PLANS_SEED = 1_000_000  # apart from the seeds that anyone would give
 
 
@@ -61,7 +61,7 @@ def load_shapes(
         - `caption` (str), `instruction` (str), `edit_kind` (str);
         - `captions`, `edited_captions` (lists of 4 str): in several wordings, of which `caption` is the first;
         - `prompts` (list of 4 str): requests to draw `image`, in freer words than those of captions;
-        - `planned_prompts` (list of 8 dicts): requests to draw four other scenes of the split, each followed by the
+        - `planned_prompts` (list of 6 dicts): requests to draw three other scenes of the split, each followed by the
           layout of its scene, as segments of `text` of which the layouts are `supervised`;
         - `layout`, `edited_layout` (str): the objects in the order of reading, as [`describe_layout`] lists them;
         - `questions`, `answers`, `question_kinds` (lists of at most 8 str);
