@@ -287,9 +287,13 @@ class SequenceReader:
 
     def _text(self, row: dict, rng: Random) -> list[Part]:
         text = row[self.arguments.text_column]
-        if not isinstance(text, str) and text and isinstance(text[0], dict):
-            return [TextPart(part["text"], part.get("supervised", True)) for part in text]
-        return [TextPart(_one_of(text, rng))]
+        if isinstance(text, str) or not any(isinstance(part, dict) for part in text):
+            return [TextPart(_one_of(text, rng))]
+        for part in text:
+            if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+                raise ValueError(f'The parts of a text must be {{"text": ..., "supervised": ...}}, got {part!r}.')
+        # `datasets` fills the keys that some parts lack with None.
+        return [TextPart(part["text"], part.get("supervised") is not False) for part in text]
 
     def _question(self, row: dict, rng: Random) -> list[Part]:
         questions, answers = row[self.arguments.question_column], row[self.arguments.answer_column]

@@ -26,8 +26,8 @@ TO_IT = {
     "right of": ("to its right", "on its right", "right of it", "to the right of it", "on the right of it"),
 }
 LINES = {
-    "row": (("top", "upper"), ("middle", "center"), ("bottom", "lower")),
-    "column": (("left", "left-hand"), ("middle", "center"), ("right", "right-hand")),
+    "row": (("top", "upper"), ("middle",), ("bottom", "lower")),
+    "column": (("left", "left-hand"), ("middle",), ("right", "right-hand")),
 }
 
 

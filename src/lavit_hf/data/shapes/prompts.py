@@ -344,8 +344,7 @@ def _write_table(objects: Sequence[ShapeObject], rng: Random) -> str:
     ]
     labels = rng.choice((("", "", ""), ("colors: ", "shapes: ", "places: "), ("", "", "")))
     told = rng.sample(range(3), 3) if rng.random() < 0.6 else rng.sample(range(2), 2)
-    mark = rng.choice((", ", ", ", " "))
-    text = rng.choice((". ", "; ")).join(labels[index] + mark.join(columns[index]) for index in told)
+    text = rng.choice((". ", "; ")).join(labels[index] + ", ".join(columns[index]) for index in told)
     return text + rng.choice(("", "", ". in that order", ", in this order"))
 
 
