@@ -132,8 +132,24 @@ def test_codes_of_another_tokenizer_are_refused(compute, shapes, model, tmp_path
     code_files.check_codebook(tmp_path / "out", "train[:10%]", codebook)
     with pytest.raises(ValueError, match="out were computed by another visual tokenizer"):
         code_files.check_codebook(tmp_path / "out", "train", codebook + 0.1)
-    for other in ("shapes", "owner/name", tmp_path):  # datasets without precomputed codes
+    for other in ("shapes", "owner/name", model):  # datasets without precomputed codes
         code_files.check_codebook(other, "train", codebook)
+
+
+def test_folders_of_several_runs_are_one_dataset(compute, shapes, expected, read, tmp_path):
+    """Each part is checked as a folder of its own is."""
+    parts = {"a": range(4), "b": range(4, NUM_ROWS)}
+    for name, rows in parts.items():
+        compute(shapes.select(rows), tmp_path / "codes" / name)
+    for streaming in (False, True):
+        assert read(tmp_path / "codes", streaming=streaming) == expected
+    manifest = tmp_path / "codes" / "b" / "train" / "codes.json"
+    settings = json.loads(manifest.read_text())["settings"]
+    manifest.write_text(json.dumps({"settings": settings}))
+    with pytest.raises(ValueError, match="b is not complete"):
+        read(tmp_path / "codes")
+    with pytest.raises(ValueError, match="codes/a were computed by another visual tokenizer"):
+        code_files.check_codebook(tmp_path / "codes", "train", torch.zeros(4, 2))
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 1}, {"batch_size": 16}, {"num_workers": 2, "batch_size": 3}])

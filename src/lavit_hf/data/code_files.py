@@ -131,6 +131,15 @@ def read_manifest(dataset_name: str | os.PathLike, split: str) -> dict:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def read_manifests(dataset_name: str | os.PathLike, split: str) -> dict[Path, dict]:
+    """
+    Reads the manifests of `split` in the folder `dataset_name` and in its subfolders, whose files `datasets` loads as
+    one dataset. The keys are the folders. Datasets without codes have none.
+    """
+    folders = [Path(dataset_name), *sorted(path for path in Path(dataset_name).glob("*") if path.is_dir())]
+    return {folder: manifest for folder in folders if (manifest := read_manifest(folder, split))}
+
+
 def check_output(output: Path) -> None:
     """Raises a `ValueError` if the folder `output` holds other files than a dataset with precomputed codes."""
     manifests = list(output.glob(f"*/{MANIFEST_FILE}"))
@@ -181,15 +190,15 @@ def codebook_fingerprint(codebook: torch.Tensor) -> str:
 
 def check_codebook(dataset_name: str | os.PathLike, split: str, codebook: torch.Tensor) -> None:
     """
-    Raises a `ValueError` if `dataset_name` is the folder of a dataset whose `split` has precomputed codes that belong
-    to another codebook than `codebook` (codebook_size, code_dim). Other datasets pass.
+    Raises a `ValueError` if `dataset_name` is the folder of a dataset whose `split` has precomputed codes, there or in
+    subfolders, that belong to another codebook than `codebook` (codebook_size, code_dim). Other datasets pass.
     """
-    manifest = read_manifest(dataset_name, split)
-    if manifest and manifest["settings"].get("codebook") != codebook_fingerprint(codebook):
-        raise ValueError(
-            f"The codes of {dataset_name} were computed by another visual tokenizer than this model's: precompute "
-            "them with this model, or train with the visual tokenizer that computed them."
-        )
+    for folder, manifest in read_manifests(dataset_name, split).items():
+        if manifest["settings"].get("codebook") != codebook_fingerprint(codebook):
+            raise ValueError(
+                f"The codes of {folder} were computed by another visual tokenizer than this model's: precompute "
+                "them with this model, or train with the visual tokenizer that computed them."
+            )
 
 
 def complete_split(folder: Path, input_rows: int | None, is_main_process: bool) -> CodesSummary:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .code_files import read_manifest
+from .code_files import read_manifests
 from .shapes import load_shapes
 
 
@@ -94,11 +94,11 @@ def _load_dataset(name: str, split: str, config_name, data_dir, streaming: bool,
     if path.is_file():
         source = {"path": str(path.absolute().parent), "data_files": path.name}
     elif path.is_dir():
-        manifest = read_manifest(path, split)
-        if manifest and "counts" not in manifest:
-            raise ValueError(
-                f"Split {split!r} of {name} is not complete: run the same `precompute-codes` again to continue it."
-            )
+        for folder, manifest in read_manifests(path, split).items():
+            if "counts" not in manifest:
+                raise ValueError(
+                    f"Split {split!r} of {folder} is not complete: run the same `precompute-codes` again to continue it."
+                )
         source["path"] = os.path.abspath(path)
     elif name in FORMATS:
         if data_dir is None:  # `datasets` would read the files of the current folder
