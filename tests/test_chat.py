@@ -94,6 +94,25 @@ def test_answers_stand_in_later_prompts_as_they_were_written(demo, image, monkey
         assert prompt[: result.shape[1] - 1] == result[0, :-1].tolist()
 
 
+def test_a_drawing_of_a_conversation_may_be_drawn_without_a_plan(demo, monkeypatch):
+    model, processor, pipe = demo
+    generate, modes = model.generate, []
+
+    def recorded(**kwargs):
+        modes.append(kwargs.get("generation_mode", "text"))
+        return generate(**kwargs)
+
+    monkeypatch.setattr(model, "generate", recorded)
+    conversation = Conversation(model, processor, pipe, num_inference_steps=1)
+    for settings, expected in (({}, ["text", "image"]), ({"plan_generation": False}, ["image"])):
+        modes.clear()
+        list(conversation.draw("a large red star", **settings))
+        assert modes == expected
+        modes.clear()
+        list(conversation.edit("paint the star blue", **settings))
+        assert modes == expected
+
+
 def test_each_image_is_read_in_one_turn(demo, monkeypatch):
     """Later turns take its features, and answer as if they had read it again."""
     model, processor, pipe = demo

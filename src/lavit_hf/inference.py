@@ -23,8 +23,8 @@ Images = Sequence[Sequence[Image.Image]]
 TASK_SETTINGS: dict[str, dict[str, Any]] = {
     "caption": {"max_new_tokens": 64},
     "answer": {"max_new_tokens": 32, "stop_strings": ["\n"]},
-    "plan": {"max_new_tokens": 64},
 }
+PLAN_SETTINGS = {"max_new_tokens": 64}
 
 
 @torch.no_grad()
@@ -149,7 +149,7 @@ def plan_drawings(
     processor: LavitProcessor,
     texts: Sequence[str],
     images: Images | None = None,
-    plan_generation: dict[str, Any] | None = None,
+    plan_generation: dict[str, Any] | Literal[False] | None = None,
 ) -> list[str]:
     """
     Lets a model plan what it is going to draw, if it was trained to do so: its `generation_config` has
@@ -158,33 +158,49 @@ def plan_drawings(
 
     Args:
         model, processor, texts, images: Same as in [`write_texts`].
-        plan_generation (`dict`, *optional*): Arguments of `generate` for plans, over those of the model.
+        plan_generation (`dict` or `False`, *optional*):
+            Arguments of `generate` for plans, over those of the model. With `False`, no plans are written.
 
     Returns:
-        `list[str]`: The prompt of each drawing: the text with the plan after it, or the text alone if the model writes
-        no plans.
+        `list[str]`: The prompt of each drawing: the text with the plan after it, or the text alone if the text is
+        empty, if the plan is, or if the model writes no plans.
 
     Raises:
-        ValueError: If `plan_generation` has a setting that plans do not have.
+        ValueError: If `plan_generation` has a setting that plans do not have, or the model writes no plans.
     """
-    check_plan_settings(plan_generation)
-    if not writes_plans(model):
-        return list(texts)
-    requests = [f"{one_line(text)}{TURN_END}" for text in texts]
+    settings = plan_settings(model, plan_generation)
+    asked = [index for index, text in enumerate(texts) if one_line(text)]
+    prompts = list(texts)
+    if settings is None or not asked:
+        return prompts
+    requests = [f"{one_line(texts[index])}{TURN_END}" for index in asked]
+    before = images and [images[index] for index in asked]
     # A plan ends as a turn does. Images before it are read as before a drawing.
     ends = [*end_ids(model.generation_config.eos_token_id), *turn_end_ids(processor.tokenizer)]
-    settings = _task_settings(model, "plan", plan_generation or {}) | {"eos_token_id": ends, "num_return_sequences": 1}
-    if images and any(images):
+    settings |= {"eos_token_id": ends, "num_return_sequences": 1}
+    if before and any(before):
         settings["image_inputs"] = "codes"
-    inputs = prepare_prompts(processor, requests, images, generation_mode="image").to(model.device)
+    inputs = prepare_prompts(processor, requests, before, generation_mode="image").to(model.device)
     ids = model.generate(**inputs, return_full_text=False, **settings)
-    plans = [text.partition(TURN_END)[0].strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
-    return [f"{request}{plan}{TURN_END}" for request, plan in zip(requests, plans, strict=True)]
+    written = processor.batch_decode(ids, skip_special_tokens=True)
+    for index, request, text in zip(asked, requests, written, strict=True):
+        if plan := text.partition(TURN_END)[0].strip():
+            prompts[index] = f"{request}{plan}{TURN_END}"
+    return prompts
 
 
-def writes_plans(model: LavitForCausalLM) -> bool:
-    """Whether a model was trained to write plans before it draws."""
-    return getattr(model.generation_config, "plan_generation", None) is not None
+def plan_settings(model: LavitForCausalLM, plan_generation: dict[str, Any] | Literal[False] | None) -> dict | None:
+    """
+    Returns the arguments of `generate` for plans, or None if drawings have no plans. The argument is that of
+    [`plan_drawings`], which raises the same errors.
+    """
+    own = getattr(model.generation_config, "plan_generation", None)
+    if plan_generation is False:
+        return None
+    check_plan_settings(plan_generation)
+    if own is None and plan_generation is not None:
+        raise ValueError(f"This model writes no plans, got plan_generation={plan_generation!r}.")
+    return None if own is None else PLAN_SETTINGS | own | (plan_generation or {})
 
 
 def draw_codes(
@@ -204,21 +220,20 @@ def draw_codes(
         num_return_sequences (`int`, *optional*, defaults to 1):
             The number of drawings of each prompt. Each one has a plan of its own.
         plan_generation (`dict` or `False`, *optional*):
-            Same as in [`plan_drawings`]. With `False`, a model that writes plans draws without them.
+            Same as in [`plan_drawings`].
         kwargs: Arguments of `generate`, such as `guidance_scale`.
 
     Returns:
         `list[list[int]]`: The codes of each drawing, from 0 to `codebook_size - 1`.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of its range, or settings of plans are given and the model writes none.
     """
     check_integer("num_return_sequences", num_return_sequences, 1)
-    if plan_generation is not False and writes_plans(model):
+    if plan_settings(model, plan_generation) is not None:
         texts = [text for text in texts for _ in range(num_return_sequences)]
         images = images and [before for before in images for _ in range(num_return_sequences)]
-        own = plan_generation if isinstance(plan_generation, dict) else None
-        texts = plan_drawings(model, processor, texts, images, own)
+        texts = plan_drawings(model, processor, texts, images, plan_generation)
         num_return_sequences = 1
     inputs = prepare_prompts(processor, texts, images, generation_mode="image").to(model.device)
     settings = {"generation_mode": "image", "num_return_sequences": num_return_sequences, **kwargs}

@@ -96,9 +96,8 @@ def _load_dataset(name: str, split: str, config_name, data_dir, streaming: bool,
     elif path.is_dir():
         for folder, manifest in read_manifests(path, split).items():
             if "counts" not in manifest:
-                raise ValueError(
-                    f"Split {split!r} of {folder} is not complete: run the same `precompute-codes` again to continue it."
-                )
+                hint = "run the same `precompute-codes` again to continue it"
+                raise ValueError(f"Split {split!r} of {folder} is not complete: {hint}.")
         source["path"] = os.path.abspath(path)
     elif name in FORMATS:
         if data_dir is None:  # `datasets` would read the files of the current folder

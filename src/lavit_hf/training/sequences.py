@@ -281,7 +281,7 @@ class SequenceReader:
         plan = _one_of(row[column], rng).strip()
         if TURN_END in plan:
             raise ValueError(f"A plan must be a single line, got {plan!r} in column {column!r}.")
-        # The mark behind the request is no label. It is the user's, who asks for a plan by it.
+        # The mark behind the request is no label: the user writes it to ask for a plan.
         request = TextPart(one_line(text), self.arguments.supervise_prompts)
         return [request, TextPart(TURN_END, supervised=False), TextPart(f"{plan}{TURN_END}")]
 
@@ -292,8 +292,7 @@ class SequenceReader:
         for part in text:
             if not isinstance(part, dict) or not isinstance(part.get("text"), str):
                 raise ValueError(f'The parts of a text must be {{"text": ..., "supervised": ...}}, got {part!r}.')
-        # `datasets` fills the keys that some parts lack with None.
-        return [TextPart(part["text"], part.get("supervised") is not False) for part in text]
+        return [TextPart(part["text"], _supervised(part, True)) for part in text]
 
     def _question(self, row: dict, rng: Random) -> list[Part]:
         questions, answers = row[self.arguments.question_column], row[self.arguments.answer_column]
@@ -331,7 +330,7 @@ class SequenceReader:
             if segment["type"] == "text":
                 is_prompt = not reads and all(isinstance(part, TextPart) for part in parts) and "image" in types
                 supervised = self.arguments.supervise_prompts or not is_prompt
-                parts.append(TextPart(segment["text"], segment.get("supervised", supervised)))
+                parts.append(TextPart(segment["text"], _supervised(segment, supervised)))
                 continue
             image_input = self.arguments.image_inputs if reads and "image" in segment else "codes"
             supervised = self.arguments.supervise_images or not reads
@@ -340,7 +339,7 @@ class SequenceReader:
                     {"image": segment.get("image"), "image_codes": segment.get("codes")},
                     "image",
                     segment.get("image_input", image_input),
-                    supervised=segment.get("supervised", supervised),
+                    supervised=_supervised(segment, supervised),
                 )
             )
         return parts
@@ -359,6 +358,16 @@ class SequenceReader:
             else:
                 yield {"type": "text", "text": TURN_END * follows_text + _one_of(row[column], rng)}
                 follows_text = True
+
+
+def _supervised(entry: dict, default: bool) -> bool:
+    """Returns whether a text or an image of a row is a label. `datasets` fills keys that an entry lacks with None."""
+    value = entry.get("supervised")
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise ValueError(f"supervised must be True or False, got {value!r}.")
+    return value
 
 
 def _image(row: dict, column: str, image_input: str = "codes", **kwargs) -> ImagePart:
