@@ -211,4 +211,8 @@ def test_a_turn_ends_with_every_token_that_ends_a_line():
     tokenizer = make_processor().tokenizer
     tokenizer.add_tokens([".\n"])
     joined = tokenizer.convert_tokens_to_ids(".\n")
-    assert {joined, tokenizer.encode("\n", add_special_tokens=False)[-1]} <= set(turn_end_ids(tokenizer))
+    ends = set(turn_end_ids(tokenizer))
+    assert {joined, tokenizer.encode("\n", add_special_tokens=False)[-1]} <= ends
+    others = set(tokenizer.get_vocab().values()) - ends
+    assert not any("\n" in text for text in tokenizer.batch_decode([[index] for index in others]))
+    assert len(others) > len(ends)

@@ -58,7 +58,12 @@ def has_bfloat16_units(device: str) -> bool | None:
 
     Returns:
         `bool`, or None for the processor with a version of torch that cannot tell.
+
+    Raises:
+        ValueError: If the device is another one.
     """
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device must be 'cpu' or 'cuda', got {device!r}.")
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if not hasattr(torch.cpu, "get_capabilities"):
@@ -74,7 +79,7 @@ def _decide_bf16(args: list[str]) -> list[str]:
         index + 1 for index, arg in enumerate(args[:-1]) if arg == "--bf16" and args[index + 1].lower() == "auto"
     ]
     if places:
-        parser = HfArgumentParser(_Device)
+        parser = HfArgumentParser(_Device, add_help=False)
         (chosen, _) = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
         on_gpu = torch.cuda.is_available() and not chosen.use_cpu
         for place in places:
