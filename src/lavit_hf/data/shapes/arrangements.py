@@ -87,7 +87,7 @@ def _chain(objects: Sequence[ShapeObject], wording: Wording) -> Arranged:
     if style == 0 or len(set(shapes)) < len(shapes):
         pieces = [f"{words} {wording.name(item)}" for item, words in zip(told[1:], steps, strict=True)]
         return f"{wording.name(told[0])}, {rng.choice((', ', ', and ', ' and ')).join(pieces)}", told
-    sentences = []
+    sentences: list[str] = []
     for first, second in zip(told[1:], told[:-1], strict=True):
         relation = phrase_relation(_directions(first, second)[0], first, second, rng)
         known = f"the {phrase_name(rng, second.shape)}" if sentences else wording.name(second)

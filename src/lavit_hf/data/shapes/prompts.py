@@ -136,7 +136,8 @@ def request_scene(scene: Scene, rng: Random) -> str:
 
 def _leave_open(objects: Sequence[ShapeObject], wording: Wording) -> str:
     """Names objects of which some have their shape or color left open, as in "something pink and a small star"."""
-    rng, names = wording.rng, []
+    rng = wording.rng
+    names: list[str] = []
     hidden = rng.choice(("shape", "color"))
     for item in objects:
         size = item.size if rng.random() < wording.size_share else None
