@@ -38,7 +38,7 @@ def test_a_conversation(monkeypatch, command_line, tmp_path, image):
             "/reset",
             "/edit make it green",
             f"/save {tmp_path / 'none.png'}",
-            "hello",
+            "bonjour",
             "draw a small blue star on the right",
             "/quit",
         ]
@@ -57,7 +57,7 @@ def test_a_conversation(monkeypatch, command_line, tmp_path, image):
     assert "edit needs an image: give one, or draw one first" in output
     assert "`draw a small blue star on the right` draws" in output.partition("orange")[0]
     assert "This model knows scenes of colored shapes" in output.partition("orange")[0]
-    assert "does not know 'hello'. It knows scenes of colored shapes" in warnings
+    assert "does not know 'bonjour'. It knows scenes of colored shapes" in warnings
     assert output.count(f"{tmp_path / 'star.png'} exists") == 1
     assert output.count("/save needs a file") == 1
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
