@@ -11,6 +11,7 @@ The loss is in the model, `LavitVisualTokenizerForPreTraining`, and the schedule
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -125,14 +126,20 @@ def show_tokenizer(
     return draw_sheet(samples, size, columns=2, titles=("image", "kept patches", "features", "rebuilt features"))
 
 
-def main():
-    model_args, schedule, data, args = parse_recipe(
-        ModelArguments, TokenizerSchedule, DataArguments, TrainingArguments
-    )
+def train(
+    model_args: ModelArguments,
+    schedule: TokenizerSchedule,
+    data: DataArguments,
+    args: TrainingArguments,
+    prepare: Callable[[LavitVisualTokenizerForPreTraining], None] | None = None,
+) -> None:
+    """Trains a visual tokenizer, which `prepare` may change before it is trained."""
     set_seed(args.seed)
     model = LavitVisualTokenizerForPreTraining.from_vision_tower(
         model_args.vision_tower, **json.loads(model_args.config)
     )
+    if prepare is not None:
+        prepare(model)
     vision_config = model.config.vision_config
     processor = new_image_processor(model_args.vision_tower, image_size=vision_config.image_size)
     collator = ImageCollator({"pixel_values": processor}, data.image_column)
@@ -180,6 +187,10 @@ def main():
             trainer=trainer,
             warnings=run_on_samples()[1],
         )
+
+
+def main():
+    train(*parse_recipe(ModelArguments, TokenizerSchedule, DataArguments, TrainingArguments))
 
 
 if __name__ == "__main__":

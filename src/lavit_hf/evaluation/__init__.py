@@ -4,7 +4,7 @@
 from .metrics import Metric
 from .report import EvaluationReport
 from .runner import TASKS, check_tasks, evaluate
-from .subject import EvaluationSettings
+from .subject import EvaluationSettings, Subject
 
 
-__all__ = ["TASKS", "EvaluationReport", "EvaluationSettings", "Metric", "check_tasks", "evaluate"]
+__all__ = ["TASKS", "EvaluationReport", "EvaluationSettings", "Metric", "Subject", "check_tasks", "evaluate"]

@@ -92,6 +92,7 @@ def evaluate(
     data_dir: str | None = None,
     tasks: Sequence[str] | None = None,
     num_samples: int = 1000,
+    subject_class: type[Subject] = Subject,
     **settings,
 ) -> EvaluationReport:
     """
@@ -107,6 +108,8 @@ def evaluate(
         data_dir (`str`, *optional*): The folder of a named dataset.
         tasks (`list[str]`, *optional*): Names of `TASKS`. Default: all that the dataset and the model allow.
         num_samples (`int`, *optional*, defaults to 1000): The number of rows, from the first one on.
+        subject_class (`type[Subject]`, *optional*, defaults to [`Subject`]):
+            How tasks ask the model. A subclass asks a model that draws in another way.
         settings: Fields of [`EvaluationSettings`], such as `batch_size` and `seed`.
 
     Returns:
@@ -135,7 +138,7 @@ def evaluate(
     if pipeline is not None:  # with the same components, but a state and a progress bar of its own
         pipeline = type(pipeline)(**pipeline.components, **pipeline.parameters)
         pipeline.set_progress_bar_config(disable=True)
-    subject = Subject(model, processor, pipeline, given)
+    subject = subject_class(model, processor, pipeline, given)
     chosen = list(TASKS if tasks is None else tasks)
     left_out = {task: reason for task in chosen if (reason := _why_not(task, subject, rows))}
     if tasks is not None and left_out:

@@ -41,6 +41,8 @@ class LavitSequences(ModelOutput):
             The features of these images, one image after the other.
         feature_counts (`torch.LongTensor` of shape `(num_images,)`, *optional*):
             The number of features of each of these images.
+        image_tokens ([`LavitVisualTokenizerOutput`], *optional*):
+            What the visual tokenizer made of all images, whose vectors a model may read in place of codes.
     """
 
     input_ids: torch.LongTensor | None = None
@@ -52,6 +54,7 @@ class LavitSequences(ModelOutput):
     feature_mask: torch.BoolTensor | None = None
     image_features: torch.FloatTensor | None = None
     feature_counts: torch.LongTensor | None = None
+    image_tokens: ModelOutput | None = None
 
 
 def choose_features(image_inputs: str | Sequence[str], num_images: int) -> list[int]:

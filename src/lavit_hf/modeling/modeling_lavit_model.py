@@ -244,6 +244,7 @@ class LavitModel(LavitLanguagePreTrainedModel):
             inputs_embeds,
             is_expanded=vision_features is not None and keep_mask is not None,
         )
+        sequences.image_tokens = tokenized if num_images else None
         features = None
         if chosen or (tokenized is not None and (must_agree or self.training)):
             features, feature_mask = self._read(tokenized, chosen or [0], sequences.image_mask)

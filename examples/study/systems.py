@@ -1,0 +1,179 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The systems of the study by their names in recipes, and how each one is built."""
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+
+import torch
+from pretrain import ModelArguments, load_language_model
+from transformers import AutoModelForCausalLM, PreTrainedConfig, set_seed
+
+from lavit_hf import LavitForCausalLM, LavitProcessor, LavitVisualTokenizer
+from lavit_hf.evaluation import TASKS, Subject, check_tasks
+from lavit_hf.training import LavitForCausalLMTrainer, SequenceArguments, freeze_parts
+
+from .adapters import LinearForCausalLM, MlpForCausalLM, ResamplerForCausalLM
+from .regression import RegressionForCausalLM, RegressionSettings, RegressionSubject, RegressionTrainer
+
+
+READING = ("caption", "question", "text")  # the kinds of sequences in which nothing is drawn
+
+
+@dataclass(frozen=True)
+class System:
+    """
+    A way to join images and a language model.
+
+    Args:
+        model_class (`type[LavitForCausalLM]`): The model.
+        draws (`bool`, *optional*, defaults to `True`):
+            Whether it draws. If not, images are never labels, and sequences that end in a drawing are left out.
+        has_codes (`bool`, *optional*, defaults to `True`):
+            Whether codes are in the vocabulary. If not, the codebook has one row, so that no system has a larger
+            vocabulary than it uses.
+        trainer_class (`type[LavitForCausalLMTrainer]`, *optional*): The trainer.
+        subject_class (`type[Subject]`, *optional*): How the evaluation asks it.
+    """
+
+    model_class: type[LavitForCausalLM] = LavitForCausalLM
+    draws: bool = True
+    has_codes: bool = True
+    trainer_class: type[LavitForCausalLMTrainer] = LavitForCausalLMTrainer
+    subject_class: type[Subject] = Subject
+
+    def choose_sequences(self, sequences: SequenceArguments) -> SequenceArguments:
+        """
+        Returns the kinds of sequences that the system can learn, with the weights that they have to each other.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if self.draws:
+            return sequences
+        mixture = [f"{kind}={weight}" for kind, weight in sequences.weights.items() if kind in READING]
+        if not mixture:
+            raise ValueError(f"A system that does not draw needs one of {', '.join(READING)}, got {sequences.mixture}.")
+        return replace(sequences, mixture=mixture, sequence_columns=[])
+
+
+SYSTEMS = {
+    "lavit": System(),
+    "text_only": System(draws=False, has_codes=False),
+    "linear": System(LinearForCausalLM, draws=False, has_codes=False),
+    "mlp": System(MlpForCausalLM, draws=False, has_codes=False),
+    "resampler": System(ResamplerForCausalLM, draws=False, has_codes=False),
+    "regression": System(RegressionForCausalLM, True, False, RegressionTrainer, RegressionSubject),
+}
+
+
+@dataclass
+class StudyArguments(ModelArguments):
+    """A row of the study: its system, the parts that it has, and what is measured."""
+
+    row: str = field(default="", metadata={"help": "The name of the row in the table."})
+    system: str = field(default="lavit", metadata={"help": f"The system: one of {', '.join(SYSTEMS)}."})
+    num_codes: int | None = field(
+        default=None, metadata={"help": "The number of positions of each image. Default: what the selector decides."}
+    )
+    regression: str = field(default="{}", metadata={"help": "JSON with fields of RegressionSettings."})
+    image_decoder: str | None = field(default=None, metadata={"help": "The pixel decoder of stage 3."})
+    tasks: list[str] = field(
+        default_factory=lambda: [task for task in TASKS if task != "tokens"],
+        metadata={"help": "The tasks of the evaluation. Those that draw are left out where a system does not."},
+    )
+    test_split: str = field(default="test", metadata={"help": "The split to evaluate the tasks on."})
+    num_test_rows: int = field(default=500, metadata={"help": "The number of rows of the last evaluation."})
+    num_curve_rows: int = field(default=100, metadata={"help": "The number of rows of evaluations during training."})
+    num_curve_points: int = field(
+        default=3, metadata={"help": "The number of evaluations, evenly spaced over the steps, of which one is last."}
+    )
+    num_counted_steps: int = field(default=8, metadata={"help": "The number of steps whose operations are counted."})
+    results: str = field(default="", metadata={"help": "The JSON file to write."})
+    only_loss: bool = field(default=False, metadata={"help": "Write the loss on held-out rows, and evaluate no task."})
+
+    def __post_init__(self):
+        if self.language_model is not None:  # a flag, which displaces the new language model of a recipe
+            self.language_model_config = self.text_tokenizer = None
+        super().__post_init__()
+        if self.system not in SYSTEMS:
+            raise ValueError(f"system must be one of {', '.join(SYSTEMS)}, got {self.system!r}.")
+        check_tasks(self.tasks)
+        if not self.row or not self.results:
+            raise ValueError(f"A run needs row and results, got {self.row!r} and {self.results!r}.")
+        if min(self.num_curve_points, self.num_counted_steps) < 1:
+            raise ValueError(
+                "num_curve_points and num_counted_steps must be at least 1, got "
+                f"{self.num_curve_points} and {self.num_counted_steps}."
+            )
+        self.regression_settings = RegressionSettings(**json.loads(self.regression))
+
+    @property
+    def chosen(self) -> System:
+        """The system."""
+        return SYSTEMS[self.system]
+
+    @property
+    def chosen_tasks(self) -> list[str]:
+        """The tasks that the system can do."""
+        draws = self.chosen.draws and self.image_decoder is not None
+        return [task for task in self.tasks if draws or not TASKS[task].needs_pixels]
+
+
+def load_visual_tokenizer(arguments: StudyArguments) -> LavitVisualTokenizer:
+    """Loads the visual tokenizer of a row, which keeps as many patches as the system has positions for."""
+    tokenizer = LavitVisualTokenizer.from_pretrained(arguments.visual_tokenizer)
+    if arguments.num_codes is not None:
+        tokenizer.config.num_codes = arguments.num_codes
+    if not arguments.chosen.has_codes:
+        tokenizer.config.codebook_size = 1
+        tokenizer.quantizer.codebook = tokenizer.quantizer.codebook[:1].clone()
+    return tokenizer
+
+
+def build_system(
+    arguments: StudyArguments, sequences: SequenceArguments, seed: int
+) -> tuple[LavitForCausalLM, LavitProcessor]:
+    """
+    Builds the model of a row and its processor.
+
+    Args:
+        arguments ([`StudyArguments`]): The row.
+        sequences ([`SequenceArguments`]): Its sequences, which say how images enter.
+        seed (`int`): The seed of new weights. A new language model has the same ones in all rows of a seed.
+    """
+    text_tokenizer, language_model = load_language_model(arguments, ())
+    set_seed(seed)
+    if isinstance(language_model, PreTrainedConfig):
+        language_model = AutoModelForCausalLM.from_config(language_model, dtype=torch.float32)
+    model = arguments.chosen.model_class.from_backbones(
+        load_visual_tokenizer(arguments),
+        language_model,
+        num_text_tokens=max(text_tokenizer.get_vocab().values()) + 1,
+        copy_merger=arguments.copy_merger,
+    )
+    model.config.image_inputs = sequences.image_inputs
+    if arguments.attn_implementation is not None:
+        model.set_attn_implementation(arguments.attn_implementation)
+    if settings := json.loads(arguments.image_generation):
+        model.generation_config.image_generation = settings
+    if isinstance(model, RegressionForCausalLM):
+        model.regression = arguments.regression_settings
+    freeze_parts(model, arguments.freeze_parts)
+    processor = LavitProcessor.from_backbones(
+        vision=arguments.visual_tokenizer,
+        text=text_tokenizer,
+        codebook_size=model.config.codebook_size,
+        image_start_token_id=model.config.image_start_token_id,
+    )
+    return model, processor
+
+
+def describe_recipe(arguments: StudyArguments, sequences: SequenceArguments, data, args) -> dict:
+    """Returns the recipe of a run in plain values: all that the outcome depends on."""
+    names = (
+        *("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "weight_decay"),
+        *("adam_beta1", "adam_beta2", "warmup_steps", "lr_scheduler_kwargs", "max_grad_norm", "bf16", "seed"),
+    )
+    training = {name: getattr(args, name) for name in names}
+    training["lr_scheduler_type"] = str(args.lr_scheduler_type.value)
+    return asdict(arguments) | asdict(sequences) | asdict(data) | training

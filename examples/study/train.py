@@ -1,0 +1,286 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""
+Trains one row of the study, evaluates it, and writes all that the report needs to one JSON file.
+
+    PYTHONPATH=examples python -m study.train examples/study/rows/lavit.yaml --seed 1 \\
+        --output_dir runs/study/lavit-seed1 --results examples/study/results/lavit-seed1.json
+"""
+
+import importlib.metadata
+import json
+import platform
+import time
+from pathlib import Path
+
+import torch
+from optimizers import OptimizerFactory
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import TrainerCallback, TrainingArguments
+
+from lavit_hf import LavitImageDecoderPipeline, LavitProcessor
+from lavit_hf.data.loading import load_rows
+from lavit_hf.evaluation import EvaluationReport, evaluate
+from lavit_hf.inference import encode_images
+from lavit_hf.processing import read_image
+from lavit_hf.publishing.files import replacing_file
+from lavit_hf.training import (
+    DataArguments,
+    LavitCollator,
+    LavitForCausalLMTrainer,
+    SequenceArguments,
+    last_checkpoint,
+    load_mixture,
+    parse_recipe,
+    run_script,
+)
+
+from .regression import RegressionForCausalLM
+from .systems import StudyArguments, build_system, describe_recipe
+
+
+# Parts whose result a system without codes does not use. Their operations are not counted.
+UNUSED = ("visual_tokenizer.merger", "visual_tokenizer.quantizer")
+NUM_FITTED_IMAGES = 256  # to which the normalization of vectors is fitted
+NUM_COUNTED_IMAGES = 256  # whose positions are counted
+NUM_DRAWINGS = 8
+EVALUATIONS = "evaluations.json"
+PACKAGES = ("lavit-hf", "torch", "transformers", "diffusers", "datasets", "accelerate")
+
+Arguments = tuple[StudyArguments, SequenceArguments, DataArguments, TrainingArguments]
+
+
+def read_arguments(flags: list[str] | None = None) -> Arguments:
+    """Reads a recipe and flags, by default those of this program."""
+    return parse_recipe(StudyArguments, SequenceArguments, DataArguments, TrainingArguments, args=flags)
+
+
+def write_json(path: str | Path, values: dict) -> None:
+    """Writes a file completely or not at all."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing_file(Path(path)) as hidden:
+        hidden.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class Evaluator:
+    """
+    Evaluates the model of a row on rows of the test split.
+
+    Args:
+        study ([`StudyArguments`]): The row.
+        data ([`DataArguments`]): The dataset.
+        processor ([`LavitProcessor`]): The processor of the model.
+    """
+
+    def __init__(self, study: StudyArguments, data: DataArguments, processor: LavitProcessor):
+        self.study, self.processor, self.pipeline = study, processor, None
+        if study.chosen.draws and study.image_decoder is not None:
+            self.pipeline = LavitImageDecoderPipeline.from_pretrained(study.image_decoder)
+            self.pipeline.set_progress_bar_config(disable=True)
+        count = max(study.num_test_rows, study.num_curve_rows, NUM_COUNTED_IMAGES)
+        place = {"config_name": data.dataset_config_name, "data_dir": data.data_dir}
+        self.rows = load_rows(data.dataset_name, study.test_split, num_rows=count, **place)
+        self.columns = {"image": data.image_column}
+
+    def __call__(self, model, num_rows: int, columns: dict[str, str] | None = None) -> EvaluationReport:
+        if self.pipeline is not None:
+            self.pipeline.to(model.device)
+        return evaluate(
+            model,
+            self.processor,
+            self.pipeline,
+            self.rows,
+            tasks=self.study.chosen_tasks,
+            num_samples=num_rows,
+            subject_class=self.study.chosen.subject_class,
+            columns=self.columns,
+            batch_size=50,
+        )
+
+    def read_images(self, count: int) -> list:
+        """Reads the first images of the test split."""
+        rows = self.rows.select(range(min(count, len(self.rows))))
+        return [read_image(row[self.columns["image"]]) for row in rows]
+
+
+class StudyCallback(TrainerCallback):
+    """
+    Measures the time of training steps, and evaluates the model at some of them. Times are in the log, and evaluations
+    in a file of the output folder, so that a run that was stopped continues both.
+
+    Args:
+        evaluator ([`Evaluator`]): Evaluates the model.
+        steps (`list[int]`): The steps at which it is called.
+    """
+
+    def __init__(self, evaluator: Evaluator, steps: list[int]):
+        self.evaluator, self.steps = evaluator, steps
+        self.started = self.seconds = 0.0
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.started = time.perf_counter()
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.seconds += time.perf_counter() - self.started
+        path, step = Path(args.output_dir, EVALUATIONS), state.global_step
+        if step in self.steps and state.is_world_process_zero:
+            found = read_json(path)
+            if str(step) not in found:
+                report = self.evaluator(model, self.evaluator.study.num_curve_rows)
+                write_json(path, found | {str(step): list_values(report)})
+
+    def on_log(self, args, state, control, **kwargs):
+        if "loss" in state.log_history[-1]:
+            state.log_history[-1]["seconds"], self.seconds = round(self.seconds, 3), 0.0
+
+
+def read_json(path: str | Path) -> dict:
+    """Reads a JSON file, or returns {} if there is none."""
+    return json.loads(Path(path).read_text(encoding="utf-8")) if Path(path).is_file() else {}
+
+
+def list_values(report: EvaluationReport) -> dict[str, dict[str, float]]:
+    """Returns the value of each metric by task and name."""
+    return {task: {name: metric.value for name, metric in found.items()} for task, found in report.results.items()}
+
+
+def curve_steps(study: StudyArguments, max_steps: int) -> list[int]:
+    """Returns the steps before the last one at which a row is evaluated."""
+    points = study.num_curve_points
+    return sorted({max_steps * point // points for point in range(1, points)} - {0, max_steps})
+
+
+def count_operations(trainer: LavitForCausalLMTrainer, num_steps: int, has_codes: bool) -> float:
+    """
+    Counts the floating point operations of a training step: forward, backward and optimizer, the mean over the first
+    `num_steps` batches, since batches of different kinds of sequences have different lengths. The weights of the model
+    change.
+    """
+    model, counter = trainer.model, FlopCounterMode(display=False, depth=8)
+    batches = iter(trainer.get_train_dataloader())
+    for _ in range(num_steps):
+        batch = next(batches)
+        model.zero_grad()
+        with counter:
+            trainer.training_step(model, batch)
+            trainer.optimizer.step()
+        trainer.accelerator.wait_for_everyone()
+    model.zero_grad()
+    counts = {name: sum(found.values()) for name, found in counter.get_flop_counts().items()}
+    unused = () if has_codes else UNUSED
+    left_out = sum(count for name, count in counts.items() if name.endswith(unused)) if unused else 0
+    return (counts["Global"] - left_out) / num_steps
+
+
+def load_trainer(arguments: Arguments) -> tuple[LavitForCausalLMTrainer, LavitProcessor]:
+    """Builds the system of a row and its trainer."""
+    study, given, data, args = arguments
+    sequences = study.chosen.choose_sequences(given)
+    train_rows, eval_rows = load_mixture(data, sequences, args)
+    model, processor = build_system(study, sequences, args.seed)
+    max_length = study.max_length or getattr(model.config.text_config, "max_position_embeddings", None)
+    if isinstance(model, RegressionForCausalLM):
+        rows = train_rows.dataset.select_columns([data.image_column]).take(NUM_FITTED_IMAGES)
+        images = [read_image(row[data.image_column]) for row in rows]
+        model.fit_targets(encode_images(model.model.visual_tokenizer, processor, images).vectors)
+    optimizer = None
+    if study.use_muon or study.part_learning_rates:
+        settings = {"learning_rates": study.part_learning_rates, "use_muon": study.use_muon}
+        optimizer = (OptimizerFactory, {"args": args, **settings})
+    trainer = study.chosen.trainer_class(
+        model,
+        args,
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
+        data_collator=LavitCollator(processor, model.config.num_patches, max_length),
+        processing_class=processor,
+        optimizer_cls_and_kwargs=optimizer,
+    )
+    return trainer, processor
+
+
+def held_out_loss(trainer: LavitForCausalLMTrainer, sequences: SequenceArguments) -> float:
+    """Returns the mean loss on held-out rows of each kind of sequences, with the weights of the mixture."""
+    metrics, weights = trainer.evaluate(), sequences.weights
+    total = sum(weight * metrics[f"eval_{kind}_loss"] for kind, weight in weights.items())
+    return total / sum(weights.values())
+
+
+def draw_prompts(model, evaluator: Evaluator) -> tuple[list[str], list]:
+    """Draws the captions of the first test rows. Returns them and the drawings."""
+    study, rows = evaluator.study, evaluator.rows.select(range(min(NUM_DRAWINGS, len(evaluator.rows))))
+    if evaluator.pipeline is None or "drawing" not in study.tasks:
+        return [], []
+    report = evaluate(
+        model,
+        evaluator.processor,
+        evaluator.pipeline,
+        rows,
+        tasks=["drawing"],
+        num_samples=len(rows),
+        subject_class=study.chosen.subject_class,
+        columns=evaluator.columns,
+    )
+    samples = report.samples["drawing"]
+    return [" ".join(sample.lines) for sample in samples], [sample.images[0] for sample in samples]
+
+
+def train_row(arguments: Arguments) -> dict:
+    """Trains a row, from its last checkpoint if it was stopped, and returns its results."""
+    study, given, data, args = arguments
+    trainer, processor = load_trainer(arguments)
+    model = trainer.model
+    evaluator = None
+    if not study.only_loss:
+        evaluator = Evaluator(study, data, processor)
+        trainer.add_callback(StudyCallback(evaluator, curve_steps(study, args.max_steps)))
+    trainer.train(resume_from_checkpoint=last_checkpoint(args))
+    loss = held_out_loss(trainer, study.chosen.choose_sequences(given))
+    trainer.save_model()
+    trainer.save_state()
+    results = {
+        "row": study.row,
+        "seed": args.seed,
+        "held_out_loss": loss,
+        "recipe": describe_recipe(study, given, data, args),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+    if evaluator is None:
+        return results
+    started = time.perf_counter()
+    report = evaluator(model, study.num_test_rows)
+    seconds = time.perf_counter() - started
+    prompts, drawings = draw_prompts(model, evaluator)
+    for index, image in enumerate(drawings):
+        folder = Path(study.results).parent / "drawings"
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{study.row}-seed{args.seed}-{index}.png")
+    images = evaluator.read_images(NUM_COUNTED_IMAGES)
+    positions = encode_images(model.model.visual_tokenizer, processor, images).num_codes
+    log = [entry for entry in trainer.state.log_history if "loss" in entry]
+    curve = {int(step): found for step, found in read_json(Path(args.output_dir, EVALUATIONS)).items()}
+    curve[args.max_steps] = list_values(report)
+    operations = count_operations(trainer, study.num_counted_steps, study.chosen.has_codes)
+    return results | {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "image_tokens": positions.float().mean().item(),
+        "operations": {"per_step": operations, "total": operations * args.max_steps},
+        "seconds": {
+            "training": round(sum(entry["seconds"] for entry in log), 1),
+            "evaluation": round(seconds, 1),
+        },
+        "losses": [[entry["step"], entry["loss"]] for entry in log],
+        "curve": [{"step": step, "values": values} for step, values in sorted(curve.items())],
+        "evaluation": json.loads(report.to_json()),
+        "drawings": prompts,
+    }
+
+
+def main():
+    arguments = read_arguments()
+    study = arguments[0]
+    write_json(study.results, train_row(arguments))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,69 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""
+Trains a visual tokenizer of the study: stage 1, with two changes that the study is about.
+
+    PYTHONPATH=examples python -m study.train_tokenizer examples/study/tokenizer.yaml --random_budgets true
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import train_visual_tokenizer
+from torch import nn
+from transformers import TrainingArguments
+
+from lavit_hf import LavitVisualTokenizer, LavitVisualTokenizerForPreTraining
+from lavit_hf.training import DataArguments, TokenizerSchedule, parse_recipe, run_script
+
+
+@dataclass
+class TokenizerArguments(train_visual_tokenizer.ModelArguments):
+    random_budgets: bool = field(
+        default=False,
+        metadata={"help": "Keep a random number of each image's patches, once the selector that ranks them is frozen."},
+    )
+    drop_merger: bool = field(
+        default=False, metadata={"help": "Fold nothing of the other patches into those that are kept."}
+    )
+
+    def prepare(self, model: LavitVisualTokenizerForPreTraining) -> None:
+        """Changes a new model as the arguments say."""
+        if self.drop_merger:
+            drop_merger(model.visual_tokenizer.merger)
+        if self.random_budgets:
+            model.visual_tokenizer.register_forward_pre_hook(draw_budgets, with_kwargs=True)
+
+
+@torch.no_grad()
+def drop_merger(merger: nn.Module) -> None:
+    """Makes a merger return the normalized features of kept patches: its blocks add zero, and are not trained."""
+    for layer in merger.layers:
+        for output in (layer.self_attn.out_proj, layer.cross_attn.out_proj, layer.mlp.fc2):
+            output.weight.zero_()
+            output.bias.zero_()
+    merger.context_norm.requires_grad_(False)
+    merger.layers.requires_grad_(False)
+
+
+def draw_budgets(tokenizer: LavitVisualTokenizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    """
+    Draws the number of codes of each image, from 1 to the number of patches, in a training forward: nested dropout
+    (Rippel et al., arXiv 1402.0915) over the patches in the order in which the selector ranks them. While the selector
+    is trained, its own decisions hold, since stage 1 then calls the parts of the visual tokenizer.
+    """
+    if not tokenizer.training:
+        return None
+    features = kwargs["vision_features"]
+    budgets = torch.randint(1, tokenizer.config.num_patches + 1, (len(features),))
+    return args, kwargs | {"num_codes": budgets}
+
+
+def main():
+    arguments, schedule, data, args = parse_recipe(
+        TokenizerArguments, TokenizerSchedule, DataArguments, TrainingArguments
+    )
+    train_visual_tokenizer.train(arguments, schedule, data, args, arguments.prepare)
+
+
+if __name__ == "__main__":
+    run_script(main)
