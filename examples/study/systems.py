@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, set_seed
 
 from lavit_hf import LavitForCausalLM, LavitProcessor, LavitVisualTokenizer
 from lavit_hf.evaluation import TASKS, Subject, check_tasks
+from lavit_hf.modeling import LavitVisualTokenizerConfig
 from lavit_hf.training import LavitForCausalLMTrainer, SequenceArguments, freeze_parts
 
 from .adapters import LinearForCausalLM, MlpForCausalLM, ResamplerForCausalLM
@@ -72,8 +73,9 @@ class StudyArguments(ModelArguments):
 
     row: str = field(default="", metadata={"help": "The name of the row in the table."})
     system: str = field(default="lavit", metadata={"help": f"The system: one of {', '.join(SYSTEMS)}."})
-    num_codes: int | None = field(
-        default=None, metadata={"help": "The number of positions of each image. Default: what the selector decides."}
+    num_codes: str | None = field(
+        default=None,
+        metadata={"help": "The number of positions of each image, or 'all'. Default: what the selector decides."},
     )
     regression: str = field(default="{}", metadata={"help": "JSON with fields of RegressionSettings."})
     image_decoder: str | None = field(default=None, metadata={"help": "The pixel decoder of stage 3."})
@@ -119,11 +121,16 @@ class StudyArguments(ModelArguments):
         return [task for task in self.tasks if draws or not TASKS[task].needs_pixels]
 
 
+def set_num_codes(config: LavitVisualTokenizerConfig, num_codes: str | None) -> None:
+    """Sets the number of codes of all images to `num_codes`, a number or "all"; leaves it as it is for None."""
+    if num_codes is not None:
+        config.num_codes = config.num_patches if num_codes == "all" else int(num_codes)
+
+
 def load_visual_tokenizer(arguments: StudyArguments) -> LavitVisualTokenizer:
     """Loads the visual tokenizer of a row, which keeps as many patches as the system has positions for."""
     tokenizer = LavitVisualTokenizer.from_pretrained(arguments.visual_tokenizer)
-    if arguments.num_codes is not None:
-        tokenizer.config.num_codes = arguments.num_codes
+    set_num_codes(tokenizer.config, arguments.num_codes)
     if not arguments.chosen.has_codes:
         tokenizer.config.codebook_size = 1
         tokenizer.quantizer.codebook = tokenizer.quantizer.codebook[:1].clone()

@@ -67,11 +67,18 @@ class Evaluator:
 
     Args:
         study ([`StudyArguments`]): The row.
+        sequences ([`SequenceArguments`]): The columns with captions and questions.
         data ([`DataArguments`]): The dataset.
         processor ([`LavitProcessor`]): The processor of the model.
     """
 
-    def __init__(self, study: StudyArguments, data: DataArguments, processor: LavitProcessor):
+    def __init__(
+        self,
+        study: StudyArguments,
+        sequences: SequenceArguments,
+        data: DataArguments,
+        processor: LavitProcessor,
+    ):
         self.study, self.processor, self.pipeline = study, processor, None
         if study.chosen.draws and study.image_decoder is not None:
             self.pipeline = LavitImageDecoderPipeline.from_pretrained(study.image_decoder)
@@ -79,9 +86,15 @@ class Evaluator:
         count = max(study.num_test_rows, study.num_curve_rows, NUM_COUNTED_IMAGES)
         place = {"config_name": data.dataset_config_name, "data_dir": data.data_dir}
         self.rows = load_rows(data.dataset_name, study.test_split, num_rows=count, **place)
-        self.columns = {"image": data.image_column}
+        self.columns = {
+            "image": data.image_column,
+            "caption": sequences.caption_column,
+            "questions": sequences.question_column,
+            "answers": sequences.answer_column,
+        }
 
-    def __call__(self, model, num_rows: int, columns: dict[str, str] | None = None) -> EvaluationReport:
+    def __call__(self, model, num_rows: int) -> EvaluationReport:
+        """Runs all tasks of the row on the first `num_rows` rows."""
         if self.pipeline is not None:
             self.pipeline.to(model.device)
         return evaluate(
@@ -231,7 +244,7 @@ def train_row(arguments: Arguments) -> dict:
     model = trainer.model
     evaluator = None
     if not study.only_loss:
-        evaluator = Evaluator(study, data, processor)
+        evaluator = Evaluator(study, given, data, processor)
         trainer.add_callback(StudyCallback(evaluator, curve_steps(study, args.max_steps)))
     trainer.train(resume_from_checkpoint=last_checkpoint(args))
     loss = held_out_loss(trainer, study.chosen.choose_sequences(given))

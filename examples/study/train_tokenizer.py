@@ -15,6 +15,8 @@ from transformers import TrainingArguments
 from lavit_hf import LavitVisualTokenizer, LavitVisualTokenizerForPreTraining
 from lavit_hf.training import DataArguments, TokenizerSchedule, parse_recipe, run_script
 
+from .systems import set_num_codes
+
 
 @dataclass
 class TokenizerArguments(train_visual_tokenizer.ModelArguments):
@@ -26,8 +28,13 @@ class TokenizerArguments(train_visual_tokenizer.ModelArguments):
         default=False, metadata={"help": "Fold nothing of the other patches into those that are kept."}
     )
 
+    num_codes: str | None = field(
+        default=None, metadata={"help": "The number of codes of all images, or 'all', from a frozen selector on."}
+    )
+
     def prepare(self, model: LavitVisualTokenizerForPreTraining) -> None:
         """Changes a new model as the arguments say."""
+        set_num_codes(model.config, self.num_codes)
         if self.drop_merger:
             drop_merger(model.visual_tokenizer.merger)
         if self.random_budgets:

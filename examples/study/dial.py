@@ -1,0 +1,125 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""
+The dial: tokens per image against the quality of reconstructions, captions and answers. At equal mean lengths, numbers
+of tokens that follow the content are compared with the same number for all images.
+
+    PYTHONPATH=examples python -m study.dial --output dial.json --num_rows 200 \\
+        --plain runs/study/lavit-seed0 runs/study/decoders/dynamic \\
+        --random runs/study/dial/random runs/study/decoders/random
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+
+from lavit_hf import LavitForCausalLM, LavitImageDecoderPipeline, LavitProcessor
+from lavit_hf.data.loading import load_rows
+from lavit_hf.evaluation import evaluate
+from lavit_hf.modeling.selector_lavit import select_patches
+from lavit_hf.processing import read_image
+
+from .train import list_values, write_json
+
+
+BUDGETS = (4, 8, 12, 16, 24, 32, 48, 64)
+TASKS = ("reconstruction", "captions", "questions")
+SELECTIONS = ("adaptive", "fixed")
+
+
+@torch.no_grad()
+def rank_patches(visual_tokenizer, processor: LavitProcessor, images: Sequence) -> torch.Tensor:
+    """Returns the log-probabilities (B, N, 2) of keeping and dropping the patches of images."""
+    found = []
+    for start in range(0, len(images), 64):
+        pixel_values = processor.image_processor(images[start : start + 64], return_tensors="pt")["pixel_values"]
+        features = visual_tokenizer.encode_vision(pixel_values.to(visual_tokenizer.device))
+        found.append(visual_tokenizer.selector(features))
+    return torch.cat(found)
+
+
+def find_scale(log_probs: torch.Tensor, budget: float) -> tuple[float, float]:
+    """
+    Finds the scale of the selector's numbers at which images keep `budget` patches on average, by bisection.
+
+    Args:
+        log_probs (`torch.FloatTensor` of shape `(B, N, 2)`): Log-probabilities of keeping and dropping each patch.
+        budget (`float`): The wanted mean.
+
+    Returns:
+        The scale, and the mean at it. Numbers are whole, so that the mean is near the budget.
+    """
+
+    def mean_at(scale: float) -> float:
+        return select_patches(log_probs, "topk", keep_scale=scale).sum(dim=-1).float().mean().item()
+
+    low, high = 0.0, 1.0
+    while mean_at(high) < budget and high < 1e6:
+        high *= 2
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if mean_at(middle) < budget else (low, middle)
+    return min(((abs(mean_at(scale) - budget), scale, mean_at(scale)) for scale in (low, high)))[1:]
+
+
+def measure(folder: str, decoder: str, rows, columns: dict[str, str], tasks: Sequence[str]) -> list[dict]:
+    """
+    Measures the curves of a model.
+
+    Args:
+        folder (`str`): The folder of a LaVIT with its processor.
+        decoder (`str`): The folder of its pixel decoder.
+        rows (`datasets.Dataset`): The rows to evaluate on.
+        columns (`dict[str, str]`): The columns of the dataset, see [`EvaluationSettings`].
+        tasks (`Sequence[str]`): The tasks.
+
+    Returns:
+        `list[dict]`: A curve for each of `SELECTIONS`, with a point for each of `BUDGETS` that images have patches for.
+    """
+    model, processor = LavitForCausalLM.from_pretrained(folder).eval(), LavitProcessor.from_pretrained(folder)
+    pipeline = LavitImageDecoderPipeline.from_pretrained(decoder)
+    if torch.cuda.is_available():
+        model, pipeline = model.cuda(), pipeline.to("cuda")
+    tokenizer = model.model.visual_tokenizer
+    images = [read_image(row[columns.get("image", "image")]) for row in rows]
+    log_probs, curves = rank_patches(tokenizer, processor, images), []
+    for selection in SELECTIONS:
+        points = []
+        for budget in [budget for budget in BUDGETS if budget <= tokenizer.config.num_patches]:
+            scale, mean = find_scale(log_probs, budget)
+            if selection == "adaptive":
+                tokenizer.config.num_codes, tokenizer.config.keep_scale = None, scale
+            else:
+                tokenizer.config.num_codes, tokenizer.config.keep_scale, mean = budget, 1.0, float(budget)
+            report = evaluate(
+                model, processor, pipeline, rows, tasks=tasks, num_samples=len(rows), columns=columns, batch_size=50
+            )
+            points.append({"budget": budget, "tokens": mean, "values": list_values(report)})
+        curves.append({"selection": selection, "points": points})
+    return curves
+
+
+def main(flags: list[str] | None = None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = {"nargs": 2, "metavar": ("MODEL", "IMAGE_DECODER")}
+    parser.add_argument("--plain", required=True, **parts, help="with the visual tokenizer as stage 1 trains it")
+    parser.add_argument("--random", required=True, **parts, help="with the one that was trained with random budgets")
+    parser.add_argument("--output", required=True, help="JSON file to write")
+    parser.add_argument("--dataset_name", default="shapes", help="dataset, as load_rows takes it")
+    parser.add_argument("--split", default="test", help="its split")
+    parser.add_argument("--num_rows", type=int, default=200, help="number of its rows")
+    parser.add_argument("--column", action="append", default=[], help="TASK'S=DATASET'S column, such as caption=text")
+    parser.add_argument("--tasks", nargs="+", default=TASKS, help="tasks of the evaluation")
+    args = parser.parse_args(flags)
+    rows = load_rows(args.dataset_name, args.split, num_rows=args.num_rows)
+    columns = dict(text.split("=") for text in args.column)
+    curves = [
+        {"tokenizer": name} | curve
+        for name, (model, decoder) in (("plain", args.plain), ("random", args.random))
+        for curve in measure(model, decoder, rows, columns, args.tasks)
+    ]
+    write_json(args.output, {"num_rows": len(rows), "curves": curves})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The plots of the study: curves over steps and over operations, and the dial."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+
+matplotlib.use("Agg")  # draws into files
+
+from matplotlib import pyplot as plt  # noqa: E402
+
+
+SHOWN = ("captions", "questions", "drawing", "edits")
+DIALS = ("PSNR", "reconstruction", "captions", "questions")
+
+
+def plot_curves(results: Mapping[str, Sequence[dict]], measures: Mapping[str, tuple[str, str]], path: Path) -> None:
+    """Plots measures of each row, the mean over seeds, over steps (above) and over operations (below)."""
+    figure, axes = plt.subplots(2, len(SHOWN), figsize=(4 * len(SHOWN), 7), squeeze=False)
+    for column, heading in enumerate(SHOWN):
+        task, metric = measures[heading]
+        for row, found in results.items():
+            points: dict[int, list[float]] = {}
+            for result in found:
+                for point in result["curve"]:
+                    value = point["values"].get(task, {}).get(metric)
+                    if value is not None:
+                        points.setdefault(point["step"], []).append(value)
+            steps = sorted(points)
+            means = [100 * sum(points[step]) / len(points[step]) for step in steps]
+            per_step = found[0]["operations"]["per_step"] / 1e15
+            if steps:
+                axes[0][column].plot(steps, means, marker="o", label=row)
+                axes[1][column].plot([step * per_step for step in steps], means, marker="o", label=row)
+        axes[0][column].set(title=heading, xlabel="steps", ylabel="%")
+        axes[1][column].set(xlabel="PFLOP", ylabel="%")
+    axes[0][0].legend(fontsize="small")
+    save(figure, path)
+
+
+def plot_dial(dial: Mapping, measures: Mapping[str, tuple[str, str]], path: Path) -> None:
+    """Plots measures over the mean number of tokens, with a line for each tokenizer and each selection."""
+    figure, axes = plt.subplots(1, len(DIALS), figsize=(4 * len(DIALS), 3.5), squeeze=False)
+    for axis, heading in zip(axes[0], DIALS, strict=True):
+        task, metric = measures[heading]
+        for curve in dial["curves"]:
+            points = [point for point in curve["points"] if metric in point["values"].get(task, {})]
+            values = [point["values"][task][metric] for point in points]
+            label = f"{curve['tokenizer']}, {curve['selection']}"
+            axis.plot([point["tokens"] for point in points], values, marker="o", label=label)
+        axis.set(title=heading, xlabel="mean tokens per image")
+    axes[0][0].legend(fontsize="small")
+    save(figure, path)
+
+
+def save(figure, path: Path) -> None:
+    """Saves a figure without a date, so that equal results give equal files."""
+    figure.tight_layout()
+    figure.savefig(path, dpi=80, metadata={"Software": None})
+    plt.close(figure)

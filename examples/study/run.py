@@ -1,0 +1,277 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""
+Runs the whole study: visual tokenizers, pixel decoders, the sweep of learning rates, all rows and seeds, the dial, and
+the report. What is there is not run again, and what was stopped is resumed.
+
+    python examples/study/run.py --sweep
+
+With --dataset_name and pretrained backbones among the flags of the stages, it runs on other data: see docs/study.md.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+
+EXAMPLES = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(EXAMPLES))  # where the scripts are that the stages run
+
+from pretrain import list_texts, train_text_tokenizer  # noqa: E402
+from study import report  # noqa: E402
+from study.budgets import BASE, OWN, ROWS, check_budgets  # noqa: E402
+from study.systems import describe_recipe  # noqa: E402
+from study.train import Arguments, read_arguments, read_json, write_json  # noqa: E402
+
+from transformers import AutoImageProcessor  # noqa: E402
+
+from lavit_hf import LavitVisualTokenizer  # noqa: E402
+from lavit_hf.training import load_mixture  # noqa: E402
+
+
+STUDY = EXAMPLES / "study"
+# The visual tokenizer of each kind of selection, by the flags that make it.
+TOKENIZERS = {
+    "dynamic": [],
+    "all": ["--num_codes", "all", "--freeze_selector_from", "0"],
+    "fixed": [],  # with --num_codes, the mean of the dynamic one
+    "dropped": ["--drop_merger", "true"],
+    "random": ["--random_budgets", "true"],
+}
+RATES = (1e-3, 2e-3, 4e-3)
+MORE_SEEDS = ("lavit", "regression", "lavit_text_only")  # which the main claims compare
+NUM_COUNTED_IMAGES = 512  # of which the mean number of codes is taken
+
+
+@dataclass(frozen=True)
+class Paths:
+    """
+    The folders of a study.
+
+    Args:
+        runs (`Path`): The folder of trained models.
+        results (`Path`): The folder of results.
+    """
+
+    runs: Path
+    results: Path
+
+    def tokenizer(self, kind: str) -> Path:
+        return self.runs / "tokenizers" / kind
+
+    def decoder(self, kind: str) -> Path:
+        return self.runs / "decoders" / kind
+
+    @property
+    def text_tokenizer(self) -> Path:
+        return self.runs / "text_tokenizer"
+
+    @property
+    def sweep(self) -> Path:
+        return self.results / "sweep.json"
+
+    @property
+    def dial(self) -> Path:
+        return self.results / "dial.json"
+
+
+def parse_options(flags: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/study"), help="folder of trained models")
+    parser.add_argument("--results", type=Path, default=STUDY / "results", help="folder of the JSON files")
+    parser.add_argument("--page", type=Path, default=EXAMPLES.parent / "docs" / "study.md", help="page to write into")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), help="rows to run")
+    parser.add_argument("--num_seeds", type=int, help="seeds of each row. Default: 2, and 3 for the main rows")
+    parser.add_argument("--sweep", action="store_true", help="choose each row's learning rate by a sweep")
+    parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="learning rates of the sweep")
+    parser.add_argument("--sweep_steps", type=int, default=500, help="steps of each run of the sweep")
+    parser.add_argument("--no_dial", action="store_true", help="leave the dial out")
+    parser.add_argument("--tokenizer_recipe", default=str(STUDY / "tokenizer.yaml"), help="recipe, or '' for none")
+    parser.add_argument("--decoder_recipe", default=str(STUDY / "decoder.yaml"), help="recipe, or '' for none")
+    for name in ("common", "tokenizer", "decoder", "row", "dial"):
+        parser.add_argument(f"--{name}", type=shlex.split, default=[], help=f"flags for: {name}, in one string")
+    return parser.parse_args(flags)
+
+
+def run_module(module: str, flags: list[str]) -> None:
+    """
+    Runs a script of the examples in a process of its own.
+
+    Raises:
+        subprocess.CalledProcessError: If it fails.
+    """
+    path = os.pathsep.join([str(EXAMPLES), os.environ.get("PYTHONPATH", "")])
+    subprocess.run([sys.executable, "-m", module, *flags], env=os.environ | {"PYTHONPATH": path}, check=True)
+
+
+class Study:
+    """
+    The stages of a study.
+
+    Args:
+        options (`argparse.Namespace`): The options of the command line.
+        run (`Callable`, *optional*): Runs a module with flags.
+    """
+
+    def __init__(self, options: argparse.Namespace, run=run_module):
+        self.options, self.run = options, run
+        self.paths = Paths(options.runs, options.results)
+        self.recipes = {
+            row: yaml.safe_load((STUDY / "rows" / f"{row}.yaml").read_text(encoding="utf-8")) for row in ROWS
+        }
+        check_budgets(self.recipes)
+
+    def run_all(self) -> None:
+        """Runs all that is missing, and writes the page."""
+        kinds = list(dict.fromkeys(["dynamic", *map(self.kind_of, self.options.rows)]))
+        kinds += [] if self.options.no_dial else ["random"]
+        if "--language_model" not in self.options.row:
+            self.make_text_tokenizer()
+        for kind in kinds:
+            self.train_parts(kind)
+        if self.options.sweep:
+            for row in self.options.rows:
+                self.tune(row)
+        counts = {row: self.num_seeds(row) for row in self.options.rows}
+        for seed in range(max(counts.values())):
+            for row in [row for row, count in counts.items() if seed < count]:
+                self.train_row(row, seed)
+                self.write_page()
+        if not self.options.no_dial:
+            self.measure_dial()
+        self.write_page()
+
+    def kind_of(self, row: str) -> str:
+        """Returns the kind of the visual tokenizer of a row."""
+        return Path(self.recipes[row]["visual_tokenizer"]).name
+
+    def num_seeds(self, row: str) -> int:
+        return self.options.num_seeds or (3 if row in MORE_SEEDS else 2)
+
+    def write_page(self) -> None:
+        report.write_page(self.options.page, self.options.results)
+
+    def make_text_tokenizer(self) -> None:
+        """Trains the text tokenizer of all rows on the sequences of LaVIT, which have all kinds of text."""
+        if self.paths.text_tokenizer.exists():
+            return
+        study, sequences, data, args = self.arguments(BASE, 0, self.paths.runs / "unused")
+        rows, _ = load_mixture(data, sequences, args)
+        tokenizer = train_text_tokenizer(list_texts(rows), study.text_vocab_size, lowercase=True)
+        tokenizer.save_pretrained(self.paths.text_tokenizer)
+
+    def train_parts(self, kind: str) -> None:
+        """Trains a visual tokenizer and its pixel decoder."""
+        options, folder, decoder = self.options, self.paths.tokenizer(kind), self.paths.decoder(kind)
+        if not (folder / "README.md").exists():
+            flags = [*_recipe(options.tokenizer_recipe), *TOKENIZERS[kind], "--output_dir", str(folder)]
+            if kind == "fixed":
+                flags += ["--num_codes", str(self.mean_codes())]
+            self.run("study.train_tokenizer", [*flags, *options.common, *options.tokenizer])
+        if not (decoder / "README.md").exists():
+            flags = [*_recipe(options.decoder_recipe), "--visual_tokenizer", str(folder), "--output_dir", str(decoder)]
+            self.run("train_image_decoder", [*flags, *options.common, *options.decoder])
+
+    def mean_codes(self) -> int:
+        """Returns the mean number of codes of the dynamic visual tokenizer, rounded, over held-out images."""
+        folder = self.paths.tokenizer("dynamic")
+        _, _, data, _ = self.arguments(BASE, 0, self.paths.runs / "unused")
+        _, rows = data.load_images()
+        images = [rows[index][data.image_column] for index in range(min(NUM_COUNTED_IMAGES, len(rows)))]
+        pixel_values = AutoImageProcessor.from_pretrained(folder)(images, return_tensors="pt")["pixel_values"]
+        tokens = LavitVisualTokenizer.from_pretrained(folder).tokenize_images(pixel_values)
+        return round(tokens.num_codes.float().mean().item())
+
+    def flags(self, row: str, output: Path, results: Path, kind: str | None = None) -> list[str]:
+        """Returns the flags of a run of a row."""
+        kind = kind or self.kind_of(row)
+        given = {
+            "visual_tokenizer": self.paths.tokenizer(kind),
+            "image_decoder": self.paths.decoder(kind),
+            "text_tokenizer": self.paths.text_tokenizer,
+            "output_dir": output,
+            "results": results,
+        }
+        named = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+        recipe = str(STUDY / "rows" / f"{row}.yaml")
+        return [recipe, *named, *self.rate(row), *self.options.common, *self.options.row]
+
+    def arguments(self, row: str, seed: int, results: Path) -> Arguments:
+        return read_arguments([*self.flags(row, self.paths.runs / "unused", results), "--seed", str(seed)])
+
+    def rate(self, row: str) -> list[str]:
+        """Returns the flag with the learning rate that the sweep has found best, if there was one."""
+        found = read_json(self.paths.sweep).get(row)
+        return ["--learning_rate", str(found["best"])] if found else []
+
+    def tune(self, row: str) -> None:
+        """Trains a row for a few steps with each learning rate, and keeps the one with the least held-out loss."""
+        if row in read_json(self.paths.sweep):
+            return
+        losses = {}
+        for rate in self.options.rates:
+            folder = self.paths.runs / "sweep" / f"{row}-{rate}"
+            path = folder / "loss.json"
+            if not path.exists():
+                flags = ["--only_loss", "true", "--max_steps", str(self.options.sweep_steps)]
+                self.run("study.train", [*self.flags(row, folder, path), *flags, "--learning_rate", str(rate)])
+            losses[str(rate)] = read_json(path)["held_out_loss"]
+        best = float(min(losses, key=lambda rate: losses[rate]))
+        entry = {"steps": self.options.sweep_steps, "held_out_losses": losses, "best": best}
+        write_json(self.paths.sweep, read_json(self.paths.sweep) | {row: entry})
+
+    def train_row(self, row: str, seed: int) -> None:
+        """
+        Trains and evaluates a row.
+
+        Raises:
+            ValueError: If its results were made by another recipe.
+        """
+        name = f"{row}-seed{seed}"
+        path = self.paths.results / f"{name}.json"
+        if path.exists():
+            check_recipe(path, self.arguments(row, seed, path))
+            return
+        flags = self.flags(row, self.paths.runs / name, path)
+        self.run("study.train", [*flags, "--seed", str(seed)])
+
+    def measure_dial(self) -> None:
+        """Trains LaVIT once more, on the visual tokenizer with random budgets, and measures both curves."""
+        if self.paths.dial.exists():
+            return
+        folder = self.paths.runs / "dial"
+        if not (folder / "results.json").exists():
+            self.run("study.train", self.flags(BASE, folder, folder / "results.json", kind="random"))
+        plain = self.paths.runs / f"{BASE}-seed0", self.paths.decoder("dynamic")
+        random = folder, self.paths.decoder("random")
+        flags = ["--plain", *map(str, plain), "--random", *map(str, random), "--output", str(self.paths.dial)]
+        self.run("study.dial", [*flags, *self.options.dial])
+
+
+def _recipe(path: str) -> list[str]:
+    return [path] if path else []
+
+
+def check_recipe(path: Path, arguments: Arguments) -> None:
+    """Raises a `ValueError` if the results in `path` were made by another recipe than `arguments`."""
+    made, now = read_json(path)["recipe"], json.loads(json.dumps(describe_recipe(*arguments)))
+    for name in sorted(made.keys() | now.keys()):
+        if made.get(name) != now.get(name) and name not in set(OWN) - {"learning_rate", "seed"}:
+            raise ValueError(
+                f"{path} was made with {name}={made.get(name)!r}, and the recipe has {now.get(name)!r}: delete the file "
+                "to run the row again."
+            )
+
+
+def main():
+    Study(parse_options()).run_all()
+
+
+if __name__ == "__main__":
+    main()
