@@ -37,6 +37,11 @@ $(RUNS)/model/README.md: $(RUNS)/lavit/README.md $(RUNS)/image_decoder/README.md
 	$(PYTHON) examples/assemble.py $(RUNS)/lavit $(RUNS)/image_decoder $(RUNS)/model --dtype float16 \
 		--without_code --dataset shapes --title "LaVIT of shapes" --license apache-2.0 --description model_cards/shapes.md
 
+# Compares LaVIT with other systems, see docs/study.md. What is there is not run again; what was stopped is resumed.
+.PHONY: study
+study: $(RUNS)/vision_tower/README.md $(RUNS)/vae/README.md
+	$(PYTHON) examples/study/run.py --sweep --trials
+
 # Runs the common test suites of transformers on LaVIT's classes, after `pip install -e ".[dev,conformance]"`.
 .PHONY: conformance
 conformance:

@@ -29,7 +29,9 @@ class PatchAdapter(nn.Module):
         super().__init__()
         self.position_embeddings = None
         if config.encode_positions:
-            self.position_embeddings = nn.Parameter(POSITIONS_STD * torch.randn(config.num_patches, config.hidden_size))
+            self.position_embeddings = nn.Parameter(
+                POSITIONS_STD * torch.randn(config.num_patches, config.hidden_size)
+            )
 
     @torch.no_grad()
     def start_from(self, visual_tokenizer: LavitVisualTokenizer) -> None:

@@ -19,7 +19,8 @@ from lavit_hf.evaluation import evaluate
 from lavit_hf.modeling.selector_lavit import select_patches
 from lavit_hf.processing import read_image
 
-from .train import list_values, write_json
+from .json_files import write_json
+from .train import list_values
 
 
 BUDGETS = (4, 8, 12, 16, 24, 32, 48, 64)
@@ -59,7 +60,7 @@ def find_scale(log_probs: torch.Tensor, budget: float) -> tuple[float, float]:
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if mean_at(middle) < budget else (low, middle)
-    return min(((abs(mean_at(scale) - budget), scale, mean_at(scale)) for scale in (low, high)))[1:]
+    return min((abs(mean_at(scale) - budget), scale, mean_at(scale)) for scale in (low, high))[1:]
 
 
 def measure(folder: str, decoder: str, rows, columns: dict[str, str], tasks: Sequence[str]) -> list[dict]:
@@ -74,7 +75,7 @@ def measure(folder: str, decoder: str, rows, columns: dict[str, str], tasks: Seq
         tasks (`Sequence[str]`): The tasks.
 
     Returns:
-        `list[dict]`: A curve for each of `SELECTIONS`, with a point for each of `BUDGETS` that images have patches for.
+        `list[dict]`: A curve for each of `SELECTIONS`, with a point for each of `BUDGETS` up to all patches.
     """
     model, processor = LavitForCausalLM.from_pretrained(folder).eval(), LavitProcessor.from_pretrained(folder)
     pipeline = LavitImageDecoderPipeline.from_pretrained(decoder)

@@ -143,10 +143,8 @@ class RegressionForCausalLM(LavitForCausalLM):
             raise ValueError(f"Vectors need a codebook of one row, got {self.config.codebook_size}.")
         given = (attention_mask, labels, image_inputs, supervise_images)
         sequences = self.model.expand_images(input_ids, pixel_values, *given, vision_features=vision_features)
-        if sequences.image_tokens is None:  # a batch without images
-            embeds = sequences.inputs_embeds
-        else:
-            embeds = self.embed_vectors(sequences)
+        has_images = sequences.image_tokens is not None
+        embeds = self.embed_vectors(sequences) if has_images else sequences.inputs_embeds
         outputs = super().forward(
             inputs_embeds=embeds,
             attention_mask=sequences.attention_mask,
@@ -156,7 +154,7 @@ class RegressionForCausalLM(LavitForCausalLM):
             **kwargs,
         )
         losses = None
-        if outputs.labels is not None and sequences.image_tokens is not None:
+        if outputs.labels is not None and has_images:
             losses = self.compute_vector_losses(outputs.hidden_states[-1], outputs.labels, sequences)
             num_labels = outputs.labels[:, 1:].ne(-100).sum().clamp(min=1)
             outputs.loss = outputs.loss + self.regression.weight * losses.sum() / num_labels
@@ -261,9 +259,7 @@ class VectorTokens(LavitVisualTokenizerOutput):
 
 
 @contextmanager
-def codebook_of(
-    pipeline: LavitImageDecoderPipeline, vectors: Sequence[torch.Tensor]
-) -> Iterator[list[list[int]]]:
+def codebook_of(pipeline: LavitImageDecoderPipeline, vectors: Sequence[torch.Tensor]) -> Iterator[list[list[int]]]:
     """
     A context in which the codebook of a pixel decoder has the vectors of images as its rows, so that all that it does
     with codes it does with vectors. Yields the codes of each image.
@@ -300,4 +296,3 @@ class RegressionSubject(Subject):
         """Decodes images, each a list of vectors."""
         with codebook_of(self.pipeline, [torch.tensor(rows) for rows in codes]) as rows:
             return decode_codes(self.pipeline, rows, self.settings.seed + first, **self.settings.image_decoding)
-

@@ -6,7 +6,6 @@ dial, plots, and drawings side by side. Every number comes from the JSON files.
     PYTHONPATH=examples python -m study.report docs/study.md examples/study/results
 """
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from lavit_hf.publishing.files import replacing_file
 from lavit_hf.visualization import Sample, draw_sheet
 
 from .budgets import BASE, ROWS, check_budgets
+from .json_files import read_json
 from .plots import plot_curves, plot_dial
 
 
@@ -97,7 +97,7 @@ def load_results(folder: Path) -> dict[str, list[dict]]:
     for row in ROWS:
         paths = sorted(folder.glob(f"{row}-seed[0-9]*.json"))
         if paths:
-            found[row] = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+            found[row] = [read_json(path) for path in paths]
     if BASE in found:
         for results in found.values():
             for result in results:
@@ -195,11 +195,11 @@ def make_differences(results: Results) -> str:
     return "\n\n".join(parts) or NO_RESULTS
 
 
-def make_dial(dial: Mapping | None) -> str:
+def make_dial(dial: Mapping) -> str:
     """Makes the table of the dial, with a line for each mean number of tokens."""
     if not dial:
         return NO_RESULTS
-    headings = [name for name in ("reconstruction", "PSNR", "captions", "questions")]
+    headings = ["reconstruction", "PSNR", "captions", "questions"]
     heads = ["tokens", "tokenizer", "selection", *headings]
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     cases = [(point, curve) for curve in dial["curves"] for point in curve["points"]]
@@ -211,6 +211,27 @@ def make_dial(dial: Mapping | None) -> str:
             cells.append(show_measure(None if value is None else Value(value, None), heading))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def make_trials(sweep: Mapping, trials: Mapping) -> str:
+    """Makes the tables of what was tuned: learning rates of all rows, and the settings that were tried of rivals."""
+    parts = []
+    if sweep:
+        rates = sorted({float(rate) for entry in sweep.values() for rate in entry["held_out_losses"]})
+        heads = ["held-out loss", *(f"{rate:g}" for rate in rates), "best"]
+        lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+        for row, entry in sweep.items():
+            losses = {float(rate): loss for rate, loss in entry["held_out_losses"].items()}
+            cells = [f"{losses[rate]:.3f}" if rate in losses else "-" for rate in rates]
+            lines.append(f"| `{row}` | {' | '.join(cells)} | {entry['best']:g} |")
+        parts.append("\n".join(lines))
+    for row, entry in trials.items():
+        lines = [f"| `{row}`, {entry['steps']} steps | {entry['task']}: objects | everything |", "| --- | --- | --- |"]
+        for name, values in entry["values"].items():
+            shown = f"**{name}**" if name == entry["best"] else name
+            lines.append(f"| {shown} | {100 * values['objects']:.1f} | {100 * values['everything']:.1f} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) or NO_RESULTS
 
 
 def replace_section(text: str, name: str, content: str) -> str:
@@ -227,12 +248,18 @@ def replace_section(text: str, name: str, content: str) -> str:
     return f"{before}{start}\n\n{content}\n\n{end}{rest.split(end)[1]}"
 
 
-def render(text: str, results: Results, dial: Mapping | None, pictures: Sequence[str] = ()) -> str:
-    """Returns the text of a page with its sections made anew. `pictures` are paths relative to the page."""
+def render(text: str, folder: Path, pictures: Sequence[str] = ()) -> str:
+    """
+    Returns the text of a page with its sections made anew from the JSON files in `folder`. `pictures` are paths
+    relative to the page.
+    """
+    results = load_results(folder)
+    sweep, trials, dial = (read_json(folder / f"{name}.json") for name in ("sweep", "trials", "dial"))
     shown = "\n\n".join(f"![{Path(path).stem}]({path})" for path in pictures) or NO_RESULTS
     sections = {
         "table": make_table(results),
         "differences": make_differences(results),
+        "trials": make_trials(sweep, trials),
         "dial": make_dial(dial),
         "pictures": shown,
     }
@@ -243,7 +270,7 @@ def render(text: str, results: Results, dial: Mapping | None, pictures: Sequence
 
 def empty_page() -> str:
     """Returns a page with the marks of all sections and nothing else."""
-    names = ("table", "differences", "dial", "pictures")
+    names = ("table", "differences", "trials", "dial", "pictures")
     marks = [f"<!-- {name}: {MADE_BY} -->\n\n<!-- end of {name} -->" for name in names]
     return "\n\n".join(["# Study", *marks]) + "\n"
 
@@ -272,9 +299,7 @@ def find_pictures(page: Path) -> list[str]:
 
 def write_page(page: Path, folder: Path) -> None:
     """Writes the sections and the pictures of a page from the JSON files in `folder`."""
-    results, dial = load_results(folder), None
-    if (folder / "dial.json").exists():
-        dial = json.loads((folder / "dial.json").read_text(encoding="utf-8"))
+    results, dial = load_results(folder), read_json(folder / "dial.json")
     pictures = page.with_suffix("")
     if results or dial:
         pictures.mkdir(parents=True, exist_ok=True)
@@ -286,7 +311,7 @@ def write_page(page: Path, folder: Path) -> None:
         sheet.save(pictures / "drawings.png")
     text = page.read_text(encoding="utf-8") if page.exists() else empty_page()
     with replacing_file(page) as hidden:
-        hidden.write_text(render(text, results, dial, find_pictures(page)), encoding="utf-8")
+        hidden.write_text(render(text, folder, find_pictures(page)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ sys.path.insert(0, str(EXAMPLES))  # where the scripts are that the stages run
 from pretrain import list_texts, train_text_tokenizer  # noqa: E402
 from study import report  # noqa: E402
 from study.budgets import BASE, OWN, ROWS, check_budgets  # noqa: E402
+from study.json_files import read_json, write_json  # noqa: E402
 from study.systems import describe_recipe  # noqa: E402
-from study.train import Arguments, read_arguments, read_json, write_json  # noqa: E402
-
+from study.train import Arguments, read_arguments  # noqa: E402
 from transformers import AutoImageProcessor  # noqa: E402
 
 from lavit_hf import LavitVisualTokenizer  # noqa: E402
@@ -46,6 +46,26 @@ TOKENIZERS = {
 }
 RATES = (1e-3, 2e-3, 4e-3)
 MORE_SEEDS = ("lavit", "regression", "lavit_text_only")  # which the main claims compare
+# Settings of rivals that are tried before their rows are run, which take the best one by the measure that is named.
+TRIALS: dict[str, tuple[str, dict[str, list[str]]]] = {
+    "regression": (
+        "drawing",
+        {
+            f"{loss}, {'normalized' if normalize else 'raw'} targets, noise {noise}": [
+                "--regression",
+                json.dumps({"loss": loss, "normalize": normalize, "noise": noise}),
+            ]
+            for loss, normalize, noise in (
+                *(("cosine", True, 0.0), ("cosine", True, 0.3), ("cosine", True, 0.6), ("cosine", False, 0.3)),
+                *(("l2", True, 0.0), ("l2", True, 0.3), ("l2", False, 0.3)),
+            )
+        },
+    ),
+    "adapter_resampler": (
+        "captions",
+        {f"{number} queries": ["--num_codes", str(number)] for number in (8, 16, 32)},
+    ),
+}
 NUM_COUNTED_IMAGES = 512  # of which the mean number of codes is taken
 
 
@@ -77,6 +97,10 @@ class Paths:
         return self.results / "sweep.json"
 
     @property
+    def trials(self) -> Path:
+        return self.results / "trials.json"
+
+    @property
     def dial(self) -> Path:
         return self.results / "dial.json"
 
@@ -91,6 +115,8 @@ def parse_options(flags: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sweep", action="store_true", help="choose each row's learning rate by a sweep")
     parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="learning rates of the sweep")
     parser.add_argument("--sweep_steps", type=int, default=500, help="steps of each run of the sweep")
+    parser.add_argument("--trials", action="store_true", help="try several settings of the rivals in TRIALS")
+    parser.add_argument("--trial_steps", type=int, default=750, help="steps of each trial")
     parser.add_argument("--no_dial", action="store_true", help="leave the dial out")
     parser.add_argument("--tokenizer_recipe", default=str(STUDY / "tokenizer.yaml"), help="recipe, or '' for none")
     parser.add_argument("--decoder_recipe", default=str(STUDY / "decoder.yaml"), help="recipe, or '' for none")
@@ -138,6 +164,9 @@ class Study:
         if self.options.sweep:
             for row in self.options.rows:
                 self.tune(row)
+        if self.options.trials:
+            for row in [row for row in self.options.rows if row in TRIALS]:
+                self.try_settings(row)
         counts = {row: self.num_seeds(row) for row in self.options.rows}
         for seed in range(max(counts.values())):
             for row in [row for row, count in counts.items() if seed < count]:
@@ -200,7 +229,7 @@ class Study:
         }
         named = [word for name, value in given.items() for word in (f"--{name}", str(value))]
         recipe = str(STUDY / "rows" / f"{row}.yaml")
-        return [recipe, *named, *self.rate(row), *self.options.common, *self.options.row]
+        return [recipe, *named, *self.rate(row), *self.options.common, *self.options.row, *self.best(row)]
 
     def arguments(self, row: str, seed: int, results: Path) -> Arguments:
         return read_arguments([*self.flags(row, self.paths.runs / "unused", results), "--seed", str(seed)])
@@ -209,6 +238,29 @@ class Study:
         """Returns the flag with the learning rate that the sweep has found best, if there was one."""
         found = read_json(self.paths.sweep).get(row)
         return ["--learning_rate", str(found["best"])] if found else []
+
+    def best(self, row: str) -> list[str]:
+        """Returns the flags of the settings that trials have found best, if there were any."""
+        found = read_json(self.paths.trials).get(row)
+        return TRIALS[row][1][found["best"]] if found else []
+
+    def try_settings(self, row: str) -> None:
+        """Trains a row for a few steps with each of its settings, and keeps the one that its measure finds best."""
+        if row in read_json(self.paths.trials):
+            return
+        task, settings = TRIALS[row]
+        values = {}
+        for number, (name, flags) in enumerate(settings.items()):
+            folder = self.paths.runs / "trials" / f"{row}-{number}"
+            path = folder / "results.json"
+            if not path.exists():
+                shorter = ["--max_steps", str(self.options.trial_steps), "--num_curve_points", "1"]
+                self.run("study.train", [*self.flags(row, folder, path), *shorter, *flags])
+            found = read_json(path)["evaluation"]["results"][task]
+            values[name] = {metric: found[metric]["value"] for metric in ("objects", "everything")}
+        best = max(values, key=lambda name: sum(values[name].values()))
+        entry = {"steps": self.options.trial_steps, "task": task, "values": values, "best": best}
+        write_json(self.paths.trials, read_json(self.paths.trials) | {row: entry})
 
     def tune(self, row: str) -> None:
         """Trains a row for a few steps with each learning rate, and keeps the one with the least held-out loss."""
@@ -264,8 +316,8 @@ def check_recipe(path: Path, arguments: Arguments) -> None:
     for name in sorted(made.keys() | now.keys()):
         if made.get(name) != now.get(name) and name not in set(OWN) - {"learning_rate", "seed"}:
             raise ValueError(
-                f"{path} was made with {name}={made.get(name)!r}, and the recipe has {now.get(name)!r}: delete the file "
-                "to run the row again."
+                f"{path} was made with {name}={made.get(name)!r}, and the recipe has {now.get(name)!r}: delete the "
+                "file to run the row again."
             )
 
 

@@ -53,8 +53,10 @@ class System:
             return sequences
         mixture = [f"{kind}={weight}" for kind, weight in sequences.weights.items() if kind in READING]
         if not mixture:
-            raise ValueError(f"A system that does not draw needs one of {', '.join(READING)}, got {sequences.mixture}.")
-        return replace(sequences, mixture=mixture, sequence_columns=[])
+            raise ValueError(
+                f"A system that does not draw needs one of {', '.join(READING)}, got {sequences.mixture}."
+            )
+        return replace(sequences, mixture=mixture, sequence_columns=[], supervise_images=False)
 
 
 SYSTEMS = {

@@ -22,7 +22,6 @@ from lavit_hf.data.loading import load_rows
 from lavit_hf.evaluation import EvaluationReport, evaluate
 from lavit_hf.inference import encode_images
 from lavit_hf.processing import read_image
-from lavit_hf.publishing.files import replacing_file
 from lavit_hf.training import (
     DataArguments,
     LavitCollator,
@@ -34,6 +33,7 @@ from lavit_hf.training import (
     run_script,
 )
 
+from .json_files import read_json, write_json
 from .regression import RegressionForCausalLM
 from .systems import StudyArguments, build_system, describe_recipe
 
@@ -52,13 +52,6 @@ Arguments = tuple[StudyArguments, SequenceArguments, DataArguments, TrainingArgu
 def read_arguments(flags: list[str] | None = None) -> Arguments:
     """Reads a recipe and flags, by default those of this program."""
     return parse_recipe(StudyArguments, SequenceArguments, DataArguments, TrainingArguments, args=flags)
-
-
-def write_json(path: str | Path, values: dict) -> None:
-    """Writes a file completely or not at all."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with replacing_file(Path(path)) as hidden:
-        hidden.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 class Evaluator:
@@ -144,11 +137,6 @@ class StudyCallback(TrainerCallback):
     def on_log(self, args, state, control, **kwargs):
         if "loss" in state.log_history[-1]:
             state.log_history[-1]["seconds"], self.seconds = round(self.seconds, 3), 0.0
-
-
-def read_json(path: str | Path) -> dict:
-    """Reads a JSON file, or returns {} if there is none."""
-    return json.loads(Path(path).read_text(encoding="utf-8")) if Path(path).is_file() else {}
 
 
 def list_values(report: EvaluationReport) -> dict[str, dict[str, float]]:

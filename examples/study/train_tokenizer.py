@@ -22,7 +22,9 @@ from .systems import set_num_codes
 class TokenizerArguments(train_visual_tokenizer.ModelArguments):
     random_budgets: bool = field(
         default=False,
-        metadata={"help": "Keep a random number of each image's patches, once the selector that ranks them is frozen."},
+        metadata={
+            "help": "Keep a random number of each image's patches, once the selector that ranks them is frozen."
+        },
     )
     drop_merger: bool = field(
         default=False, metadata={"help": "Fold nothing of the other patches into those that are kept."}

@@ -83,7 +83,10 @@ def flags(row: str, parts: Path, output: Path, **settings) -> list[str]:
     }
     paths |= {"num_codes": FEWER_CODES[row]} if row in FEWER_CODES else {}
     given = LESS | paths | settings
-    return [str(STUDY / "rows" / f"{row}.yaml"), *(text for pair in given.items() for text in (f"--{pair[0]}", str(pair[1])))]
+    return [
+        str(STUDY / "rows" / f"{row}.yaml"),
+        *(text for pair in given.items() for text in (f"--{pair[0]}", str(pair[1]))),
+    ]
 
 
 @pytest.fixture(scope="module")
