@@ -1,8 +1,9 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
 The command lines of README and guides run, with small models, few rows and one step in place of many. Those that
-install are run by `.ci/run` and `.ci/release`, `lavit-hf serve` by `test_serve.py`, lm-eval by `test_lm_eval.py`, and
-the tools of other engines by `test_engines.py`. `test_own_images.py` runs the guide that trains all parts.
+install are run by `.ci/run` and `.ci/release`, `lavit-hf serve` by `test_serve.py`, lm-eval by `test_lm_eval.py`,
+the tools of other engines by `test_engines.py`, and the study by `training/test_study.py`. `test_own_images.py` runs
+the guide that trains all parts.
 """
 
 import re
@@ -30,7 +31,13 @@ from .training.small import UNET, VAE, save_visual_tokenizer
 
 
 RUN_ELSEWHERE = ("pip ", "python3 -m venv ", "lavit-hf serve ", "lm_eval ", 'python -c "import lavit_hf; from lm_eval')
-RUN_ELSEWHERE += ("python examples/space/app.py", "python to_gguf.py ", "python -m onnxruntime_genai.")
+RUN_ELSEWHERE += (
+    "make study",
+    "python examples/study/run.py ",
+    "python examples/space/app.py",
+    "python to_gguf.py ",
+    "python -m onnxruntime_genai.",
+)
 # Arguments that are added to commands, so that they do little.
 TRAINING = "--max_steps 1 --per_device_train_batch_size 2 --per_device_eval_batch_size 2 --num_train_rows 8 "
 TRAINING += "--num_eval_rows 2 --dataloader_num_workers 0 --report_to none"
