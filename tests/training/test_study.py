@@ -10,121 +10,26 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import torch
-import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from pretrain import list_texts, train_text_tokenizer
 from study.budgets import BASE, OWN, ROWS, check_budgets
 from study.dial import main as measure_dial
 from study.json_files import read_json, write_json
-from study.regression import RegressionForCausalLM, RegressionSettings, RegressionSubject, codebook_of
 from study.report import find_pictures, load_results, render, write_page
 from study.run import Study, parse_options
-from study.systems import SYSTEMS, describe_recipe
+from study.systems import describe_recipe
 from study.train import NUM_DRAWINGS, read_arguments, train_row
-from study.train_tokenizer import draw_budgets, drop_merger
-from transformers import LlamaConfig
 
-from lavit_hf import LavitImageDecoderPipeline, LavitProcessor
-from lavit_hf.data.shapes import load_shapes
-from lavit_hf.evaluation import EvaluationSettings
-from lavit_hf.inference import decode_codes, prepare_prompts
-from lavit_hf.training import (
-    LavitCollator,
-    MixtureRows,
-    SequenceArguments,
-    last_checkpoint,
-    load_stage_one,
-    new_image_decoder,
-)
+from lavit_hf.training import last_checkpoint
 
 from ..guides import ROOT, blocks_of
-from ..tiny import CODEBOOK_SIZE, TEXT, pictures, save_clip, save_text_model
-from .small import (
-    EVERY_KIND,
-    SIZE,
-    UNET,
-    VAE,
-    image_processor,
-    make_dataset,
-    make_image,
-    make_processor,
-    make_stage_one,
-    save_visual_tokenizer,
-)
-
-
-STUDY = ROOT / "examples" / "study"
-LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "tie_word_embeddings": True,
-}
-LESS = {
-    "language_model_config": json.dumps(LLAMA),
-    "num_train_rows": 24,
-    "num_eval_rows": 2,
-    "num_test_rows": 2,
-    "num_curve_rows": 1,
-    "num_counted_steps": 1,
-    "max_steps": 3,
-    "warmup_steps": 1,
-    "lr_scheduler_kwargs": json.dumps({"num_decay_steps": 1}),
-    "per_device_train_batch_size": 4,
-    "logging_steps": 1,
-    "dataloader_num_workers": 0,
-    "save_strategy": "no",
-    "image_generation": json.dumps({"guidance_scale": 2.0, "do_sample": True, "max_new_tokens": 4}),
-    "disable_tqdm": True,
-}
-# The toy visual tokenizer has 16 patches, fewer than the recipe has queries.
-FEWER_CODES = {"adapter_resampler": 4}
-IMAGE_TOKENS = {"adapter_linear": 16.0, "adapter_mlp": 16.0, "adapter_resampler": 4.0}
-EVALUATED_TWICE = ("lavit", "regression")
-
-
-def read_recipe(row: str) -> dict:
-    return yaml.safe_load((STUDY / "rows" / f"{row}.yaml").read_text(encoding="utf-8"))
+from ..tiny import CODEBOOK_SIZE, save_clip, save_text_model
+from .small import UNET, VAE, make_dataset
+from .small_study import EVALUATED_TWICE, IMAGE_TOKENS, LLAMA, STUDY, flags, make_parts, read_recipe
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory) -> Path:
-    """A folder with what rows are made of: data, a text tokenizer, a visual tokenizer and its pixel decoder."""
-    folder = tmp_path_factory.mktemp("study")
-    (folder / "data").mkdir()
-    for split in ("train", "validation", "test"):
-        rows = load_shapes(split, num_rows=24, image_size=32, cache_dir=str(folder / "cache"))
-        rows.to_parquet(folder / "data" / f"{split}.parquet")
-    arguments = SequenceArguments(["draw=1"], prompt_column="prompts")
-    train_text_tokenizer(list_texts(MixtureRows(rows, arguments)), 300).save_pretrained(folder / "text")
-    stage_one = load_stage_one(save_visual_tokenizer(folder / "tokenizer"))
-    torch.manual_seed(0)
-    unet, vae = UNet2DConditionModel(**UNET), AutoencoderKL(**VAE).eval()
-    pipe = new_image_decoder(stage_one, unet, vae, DDIMScheduler())
-    pipe.register_to_config(default_num_inference_steps=1, default_guidance_scale=1.0)
-    pipe.save_pretrained(folder / "decoder")
-    return folder
-
-
-def flags(row: str, parts: Path, output: Path, **settings) -> list[str]:
-    paths = {
-        "visual_tokenizer": parts / "tokenizer",
-        "image_decoder": parts / "decoder",
-        "text_tokenizer": parts / "text",
-        "dataset_name": parts / "data",
-        "output_dir": output,
-        "results": output / f"{row}.json",
-    }
-    paths |= {"num_codes": FEWER_CODES[row]} if row in FEWER_CODES else {}
-    paths["num_curve_points"] = 2 if row in EVALUATED_TWICE else 1
-    given = LESS | paths | settings
-    return [
-        str(STUDY / "rows" / f"{row}.yaml"),
-        *(text for pair in given.items() for text in (f"--{pair[0]}", str(pair[1]))),
-    ]
+    return make_parts(tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture(scope="module")
@@ -180,90 +85,6 @@ def test_another_budget_is_refused(results):
         check_budgets(made)
 
 
-def test_a_system_that_does_not_draw_has_no_labels_in_images():
-    sequences = SYSTEMS["linear"].choose_sequences(SequenceArguments(EVERY_KIND, supervise_images=True))
-    assert sequences.weights == {"caption": 1.0, "question": 1.0, "text": 0.5}
-    assert not sequences.supervise_images
-    with pytest.raises(ValueError, match="needs one of caption, question, text"):
-        SYSTEMS["linear"].choose_sequences(SequenceArguments(["draw=1"]))
-
-
-# The regression
-
-
-def make_regression(**settings) -> tuple[RegressionForCausalLM, LavitProcessor, dict, list[str]]:
-    """A model, its processor, a batch of drawings of two images, and their prompts."""
-    torch.manual_seed(0)
-    processor = make_processor()
-    tokenizer = processor.tokenizer
-    text = TEXT | {"vocab_size": processor.image_start_token_id, "bos_token_id": None}
-    text |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    visual_tokenizer = make_stage_one().visual_tokenizer
-    visual_tokenizer.config.codebook_size = 1
-    visual_tokenizer.quantizer.codebook = visual_tokenizer.quantizer.codebook[:1].clone()
-    model = RegressionForCausalLM.from_backbones(visual_tokenizer, LlamaConfig(**text))
-    model.regression = RegressionSettings(**settings)
-    processor = LavitProcessor.from_backbones(vision=image_processor(), text=tokenizer, codebook_size=1)
-    rows = MixtureRows(make_dataset(2), SequenceArguments(["draw=1"], prompt_dropout=0.0))
-    batch = LavitCollator(processor, model.config.num_patches)([rows[0], rows[1]])
-    model.fit_targets(visual_tokenizer(batch["pixel_values"]).vectors)
-    return model, processor, batch, [rows[index][0].text for index in range(2)]
-
-
-@pytest.mark.parametrize(
-    "settings", [{"loss": "cosine", "noise": 0.1}, {"loss": "l2", "normalize": False, "weight": 4.0}], ids=str
-)
-def test_a_regression_draws_what_it_was_taught(settings):
-    """Two images are learned by heart: vectors, which are fed back, and where each image ends."""
-    model, processor, batch, prompts = make_regression(**settings)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
-    model.train()
-    for _ in range(150):
-        outputs = model(**batch, skip_logits=True)
-        optimizer.zero_grad()
-        outputs.loss.backward()
-        optimizer.step()
-    model.eval()
-    mean = (outputs.token_losses.sum() + model.regression.weight * outputs.vector_losses.sum()).item()
-    assert outputs.loss.item() == pytest.approx(mean / len(outputs.token_losses), rel=1e-4)
-    expected = model.model.visual_tokenizer(batch["pixel_values"])
-    inputs = prepare_prompts(processor, prompts, generation_mode="image")
-    drawn = model.draw_vectors(dict(inputs), guidance_scale=1.0)
-    for rows, wanted in zip(drawn, expected.vectors.split(expected.num_codes.tolist()), strict=True):
-        assert len(rows) == len(wanted)
-        assert (rows * wanted).sum(dim=-1).min() > 0.9
-    alone = prepare_prompts(processor, prompts[1:], generation_mode="image")
-    torch.testing.assert_close(model.draw_vectors(dict(alone))[0], drawn[1], atol=1e-4, rtol=0)
-
-
-def test_rows_of_a_codebook_are_decoded_like_their_codes(parts):
-    """The vectors of codes make the same pixels as the codes, and the codebook is the old one afterwards."""
-    pipe = LavitImageDecoderPipeline.from_pretrained(parts / "decoder")
-    codes, codebook = [[3, 1, 4], [1, 5, 9, 2, 6]], pipe.feature_decoder.codebook
-    expected = decode_codes(pipe, codes)
-    with codebook_of(pipe, [codebook[row] for row in codes]) as rows:
-        found = decode_codes(pipe, rows)
-    assert [image.tobytes() for image in found] == [image.tobytes() for image in expected]
-    assert pipe.feature_decoder.codebook is codebook
-    assert pipe.feature_decoder.config.codebook_size == CODEBOOK_SIZE
-
-
-def test_a_regression_that_is_evaluated_uses_its_vectors(parts):
-    model, processor, *_ = make_regression()
-    model.eval()
-    pipe = LavitImageDecoderPipeline.from_pretrained(parts / "decoder")
-    subject = RegressionSubject(model, processor, pipe, EvaluationSettings(image_generation={"guidance_scale": 2.0}))
-    images = [make_image("red", "blue"), make_image("white", "green")]
-    tokens = subject.encode(images)
-    assert [len(rows) for rows in tokens.split()] == tokens.num_codes.tolist()
-    torch.testing.assert_close(torch.cat(tokens.split()), tokens.vectors)
-    rebuilt = subject.decode([rows.tolist() for rows in tokens.split()], 0)
-    drawn, edited = subject.draw(["red", "blue"], 0), subject.draw(["make it red"] * 2, 0, images)
-    sides = {image.size for image in (*rebuilt, *drawn, *edited)}
-    assert sides == {(SIZE, SIZE)}
-    assert rebuilt[0].tobytes() != rebuilt[1].tobytes()
-
-
 @pytest.mark.parametrize("row", ["adapter_resampler", "regression"])
 def test_a_stopped_row_continues(row, parts, tmp_path):
     """Weights of classes of the study are loaded from a checkpoint, and times and evaluations are kept."""
@@ -281,32 +102,6 @@ def test_a_stopped_row_continues(row, parts, tmp_path):
     assert second["losses"] == first["losses"]
     assert second["held_out_loss"] == pytest.approx(first["held_out_loss"], abs=1e-6)
     assert second["curve"] == first["curve"]
-
-
-# Visual tokenizers
-
-
-def test_nothing_is_folded_without_a_merger():
-    model = make_stage_one()
-    drop_merger(model.visual_tokenizer.merger)
-    pixel_values = pictures(2)
-    tokens = model.visual_tokenizer(pixel_values)
-    features = tokens.vision_features[tokens.keep_mask]
-    torch.testing.assert_close(tokens.merged_features, model.visual_tokenizer.merger.norm(features))
-    model.train()(pixel_values).loss.backward()
-    trained = {name for name, value in model.visual_tokenizer.named_parameters() if value.grad is not None}
-    assert any(name.startswith("selector.") for name in trained)
-    assert {name for name in trained if name.startswith("merger.")} == {"merger.norm.weight", "merger.norm.bias"}
-
-
-def test_budgets_are_random_in_training_alone():
-    model, pixel_values = make_stage_one(), pictures(8)
-    expected = model.visual_tokenizer(pixel_values).num_codes
-    model.visual_tokenizer.register_forward_pre_hook(draw_budgets, with_kwargs=True)
-    model.freeze_selector = True
-    counts = [model.train()(pixel_values).tokenizer_output.num_codes for _ in range(4)]
-    assert len(torch.cat(counts).unique()) > 4
-    assert torch.equal(model.eval()(pixel_values).tokenizer_output.num_codes, expected)
 
 
 # The driver and the page
