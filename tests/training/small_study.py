@@ -31,6 +31,7 @@ LESS = {
     "num_eval_rows": 2,
     "num_test_rows": 2,
     "num_curve_rows": 1,
+    "num_curve_points": 1,
     "num_counted_steps": 1,
     "max_steps": 3,
     "warmup_steps": 1,
@@ -45,7 +46,6 @@ LESS = {
 # The toy visual tokenizer has 16 patches, fewer than the recipe has queries.
 FEWER_CODES = {"adapter_resampler": 4}
 IMAGE_TOKENS = {"adapter_linear": 16.0, "adapter_mlp": 16.0, "adapter_resampler": 4.0}
-EVALUATED_TWICE = ("lavit", "regression")
 
 
 def read_recipe(row: str) -> dict:
@@ -84,7 +84,6 @@ def flags(row: str, parts: Path, output: Path, **settings) -> list[str]:
         "results": output / f"{row}.json",
     }
     paths |= {"num_codes": FEWER_CODES[row]} if row in FEWER_CODES else {}
-    paths["num_curve_points"] = 2 if row in EVALUATED_TWICE else 1
     given = LESS | paths | settings
     return [
         str(STUDY / "rows" / f"{row}.yaml"),

@@ -24,7 +24,7 @@ from lavit_hf.training import last_checkpoint
 from ..guides import ROOT, blocks_of
 from ..tiny import CODEBOOK_SIZE, save_clip, save_text_model
 from .small import UNET, VAE, make_dataset
-from .small_study import EVALUATED_TWICE, IMAGE_TOKENS, LLAMA, STUDY, flags, make_parts, read_recipe
+from .small_study import IMAGE_TOKENS, LLAMA, STUDY, flags, make_parts, read_recipe
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_a_row_trains_and_is_evaluated(row, results):
     draws = found["recipe"]["system"] in ("lavit", "regression")
     tasks = {"captions", "questions"} | ({"drawing", "edits", "reconstruction", "own_words"} if draws else set())
     assert set(found["evaluation"]["results"]) == tasks
-    assert [point["step"] for point in found["curve"]] == ([1, 3] if row in EVALUATED_TWICE else [3])
+    assert [point["step"] for point in found["curve"]] == [3]
     assert [step for step, _ in found["losses"]] == [1, 2, 3]
     assert found["image_tokens"] == IMAGE_TOKENS.get(row, results[BASE]["image_tokens"])
     assert found["operations"]["total"] == 3 * found["operations"]["per_step"] > 0
@@ -102,6 +102,7 @@ def test_a_stopped_row_continues(row, parts, tmp_path):
     assert second["losses"] == first["losses"]
     assert second["held_out_loss"] == pytest.approx(first["held_out_loss"], abs=1e-6)
     assert second["curve"] == first["curve"]
+    assert [point["step"] for point in second["curve"]] == [1, 2, 3]
 
 
 # The driver and the page
@@ -185,7 +186,8 @@ def test_a_page_has_the_numbers_of_its_results(results, tmp_path):
     assert render(text, tmp_path, find_pictures(tmp_path / "page.md")) == text
 
 
-def test_the_dial_compares_equal_lengths(results, parts, tmp_path):
+def test_the_dial_compares_equal_lengths(results, parts, tmp_path, monkeypatch):
+    monkeypatch.setattr("study.dial.BUDGETS", (4, 12, 64))
     model = Path(results["lavit"]["recipe"]["results"]).parent
     given = [
         "--plain",
@@ -197,14 +199,14 @@ def test_the_dial_compares_equal_lengths(results, parts, tmp_path):
         "--output",
         tmp_path / "dial.json",
     ]
-    given += ["--dataset_name", parts / "data", "--num_rows", "4", "--tasks", "reconstruction", "captions"]
+    given += ["--dataset_name", parts / "data", "--num_rows", "2", "--tasks", "reconstruction", "captions"]
     measure_dial([str(word) for word in given])
     curves = read_json(tmp_path / "dial.json")["curves"]
     assert [(curve["tokenizer"], curve["selection"]) for curve in curves] == [
         (name, selection) for name in ("plain", "random") for selection in ("adaptive", "fixed")
     ]
     for curve in curves:
-        assert [point["budget"] for point in curve["points"]] == [4, 8, 12, 16]
+        assert [point["budget"] for point in curve["points"]] == [4, 12]
         assert all(abs(point["tokens"] - point["budget"]) <= 0.5 for point in curve["points"])
         assert all(set(point["values"]) == {"reconstruction", "captions"} for point in curve["points"])
     assert curves[0]["points"] != curves[1]["points"]
@@ -214,7 +216,7 @@ def test_the_dial_compares_equal_lengths(results, parts, tmp_path):
 ABRIDGED = {
     "--common": "--num_train_rows 8 --num_eval_rows 2 --dataloader_num_workers 0 --per_device_train_batch_size 2 "
     "--per_device_eval_batch_size 2 --report_to none --bf16 false --use_cpu true --max_steps 1",
-    "--tokenizer": "--max_steps 1",
+    "--tokenizer": "--max_steps 1 --quantize_from 0 --config '{\"codebook_size\": 8}'",
     "--decoder": "--max_steps 1",
     "--row": "--max_steps 2 --warmup_steps 1 --num_test_rows 2 --num_counted_steps 1 --num_curve_points 1 "
     "--lr_scheduler_kwargs '{\"num_decay_steps\": 1}' --max_length 64",

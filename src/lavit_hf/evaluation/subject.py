@@ -91,24 +91,30 @@ class Subject:
     samples: list[Sample] = field(default_factory=list)
 
     def batches(self, items: Sequence, task: str) -> Iterator[tuple[int, list]]:
-        """Yields the number of the first item and the items of each batch."""
+        """
+        Yields the number of the first item and the items of each batch of `items`. The progress bar names the `task`.
+        """
         size = self.settings.batch_size
         for start in tqdm(range(0, len(items), size), desc=task, leave=False, disable=not self.settings.progress):
             yield start, [items[index] for index in range(start, min(start + size, len(items)))]
 
     def read_images(self, rows: Sequence[dict], first: int, column: str = "image") -> list[Image.Image]:
-        """Reads the images of neighboring rows as RGB. The number of the `first` row is for errors."""
+        """
+        Reads the images in a `column` of neighboring `rows` as RGB. The number of the `first` row is for errors.
+        """
         name = self.settings.columns.get(column, column)
         return [read_image(row[column], f"row {first + index}, column {name!r}") for index, row in enumerate(rows)]
 
     def show(self, *images: Iterable[Image.Image], lines: Iterable[str]) -> None:
-        """Keeps cases as samples, until there are enough: the images of each, and the lines below them."""
+        """Keeps cases as samples, until there are enough: the `images` of each, and the `lines` below them."""
         for *case, text in zip(*images, lines, strict=True):
             if len(self.samples) < NUM_SAMPLES_SHOWN:
                 self.samples.append(Sample(tuple(case), tuple(text.splitlines())))
 
     def write(self, texts: list[str], images: list[Image.Image], max_new_tokens: int) -> list[str]:
-        """Generates text greedily after an image and a text each."""
+        """
+        Generates text greedily, at most `max_new_tokens` tokens after each of the `images` and its text in `texts`.
+        """
         before = [[image] for image in images]
         return write_texts(self.model, self.processor, texts, before, max_new_tokens=max_new_tokens, **GREEDY)
 
@@ -118,7 +124,9 @@ class Subject:
         return {"do_sample": True, **own, **self.settings.image_generation}
 
     def draw(self, texts: list[str], first: int, images: list[Image.Image] | None = None) -> list[Image.Image]:
-        """Draws an image after each text, or edits `images` by the texts. The seeds depend on the number `first`."""
+        """
+        Draws an image after each of `texts`, or edits `images` by the texts. The seeds depend on the number `first`.
+        """
         torch.manual_seed(self.settings.seed + first)
         before = images and [[image] for image in images]
         settings = self.drawing_settings()
@@ -130,10 +138,13 @@ class Subject:
         return decode_edits(self.pipeline, images, source, codes, seed, **decoding)
 
     def encode(self, images: list[Image.Image]) -> LavitVisualTokenizerOutput:
-        """Encodes images by the visual tokenizer's own way of selection."""
+        """Encodes `images` by the visual tokenizer's own way of selection."""
         torch.manual_seed(self.settings.seed)  # a tokenizer may sample
         return encode_images(self.model.model.visual_tokenizer, self.processor, images)
 
     def decode(self, codes: list[list[int]], first: int) -> list[Image.Image]:
-        """Decodes images. The noise of an image depends on the index of its row, and not on its batch."""
+        """
+        Decodes images from their `codes`. The noise of an image depends on the index of its row, which is `first` for
+        the first image, and not on its batch.
+        """
         return decode_codes(self.pipeline, codes, self.settings.seed + first, **self.settings.image_decoding)
