@@ -158,13 +158,11 @@ def count_operations(trainer: LavitForCausalLMTrainer, num_steps: int, has_codes
     """
     model, counter = trainer.model, FlopCounterMode(display=False, depth=8)
     batches = iter(trainer.get_train_dataloader())
-    for _ in range(num_steps):
-        batch = next(batches)
-        model.zero_grad()
-        with counter:
-            trainer.training_step(model, batch)
+    with counter:  # once, since it starts from zero whenever it is entered
+        for _ in range(num_steps):
+            model.zero_grad()
+            trainer.training_step(model, next(batches))
             trainer.optimizer.step()
-        trainer.accelerator.wait_for_everyone()
     model.zero_grad()
     counts = {name: sum(found.values()) for name, found in counter.get_flop_counts().items()}
     unused = () if has_codes else UNUSED

@@ -17,7 +17,7 @@ from study.json_files import read_json, write_json
 from study.report import find_pictures, load_results, render, write_page
 from study.run import Study, parse_options
 from study.systems import describe_recipe
-from study.train import NUM_DRAWINGS, read_arguments, train_row
+from study.train import NUM_DRAWINGS, count_operations, load_trainer, read_arguments, train_row
 
 from lavit_hf.training import last_checkpoint
 
@@ -70,6 +70,15 @@ def test_rows_cost_what_they_should(results):
     weights = {row: found["trained_parameters"] for row, found in results.items()}
     assert weights["lavit"] - weights["lavit_text_only"] == (CODEBOOK_SIZE - 1) * LLAMA["hidden_size"]
     assert weights["adapter_linear"] < weights["adapter_mlp"] < weights["lavit_text_only"]
+
+
+def test_operations_are_those_of_a_step(parts, tmp_path):
+    """The mean over several steps is near that of one, and parts that a system does not use do not count."""
+    trainer, _ = load_trainer(read_arguments(flags("lavit_text_only", parts, tmp_path)))
+    trainer.train()
+    one, several, whole = (count_operations(trainer, *case) for case in ((1, False), (4, False), (4, True)))
+    assert 0.6 * one < several < 1.6 * one
+    assert 0.5 * whole < several < whole
 
 
 def test_another_budget_is_refused(results):
