@@ -36,7 +36,7 @@ def plot_curves(results: Mapping[str, Sequence[dict]], measures: Mapping[str, tu
                 axes[1][column].plot([step * per_step for step in steps], means, marker="o", label=row)
         axes[0][column].set(title=heading, xlabel="steps", ylabel="%")
         axes[1][column].set(xlabel="PFLOP", ylabel="%")
-    axes[0][0].legend(fontsize="small")
+    add_legend(axes[0][0])
     save(figure, path)
 
 
@@ -51,8 +51,14 @@ def plot_dial(dial: Mapping, measures: Mapping[str, tuple[str, str]], path: Path
             label = f"{curve['tokenizer']}, {curve['selection']}"
             axis.plot([point["tokens"] for point in points], values, marker="o", label=label)
         axis.set(title=heading, xlabel="mean tokens per image")
-    axes[0][0].legend(fontsize="small")
+    add_legend(axes[0][0])
     save(figure, path)
+
+
+def add_legend(axis) -> None:
+    """Names the lines of an axis, if it has any."""
+    if axis.get_lines():
+        axis.legend(fontsize="small")
 
 
 def save(figure, path: Path) -> None:
