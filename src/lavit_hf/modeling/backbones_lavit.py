@@ -252,7 +252,6 @@ def make_room(text_model: PreTrainedModel, num_text_tokens: int, codebook: torch
     std, mean = torch.std_mean(embeddings[:num_text_tokens].float(), dim=0)
     centred = (codebook - codebook.mean(dim=0)).to(std)
     spread = centred @ torch.randn(codebook.shape[1], len(std), device=std.device)
-    # A single code has the mean.
-    spread = spread / spread.std().clamp(min=torch.finfo(spread.dtype).tiny)
-    embeddings[num_text_tokens + 2 : -1] = (mean + std * spread).to(embeddings.dtype)
+    deviation = spread.std().clamp(min=torch.finfo(spread.dtype).tiny)  # a single code has the mean
+    embeddings[num_text_tokens + 2 : -1] = (mean + std * spread / deviation).to(embeddings.dtype)
     embeddings[-1] = mean.to(embeddings.dtype)
