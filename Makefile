@@ -9,7 +9,7 @@ PRECOMPUTE = $(LAVIT) precompute-codes shapes $(RUNS)/codes --model $(RUNS)/visu
 .PHONY: shapes-model
 shapes-model: $(RUNS)/model/README.md
 ifeq ($(MAKECMDGOALS),shapes-model)
-$(info The whole training takes about seven hours on two cores. After an interruption, the same command resumes it.)
+$(info The whole training takes about ten hours on two cores. After an interruption, the same command resumes it.)
 endif
 
 $(RUNS)/vision_tower/README.md: $(RECIPES)/vision_tower.yaml
@@ -35,7 +35,7 @@ $(RUNS)/lavit/README.md: $(RECIPES)/pretrain.yaml $(RUNS)/codes/complete
 # Assembles one folder for transformers and diffusers in float16, and evaluates it on 1000 scenes of the test split.
 $(RUNS)/model/README.md: $(RUNS)/lavit/README.md $(RUNS)/image_decoder/README.md model_cards/shapes.md
 	$(PYTHON) examples/assemble.py $(RUNS)/lavit $(RUNS)/image_decoder $(RUNS)/model --dtype float16 \
-		--without_code --dataset shapes --title "LaVIT of shapes" --license apache-2.0 --description model_cards/shapes.md
+		--without_code --domain model_cards/shapes_domain.json --dataset shapes --title "LaVIT of shapes" --license apache-2.0 --description model_cards/shapes.md
 
 # Compares LaVIT with other systems, see docs/study.md. What is there is not run again; what was stopped is resumed.
 .PHONY: study

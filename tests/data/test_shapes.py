@@ -39,12 +39,15 @@ def test_scenes_keep_the_rules():
     assert {count: counts.count(count) > 70 for count in counts} == dict.fromkeys((1, 2, 3, 4), True)
     for scene in scenes:
         assert len({item.place for item in scene.objects}) == len(scene.objects)
-        assert len({(item.shape, item.color) for item in scene.objects}) == len(scene.objects)
         for item in scene.objects:
             assert fits(item, [other for other in scene.objects if other is not item])
             assert abs(item.radius - SIZE_RADIUS[item.size]) < 0.01
             for value in (item.x, item.y):  # at least 5 of 64 pixels from the lines of the grid
                 assert min(abs(value - 1 / 3), abs(value - 2 / 3)) > 5 / 64
+    kinds = [[(item.shape, item.color) for item in scene.objects] for scene in scenes]
+    largest = [max(map(names.count, names)) for names in kinds]
+    assert 0.16 < sum(count > 1 for count in largest) / len(scenes) < 0.3  # 0.3 of those with several objects
+    assert set(largest) == {1, 2, 3, 4}
     seen = [item for scene in scenes for item in scene.objects]
     assert {item.shape for item in seen} == set(SHAPES)
     assert {item.color for item in seen} == set(COLORS)
@@ -63,7 +66,8 @@ def test_the_rows_are_those_of_this_version():
     """The content of rows may change with `DATASET_VERSION` only: datasets are cached under it."""
     row = make_row(0)
     assert row["caption"].startswith("a large cyan circle in the middle, a small red circle in the bottom left corner")
-    assert (row["instruction"], row["questions"][0]) == ("make the red circle large", "what is at the bottom?")
+    assert (row["instruction"], row["questions"][0]) == ("make the red circle large", "can you see a red ball?")
+    assert row["prompts"][0].startswith("i see a giant sky blue disc right in the middle together with a small aqua")
     assert np.asarray(row["image"]).mean() == pytest.approx(185.3, abs=0.5)
 
 
@@ -138,12 +142,14 @@ def test_annotations_say_what_each_pixel_shows():
         assert found == {"background", *(f"{item.size} {item.color} {item.shape}" for item in scene.objects)}
         for item in scene.objects:
             pixels = (np.asarray(labels) == LABELS.index(item.label)).sum()
-            radius = 64 * item.radius
-            edge = SHAPE_PERIMETER[item.shape] * radius  # of whose pixels either neighbour may have the label
-            assert pixels == pytest.approx(SHAPE_AREA[item.shape] * radius**2, abs=0.3 * edge)
+            radii = [64 * other.radius for other in scene.objects if other.label == item.label]
+            edge = SHAPE_PERIMETER[item.shape] * sum(radii)  # of whose pixels either neighbour may have the label
+            area = sum(SHAPE_AREA[item.shape] * radius**2 for radius in radii)
+            assert pixels == pytest.approx(area, abs=0.3 * edge)
             # Pixels have a label where the paint is.
             painted = np.asarray(render_scene(scene))[np.asarray(labels) == LABELS.index(item.label)]
-            assert np.median(np.abs(painted - np.array(item.rgb, dtype=float))) < 3
+            paints = np.array([other.rgb for other in scene.objects if other.label == item.label], dtype=float)
+            assert np.median(np.abs(painted[:, None] - paints).min(axis=1)) < 3
 
 
 def test_backgrounds_are_muted():
@@ -168,7 +174,8 @@ def test_dataset(rows):
         assert row["image"].tobytes() == render_scene(scene, 32).tobytes()
         assert [item["place"] for item in row["scene"]] == [item.place for item in scene.objects]
         assert row["scene"][0]["x"] == scene.objects[0].x
-        assert len(row["questions"]) == len(row["answers"]) == len(row["question_kinds"]) == 6
+        assert 5 <= len(row["questions"]) == len(row["answers"]) == len(row["question_kinds"]) <= 8
+        assert len(set(row["prompts"])) > 1
         assert row["annotation"].tobytes() == annotate_scene(scene, 32).tobytes()
         assert row["edited_scene"] != row["scene"]
         for scene_column, column in (("scene", "captions"), ("edited_scene", "edited_captions")):

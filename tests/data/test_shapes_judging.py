@@ -2,6 +2,8 @@
 """The judge reads what was rendered, through mild damage, and refuses what is no shape."""
 
 import math
+from dataclasses import replace
+from random import Random
 
 import numpy as np
 import pytest
@@ -9,16 +11,23 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from lavit_hf.data.shapes import (
     COLORS,
+    PLACES,
     SHAPES,
+    SIZES,
     DescribedObject,
+    OwnWords,
+    Scene,
+    edit_scene,
+    keeps_background,
+    load_own_words,
     match_objects,
     read_scene,
     render_scene,
     sample_scene,
     scene_matches,
 )
-from lavit_hf.data.shapes.loading import list_objects
-from lavit_hf.data.shapes.scenes import COLOR_RGB
+from lavit_hf.data.shapes.loading import list_objects, make_row
+from lavit_hf.data.shapes.scenes import COLOR_RGB, sample_object
 
 
 FIELDS = ("shape", "color", "size", "place")
@@ -135,3 +144,79 @@ def test_matching():
 def test_matching_takes_rows_of_the_dataset():
     scene = sample_scene(2)
     assert scene_matches(list_objects(scene), read_scene(render_scene(scene)), FIELDS)
+
+
+def test_a_background_is_kept_or_not():
+    noise = np.random.default_rng(0)
+    for index in range(40):
+        scene, other = sample_scene(index, "test"), sample_scene(index + 1, "test")
+        before, after = render_scene(scene), render_scene(edit_scene(scene, Random(index)).scene)
+        assert keeps_background(before, after)
+        assert keeps_background(before.resize((128, 128)), after)
+        pixels = np.asarray(after, dtype=float)
+        noisy = (pixels + noise.normal(0, 4, pixels.shape)).clip(0, 255).astype(np.uint8)
+        assert keeps_background(before, Image.fromarray(noisy))
+        pixels = pixels.copy()
+        pixels[:32, :32] += 25 if pixels.mean() < 160 else -25
+        assert not keeps_background(before, Image.fromarray(pixels.clip(0, 255).astype(np.uint8)))
+        assert not keeps_background(before, render_scene(replace(scene, background=other.background)))
+
+
+def test_own_words_are_judged():
+    cases = load_own_words()
+    kinds = [case.kind for case in cases]
+    assert (len(cases), *map(kinds.count, ("drawing", "question", "edit"))) == (200, 110, 50, 40)
+    assert len({case.text for case in cases}) == 200
+    trained = {text for index in range(300) for text in (make_row(index)["prompts"] + make_row(index)["questions"])}
+    assert not trained & {case.text for case in cases}
+    for index, case in enumerate(cases):
+        if case.kind == "question":
+            assert case.answers
+            assert case.scene is not None
+        if case.kind == "edit":
+            assert not case.is_drawn(read_scene(render_scene(case.scene))), case.text  # something is to be changed
+        if case.kind == "drawing" and not case.relations:
+            drawn = draw(case.objects, index)
+            assert case.is_drawn(read_scene(render_scene(drawn))), case.text
+            fewer = Scene(drawn.objects[1:], drawn.background)
+            assert not case.is_drawn(read_scene(render_scene(fewer))), case.text
+    assert load_own_words()[60].scene == cases[60].scene
+
+
+def draw(described, index):
+    """Makes a scene of described objects, whose open fields it draws."""
+    rng = Random(index)
+    while True:
+        objects, places = [], [item.place for item in described]
+        for item in described:
+            place = item.place or rng.choice([place for place in PLACES if place not in places])
+            places.append(place)
+            color, size = item.color or rng.choice(COLORS), item.size or rng.choice(SIZES)
+            objects.append(sample_object(rng, item.shape, color, size, place, [one for one in objects if one]))
+        if None not in objects:
+            return Scene(tuple(objects), sample_scene(index, "test").background)
+
+
+@pytest.mark.parametrize(
+    ("relation", "places", "is_true"),
+    [
+        ("above", ("top", "bottom left"), True),
+        ("above", ("left", "top"), False),
+        ("above", ("left", "right"), False),
+        ("below", ("bottom", "center"), True),
+        ("left of", ("left", "top right"), True),
+        ("right of", ("left", "center"), False),
+        ("next to", ("left", "center"), True),
+        ("next to", ("left", "right"), False),
+        ("next to", ("top left", "bottom right"), False),
+    ],
+)
+def test_relations_are_judged(relation, places, is_true):
+    described = (DescribedObject("star", "red"), DescribedObject("ring", "red"))
+    case = OwnWords("drawing", "", objects=described, relations=((0, relation, 1),))
+    placed = [
+        DescribedObject(item.shape, item.color, "small", place) for item, place in zip(described, places, strict=True)
+    ]
+    for index in range(5):
+        found = read_scene(render_scene(draw(placed, index)))
+        assert case.is_drawn(found) == case.is_drawn(found[::-1]) == is_true

@@ -2,10 +2,12 @@
 """The optimizers of `examples/optimizers.py`: learning rates of parts, and Muon with AdamW, through Trainer."""
 
 import copy
+import inspect
 
+import optimizers
 import pytest
 import torch
-from optimizers import MuonWithAdamW, OptimizerFactory, hidden_matrices
+from optimizers import Float32Muon, MuonWithAdamW, OptimizerFactory, hidden_matrices, orthogonalize
 from torch import nn
 from torch.optim import AdamW, Muon
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
@@ -55,8 +57,9 @@ def train(model, optimizer, steps: int) -> float:
     return loss.item()
 
 
-def test_each_part_is_moved_by_its_own(args):
+def test_each_part_is_moved_by_its_own(args, monkeypatch):
     """One step is one of `torch.optim.Muon` on hidden matrices, and one of AdamW on everything else."""
+    monkeypatch.setattr(optimizers, "has_bfloat16_units", lambda: True)
     model, optimizer = make(args, learning_rates={"first.bias": 2e-2})
     expected, _ = make(args)
     train(model, optimizer, 1)
@@ -73,6 +76,30 @@ def test_each_part_is_moved_by_its_own(args):
         one.step()
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, expected.state_dict()[name], msg=name)
+
+
+def test_muon_in_float32_is_muon(args, monkeypatch):
+    """Processors without units for bfloat16 take the same steps up to the rounding of bfloat16."""
+    moved = []
+    for has_units, kind in ((True, Muon), (False, Float32Muon)):
+        monkeypatch.setattr(optimizers, "has_bfloat16_units", lambda has_units=has_units: has_units)
+        model, optimizer = make(args)
+        assert type(optimizer.optimizers[1]) is kind
+        start = {name: value.clone() for name, value in model.state_dict().items()}
+        train(model, optimizer, 3)
+        moved.append({name: value - start[name] for name, value in model.state_dict().items()})
+    for name, expected in moved[0].items():
+        error = (moved[1][name] - expected).norm() / expected.norm()
+        assert error < (0.03 if name in ("first.weight", "second.weight") else 0.01), name
+
+
+def test_orthogonalization():
+    tall = torch.randn(24, 8, generator=torch.Generator().manual_seed(0))
+    coefficients = inspect.signature(Muon).parameters["ns_coefficients"].default
+    for matrix in (tall, tall.T):
+        values = torch.linalg.svdvals(orthogonalize(matrix, coefficients, 5, 1e-7))
+        assert values.min() > 0.6
+        assert values.max() < 1.3
 
 
 def test_the_longest_prefix_decides_a_learning_rate(args):

@@ -269,16 +269,38 @@ def test_the_recipe():
     model, sequences, _, arguments = parse_recipe(*classes, args=[recipe, "--learning_rates", "lm_head=1e-4"])
     assert sequences.weights == {
         "caption": 1,
-        "draw": 1.5,
+        "draw": 2,
         "question": 2.5,
         "edit": 4,
-        "interleaved": 1.5,
+        "interleaved": 0.75,
         "text": 0.1,
     }
     assert read_config(model.language_model_config, make_processor().tokenizer).hidden_size == 256
     assert model.part_learning_rates == {"lm_head": 1e-4}
     assert sequences.group_by_length
     assert arguments.lr_scheduler_kwargs == {"num_decay_steps": 1500, "decay_type": "1-sqrt"}
+    assert (sequences.caption_column, sequences.prompt_column) == ("captions", "prompts")
+
+
+@pytest.mark.parametrize("has_units", [False, True])
+def test_recipes_take_bfloat16_where_the_machine_has_units_for_it(has_units, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_units, "avx2": True}, raising=False)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"output_dir: {tmp_path}\nbf16: auto\nuse_cpu: true\n")
+    (arguments,) = parse_recipe(TrainingArguments, args=[str(recipe)])
+    assert arguments.bf16 is has_units
+    (arguments,) = parse_recipe(TrainingArguments, args=[str(recipe), "--bf16", "false"])
+    assert arguments.bf16 is False
+
+
+def test_drawings_have_requests_of_their_own():
+    row = {"image_codes": [1, 2], "captions": ["a red star"], "prompts": ["draw a star"]}
+    for column, expected in (("prompts", "draw a star"), (None, "a red star")):
+        arguments = SequenceArguments(
+            mixture=["draw=1"], caption_column="captions", prompt_column=column, prompt_dropout=0.0
+        )
+        assert list(list_texts(MixtureRows(Dataset.from_list([row]), arguments))) == [expected]
 
 
 # The model
@@ -304,6 +326,8 @@ def test_a_text_tokenizer_for_a_narrow_domain():
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     again = train_text_tokenizer([f"a {color} thing, {color}?" for color in COLORS] * 3, 400)
     assert again.get_vocab() == tokenizer.get_vocab()
+    small = train_text_tokenizer(["a red thing"] * 3, 400, lowercase=True)
+    assert small("A RED Thing")["input_ids"] == small("a red thing")["input_ids"] != small("a bed thing")["input_ids"]
 
 
 def test_a_new_language_model_has_the_tokenizers_ids(parts):

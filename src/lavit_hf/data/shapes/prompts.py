@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Requests to draw scenes, in the many words in which people write them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from random import Random
 
@@ -114,11 +115,13 @@ def request_scene(scene: Scene, rng: Random) -> str:
     objects = list(scene.objects)
     rng.shuffle(objects)
     share = rng.random()
-    if len(objects) > 1 and share < 0.3:
+    if share < 0.05:
+        text = _frame(_count_shapes(objects, rng), rng)
+    elif len(objects) > 1 and share < 0.35:
         text = _relate(objects, plan)
-    elif len(objects) > 1 and share < 0.42:
+    elif len(objects) > 1 and share < 0.46:
         text = _write_sentences(objects, plan)
-    elif share < 0.5:
+    elif share < 0.54:
         text = _write_notes(objects, plan)
     else:
         text = _frame(_list(objects, plan), rng)
@@ -173,6 +176,18 @@ def _list(objects: Sequence[ShapeObject], plan: _Plan) -> str:
     if len(parts) > 1 and rng.random() < 0.6:
         return f"{', '.join(parts[:-1])}{rng.choice((' and ', ', and ', ' and '))}{parts[-1]}"
     return rng.choice(JOINS).join(parts)
+
+
+def _count_shapes(objects: Sequence[ShapeObject], rng: Random) -> str:
+    """Tells the shapes alone, as in "two circles and a star"."""
+    counts = Counter(item.shape for item in objects)
+    names = [
+        add_article(phrase_name(rng, shape), rng)
+        if count == 1
+        else f"{choose(COUNTS[count], rng)} {phrase_name(rng, shape, count=count)}"
+        for shape, count in counts.items()
+    ]
+    return join_words(names)
 
 
 def _list_kin(objects: Sequence[ShapeObject], plan: _Plan) -> str | None:

@@ -35,8 +35,8 @@ NUM_QUESTIONS = {"relation": 2, "count": 2}
 
 def ask_questions(scene: Scene, rng: Random, num_questions: int = 8) -> list[Question]:
     """
-    Asks at most `num_questions` questions about a scene, which `rng` draws, in random order. Two of them count, and two
-    ask for the relation of two objects if the scene has several. The others are of different kinds. The answers yes
+    Asks at most `num_questions` questions about a scene, which `rng` draws, in random order. Two of them count, and
+    two ask for the relation of two objects if the scene has several. The others are of different kinds. Answers of yes
     and no are equally likely, and a "no" often asks for something that is there in part.
     """
     kinds = [kind for kind in QUESTION_KINDS for _ in range(NUM_QUESTIONS.get(kind, 1))]
@@ -273,6 +273,15 @@ def _ask_relation(scene: Scene, rng: Random) -> Asked:
             word = rng.choice(("bigger", "larger", "smaller"))
             answer = "yes" if (word == "smaller") == (first.size == "small") else "no"
             return f"is {names[0]} {word} than {names[1]}?", answer
+        across, down = steps_between(first, second)
+        if rng.random() < 0.25 and (across or down):
+            is_across = rng.random() < 0.5 if across and down else bool(across)
+            pair = ["left", "right"] if is_across else ["above", "below"]
+            answer = pair[(across if is_across else down) < 0]
+            rng.shuffle(pair)
+            of = " of" if is_across else ""
+            wordings = (f"is {{}} {pair[0]} or {pair[1]}{of} {{}}?", f"does {{}} lie {pair[0]} or {pair[1]}{of} {{}}?")
+            return rng.choice(wordings).format(*names), answer
         clear = {relation: _clearly(relation, first, second) for relation in OPPOSITES}
         wanted = rng.random() < 0.5
         fitting = [relation for relation, holds in clear.items() if holds is wanted]
@@ -299,7 +308,8 @@ def _clearly(relation: str, first: ShapeObject, second: ShapeObject) -> bool | N
     if relation == "next to":
         far = max(abs(across), abs(down))
         return True if abs(across) + abs(down) == 1 else False if far == 2 else None
-    return {"above": down > 0, "below": down < 0, "left of": across > 0, "right of": across < 0}[relation]
+    step = {"above": down, "below": -down, "left of": across, "right of": -across}[relation]
+    return step > 0 if step else None
 
 
 def _write(wordings: tuple[str, ...], rng: Random, name: str | None, answer: str) -> Asked:

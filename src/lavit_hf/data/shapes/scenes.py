@@ -5,7 +5,6 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from itertools import product
 from random import Random
 
 
@@ -17,6 +16,7 @@ BACKGROUNDS = ("plain", "gradient", "stripes", "checkerboard", "dots", "noise")
 MAX_OBJECTS = 4
 # In this share of the scenes of several objects, two or more of them have one shape and color.
 ALIKE_SHARE = 0.3
+ONE_SIZE_SHARE = 0.7  # of these scenes have them in one size
 
 # Saturated, and more than 30 degrees of OKLab hue apart, so that they differ even if a decoder blurs them.
 COLOR_RGB = {
@@ -144,8 +144,11 @@ def sample_scene(index: int, split: str = "train", seed: int = 0) -> Scene:
     rng = scene_rng(index, split, seed, "scene")
     num_objects = rng.randint(1, MAX_OBJECTS)
     background = _sample_background(rng)
+    chance = scene_rng(index, split, seed, "alike")
+    is_alike, have_one_size = chance.random() < ALIKE_SHARE, chance.random() < ONE_SIZE_SHARE
+    num_alike = chance.randint(2, num_objects) if is_alike and num_objects > 1 else 0
     while True:
-        objects = _sample_objects(rng, num_objects)
+        objects = _sample_objects(rng, num_objects, num_alike, have_one_size)
         scene = Scene(tuple(objects), background)
         if scene.split == split:
             return scene
@@ -207,17 +210,16 @@ def object_gap(first: ShapeObject, second: ShapeObject) -> float:
     return max(circles, across, below, above)
 
 
-def _sample_objects(rng: Random, num_objects: int) -> list[ShapeObject]:
+def _sample_objects(rng: Random, num_objects: int, num_alike: int, have_one_size: bool) -> list[ShapeObject]:
     while True:
-        names = [(*name, rng.choice(SIZES)) for name in rng.sample(list(product(SHAPES, COLORS)), num_objects)]
-        if num_objects > 1 and rng.random() < ALIKE_SHARE:
-            shape, color, size = names[0]
-            has_one_size = rng.random() < 0.7
-            for index in range(1, rng.randint(2, num_objects)):
-                names[index] = (shape, color, size if has_one_size else rng.choice(SIZES))
+        names = rng.sample([(shape, color) for shape in SHAPES for color in COLORS], num_objects)
+        names[:num_alike] = names[:1] * num_alike
         objects: list[ShapeObject] = []
-        for name, place in zip(names, rng.sample(PLACES, num_objects), strict=True):
-            item = sample_object(rng, *name, place, objects)
+        for (shape, color), place in zip(names, rng.sample(PLACES, num_objects), strict=True):
+            size = rng.choice(SIZES)
+            if 0 < len(objects) < num_alike and have_one_size:
+                size = objects[0].size
+            item = sample_object(rng, shape, color, size, place, objects)
             if item is None:
                 break
             objects.append(item)
