@@ -12,8 +12,10 @@ The loss is in `lavit_hf/training/image_decoder.py`; `lavit_hf/training/image_de
 
 import json
 from dataclasses import dataclass, field
+from typing import Literal
 
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from transformers import AutoImageProcessor, TrainingArguments, set_seed
 
 from lavit_hf import LavitImageDecoderPipeline, LavitVisualTokenizer
@@ -62,6 +64,10 @@ class ModelArguments:
     train_feature_decoder: bool = field(
         default=False, metadata={"help": "Train the whole feature decoder, not only projections."}
     )
+    attn_implementation: Literal["sdpa", "eager"] = field(
+        default="sdpa",
+        metadata={"help": "The attention of the U-Net in training. On a CPU, eager is faster for small images."},
+    )
     condition_dropout: float = field(default=0.1, metadata={"help": "The probability to drop the codes of an image."})
     snr_gamma: float | None = field(default=None, metadata={"help": "Weigh timesteps by min(SNR, gamma), say 5."})
     ema_decay: float = field(default=0.999, metadata={"help": "The decay of the moving average of the weights."})
@@ -95,6 +101,8 @@ def main():
     pipeline.register_to_config(
         default_num_inference_steps=model_args.num_inference_steps, default_guidance_scale=model_args.guidance_scale
     )
+    if model_args.attn_implementation == "eager":
+        pipeline.unet.set_attn_processor(AttnProcessor())
     check_codebook(data.dataset_name, data.train_split, tokenizer.quantizer.codebook)
     model = LavitImageDecoderForTraining(
         pipeline,

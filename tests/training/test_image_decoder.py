@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from train_vae import VaeForTraining, new_vae, set_scaling_factor
 from transformers import TrainingArguments
@@ -451,10 +452,19 @@ def test_the_scripts_run_on_a_folder_of_images(tmp_path, monkeypatch):
     assert pipe([1, 2, 3], num_inference_steps=2).images[0].size == (SIZE, SIZE)
     assert pipe.feature_decoder.config.num_patches == NUM_PATCHES
 
-    # The same command resumes from its last checkpoint.
-    weights = pipe.unet.conv_in.weight
+    # The same command resumes from its last checkpoint. Another attention takes the same steps.
+    weights, kinds = pipe.unet.conv_in.weight, []
+    path.write_text(yaml.safe_dump(shared | recipe | {"attn_implementation": "eager"}))
+    choose = UNet2DConditionModel.set_attn_processor
+
+    def record(self, processor):
+        kinds.append(type(processor))
+        choose(self, processor)
+
+    monkeypatch.setattr(UNet2DConditionModel, "set_attn_processor", record)
     shutil.rmtree(out / "checkpoint-3")
     shutil.rmtree(out / "unet")
     runpy.run_path(ROOT / "examples" / f"{name}.py", run_name="__main__")
     again = UNet2DConditionModel.from_pretrained(out / "unet").conv_in.weight
     torch.testing.assert_close(again, weights, rtol=0, atol=1e-5)
+    assert kinds == [AttnProcessor]
