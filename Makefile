@@ -47,7 +47,12 @@ study: $(RUNS)/vision_tower/README.md $(RUNS)/vae/README.md
 conformance:
 	HF_HUB_OFFLINE=1 $(PYTHON) -m pytest tests/conformance
 
-# Measures what only a GPU can tell, for 8.5 minutes at most. Parts that are complete in gpu.json are not measured again.
+# Measures what only a GPU can tell, for 8.5 minutes at most. Parts that are complete are not measured again.
 .PHONY: gpu-figures
 gpu-figures:
 	$(PYTHON) benchmarks/gpu.py
+
+# Brings the figures of benchmarks/results into docs/numbers.md.
+.PHONY: numbers
+numbers:
+	$(PYTHON) benchmarks/write_numbers.py

@@ -17,7 +17,6 @@ were read count as resident although the kernel can drop them at any time.
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -25,9 +24,8 @@ import time
 from pathlib import Path
 
 import torch
-from memory import read_memory
-from rich.console import Console
-from rich.table import Table
+from figures import Figure, add_output, report
+from memory import in_new_process, read_memory
 
 
 GOLDENS = Path(__file__).parents[1] / "tests" / "goldens" / "checkpoint"
@@ -89,8 +87,8 @@ def make_checkpoint(folder: Path, num_shards: int, shard_bytes: int) -> None:
     torch.save(adapter, language_model / "visual_weight.bin")
 
 
-def convert(source: Path, target: Path, dtype: str) -> None:
-    """Converts, in a separate process, and prints memory and time as JSON."""
+def convert(source: Path, target: Path, dtype: str) -> dict[str, float]:
+    """Converts, in a new process, and returns bytes of memory and seconds."""
     from lavit_hf.conversion import convert_official_checkpoint
 
     before, private, done = read_memory(), 0, threading.Event()
@@ -109,38 +107,32 @@ def convert(source: Path, target: Path, dtype: str) -> None:
         done.set()
         sampler.join()
     seconds = time.perf_counter() - start
-    facts = {
-        "baseline": before["VmRSS"],
+    return {
         "peak": read_memory()["VmHWM"] - before["VmRSS"],
         "private": private - before["RssAnon"],
         "seconds": seconds,
     }
-    print(json.dumps(facts))
-
-
-def run(mode: str, *args) -> str:
-    """Runs this script in another process, so that the memory of one step does not count in another."""
-    command = [sys.executable, __file__, f"--{mode}", *map(str, args)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def measure(num_shards: int, shard_mb: int, dtype: str, directory: Path) -> dict:
     with tempfile.TemporaryDirectory(dir=directory) as folder:
         source, target = Path(folder, "official"), Path(folder, "converted")
-        run("make", source, num_shards, shard_mb * 10**6)
+        in_new_process(make_checkpoint, source, num_shards, shard_mb * 10**6)
         sizes = [path.stat().st_size for path in (source / "language_model").glob("pytorch_model-*.bin")]
-        facts = json.loads(run("convert", source, target, dtype).splitlines()[-1])
+        facts = in_new_process(convert, source, target, dtype)
     return facts | {"shards": num_shards, "total": sum(sizes), "largest": max(sizes)}
 
 
-def print_table(rows: list[dict]) -> None:
-    columns = ["shards", "total GB", "largest GB", "baseline GB", "peak GB", "private GB", "bound GB", "seconds", ""]
-    table = Table(*columns)
-    for row in rows:
-        sizes = [row[name] for name in ("total", "largest", "baseline", "peak", "private")]
-        cells = [str(row["shards"]), *(f"{size / 1e9:.2f}" for size in [*sizes, BOUND]), f"{row['seconds']:.1f}"]
-        table.add_row(*cells, "within" if row["private"] <= BOUND else "BROKEN")
-    Console(width=120).print(table)
+def figures_of(facts: dict) -> list[Figure]:
+    name, private = f"{facts['shards']} shards", facts["private"] / 1e9
+    bound = f"the bound of {BOUND / 1e9:.2f} GB"
+    return [
+        Figure(name, facts["total"] / 1e9, "GB in all"),
+        Figure(name, facts["largest"] / 1e9, "GB of the largest shard"),
+        Figure(name, facts["peak"] / 1e9, "GB resident at most"),
+        Figure(name, private, "GB of private memory", bound, facts["private"] / BOUND),
+        Figure(name, facts["seconds"], "s"),
+    ]
 
 
 def main() -> int:
@@ -149,18 +141,12 @@ def main() -> int:
     parser.add_argument("--shard-mb", type=int, default=512, help="size of a shard, at least 128")
     parser.add_argument("--dtype", default="bfloat16", help="dtype of the result; auto copies the weights as they are")
     parser.add_argument("--directory", type=Path, help="folder to work in; default: a temporary one")
-    parser.add_argument("--make", nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("--convert", nargs=3, help=argparse.SUPPRESS)
+    add_output(parser)
     args = parser.parse_args()
-    if args.make:
-        make_checkpoint(Path(args.make[0]), int(args.make[1]), int(args.make[2]))
-        return 0
-    if args.convert:
-        convert(Path(args.convert[0]), Path(args.convert[1]), args.convert[2])
-        return 0
     rows = [measure(number, args.shard_mb, args.dtype, args.directory) for number in args.shards]
-    print_table(rows)
-    return int(any(row["private"] > BOUND for row in rows))
+    setting = f"From float16 to {args.dtype}, shards of {args.shard_mb} MB"
+    report(args, setting, {"conversion": [figure for facts in rows for figure in figures_of(facts)]})
+    return int(any(facts["private"] > BOUND for facts in rows))
 
 
 if __name__ == "__main__":

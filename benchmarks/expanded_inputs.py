@@ -22,8 +22,7 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from figures import Figure, add_output, report
 from timing import time_in_turns
 from transformers import CLIPVisionConfig, LlamaConfig
 
@@ -119,27 +118,25 @@ def main() -> None:
     parser.add_argument("--hidden-size", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--device", default="cpu")
+    add_output(parser)
     args = parser.parse_args()
 
     model = build_model(args)
     batch = Batch(model, args)
     losses = {way: forward(batch, way) for way in WAYS}
-    console = Console(width=110)
     lengths = ", ".join(str(len(codes)) for codes in batch.codes)
-    console.print(
-        f"batch {args.batch_size}, codes of images {lengths}, texts of {args.text_length} tokens, {args.device}, "
-        f"{torch.get_num_threads()} threads, median of {args.runs}; losses "
-        + ", ".join(f"{way} {loss:.4f}" for way, loss in losses.items())
+    setting = (
+        f"Batch {args.batch_size}, codes of images {lengths}, texts of {args.text_length} tokens, float32, median of "
+        f"{args.runs}; losses " + ", ".join(f"{way} {loss:.4f}" for way, loss in losses.items())
     )
-    table = Table("way", "forward s", "to placeholder", "step s", "to placeholder")
-    seconds = [measure(function, batch, args) for function in (forward, step)]
-    for way in WAYS:
-        cells = []
-        for times in seconds:
-            ratio = statistics.median(mine / first for mine, first in zip(times[way], times[WAYS[0]], strict=True))
-            cells += [f"{statistics.median(times[way]):.2f}", f"{ratio:.2f}"]
-        table.add_row(way, *cells)
-    console.print(table)
+    figures = []
+    for name, function in {"forward": forward, "training step": step}.items():
+        seconds = measure(function, batch, args)
+        for way, times in seconds.items():
+            ratio = statistics.median(first / mine for mine, first in zip(times, seconds[WAYS[0]], strict=True))
+            against = () if way == WAYS[0] else (WAYS[0], ratio)
+            figures.append(Figure(way, statistics.median(times), f"s, {name}", *against))
+    report(args, setting, {"inputs": figures})
 
 
 if __name__ == "__main__":

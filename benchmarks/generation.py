@@ -10,17 +10,14 @@ ratios hold on a machine whose speed drifts. Peak memory is measured in a separa
 """
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
 import torch
-from memory import forget_peak_memory, read_memory
-from rich.console import Console
-from rich.table import Table
+from figures import Figure, add_output, report
+from memory import in_new_process, measure_peak
 from timing import time_in_turns
 from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedModel
 
@@ -120,29 +117,14 @@ def read_weights(model: LavitForCausalLM) -> int:
     return total
 
 
-def measure_memory(args) -> None:
-    """Prints the peak memory in MB of one kind of work beyond the weights, in a child process."""
-    model, work = build_model(args), Work(**json.loads(args.memory_of))
-    if args.device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        draw(model, work)
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        forget_peak_memory()
-        before = read_memory()["VmRSS"]
-        draw(model, work)
-        peak = read_memory()["VmHWM"]
-    print((peak - before) / 1e6)
+def peak_memory(args, work: Work) -> float:
+    """Returns the peak memory in MB of one kind of work beyond the weights, in a new process."""
+    model = build_model(args)
+    return measure_peak(lambda: draw(model, work), args.device)
 
 
-def peak_memory(work: Work) -> float:
-    command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", json.dumps(vars(work))]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-
-
-def compare(model: LavitForCausalLM, args, console: Console) -> None:
-    """Prints ratios: guidance in one forward and in two passes, a batch and one image, a token and its weights."""
+def compare(model: LavitForCausalLM, args) -> Iterator[Figure]:
+    """Compares guidance in one forward and in two passes, a batch and one image, a step and reading the weights."""
     works = {
         "one forward": Work(args.num_codes),
         "two passes": Work(args.num_codes, way="two passes"),
@@ -154,69 +136,59 @@ def compare(model: LavitForCausalLM, args, console: Console) -> None:
         works["static cache, compiled"] = Work(args.num_codes, way="static cache")
     functions = {name: lambda work=work: draw(model, work) for name, work in works.items()}
     seconds = time_in_turns(functions | {"weights": lambda: read_weights(model)}, args.runs, args.device)
-    weights = seconds.pop("weights")
-
-    table = Table("drawing", "tokens/s", "images/min", "against one forward", "ms a step", "x weights", "peak MB")
+    weights = statistics.median(seconds.pop("weights"))
     for name, runs in seconds.items():
         work, median = works[name], statistics.median(runs)
         ratios = [one * work.batch_size / other for one, other in zip(seconds["one forward"], runs, strict=True)]
+        against = () if name == "one forward" else ("one forward", statistics.median(ratios))
         step = median / args.num_codes
-        table.add_row(
-            name,
-            f"{work.batch_size * args.num_codes / median:.1f}",
-            f"{60 * work.batch_size / median * args.num_codes / CODES_PER_IMAGE:.1f}",
-            f"{statistics.median(ratios):.2f}",
-            f"{1000 * step:.1f}",
-            f"{step / statistics.median(weights):.2f}",
-            f"{peak_memory(work):.0f}",
-        )
-    console.print(table)
-    size = read_weights(model)
-    console.print(
-        f"Reading the {size / 1e9:.2f} GB of weights once takes {1000 * statistics.median(weights):.1f} ms, "
-        f"{size / 1e9 / statistics.median(weights):.1f} GB/s: no step of one token can be faster."
-    )
+        images = 60 * work.batch_size / median * args.num_codes / CODES_PER_IMAGE
+        yield Figure(name, work.batch_size / step, "tokens/s", *against)
+        yield Figure(name, images, f"images/min of {CODES_PER_IMAGE} codes")
+        yield Figure(name, 1000 * step, "ms a step", "weights read once", weights / step)
+        yield Figure(name, in_new_process(peak_memory, args, work), "MB beyond the weights")
+    yield Figure("weights read once", 1000 * weights, "ms a step")
+    yield Figure("weights read once", read_weights(model) / 1e9 / weights, "GB/s")
 
 
-def measure_growth(model: LavitForCausalLM, args, console: Console) -> dict[str, list[tuple[int, float, float]]]:
-    """Measures (value, tokens per second, peak MB) over the length of the prompt, its images, and the batch size."""
+def measure_growth(model: LavitForCausalLM, args) -> Iterator[Figure]:
+    """Measures speed and memory over the length of the prompt, its images, and the batch size."""
     series = {
         "prompt length": [(value, Work(GROWTH_CODES, prompt_length=value)) for value in (16, 64, 256, 1024)],
         "images in the prompt": [(value, Work(GROWTH_CODES, num_images=value)) for value in (0, 1, 2, 4, 8)],
         "batch size": [(value, Work(GROWTH_CODES, batch_size=value)) for value in (1, 2, 4, 8, 16)],
     }
-    grown = {}
-    table = Table("over", "value", "tokens/s", "peak MB")
     for name, works in series.items():
         functions = {str(value): lambda work=work: draw(model, work) for value, work in works}
         seconds = time_in_turns(functions, args.runs, args.device)
-        grown[name] = [
-            (value, work.batch_size * work.num_codes / statistics.median(seconds[str(value)]), peak_memory(work))
-            for value, work in works
-        ]
-        for value, speed, memory in grown[name]:
-            table.add_row(name, str(value), f"{speed:.1f}", f"{memory:.0f}")
-    console.print(table)
-    return grown
+        for value, work in works:
+            speed = work.batch_size * work.num_codes / statistics.median(seconds[str(value)])
+            yield Figure(f"{name}: {value}", speed, "tokens/s")
+            yield Figure(f"{name}: {value}", in_new_process(peak_memory, args, work), "MB beyond the weights")
 
 
-def plot_growth(grown: dict[str, list[tuple[int, float, float]]], path: str, title: str) -> None:
+def plot_growth(figures: list[Figure], path: str, title: str) -> None:
+    """Plots what `measure_growth` measured: a column for each series, and a row for each unit."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(2, len(grown), figsize=(3.6 * len(grown), 5), sharex="col", layout="constrained")
-    for column, (name, points) in zip(axes.T, grown.items(), strict=True):
-        values, speeds, memories = zip(*points, strict=True)
-        for axis, measured, label in zip(column, (speeds, memories), ("tokens/s", "peak MB"), strict=True):
-            axis.plot(values, measured, marker="o")
+    series: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for figure in figures:
+        name, _, value = figure.name.partition(": ")
+        series.setdefault(name, {}).setdefault(figure.unit, []).append((int(value), figure.value))
+    size = (3.6 * len(series), 5)
+    canvas, axes = pyplot.subplots(2, len(series), figsize=size, sharex="col", layout="constrained")
+    for column, (name, units) in zip(axes.T, series.items(), strict=True):
+        for axis, (unit, points) in zip(column, units.items(), strict=True):
+            axis.plot(*zip(*points, strict=True), marker="o")
             axis.set_ylim(bottom=0)
-            axis.set_ylabel(label)
+            axis.set_ylabel(unit)
             axis.grid(alpha=0.3)
         column[-1].set_xlabel(name)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=100)
+    canvas.suptitle(title)
+    canvas.savefig(path, dpi=100)
 
 
 def main() -> None:
@@ -228,19 +200,17 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="bfloat16", help="dtype; float32 suits a processor without bfloat16 units")
     parser.add_argument("--plot", help="image file for a plot of the growth, which is only measured with this option")
-    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    add_output(parser)
     args = parser.parse_args()
-    if args.memory_of:
-        measure_memory(args)
-        return
-    console = Console(width=110)
     model = build_model(args)
     billions = sum(p.numel() for p in model.model.language_model.parameters()) / 1e9
-    title = f"Llama of {billions:.2f} billion weights, {args.dtype}, {args.device}, {torch.get_num_threads()} threads"
-    console.print(f"{title}; guidance {GUIDANCE_SCALE}, {args.num_codes} codes, median of {args.runs}")
-    compare(model, args, console)
+    title = f"Llama of {billions:.2f} billion weights, {args.dtype}"
+    parts = {"drawing": list(compare(model, args))}
     if args.plot:
-        plot_growth(measure_growth(model, args, console), args.plot, title)
+        parts["growth"] = list(measure_growth(model, args))
+        plot_growth(parts["growth"], args.plot, f"{title}, {args.device}, {torch.get_num_threads()} threads")
+    setting = f"{title}; guidance {GUIDANCE_SCALE:g}, {args.num_codes} codes, median of {args.runs}"
+    report(args, setting, parts)
 
 
 if __name__ == "__main__":

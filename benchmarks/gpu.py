@@ -4,7 +4,7 @@ Measures what only a GPU can tell, at the sizes of the release with random weigh
 
     python benchmarks/gpu.py
     python benchmarks/gpu.py --parts drawing stage_two --minutes 4
-    python benchmarks/gpu.py --toy --device cpu
+    python benchmarks/gpu.py --toy --device cpu --output toy.json
 
 Each part runs in a process of its own. Its figures are added to one JSON file as they are measured, so that the
 command can be cut at any time, and ends after 8.5 minutes. The same command then measures the parts that are not
@@ -12,233 +12,26 @@ complete. A ratio has its baseline in the same process. The two take turns where
 """
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
-import platform
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from figures import Figure, add_output, default_output, describe, show, write
+from gpu_setup import NUM_TEXT_TOKENS, TOY, Setup, Sizes
 from rich.console import Console
-from rich.table import Table
-from timing import synchronize, time_in_turns
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Blip2VisionConfig, LlamaConfig
 
-from lavit_hf import (
-    LavitConfig,
-    LavitFeatureDecoder,
-    LavitFeatureDecoderConfig,
-    LavitForCausalLM,
-    LavitImageDecoderPipeline,
-    LavitVisualTokenizer,
-    LavitVisualTokenizerConfig,
-    LavitVisualTokenizerForPreTraining,
-)
+from lavit_hf import LavitVisualTokenizer, LavitVisualTokenizerForPreTraining
 from lavit_hf.modeling.merger_lavit import PatchPartition
 from lavit_hf.training import LavitImageDecoderForTraining
-
-
-# The dense peak of the data sheets in FLOP/s, in bfloat16, by a part of the name of the GPU.
-PEAKS = {"H200": 989e12, "H100 80GB HBM3": 989e12, "A100": 312e12}
-NUM_TEXT_TOKENS = 32000
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes of the measured models and inputs. The defaults are those of the release."""
-
-    vision: dict = field(default_factory=lambda: {"num_hidden_layers": 40})
-    merger: dict = field(default_factory=lambda: {"num_merger_layers": 12})
-    # Llama-2-7B, and a model whose optimizer states fit beside it on one GPU.
-    text: dict = field(default_factory=dict)
-    trained_text: dict = field(
-        default_factory=lambda: {
-            "hidden_size": 2048,
-            "intermediate_size": 5504,
-            "num_hidden_layers": 24,
-            "num_attention_heads": 16,
-        }
-    )
-    unet: dict = field(
-        default_factory=lambda: {  # of SDXL
-            "sample_size": 128,
-            "block_out_channels": (320, 640, 1280),
-            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            "transformer_layers_per_block": (1, 2, 10),
-            "attention_head_dim": (5, 10, 20),
-            "cross_attention_dim": 2048,
-            "use_linear_projection": True,
-            "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": 2816,
-        }
-    )
-    vae: dict = field(
-        default_factory=lambda: {
-            "sample_size": 1024,
-            "block_out_channels": (128, 256, 512, 512),
-            "down_block_types": ("DownEncoderBlock2D",) * 4,
-            "up_block_types": ("UpDecoderBlock2D",) * 4,
-            "layers_per_block": 2,
-        }
-    )
-    conditions: tuple[int, int] = (768, 1280)
-    pixels: int = 1024
-    steps: int = 25
-    codes: int = 85  # of an image, on average
-    tokenizer_batch: int = 64
-    drawing_batches: tuple[int, ...] = (8, 32)
-    reading_tokens: int = 64
-    training_batch: int = 64  # images of stage 1
-    training_tokens: tuple[int, int] = (8, 1024)  # sequences of stage 2, and their length
-    decoder_batch: int = 4
-    decoder_pixels: int = 512
-    runs: int = 3
-
-
-TOY = Sizes(
-    vision={
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "image_size": 28,
-    },
-    merger={"num_merger_layers": 1, "intermediate_size": 64, "codebook_size": 64},
-    text={"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2},
-    trained_text={"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2},
-    unet={
-        "sample_size": 8,
-        "block_out_channels": (8, 16),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-        "layers_per_block": 1,
-        "norm_num_groups": 4,
-        "attention_head_dim": 2,
-        "cross_attention_dim": 16,
-        "addition_time_embed_dim": 4,
-        "projection_class_embeddings_input_dim": 36,
-    },
-    vae={
-        "sample_size": 16,
-        "block_out_channels": (8, 8),
-        "down_block_types": ("DownEncoderBlock2D",) * 2,
-        "up_block_types": ("UpDecoderBlock2D",) * 2,
-        "norm_num_groups": 4,
-    },
-    conditions=(4, 12),
-    pixels=16,
-    steps=2,
-    codes=3,
-    tokenizer_batch=2,
-    drawing_batches=(2,),
-    reading_tokens=3,
-    training_batch=2,
-    training_tokens=(2, 16),
-    decoder_batch=2,
-    decoder_pixels=16,
-    runs=1,
-)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """
-    A measured value.
-
-    Args:
-        name (`str`): The name of the measured quantity.
-        value (`float`): The value.
-        unit (`str`): Its unit.
-        baseline (`str`, *optional*): The name of what it is compared with.
-        ratio (`float`, *optional*): How many times better than the baseline, or the share of the limit.
-    """
-
-    name: str
-    value: float
-    unit: str
-    baseline: str | None = None
-    ratio: float | None = None
-
-
-@dataclass(frozen=True)
-class Setup:
-    """The sizes, and the device that a part runs on."""
-
-    sizes: Sizes
-    device: str
-
-    @property
-    def on_gpu(self) -> bool:
-        return self.device.startswith("cuda")
-
-    def compile(self, function: Callable) -> Callable:
-        """Compiles a function. Without a GPU, nothing is to be gained, and only the graph is captured."""
-        return torch.compile(function, backend="inductor" if self.on_gpu else "eager")
-
-    def new_model(self, model_class: type[nn.Module], config, dtype: torch.dtype = torch.bfloat16) -> nn.Module:
-        """Makes a model with random weights on the device."""
-        with torch.device(self.device):
-            return model_class(config).to(dtype).eval()
-
-    def tokenizer_config(self) -> LavitVisualTokenizerConfig:
-        vision = Blip2VisionConfig(**self.sizes.vision, initializer_range=0.02)
-        return LavitVisualTokenizerConfig(vision_config=vision, **self.sizes.merger)
-
-    def new_lavit(self, text: dict) -> LavitForCausalLM:
-        tokenizer = self.tokenizer_config()
-        vocab_size = NUM_TEXT_TOKENS + tokenizer.codebook_size + 3
-        config = LlamaConfig(vocab_size=vocab_size, max_position_embeddings=4096, **text)
-        return self.new_model(LavitForCausalLM, LavitConfig(text_config=config, visual_tokenizer_config=tokenizer))
-
-    def new_pipeline(self) -> LavitImageDecoderPipeline:
-        sizes, pooled = self.sizes, self.sizes.conditions[-1]
-        assert sum(sizes.conditions) == sizes.unet["cross_attention_dim"]
-        decoder = LavitFeatureDecoderConfig.from_visual_tokenizer_config(
-            self.tokenizer_config(), condition_dims=list(sizes.conditions), pooled_condition_dim=pooled
-        )
-        with torch.device(self.device):
-            unet = UNet2DConditionModel(addition_embed_type="text_time", **sizes.unet).to(torch.bfloat16)
-            vae = AutoencoderKL(scaling_factor=0.13025, **sizes.vae).to(torch.bfloat16)
-        feature_decoder = self.new_model(LavitFeatureDecoder, decoder)
-        pipeline = LavitImageDecoderPipeline(feature_decoder, unet, vae, DDIMScheduler())
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
-    def random_pixels(self, batch_size: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-        side = self.tokenizer_config().vision_config.image_size
-        return torch.randn(batch_size, 3, side, side, device=self.device, dtype=dtype)
-
-    def time(self, functions: dict[str, Callable]) -> dict[str, float]:
-        """Returns the median seconds of functions that take turns."""
-        seconds = time_in_turns(functions, self.sizes.runs, self.device)
-        return {name: statistics.median(values) for name, values in seconds.items()}
-
-    def peak_memory(self, function: Callable) -> float | None:
-        """Returns the largest GB on the GPU while a function runs."""
-        if not self.on_gpu:
-            function()
-            return None
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        function()
-        synchronize(self.device)
-        return torch.cuda.max_memory_allocated() / 1e9
-
-    def peak_flops(self) -> float | None:
-        """Returns the FLOP/s of the data sheet, if the GPU is a known one."""
-        name = torch.cuda.get_device_name() if self.on_gpu else ""
-        return next((peak for part, peak in PEAKS.items() if part in name), None)
 
 
 @torch.no_grad()
@@ -260,7 +53,13 @@ def measure_tokenizer(setup: Setup) -> Iterator[Figure]:
             }
         )
         yield Figure(f"images, {name}", batch_size / seconds["whole"], "images/s")
-        yield Figure(f"share of the tower, {name}", seconds["tower"] / seconds["whole"], "of the time")
+        yield Figure(
+            f"tower, {name}",
+            batch_size / seconds["tower"],
+            "images/s",
+            "the whole",
+            seconds["tower"] / seconds["whole"],
+        )
         ratio = seconds["dense"] / seconds["packed"]
         yield Figure(f"packed merger, {name}", batch_size / seconds["packed"], "images/s", "dense merger", ratio)
     tower = tokenizer.vision_tower
@@ -318,14 +117,14 @@ def measure_drawing(setup: Setup) -> Iterator[Figure]:
     functions = {name: lambda work=work: draw(model, work) for name, work in works.items()}
     seconds = setup.time(functions | {"weights": lambda: read_weights(model)})
     weights = seconds.pop("weights")
-    yield Figure("weights read once", 1000 * weights, "ms")
+    yield Figure("weights read once", 1000 * weights, "ms a step")
     for name, value in seconds.items():
         step = 1000 * value / codes
-        yield Figure(f"step, {name}", step, "ms", "weights read once", 1000 * weights / step)
+        yield Figure(name, step, "ms a step", "weights read once", 1000 * weights / step)
         if name != "two passes":
             images = works[name].batch_size / value
             baseline = "two passes" if works[name].batch_size == 1 else "one forward"
-            yield Figure(f"images, {name}", 60 * images, "images/min", baseline, images * seconds[baseline])
+            yield Figure(name, 60 * images, "images/min", baseline, images * seconds[baseline])
 
 
 @torch.no_grad()
@@ -382,14 +181,14 @@ def measure_step(
     seconds = setup.time({"step": train})["step"]
     yield Figure(name, work / seconds, unit)
     if memory is not None:
-        yield Figure(f"{name}: peak memory", memory, "GB")
+        yield Figure(name, memory, "GB of peak memory")
     if flops is None:
         with FlopCounterMode(display=False) as counter:
             train()
         flops = counter.get_total_flops()
     peak = setup.peak_flops()
     against = {} if peak is None else {"baseline": "the peak", "ratio": flops / seconds / peak}
-    yield Figure(f"{name}: useful FLOP/s", flops / seconds / 1e12, "TFLOP/s", **against)
+    yield Figure(name, flops / seconds / 1e12, "useful TFLOP/s", **against)
     return flops
 
 
@@ -461,8 +260,8 @@ def measure_quantization(setup: Setup) -> Iterator[Figure]:
             quantize_(model.model.language_model, config)
         speed = 2 * codes / setup.time({name: lambda model=model: draw(model, Work(codes))})[name]
         first = first or speed
-        yield Figure(f"{name}, guided", speed, "tokens/s", "bfloat16", speed / first)
-        yield Figure(f"{name}: weights", sum(map(count_bytes, model.parameters())) / 1e9, "GB")
+        yield Figure(name, speed, "tokens/s, with guidance", "bfloat16", speed / first)
+        yield Figure(name, sum(map(count_bytes, model.parameters())) / 1e9, "GB of weights")
         del model
 
 
@@ -486,7 +285,7 @@ def measure_conversion(setup: Setup) -> Iterator[Figure]:
 
     facts = measure(2, 128 if setup.sizes is TOY else 1024, "bfloat16", None)
     yield Figure("conversion", facts["total"] / 1e9 / facts["seconds"], "GB/s")
-    yield Figure("conversion: private memory", facts["private"] / 1e9, "GB", "the bound", facts["private"] / BOUND)
+    yield Figure("conversion", facts["private"] / 1e9, "GB of private memory", "the bound", facts["private"] / BOUND)
 
 
 PARTS: dict[str, Callable[[Setup], Iterator[Figure]]] = {
@@ -503,28 +302,14 @@ PARTS: dict[str, Callable[[Setup], Iterator[Figure]]] = {
 }
 
 
-def describe_machine(device: str) -> dict[str, str]:
-    """Returns what the figures depend on."""
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
-    versions = {module: importlib.metadata.version(module) for module in ("torch", "transformers", "diffusers")}
-    return {"device": name, "python": platform.python_version()} | versions
-
-
-def write(path: Path, content: dict) -> None:
-    """Replaces the file at once, so that it is whole whenever the command is cut."""
-    beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(content, indent=2) + "\n")
-    beside.replace(path)
-
-
 def run_part(name: str, setup: Setup, path: Path) -> None:
     """Measures a part, and adds each of its figures to the file."""
     content = json.loads(path.read_text())
-    part = content["parts"][name] = {"complete": False, "figures": []}
+    figures = content["parts"][name] = []
     for figure in PARTS[name](setup):
-        part["figures"].append(asdict(figure))
+        figures.append(asdict(figure))
         write(path, content)
-    part["complete"] = True
+    content["complete"].append(name)
     write(path, content)
 
 
@@ -532,7 +317,7 @@ def run_parts(args: argparse.Namespace, path: Path) -> None:
     """Runs the parts that are not complete, each in a process of its own, until the time is over."""
     deadline = time.monotonic() + 60 * args.minutes
     for name in args.parts:
-        if json.loads(path.read_text())["parts"].get(name, {}).get("complete"):
+        if name in json.loads(path.read_text())["complete"]:
             continue
         command = [sys.executable, __file__, "--part", name, "--device", args.device, "--output", str(path)]
         try:
@@ -545,21 +330,11 @@ def run_parts(args: argparse.Namespace, path: Path) -> None:
             print(f"The part {name} failed; the others go on.", file=sys.stderr)
 
 
-def show(content: dict) -> Table:
-    """Makes the table of all figures."""
-    table = Table("part", "figure", "value", "unit", "against", "ratio")
-    for name, part in content["parts"].items():
-        for figure in (Figure(**values) for values in part["figures"]):
-            ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}"
-            table.add_row(name, figure.name, f"{figure.value:.4g}", figure.unit, figure.baseline or "", ratio)
-    return table
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     parser.add_argument("--minutes", type=float, default=8.5, help="time after which the command ends")
-    parser.add_argument("--output", type=Path, default=Path("gpu.json"), help="JSON file of the results")
+    add_output(parser)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--toy", action="store_true", help="tiny models, to test the command itself")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
@@ -569,16 +344,22 @@ def main() -> None:
     if args.part:
         run_part(args.part, Setup(TOY if args.toy else Sizes(), args.device), args.output)
         return
-    machine = describe_machine(args.device) | {"sizes": "toy" if args.toy else "release"}
-    if not args.output.exists():
-        write(args.output, {"machine": machine, "parts": {}})
-    found = json.loads(args.output.read_text())["machine"]
-    if found != machine:
-        parser.error(f"--output {args.output} has figures of {found}, not of {machine}: name another file")
-    run_parts(args, args.output)
-    content = json.loads(args.output.read_text())
+    if args.toy and not args.output:
+        parser.error("--toy needs --output: its figures are none of the results")
+    path = args.output or default_output(args.device)
+    expected = describe(f"{'Toy' if args.toy else 'Release'} sizes", args.device) | {"complete": []}
+    if not path.exists():
+        write(path, expected)
+    found = json.loads(path.read_text())
+    for key in ("machine", "setting"):
+        if found[key] != expected[key]:
+            parser.error(
+                f"{path} has figures of {found[key]}, not of {expected[key]}: name another file with --output"
+            )
+    run_parts(args, path)
+    content = json.loads(path.read_text())
     Console(width=120).print(show(content))
-    if missing := [name for name in args.parts if not content["parts"].get(name, {}).get("complete")]:
+    if missing := [name for name in args.parts if name not in content["complete"]]:
         sys.exit(f"Not complete: {', '.join(missing)}.")
 
 

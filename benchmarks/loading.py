@@ -9,28 +9,17 @@ Each load runs in a separate process, without its imports. The two take turns.
 
 import argparse
 import statistics
-import subprocess
-import sys
 import tempfile
+import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from figures import Figure, add_output, report
+from memory import in_new_process
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lavit_hf import LavitImageProcessorPil, LavitProcessor
 from lavit_hf.processing import extend_tokenizer
-
-
-LOAD = """
-import sys, time
-import lavit_hf
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, TokenizersBackend
-started = time.perf_counter()
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-print(time.perf_counter() - started, len(tokenizer))
-"""
 
 
 def make_text_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
@@ -42,10 +31,10 @@ def make_text_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
 
 
 def load(folder: Path) -> tuple[float, int]:
-    output = subprocess.run(
-        [sys.executable, "-c", LOAD, str(folder)], check=True, capture_output=True, text=True
-    ).stdout.split()
-    return float(output[0]), int(output[1])
+    """Returns the seconds that a tokenizer takes to load, and the number of its tokens."""
+    started = time.perf_counter()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return time.perf_counter() - started, len(tokenizer)
 
 
 def main() -> None:
@@ -53,6 +42,7 @@ def main() -> None:
     parser.add_argument("--codebook-size", type=int, default=16384)
     parser.add_argument("--text-size", type=int, default=32000)
     parser.add_argument("--runs", type=int, default=5)
+    add_output(parser)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         folders = {"text alone": Path(root) / "text", "text and codes": Path(root) / "lavit"}
@@ -63,14 +53,14 @@ def main() -> None:
         seconds, sizes = {name: [] for name in folders}, {}
         for _ in range(args.runs):
             for name, folder in folders.items():
-                second, sizes[name] = load(folder)
+                second, sizes[name] = in_new_process(load, folder)
                 seconds[name].append(second)
-    table = Table("tokenizer", "tokens", "median s", "most s", "ratio")
-    base = statistics.median(seconds["text alone"])
-    for name, times in seconds.items():
-        median = statistics.median(times)
-        table.add_row(name, str(sizes[name]), f"{median:.2f}", f"{max(times):.2f}", f"{median / base:.1f}")
-    Console(width=100).print(table)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    figures = []
+    for name, median in medians.items():
+        against = () if name == "text alone" else ("text alone", medians["text alone"] / median)
+        figures += [Figure(name, sizes[name], "tokens"), Figure(name, median, "s", *against)]
+    report(args, f"Median of {args.runs}", {"tokenizers": figures})
 
 
 if __name__ == "__main__":

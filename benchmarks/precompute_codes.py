@@ -13,22 +13,19 @@ for datasets of several lengths, with images of 64 pixels and a tiny model.
 """
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
-from memory import read_memory
+from figures import Figure, add_output, report
+from memory import in_new_process, read_memory
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 from transformers import ViTConfig
 
 from lavit_hf import LavitImageProcessor, LavitVisualTokenizer, LavitVisualTokenizerConfig
@@ -80,16 +77,17 @@ def time_ready(tokenizer, pixel_values: torch.Tensor, batch_size: int, count: in
     return count / (time.perf_counter() - started)
 
 
-def compare_speed(args, folder: Path, console: Console) -> None:
+def compare_speed(args, folder: Path) -> Iterator[Figure]:
+    """Compares the speed of a dataset, with its images and without, with that of the visual tokenizer alone."""
     model = save_model(folder / "model", args)
     dataset = save_images(folder / "images", args.num_images, args.image_file_size)
     weight = np.mean([path.stat().st_size for path in (folder / "images").iterdir()]) / 1000
+    yield Figure("an image file", weight, "kB")
     tokenizer = LavitVisualTokenizer.from_pretrained(model).eval().to(args.device)
     images = [read_image(row["image"]) for row in dataset.select(range(min(max(args.batch_sizes), len(dataset))))]
     processor = LavitImageProcessor.from_pretrained(model)
     pixel_values = processor(images, return_tensors="pt")["pixel_values"].to(args.device)
     time_ready(tokenizer, pixel_values, args.batch_sizes[0], args.batch_sizes[0])
-    table = Table("batch", "ready, images/s", "dataset", "dataset / ready", "without images / ready")
     for batch_size in args.batch_sizes:
         speeds = {"ready": [], True: [], False: []}
         for repeat in range(args.repeats):
@@ -101,55 +99,46 @@ def compare_speed(args, folder: Path, console: Console) -> None:
                 precompute_codes(dataset, output, tokenizer, processor, **settings)
                 speeds[keep_images].append(len(dataset) / (time.perf_counter() - started))
         ready, kept, dropped = (statistics.median(values) for values in speeds.values())
-        cells = (f"{ready:.1f}", f"{kept:.1f}", f"{kept / ready:.2f}", f"{dropped / ready:.2f}")
-        table.add_row(str(batch_size), *cells)
-    console.print(
-        f"{args.num_images} JPEGs of {args.image_file_size[0]} x {args.image_file_size[1]}, {weight:.0f} kB; "
-        f"{args.num_workers} workers, {args.device}, {args.dtype}; medians of {args.repeats}"
-    )
-    console.print(table)
+        yield Figure(f"ready, batch of {batch_size}", ready, "images/s")
+        for name, speed in {"dataset": kept, "dataset without images": dropped}.items():
+            yield Figure(f"{name}, batch of {batch_size}", speed, "images/s", "ready", speed / ready)
 
 
-def measure_memory(args) -> None:
-    """Prints the growth of the private memory while codes are computed, in a separate process."""
+def measure_memory(model_folder: Path, folder: Path, num_rows: int, rows_per_shard: int, streaming: bool) -> float:
+    """Returns the MB by which the private memory grows while codes are computed, in a new process."""
+    datasets.disable_progress_bars()
     peak, done = [0], threading.Event()
 
     def watch():
         while not done.wait(0.02):
             peak[0] = max(peak[0], read_memory()["RssAnon"])
 
-    loading = {"streaming": args.streaming, "cache_dir": str(args.folder / "cache")}
-    settings = {"rows_per_shard": args.rows_per_shard, "num_workers": 0}
-    model = LavitVisualTokenizer.from_pretrained(args.model), LavitImageProcessor.from_pretrained(args.model)
-    precompute_codes(load_rows("shapes", num_rows=200, **loading), args.folder / "warm", *model, **settings)
+    loading = {"streaming": streaming, "cache_dir": str(folder / "cache")}
+    settings = {"rows_per_shard": rows_per_shard, "num_workers": 0}
+    model = LavitVisualTokenizer.from_pretrained(model_folder), LavitImageProcessor.from_pretrained(model_folder)
+    precompute_codes(load_rows("shapes", num_rows=200, **loading), folder / "warm", *model, **settings)
     before = read_memory()["RssAnon"]
     watcher = threading.Thread(target=watch)
     watcher.start()
-    precompute_codes(load_rows("shapes", num_rows=args.num_rows, **loading), args.folder / "out", *model, **settings)
+    precompute_codes(load_rows("shapes", num_rows=num_rows, **loading), folder / "out", *model, **settings)
     done.set()
     watcher.join()
-    print(json.dumps((peak[0] - before) / 1e6))
+    return (peak[0] - before) / 1e6
 
 
-def compare_memory(args, folder: Path, console: Console) -> None:
+def compare_memory(args, folder: Path) -> Iterator[Figure]:
+    """Measures the growth of the memory for datasets of several lengths, mapped and streamed."""
     tiny = argparse.Namespace(
         hidden_size=32, vision_layers=1, merger_layers=1, patch_size=16, image_size=64, dtype="float32"
     )
     model = save_model(folder / "tiny", tiny)
-    table = Table("rows", "map, MB beyond the start", "streaming")
     for num_rows in args.num_rows:
-        cells = []
         for streaming in (False, True):
             place = folder / f"memory-{num_rows}-{streaming}"
             place.mkdir()
-            command = [sys.executable, __file__, "--measure-memory", "--model", model, "--folder", place]
-            command += ["--num-rows", num_rows, "--rows-per-shard", args.rows_per_shard]
-            command += ["--streaming"] * streaming
-            output = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True).stdout
-            cells.append(f"{json.loads(output.splitlines()[-1]):.0f}")
-        table.add_row(str(num_rows), *cells)
-    console.print(f"Shards of {args.rows_per_shard} rows of shapes, with their images")
-    console.print(table)
+            memory = in_new_process(measure_memory, model, place, num_rows, args.rows_per_shard, streaming)
+            name = f"{num_rows} rows, {'streamed' if streaming else 'mapped'}"
+            yield Figure(name, memory, "MB beyond the start")
 
 
 def main() -> None:
@@ -168,20 +157,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--num-rows", type=int, nargs="+", default=[1000, 4000, 16000], help="lengths of datasets")
     parser.add_argument("--rows-per-shard", type=int, default=1000)
-    parser.add_argument("--measure-memory", action="store_true", help=argparse.SUPPRESS)
-    for name in ("--model", "--folder"):
-        parser.add_argument(name, type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--streaming", action="store_true", help=argparse.SUPPRESS)
+    add_output(parser)
     args = parser.parse_args()
     datasets.disable_progress_bars()
-    if args.measure_memory:
-        args.num_rows = args.num_rows[0]
-        measure_memory(args)
-        return
-    console = Console()
     with tempfile.TemporaryDirectory() as folder:
-        compare_speed(args, Path(folder), console)
-        compare_memory(args, Path(folder), console)
+        speed = list(compare_speed(args, Path(folder)))
+        memory = list(compare_memory(args, Path(folder)))
+    width, height = args.image_file_size
+    setting = (
+        f"{args.num_images} JPEGs of {width} x {height} pixels, {args.num_workers} workers, {args.dtype}, medians of "
+        f"{args.repeats}; for the memory, shards of {args.rows_per_shard} rows"
+    )
+    report(args, setting, {"speed": speed, "memory": memory})
 
 
 if __name__ == "__main__":

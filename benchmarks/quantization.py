@@ -11,18 +11,13 @@ not include weights that stay mapped from their file because they have its dtype
 """
 
 import argparse
-import ctypes
-import json
-import subprocess
-import sys
 import tempfile
 import time
 
 import torch
+from figures import Figure, add_output, report
 from generation import Work, build_model, draw
-from memory import read_memory
-from rich.console import Console
-from rich.table import Table
+from memory import in_new_process, read_memory, return_freed_memory
 from transformers import TorchAoConfig
 
 from lavit_hf import LavitForCausalLM
@@ -55,23 +50,23 @@ def count_bytes(weight: torch.Tensor) -> int:
     return 0 if weight.is_meta else weight.nbytes
 
 
-def measure(args) -> None:
-    """Prints the memory and the speed of one way, in a child process."""
+def measure(way: str, folder: str, args) -> tuple[float, float, float]:
+    """Returns the MB of weights and of the process, and the tokens per second of one way, in a new process."""
 
     def memory() -> float:
         if args.device.startswith("cuda"):
             return torch.cuda.memory_allocated() / 1e6
-        ctypes.CDLL(None).malloc_trim(0)  # return freed memory to the system first
+        return_freed_memory()
         return read_memory()["RssAnon"] / 1e6
 
     before = memory()
     with tempfile.TemporaryDirectory() as offload_folder:
-        model = load(args.way, args.folder, offload_folder, args)
+        model = load(way, folder, offload_folder, args)
         started = time.perf_counter()
         draw(model, Work(args.num_codes))
         seconds = time.perf_counter() - started
     weights = sum(count_bytes(weight) for weight in model.parameters()) / 1e6
-    print(json.dumps([weights, memory() - before, args.num_codes / seconds]))
+    return weights, memory() - before, args.num_codes / seconds
 
 
 def main() -> None:
@@ -81,24 +76,27 @@ def main() -> None:
     parser.add_argument("--num-codes", type=int, default=16)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--half", default="560MB", help="memory for weights, half of which then go to the disk")
-    parser.add_argument("--way", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.set_defaults(dtype="bfloat16")
+    add_output(parser)
     args = parser.parse_args()
-    if args.way:
-        measure(args)
-        return
-    table = Table("way", "weights MB", "process MB", "tokens/s")
+    figures, first = [], None
     with tempfile.TemporaryDirectory() as folder:
         build_model(args).save_pretrained(folder)
         for way in WAYS:
             if way == "int4 packed" and not args.device.startswith("cuda"):
-                table.add_row(way, "needs a GPU", "", "")
+                print("int4 packed needs a GPU.")
                 continue
-            command = [sys.executable, __file__, *sys.argv[1:], "--way", way, "--folder", folder]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
-            weights, process, speed = json.loads(done.stdout.splitlines()[-1])
-            table.add_row(way, f"{weights:.0f}", f"{process:.0f}", f"{speed:.1f}")
-    Console(width=100).print(table)
+            weights, process, speed = in_new_process(measure, way, folder, args)
+            first = first or (weights, process, speed)
+            against = [
+                ("bfloat16", ratio) if way != "bfloat16" else () for ratio in (first[0] / weights, speed / first[2])
+            ]
+            figures += [
+                Figure(way, weights, "MB of weights", *against[0]),
+                Figure(way, process, "MB of the process"),
+                Figure(way, speed, "tokens/s, with guidance", *against[1]),
+            ]
+    report(args, f"{args.layers} layers of width {args.hidden_size}, {args.num_codes} codes", {"ways": figures})
 
 
 if __name__ == "__main__":

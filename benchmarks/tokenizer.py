@@ -10,13 +10,10 @@ separate process for each path, beyond weights and input.
 
 import argparse
 import statistics
-import subprocess
-import sys
 
 import torch
-from memory import forget_peak_memory, read_memory
-from rich.console import Console
-from rich.table import Table
+from figures import Figure, add_output, report
+from memory import in_new_process, measure_peak
 from timing import time_in_turns
 from transformers import Blip2VisionConfig
 from transformers.initialization import no_init_weights
@@ -60,34 +57,23 @@ def make_inputs(args, tokenizer):
     return pixel_values.to(args.device, tokenizer.dtype), keep_mask.to(args.device)
 
 
-def measure_memory(args) -> None:
-    """Prints the peak memory in MB of one path beyond the model and its input, in a child process."""
+def peak_memory(args, part: str, path: str) -> float:
+    """Returns the peak memory in MB of one path beyond the model and its input, in a new process."""
     with no_init_weights():  # the values do not matter here
         tokenizer = build_tokenizer(args)
     pixel_values, keep_mask = make_inputs(args, tokenizer)
-    part, path = args.memory_of.split("-")
     features = torch.zeros(*keep_mask.shape, tokenizer.config.hidden_size).to(pixel_values)
-    if args.device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    else:
-        for parameter in tokenizer.parameters():
-            parameter.data.zero_()  # only memory that has been written counts
-        forget_peak_memory()
-        before = read_memory()["VmRSS"]
-    with torch.no_grad():
+    for parameter in tokenizer.parameters():
+        parameter.data.zero_()  # only memory that has been written counts
+
+    @torch.no_grad()
+    def work() -> None:
         if part == "merger":
             MERGERS[path](tokenizer, features, keep_mask)
         else:
             tokenize(tokenizer, pixel_values, keep_mask, path)
-    on_cuda = args.device.startswith("cuda")
-    peak = torch.cuda.max_memory_allocated() if on_cuda else read_memory()["VmHWM"]
-    print((peak - before) / 1e6)
 
-
-def peak_memory(name: str) -> float:
-    command = [sys.executable, __file__, *sys.argv[1:], "--memory-of", name]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    return measure_peak(work, args.device)
 
 
 def main() -> None:
@@ -99,11 +85,8 @@ def main() -> None:
     parser.add_argument("--merger-layers", type=int, default=12)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    add_output(parser)
     args = parser.parse_args()
-    if args.memory_of:
-        measure_memory(args)
-        return
 
     tokenizer = build_tokenizer(args)
     pixel_values, keep_mask = make_inputs(args, tokenizer)
@@ -123,21 +106,23 @@ def main() -> None:
         seconds |= time_in_turns(turns, args.runs, args.device)
     difference = (merge("packed") - merge("dense")).abs().max().item()
 
-    console = Console(width=110)
-    console.print(
-        f"batch {args.batch_size}, {keep_mask.float().mean():.2f} of the patches kept, {args.dtype}, {args.device}, "
-        f"{torch.get_num_threads()} threads, median of {args.runs}; packed and dense features differ by at most "
-        f"{difference:.1e}"
+    setting = (
+        f"Batch {args.batch_size}, {keep_mask.float().mean():.2f} of the patches kept, {args.dtype}, median of "
+        f"{args.runs}; packed and dense features differ by at most {difference:.1e}"
     )
-    table = Table("part", "packed s", "dense s", "dense / packed", "packed peak MB", "dense peak MB")
+    figures = []
     for part in ("merger", "tokenizer"):
         packed, dense = (seconds[f"{part}-{path}"] for path in ("packed", "dense"))
         ratio = statistics.median(slow / fast for slow, fast in zip(dense, packed, strict=True))
-        memory = [f"{peak_memory(f'{part}-{path}'):.0f}" for path in ("packed", "dense")]
-        table.add_row(
-            part, f"{statistics.median(packed):.2f}", f"{statistics.median(dense):.2f}", f"{ratio:.2f}", *memory
-        )
-    console.print(table)
+        memory = {path: in_new_process(peak_memory, args, part, path) for path in MERGERS}
+        against = ("dense", memory["dense"] / memory["packed"])
+        figures += [
+            Figure(f"{part}, packed", statistics.median(packed), "s", "dense", ratio),
+            Figure(f"{part}, packed", memory["packed"], "MB beyond the weights", *against),
+            Figure(f"{part}, dense", statistics.median(dense), "s"),
+            Figure(f"{part}, dense", memory["dense"], "MB beyond the weights"),
+        ]
+    report(args, setting, {"visual tokenizer": figures})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Measures the speed and the memory of each stage of the training.
 
     python benchmarks/training.py
-    python benchmarks/training.py --steps 200 --output training.json
+    python benchmarks/training.py --steps 200 --stages vision_tower visual_tokenizer
 
 Runs the recipes of the shapes model one after the other for a few steps, each in a separate process and on the result
 of the previous stages. Steps per second include the start of the training. Memory is the peak of the process,
@@ -18,12 +18,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from figures import ROOT, Figure, add_output, report
 
 
-ROOT = Path(__file__).parent.parent
-ROWS, EVAL_ROWS = 5000, 64  # few enough that rendering takes seconds
+EVAL_ROWS = 64
 # The script of each stage, and its arguments that name the results of earlier stages.
 STAGES = {
     "vision_tower": ("train_vision_tower.py", {}),
@@ -47,28 +45,31 @@ def run(command: list[str | Path], log: Path) -> int:
     return usage.ru_maxrss * 1024
 
 
-def precompute_codes(folder: Path) -> None:
+def precompute_codes(folder: Path, rows: int) -> None:
     """Writes the rows with precomputed codes that two of the recipes train on."""
     command = [Path(sys.executable).parent / "lavit-hf", "precompute-codes", "shapes", folder / "codes"]
     command += ["--model", folder / "visual_tokenizer", "--image-column", "image", "--image-column", "edited_image"]
-    for split, num_rows in (("train", ROWS), ("validation", EVAL_ROWS)):
+    for split, num_rows in (("train", rows), ("validation", EVAL_ROWS)):
         run([*command, "--split", split, "--num-rows", num_rows], folder / "codes.log")
 
 
-def train(stage: str, folder: Path, steps: int) -> dict[str, float]:
+def train(stage: str, folder: Path, args) -> list[Figure]:
+    """Trains a stage for a few steps, and returns its speed and its memory."""
     script, inputs = STAGES[stage]
     if "codes" in inputs.values() and not (folder / "codes").exists():
-        precompute_codes(folder)
+        precompute_codes(folder, args.rows)
     settings = {
         "output_dir": folder / stage,
-        "max_steps": steps,
-        "logging_steps": max(1, steps // 8),
+        "max_steps": args.steps,
+        "logging_steps": max(1, args.steps // 8),
         "eval_strategy": "no",
         "save_strategy": "no",
-        "num_train_rows": ROWS,
+        "num_train_rows": args.rows,
         "num_eval_rows": EVAL_ROWS,
         **{argument: folder / name for argument, name in inputs.items()},
     }
+    if args.batch_size:
+        settings["per_device_train_batch_size"] = args.batch_size
     if stage == "visual_tokenizer":
         settings["quantize_from"] = 0  # as in most steps of a whole training
     flags = [part for name, value in settings.items() for part in (f"--{name}", value)]
@@ -76,36 +77,35 @@ def train(stage: str, folder: Path, steps: int) -> dict[str, float]:
     peak = run([sys.executable, ROOT / "examples" / script, recipe, *flags], folder / f"{stage}.log")
     state = json.loads((folder / stage / "trainer_state.json").read_text())
     (speed,) = (entry["train_steps_per_second"] for entry in state["log_history"] if "train_runtime" in entry)
-    return {
-        "steps_per_second": speed,
-        "rows_per_second": speed * state["train_batch_size"],
-        "peak_memory_gb": peak / 1e9,
-    }
+    name = stage.replace("_", " ")
+    return [
+        Figure(name, speed, "steps/s"),
+        Figure(name, speed * state["train_batch_size"], "rows/s"),
+        Figure(name, peak / 1e9, "GB of peak memory"),
+    ]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=80, help="number of steps of each stage, at least 16")
-    parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), help="default: all")
+    parser.add_argument("--rows", type=int, default=5000, help="rows of each stage, few enough to render in seconds")
+    parser.add_argument("--batch-size", type=int, help="default: that of each recipe")
+    add_output(parser)
     args = parser.parse_args()
     if args.steps < 16:
         parser.error(f"--steps must be at least 16, got {args.steps}")
 
-    measured = {}
+    stages = [stage for stage in STAGES if stage in args.stages]
+    needed = {name for stage in stages for name in STAGES[stage][1].values()} - {"codes"}
+    if missing := needed - set(stages):
+        parser.error(f"--stages needs the results of {', '.join(sorted(missing))}, too")
+
+    figures = []
     with tempfile.TemporaryDirectory() as folder:
-        for stage in STAGES:
-            measured[stage] = train(stage, Path(folder), args.steps)
-    table = Table("stage", "steps/s", "rows/s", "peak memory")
-    for stage, figures in measured.items():
-        table.add_row(
-            stage,
-            f"{figures['steps_per_second']:.2f}",
-            f"{figures['rows_per_second']:.0f}",
-            f"{figures['peak_memory_gb']:.2f} GB",
-        )
-    Console().print(table)
-    if args.output:
-        args.output.write_text(json.dumps(measured, indent=2) + "\n")
+        for stage in stages:
+            figures += train(stage, Path(folder), args)
+    report(args, f"{args.steps} steps of each recipe of the shapes model", {"training": figures})
 
 
 if __name__ == "__main__":

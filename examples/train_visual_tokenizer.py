@@ -36,7 +36,7 @@ from lavit_hf.training import (
     spread_rows,
     write_model_card,
 )
-from lavit_hf.visualization import Sample, draw_sheet, show_kept_patches
+from lavit_hf.visualization import Sample, draw_sheet, name_tokens, show_kept_patches
 
 
 logger = logging.get_logger(__name__)
@@ -120,7 +120,7 @@ def show_tokenizer(
 
     keep_masks = outputs.tokenizer_output.keep_mask[:num_shown]
     samples = [
-        Sample((image, show_kept_patches(image, mask, size), *linear), (f"{int(mask.sum())} tokens",))
+        Sample((image, show_kept_patches(image, mask, size), *linear), (name_tokens(int(mask.sum())),))
         for image, mask, *linear in zip(images[:num_shown], keep_masks, *map(to_images, seen), strict=True)
     ]
     return draw_sheet(samples, size, columns=2, titles=("image", "kept patches", "features", "rebuilt features"))

@@ -3,12 +3,14 @@
 
     python -m tests.parity
 
-converts `tests/goldens/checkpoint`, runs it in float32 on the CPU and prints a table. `tests/test_parity.py` holds
-each line to its tolerance.
+converts `tests/goldens/checkpoint`, runs it in float32 on the CPU, prints a table and writes it as JSON.
+`tests/test_parity.py` holds each line to its tolerance.
 """
 
+import argparse
 import functools
 import json
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +20,6 @@ import PIL
 import torch
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoProcessor
 from transformers.utils import logging as transformers_logging
@@ -344,21 +344,25 @@ def _(name, candidate, goldens):
 
 
 def main() -> None:
+    sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+    from figures import Figure, add_output, report
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_output(parser)
+    args = parser.parse_args()
     transformers_logging.disable_progress_bar()
     diffusers_logging.disable_progress_bar()
     goldens = Goldens()
-    table = Table("against the authors' code, float32, CPU", "largest error", "tolerance", "")
+    figures, failed = [], []
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         candidate = Candidate(convert(Path(folder) / "converted"), goldens)
-        failed = 0
         for item in CHECKS:
             error = item.measure(candidate, goldens)
-            failed += error > item.tolerance
-            table.add_row(
-                item.name, f"{error:.1e}", f"{item.tolerance:g}", "ok" if error <= item.tolerance else "FAIL"
-            )
-    Console(width=100).print(table)
-    raise SystemExit(failed > 0)
+            failed += [item.name] * (error > item.tolerance)
+            figures += [Figure(item.name, error, "largest error"), Figure(item.name, item.tolerance, "tolerance")]
+    report(args, "Against the authors' code, in float32", {"parity": figures})
+    if failed:
+        sys.exit(f"Beyond the tolerance: {'; '.join(failed)}.")
 
 
 if __name__ == "__main__":

@@ -94,6 +94,27 @@ def test_answers_stand_in_later_prompts_as_they_were_written(demo, image, monkey
         assert prompt[: result.shape[1] - 1] == result[0, :-1].tolist()
 
 
+def test_each_image_is_read_in_one_turn(demo, monkeypatch):
+    """Later turns take its features, and answer as if they had read it again."""
+    model, processor, pipe = demo
+    images = [render_scene(sample_scene(index, "test")) for index in range(2)]
+    turns = [(images[0], "what color is the star?"), ("how many shapes are there?",), (images[1], "and here?")]
+    tower, seen, answers = model.model.visual_tokenizer.vision_tower, [], []
+    with monkeypatch.context() as patch:
+        forward = tower.forward
+        patch.setattr(tower, "forward", lambda pixels, **kwargs: seen.append(len(pixels)) or forward(pixels, **kwargs))
+        conversation = Conversation(model, processor, pipe)
+        for turn in turns:
+            list(conversation.answer(*turn))
+            answers.append(conversation.messages[-1])
+    assert seen == [1, 1]
+    monkeypatch.setattr(Conversation, "_replace_pixels", lambda self, inputs, images: inputs)
+    conversation = Conversation(model, processor, pipe)
+    for turn, answer in zip(turns, answers, strict=True):
+        list(conversation.answer(*turn))
+        assert conversation.messages[-1] == answer
+
+
 @pytest.mark.parametrize("expanded", [False, True])
 def test_what_no_longer_fits_is_left_out(demo, expanded, monkeypatch):
     """No sooner than at the most positions that images may take, which placeholders tell exactly."""
@@ -108,7 +129,7 @@ def test_what_no_longer_fits_is_left_out(demo, expanded, monkeypatch):
     generate = type(model).generate
 
     def record(self, *args, **kwargs):
-        prompts.append(kwargs["pixel_values"])
+        prompts.append(kwargs["pixel_values" if expanded else "vision_features"])
         return generate(self, *args, **kwargs)
 
     monkeypatch.setattr(type(model), "generate", record)

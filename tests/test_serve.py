@@ -9,10 +9,12 @@ import socket
 import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
+from fastapi.testclient import TestClient
 from openai import BadRequestError, OpenAI
 from PIL import Image
 from typer.testing import CliRunner
@@ -20,6 +22,7 @@ from typer.testing import CliRunner
 from lavit_hf import demo_checkpoint
 from lavit_hf.cli import app
 from lavit_hf.data.shapes import render_scene, sample_scene
+from lavit_hf.serving.server import build_app
 
 from .guides import blocks_of
 from .server import running
@@ -295,6 +298,20 @@ def test_mixed_requests_of_many_threads_leave_the_server_as_it_was(client, log):
     assert later[0] < megabytes + 100
     assert later[1] <= threads + 16
     assert "Traceback" not in log.read_text()
+
+
+def test_a_fault_of_the_server_is_none_of_the_client(demo, monkeypatch):
+    """An error of the model is not told as a mistake in the request."""
+
+    def fail(**kwargs):
+        raise ValueError("a secret of the server")
+
+    monkeypatch.setattr(demo[0], "generate", fail)
+    client = TestClient(build_app(demo[0], copy(demo[1]), MODEL), raise_server_exceptions=False)
+    answer = client.post("/v1/chat/completions", json={"model": MODEL, "messages": QUESTION})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
+    assert "secret" not in answer.text
+    assert client.post("/v1/chat/completions", json={"model": MODEL, "messages": []}).status_code == 400
 
 
 def test_the_command_tells_mistakes_before_it_loads(monkeypatch, tmp_path):

@@ -36,7 +36,7 @@ from lavit_hf.conversation import DRAW
 from lavit_hf.data.shapes import render_scene, sample_scene
 from lavit_hf.inference import decode_codes, describe_unknown_words, encode_images, write_texts
 from lavit_hf.serving.images import MAX_BYTES, MAX_PIXELS, decode_images
-from lavit_hf.visualization import find_merge_targets, show_kept_patches, show_merging
+from lavit_hf.visualization import find_merge_targets, name_tokens, show_kept_patches, show_merging
 
 
 LIMITS = f"PNG, JPEG or WebP, at most {MAX_BYTES >> 20} MB and {MAX_PIXELS // 10**6} megapixels"
@@ -168,7 +168,7 @@ class Page:
             targets = find_merge_targets(self.model.model.visual_tokenizer, tokens)[0]
             caption = self._write(image, "", "caption")
         codes, kept = tokens.codes.tolist(), tokens.keep_mask[0]
-        listed = f"{len(codes)} tokens for {len(kept)} patches: {' '.join(map(str, codes))}"
+        listed = f"{name_tokens(len(codes))} for {len(kept)} patches: {' '.join(map(str, codes))}"
         return caption, listed, show_kept_patches(image, kept), show_merging(image, targets)
 
     def ask(self, upload: dict | None, question: str) -> str:
@@ -194,7 +194,7 @@ class Page:
                         shown = enlarge(piece.image)
                     elif isinstance(piece, ImageSegment):
                         count = len(piece.codes)
-                    yield shown, f"{count} tokens"
+                    yield shown, name_tokens(count)
         except ValueError as error:
             raise refusal(error) from error
 
@@ -209,7 +209,7 @@ class Page:
         with self.turn:
             tokens = self._encode(image, num_codes=num_codes or None)
             [rebuilt] = decode_codes(self.pipeline, [tokens.codes.tolist()], seed)
-        return enlarge(rebuilt), f"from {len(tokens.codes)} tokens"
+        return enlarge(rebuilt), f"from {name_tokens(len(tokens.codes))}"
 
     def chat(self, message: dict, history: list, messages: list[dict]):
         """Yields the answer to a message with files, as the chat shows it, and the messages of the conversation."""

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
+import torch
 from PIL import Image
 from transformers import BatchFeature
 
@@ -65,6 +66,7 @@ class Conversation:
         self.model, self.processor, self.pipeline = model, processor, pipeline
         self.seed, self.settings = seed, settings
         self.messages: list[dict] = []
+        self._read: list[tuple[Image.Image, torch.Tensor]] = []  # the images of the last prompt, with their features
 
     @property
     def images(self) -> list[Image.Image]:
@@ -197,8 +199,21 @@ class Conversation:
             if self.processor.visual_tokenizer is None:  # each image is one placeholder so far
                 length += len(_images_of(messages)) * self.model.config.num_patches
             if longest is None or length + self._room <= longest or len(messages) <= 1:
-                return inputs
+                return self._replace_pixels(inputs, _images_of(messages))
             del messages[:2]  # a question and its answer
+
+    def _replace_pixels(self, inputs: BatchFeature, images: list[Image.Image]) -> BatchFeature:
+        """Puts features in place of the pixels of images, so that the tower reads each image in one turn only."""
+        if "pixel_values" not in inputs or "vision_features" in inputs:  # no images, or the processor has read them
+            return inputs
+        known, tokenizer = {id(image): features for image, features in self._read}, self.model.model.visual_tokenizer
+        for image in images:
+            if id(image) not in known:
+                known[id(image)] = encode_images(tokenizer, self.processor, [image]).vision_features
+        self._read = [(image, known[id(image)]) for image in images]
+        del inputs["pixel_values"]
+        inputs["vision_features"] = torch.cat([features for _, features in self._read])
+        return inputs
 
 
 def _images_of(messages: list[dict]) -> list[Image.Image]:

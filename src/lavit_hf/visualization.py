@@ -33,6 +33,11 @@ class Sample:
     lines: tuple[str, ...]
 
 
+def name_tokens(count: int) -> str:
+    """Returns "1 token", "2 tokens" and so on."""
+    return f"{count} token" if count == 1 else f"{count} tokens"
+
+
 def draw_sheet(
     samples: Sequence[Sample], side: int = 128, columns: int = 4, titles: Sequence[str] = ()
 ) -> Image.Image:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..conversation import DRAW, Conversation, Piece
 from ..processing import ImageSegment, TextSegment, read_image
+from ..visualization import name_tokens
 from . import options
 from .loading import console, load_decoder, load_model, progress, save_image, warn_of_unknown_words
 
@@ -131,7 +132,8 @@ def _show(pieces: Generator[Piece, None, None], output: Path) -> None:
             if isinstance(piece, TextSegment):
                 console.print(piece.text.replace("\n", " "), end="", markup=False, soft_wrap=True)
             elif isinstance(piece, ImageSegment):
-                progress.print(f"\r{len(piece.codes or ())} tokens ", end="")
+                if progress.is_terminal:  # elsewhere, the counts would stand side by side
+                    progress.print(f"\r{name_tokens(len(piece.codes or ()))} ", end="")
             else:
                 numbers = [int(path.stem) for path in output.glob("*.png") if path.stem.isdecimal()]
                 path = output / f"{max(numbers, default=0) + 1:03}.png"

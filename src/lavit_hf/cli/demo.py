@@ -8,7 +8,7 @@ from PIL import Image
 
 from ..data.shapes import render_scene, sample_scene
 from ..inference import decode_codes, decode_edits, draw_codes, encode_images, write_texts
-from ..visualization import show_kept_patches
+from ..visualization import name_tokens, show_kept_patches
 from . import options
 from .loading import console, load_decoder, load_model, save_image
 
@@ -53,8 +53,8 @@ def demo(
         "caption": f"“{caption}”",
         "answer": f"“{QUESTION}” “{answer}”",
         "reconstruction": "drawn from the tokens",
-        "drawing": f"“{PROMPT}”, {len(codes['drawing'])} tokens",
-        "edited": f"“{INSTRUCTION}”, {len(edited)} tokens",
+        "drawing": f"“{PROMPT}”, {name_tokens(len(codes['drawing']))}",
+        "edited": f"“{INSTRUCTION}”, {name_tokens(len(edited))}",
     }
     for name, line in lines.items():
         console.print(f"  [bold]{name:15}[/bold] {line}", soft_wrap=True)

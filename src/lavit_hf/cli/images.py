@@ -17,6 +17,7 @@ from ..processing import read_image
 from ..visualization import (
     attend_to_patches,
     find_merge_targets,
+    name_tokens,
     show_attention,
     show_kept_patches,
     show_merging,
@@ -45,7 +46,7 @@ def _name_outputs(output: Path, num_images: int) -> list[Path]:
 
 
 def _save(images: list[Image.Image], codes: list[list[int]], output: Path) -> None:
-    console.print(f"{', '.join(str(len(image_codes)) for image_codes in codes)} tokens")
+    console.print(", ".join(name_tokens(len(image_codes)) for image_codes in codes))
     for image, path in zip(images, _name_outputs(output, len(images)), strict=True):
         save_image(image, path)
         console.print(f"{path} ({image.width} x {image.height})", soft_wrap=True)

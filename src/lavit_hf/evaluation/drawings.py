@@ -10,6 +10,7 @@ from PIL import Image
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from ..data.shapes import keeps_background, parse_caption, read_scene
+from ..visualization import name_tokens
 from .captions import read_captions
 from .fidelity import ClipScorer, FrechetScorer
 from .metrics import Metric, average, rate, shift
@@ -145,7 +146,7 @@ def evaluate_reconstruction(subject: Subject, rows: Sequence[dict]) -> dict[str,
             cases["found"] += map(read_scene, images)
         if frechet:
             frechet.update(images, originals)
-        subject.show(originals, images, lines=[f"{len(image_codes)} tokens" for image_codes in codes])
+        subject.show(originals, images, lines=[name_tokens(len(image_codes)) for image_codes in codes])
     metrics = scene_metrics(**cases) if cases else {}
     metrics |= {name: average(**values) for name, values in similarities.items()}
     return metrics | (frechet.compute() if frechet else {})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torchmetrics.functional.regression import spearman_corrcoef
 
-from ..visualization import code_perplexity, show_kept_patches
+from ..visualization import code_perplexity, name_tokens, show_kept_patches
 from .metrics import Metric
 from .subject import Subject
 
@@ -51,6 +51,6 @@ def evaluate_tokens(subject: Subject, rows: Sequence[dict]) -> dict[str, Metric]
         codes += [image_codes.cpu() for image_codes in outputs.split()]
         num_objects += [len(row["scene"]) for row in batch if "scene" in row]
         kept = map(show_kept_patches, images, outputs.keep_mask)
-        subject.show(images, kept, lines=[f"{int(count)} tokens" for count in outputs.keep_mask.sum(1)])
+        subject.show(images, kept, lines=[name_tokens(int(count)) for count in outputs.keep_mask.sum(1)])
     config = subject.model.config
     return score_tokens(codes, config.num_patches, config.codebook_size, num_objects)

@@ -360,7 +360,16 @@ def open_image_start(input_ids: torch.LongTensor, config: LavitConfig) -> tuple[
     if input_ids.shape[1] == 0:
         start = input_ids.new_full((len(input_ids),), -1)
         return start, torch.zeros_like(start, dtype=torch.bool)
+    start, is_open = find_images(input_ids, config)
+    return start[:, -1], is_open[:, -1]
+
+
+def find_images(input_ids: torch.LongTensor, config: LavitConfig) -> tuple[torch.LongTensor, torch.BoolTensor]:
+    """
+    Returns, for each of the ids (B, L), the position of the last `[IMG]` so far, or -1, and True if no `[/IMG]` has
+    closed it.
+    """
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-    last_start = positions.where(input_ids.eq(config.image_start_token_id), -1).amax(dim=-1)
-    last_end = positions.where(input_ids.eq(config.image_end_token_id), -1).amax(dim=-1)
+    last_start = positions.where(input_ids.eq(config.image_start_token_id), -1).cummax(dim=-1).values
+    last_end = positions.where(input_ids.eq(config.image_end_token_id), -1).cummax(dim=-1).values
     return last_start, last_start > last_end

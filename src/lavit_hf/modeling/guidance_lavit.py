@@ -21,7 +21,7 @@ from transformers.generation import GenerationMixin
 
 from .configuration_lavit import LavitConfig
 from .distributed_lavit import process_index_and_count
-from .expansion_lavit import check_placeholders, move_padding_left, open_image_start, pad_id
+from .expansion_lavit import check_placeholders, find_images, move_padding_left, open_image_start, pad_id
 
 
 def check_guidance(guidance_scale: float, generation_mode: str, settings: Mapping[str, Any], config: LavitConfig):
@@ -158,17 +158,6 @@ def append_branches(
         own = (branch_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -position_ids.shape[1] :]
         position_ids = torch.cat([position_ids.expand(len(own), -1), own])
     return torch.cat([input_ids, branch_ids]), torch.cat([attention_mask, branch_mask]), position_ids, is_open
-
-
-def find_images(input_ids: torch.LongTensor, config: LavitConfig) -> tuple[torch.LongTensor, torch.BoolTensor]:
-    """
-    Returns, for each of the ids (B, L), the position of the last `[IMG]` so far, or -1, and True if no `[/IMG]` has
-    closed it.
-    """
-    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-    last_start = positions.where(input_ids.eq(config.image_start_token_id), -1).cummax(dim=-1).values
-    last_end = positions.where(input_ids.eq(config.image_end_token_id), -1).cummax(dim=-1).values
-    return last_start, last_start > last_end
 
 
 def combine_branches(logits: torch.FloatTensor, guidance_scale: torch.FloatTensor) -> torch.FloatTensor:

@@ -5,9 +5,9 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,21 @@ MAX_SHOWN = 500  # characters of an error, which may repeat what the client has 
 MAX_NEW_TOKENS = 1024  # unless the request asks for more
 
 
+class RefusalError(Exception):
+    """A mistake of a client, in words for the client."""
+
+
+@contextmanager
+def refusing_mistakes() -> Iterator[None]:
+    """A context that reads what a client has sent. What is wrong with it becomes a [`RefusalError`]."""
+    try:
+        yield
+    except ValidationError as error:
+        raise RefusalError(explain(error)) from error
+    except (ValueError, TemplateError) as error:
+        raise RefusalError(str(error)) from error
+
+
 class Answer:
     """
     The text that a model writes for one request.
@@ -44,6 +59,7 @@ class Answer:
 
     Raises:
         ValueError: If an image cannot be read, or the context of the model has no room for the request.
+        TemplateError: If the chat template of the model does not take the messages.
     """
 
     def __init__(
@@ -53,12 +69,9 @@ class Answer:
         if sum(len(part.text) for part in request.parts if isinstance(part, TextPart)) > MAX_TEXT:
             raise ValueError(f"The texts of a request may have {MAX_TEXT} characters together.")
         conversation = request.conversation(decode_images(contents))
-        try:
-            self.inputs = processor.apply_chat_template(
-                conversation, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
-            )
-        except TemplateError as error:
-            raise ValueError(str(error)) from error
+        self.inputs = processor.apply_chat_template(
+            conversation, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+        )
         self.prompt_length = self.inputs["input_ids"].shape[1]
         self.max_new_tokens = request.max_completion_tokens or request.max_tokens or 0
         longest = getattr(model.config.text_config, "max_position_embeddings", None)
@@ -157,11 +170,16 @@ def build_app(
     # Threads wait for other servers, read images, and generate, so that none of these waits for another.
     fetching, preparing, generating = map(ThreadPoolExecutor, (MAX_REQUESTS, 2, 1))
 
-    @app.exception_handler(ValueError)
-    async def refuse(request: Request, error: ValueError) -> JSONResponse:
-        message = explain(error) if isinstance(error, ValidationError) else str(error)
-        content = {"message": message[:MAX_SHOWN], "type": "invalid_request_error", "param": None, "code": None}
+    @app.exception_handler(RefusalError)
+    async def refuse(request: Request, error: RefusalError) -> JSONResponse:
+        content = {"message": str(error)[:MAX_SHOWN], "type": "invalid_request_error", "param": None, "code": None}
         return JSONResponse({"error": content}, status_code=400)
+
+    # The log has the error itself, which is none of the client's business.
+    @app.exception_handler(Exception)
+    async def fail(request: Request, error: Exception) -> JSONResponse:
+        content = {"message": "The server has failed.", "type": "server_error", "param": None, "code": None}
+        return JSONResponse({"error": content}, status_code=500)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -174,11 +192,12 @@ def build_app(
     @app.post("/v1/chat/completions")
     async def complete(request: Request) -> Response:
         run = asyncio.get_running_loop().run_in_executor
-        asked = ChatRequest.model_validate_json(await _read_body(request))
-        if asked.model != name:
-            raise ValueError(f"This server has the model {name}, not {asked.model[:100]}.")
-        contents = await run(fetching, fetch_images, asked.urls, hosts, folder)
-        answer = await run(preparing, Answer, model, processor, asked, contents)
+        with refusing_mistakes():
+            asked = ChatRequest.model_validate_json(await _read_body(request))
+            if asked.model != name:
+                raise ValueError(f"This server has the model {name}, not {asked.model[:100]}.")
+            contents = await run(fetching, fetch_images, asked.urls, hosts, folder)
+            answer = await run(preparing, Answer, model, processor, asked, contents)
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
         if asked.stream:
             return StreamingResponse(_stream(answer, generating, head), media_type="text/event-stream")

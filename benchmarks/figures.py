@@ -1,0 +1,116 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The figures that the benchmarks measure, with command, machine and date, as JSON files and as tables."""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shlex
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lavit_hf.training import has_bfloat16_units
+
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """
+    A measured value.
+
+    Args:
+        name (`str`): The name of what was measured. Figures of one name and of several units share a row.
+        value (`float`): The value.
+        unit (`str`): Its unit, with the quantity where the unit alone does not tell it.
+        baseline (`str`, *optional*): The name of what it is compared with.
+        ratio (`float`, *optional*): How many times better than the baseline, or the share of the limit or the whole.
+    """
+
+    name: str
+    value: float
+    unit: str
+    baseline: str | None = None
+    ratio: float | None = None
+
+
+def describe_machine(device: str = "cpu") -> dict:
+    """Returns what the figures depend on."""
+    units = "bfloat16 units" if has_bfloat16_units() else "no bfloat16 units"
+    modules = ("torch", "transformers", "diffusers", "lavit_hf")
+    return {
+        "processor": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {units}",
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in modules},
+    }
+
+
+def typed_command() -> str:
+    """Returns the command of this process as it was typed, without the place of its output."""
+    words = [word.removeprefix(f"{ROOT}/") for word in sys.orig_argv[1:]]
+    command = re.sub(r" --output[ =]\S+", "", shlex.join(words))
+    threads = os.environ.get("OMP_NUM_THREADS")
+    return f"OMP_NUM_THREADS={threads} python {command}" if threads else f"python {command}"
+
+
+def describe(setting: str, device: str = "cpu") -> dict:
+    """Returns the content of a file of results, yet without figures."""
+    date = datetime.date.today().isoformat()
+    machine = describe_machine(device)
+    return {"command": typed_command(), "date": date, "machine": machine, "setting": setting, "parts": {}}
+
+
+def write(path: Path, content: dict) -> None:
+    """Replaces the file at once, so that it is whole whenever the command is cut."""
+    text = json.dumps(content, indent=2) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def default_output(device: str = "cpu") -> Path:
+    """Returns a file of the script and the kind of the machine, so that results of several kinds stand together."""
+    if device.startswith("cuda"):
+        kind = re.sub(r"\W+", "-", torch.cuda.get_device_name(device)).lower()
+    else:
+        kind = "bf16" if has_bfloat16_units() else "no-bf16"
+    return RESULTS / f"{Path(sys.argv[0]).stem}.{kind}.json"
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, help="JSON file of the results; default: one in benchmarks/results")
+
+
+def show(content: dict) -> Table:
+    """Makes the table of all figures."""
+    table = Table("part", "figure", "value", "unit", "against", "ratio", title=content["setting"])
+    for part, figures in content["parts"].items():
+        for figure in (Figure(**values) for values in figures):
+            ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}"
+            table.add_row(part, figure.name, f"{figure.value:.4g}", figure.unit, figure.baseline or "", ratio)
+    return table
+
+
+def report(args: argparse.Namespace, setting: str, parts: dict[str, list[Figure]]) -> None:
+    """Writes the figures of each part to the file of `args.output`, and prints their table."""
+    device = getattr(args, "device", "cpu")
+    content = describe(setting, device)
+    content["parts"] = {name: [asdict(figure) for figure in figures] for name, figures in parts.items()}
+    path = args.output or default_output(device)
+    write(path, content)
+    Console(width=120).print(show(content))
+    print(f"Written to {path}. `make numbers` brings the files of benchmarks/results into docs/numbers.md.")
