@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from figures import ROOT, Figure, add_output, report
+from figures import ROOT, Figure, add_output, has_bfloat16_units, report
 from timing import time_in_turns
 from transformers import LlamaConfig
 
@@ -30,7 +30,7 @@ from lavit_hf import LavitForCausalLM, LavitProcessor
 from lavit_hf.data.loading import load_rows
 from lavit_hf.data.precompute import precompute_codes
 from lavit_hf.demo import demo_checkpoint
-from lavit_hf.training import LavitCollator, MixtureRows, SequenceArguments, has_bfloat16_units
+from lavit_hf.training import LavitCollator, MixtureRows, SequenceArguments
 
 
 WAYS = ("padded", "by length", "packed")
