@@ -3,13 +3,12 @@
 
 import pytest
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, LlamaConfig
 
 from lavit_hf.modeling.expansion_lavit import LavitSequences
 from lavit_hf.modeling.packing_lavit import keeps_sequences_apart, pack_sequences
 
 from ..causal_models import tiny_text_config
-from ..tiny import IMAGE_END, IMAGE_START, PLACEHOLDER, TEXT, VISUAL_OFFSET, loosen, pad_rows, pictures, tiny_lavit
+from ..tiny import IMAGE_END, IMAGE_START, PLACEHOLDER, VISUAL_OFFSET, pad_rows, pictures, tiny_lavit
 
 
 IMAGE = [IMAGE_START, PLACEHOLDER, IMAGE_END]
@@ -109,16 +108,14 @@ def test_a_cache_that_the_language_model_would_make_does_not_join_sequences():
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen3", "gemma3_text", "gpt2", "gpt_neox", "mixtral"])
 def test_language_models_that_keep_sequences_apart(model_type):
-    assert keeps_sequences_apart(make_language_model(model_type))
+    assert keeps_sequences_apart(make_lavit(model_type))
 
 
 # One whose mask does not come from positions, one with recurrent layers, one with biases of distances.
 @pytest.mark.parametrize("model_type", ["opt", "bamba", "bloom"])
 def test_language_models_that_do_not(model_type):
-    assert not keeps_sequences_apart(make_language_model(model_type))
+    assert not keeps_sequences_apart(make_lavit(model_type))
 
 
-def make_language_model(model_type: str):
-    config = LlamaConfig(**TEXT) if model_type == "llama" else tiny_text_config(model_type)
-    torch.manual_seed(0)
-    return loosen(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)).eval().base_model
+def make_lavit(model_type: str):
+    return tiny_lavit(text=None if model_type == "llama" else tiny_text_config(model_type))

@@ -91,30 +91,27 @@ def packs_in_one_row(language_model: PreTrainedModel) -> bool:
 
 
 @torch.no_grad()
-def keeps_sequences_apart(language_model: PreTrainedModel) -> bool:
+def keeps_sequences_apart(model: PreTrainedModel) -> bool:
     """
     Finds out on a few tokens whether a language model computes packed sequences like separate ones. Models with
     recurrent layers, and those that do not make their mask from positions, do not.
 
     Args:
-        language_model (`PreTrainedModel`): A language model without a head.
+        model ([`LavitForCausalLM`]):
+            The model, which is called as a whole, since parts whose weights are in shards must not be called alone.
     """
-    embeddings = language_model.get_input_embeddings()
-    num_ids, device = language_model.config.get_text_config().vocab_size, language_model.device
-    ids = torch.linspace(0, num_ids - 1, 10, device=device).long()
-    first, other, last = embeddings(ids[None]).split([3, 3, 4], dim=1)
-    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]], device=device)
-    with evaluation_mode(language_model):
+    ids = torch.linspace(0, model.config.image_start_token_id - 1, 10, device=model.device).long()[None]
+    first, other, last = ids.split([3, 3, 4], dim=1)
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]], device=model.device)
+    with evaluation_mode(model):
         after_first, after_other = (
-            language_model(
-                inputs_embeds=torch.cat([before, last], dim=1), position_ids=positions, use_cache=False
-            ).last_hidden_state[:, 3:]
+            model(torch.cat([before, last], dim=1), position_ids=positions, use_cache=False).logits[:, 3:].float()
             for before in (first, other)
         )
-        alone = language_model(inputs_embeds=last, use_cache=False).last_hidden_state
-    scale = alone.float().abs().max()
+        logits = model(last, use_cache=False).logits
+    alone, scale = logits.float(), logits.float().abs().max()
     # What a mask hides has no effect at all, or that of another order of summation. Alone, other kernels may run.
-    tolerance = 1e-3 if alone.dtype == torch.float32 else 5e-2
-    sees = (after_first - after_other).float().abs().max() > 1e-4 * scale
-    differs = (after_first - alone).float().abs().max() > tolerance * scale
+    tolerance = 1e-3 if logits.dtype == torch.float32 else 5e-2
+    sees = (after_first - after_other).abs().max() > 1e-4 * scale
+    differs = (after_first - alone).abs().max() > tolerance * scale
     return not bool(sees | differs)

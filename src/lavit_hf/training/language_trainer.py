@@ -7,7 +7,7 @@ from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..modeling.expansion_lavit import IGNORE_INDEX, count_labels
-from ..modeling.modeling_lavit_model import LavitModel
+from ..modeling.modeling_lavit import LavitForCausalLM
 from ..modeling.packing_lavit import keeps_sequences_apart
 from .collator import LavitCollator
 from .mixture import MixtureRows
@@ -72,9 +72,9 @@ class LavitForCausalLMTrainer(LavitTrainer):
                 f"{args.gradient_accumulation_steps}: raise per_device_train_batch_size, or use FSDP."
             )
         self.model_accepts_loss_kwargs = False  # `Trainer` need not count labels, which this class does
-        language_model = next(part for part in self.model.modules() if isinstance(part, LavitModel)).language_model
+        whole = next(part for part in self.model.modules() if isinstance(part, LavitForCausalLM))
         # With ZeRO 3, weights are not whole before training begins.
-        self.packing = not is_deepspeed_zero3_enabled() and keeps_sequences_apart(language_model)
+        self.packing = not is_deepspeed_zero3_enabled() and keeps_sequences_apart(whole)
         self._wants_logits = False  # in evaluation, what the caller of `prediction_step` asks for
         # Sums over the batches of the current step.
         self._num_labels = self._loss = torch.zeros((), device=args.device)
