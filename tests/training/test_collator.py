@@ -94,9 +94,28 @@ def test_several_questions_are_turns_of_a_chat(processor):
     inputs = processor(text=prompt, images=row["image"], return_tensors="pt")
     batch = LavitCollator(processor, NUM_PATCHES)([parts])
     assert real_ids(batch) == [*inputs["input_ids"][0].tolist(), processor.tokenizer.eos_token_id]
-    # After an answer, the only label is the end.
+    # After each answer, the only label is the end.
     labels = batch["labels"][batch["labels"] != -100]
-    assert processor.tokenizer.decode(labels) == "".join(answers) + "<|end|>"
+    assert processor.tokenizer.decode(labels) == "".join(f"{answer}<|end|>" for answer in answers)
+
+
+@pytest.mark.parametrize(
+    ("supervised", "expected"),
+    [
+        ([True, False, True], " a<|end|> c<|end|>"),
+        ([True, True, False], " a b<|end|>"),
+        ([False, True, False], " b<|end|>"),
+        ([False, False, True], " c<|end|>"),
+        ([True, True, True], " a b c<|end|>"),
+    ],
+)
+def test_text_that_is_a_label_ends_before_text_that_is_none(processor, supervised, expected):
+    parts = [TextPart(text, is_label) for text, is_label in zip((" a", " b", " c"), supervised, strict=True)]
+    batch = LavitCollator(processor, NUM_PATCHES)([parts])
+    assert processor.tokenizer.decode(batch["labels"][batch["labels"] != -100]) == expected
+    image = ImagePart(None, [1, 2], supervised=False)  # which may follow a text in one turn, as a drawing does
+    batch = LavitCollator(processor, NUM_PATCHES)([[parts[0], image, TextPart(" d", False)]])
+    assert processor.tokenizer.decode(batch["labels"][batch["labels"] != -100]) == " a" * supervised[0]
 
 
 def test_what_is_supervised(processor):

@@ -31,7 +31,9 @@ class LavitCollator:
     """
     Makes batches of sequences, with exactly the ids that the processor gives the same prompts at inference. Images are
     between `[IMG]` and `[/IMG]`, except in prompts of drawings if the processor has `drawing_image_markers=False`. A
-    sequence that ends with text is followed by the end-of-sequence token; a drawing ends with its `[/IMG]`.
+    sequence that ends with text is followed by the end-of-sequence token; a drawing ends with its `[/IMG]`. Where text
+    that is no label follows text that is one, as the next question follows an answer, the label of its first token is
+    the end-of-sequence token, so that the model learns to end each answer, and not the last one alone.
 
     An image that enters as codes and has codes becomes their ids. Any other image becomes one placeholder, which the
     model expands, or with `expand_images` one placeholder for each of its codes.
@@ -124,10 +126,20 @@ class LavitCollator:
         """Yields the pieces of a row, whose texts are the next ones in `texts`."""
         if not row:
             raise ValueError("A sequence has neither text nor an image.")
+        end, is_open = self.processor.tokenizer.eos_token_id, False  # whether a text that is a label has not ended
         for part in row:
-            yield _text_piece(next(texts), part.supervised) if isinstance(part, TextPart) else self._image_piece(part)
+            if isinstance(part, ImagePart):
+                yield self._image_piece(part)
+                is_open = False
+                continue
+            piece = _text_piece(next(texts), part.supervised)
+            if is_open and piece.ids and not part.supervised:
+                piece.labels[0] = end
+            if piece.ids:
+                is_open = part.supervised
+            yield piece
         if isinstance(row[-1], TextPart):
-            yield _text_piece([self.processor.tokenizer.eos_token_id], row[-1].supervised)
+            yield _text_piece([end], row[-1].supervised)
 
     def _image_piece(self, part: ImagePart) -> _Piece:
         processor, codes = self.processor, list(part.codes or ())
