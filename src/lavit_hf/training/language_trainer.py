@@ -73,8 +73,9 @@ class LavitForCausalLMTrainer(LavitTrainer):
             )
         self.model_accepts_loss_kwargs = False  # `Trainer` need not count labels, which this class does
         whole = next(part for part in self.model.modules() if isinstance(part, LavitForCausalLM))
-        # With ZeRO 3, weights are not whole before training begins.
-        self.packing = not is_deepspeed_zero3_enabled() and keeps_sequences_apart(whole)
+        prompts = getattr(getattr(self.model, "active_peft_config", None), "is_prompt_learning", False)
+        # With ZeRO 3, weights are not whole before training begins. Virtual tokens of peft stand before whole rows.
+        self.packing = not is_deepspeed_zero3_enabled() and not prompts and keeps_sequences_apart(whole)
         self._wants_logits = False  # in evaluation, what the caller of `prediction_step` asks for
         # Sums over the batches of the current step.
         self._num_labels = self._loss = torch.zeros((), device=args.device)
