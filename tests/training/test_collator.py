@@ -6,7 +6,8 @@ from random import Random
 import pytest
 import torch
 from datasets import Dataset
-from transformers import CLIPImageProcessor
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import CLIPImageProcessor, TokenizersBackend
 
 from lavit_hf import LavitProcessor
 from lavit_hf.data.rows import RowStream
@@ -99,23 +100,34 @@ def test_several_questions_are_turns_of_a_chat(processor):
     assert processor.tokenizer.decode(labels) == "".join(f"{answer}<|end|>" for answer in answers)
 
 
-@pytest.mark.parametrize(
-    ("supervised", "expected"),
-    [
-        ([True, False, True], " a<|end|> c<|end|>"),
-        ([True, True, False], " a b<|end|>"),
-        ([False, True, False], " b<|end|>"),
-        ([False, False, True], " c<|end|>"),
-        ([True, True, True], " a b c<|end|>"),
-    ],
-)
-def test_text_that_is_a_label_ends_before_text_that_is_none(processor, supervised, expected):
-    parts = [TextPart(text, is_label) for text, is_label in zip((" a", " b", " c"), supervised, strict=True)]
+def label(processor, parts) -> str:
     batch = LavitCollator(processor, NUM_PATCHES)([parts])
-    assert processor.tokenizer.decode(batch["labels"][batch["labels"] != -100]) == expected
-    image = ImagePart(None, [1, 2], supervised=False)  # which may follow a text in one turn, as a drawing does
-    batch = LavitCollator(processor, NUM_PATCHES)([[parts[0], image, TextPart(" d", False)]])
-    assert processor.tokenizer.decode(batch["labels"][batch["labels"] != -100]) == " a" * supervised[0]
+    return processor.tokenizer.decode(batch["labels"][batch["labels"] != -100])
+
+
+def test_a_turn_ends_with_a_label(processor):
+    """Text that is no label ends nothing by itself, as a paragraph that a user leaves out of the labels."""
+    answer, asked = TextPart(" a", ends_turn=True), TextPart(" b", supervised=False)
+    assert label(processor, [answer, asked, answer]) == " a<|end|> a<|end|>"
+    assert label(processor, [answer, TextPart("", False), asked, answer]) == " a<|end|> a<|end|>"
+    assert label(processor, [TextPart(" a"), asked, TextPart(" a")]) == " a a<|end|>"
+    assert label(processor, [TextPart(" a", False, ends_turn=True), asked, TextPart(" c")]) == " c<|end|>"
+    assert label(processor, [answer, TextPart(" c"), asked]) == " a c"
+    image = ImagePart(None, [1, 2], supervised=False)
+    assert label(processor, [answer, image, asked, TextPart(" c")]) == " a c<|end|>"
+
+
+def test_a_token_across_the_end_of_a_turn_is_no_label():
+    """The tokenizers of Llama 3 and Qwen join a period with a line break, which no answer ends with."""
+    backend = Tokenizer(models.WordLevel({"<pad>": 0, "<|end|>": 1, "cat": 2, ".\n": 3, "dog": 4, ".": 5, "?": 6}))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|\.\n|\.|\?"), "isolated")
+    tokenizer = TokenizersBackend(tokenizer_object=backend, pad_token="<pad>", eos_token="<|end|>")
+    joined = LavitProcessor.from_backbones(
+        vision=make_processor().image_processor, text=tokenizer, codebook_size=4, image_start_token_id=7
+    )
+    parts = [TextPart("cat.", ends_turn=True), TextPart("\ndog?", False), TextPart("dog.", ends_turn=True)]
+    labels = LavitCollator(joined, NUM_PATCHES)([parts])["labels"][0].tolist()
+    assert labels == [2, -100, -100, -100, 4, 5, 1]
 
 
 def test_what_is_supervised(processor):
