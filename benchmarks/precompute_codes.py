@@ -9,9 +9,10 @@ Measures how much of the speed of the visual tokenizer remains when a dataset is
 The images are JPEGs of `--image-file-size`, and the weights are random. "ready" calls the visual tokenizer on pixels
 that are already on the device, and reads back the codes. "dataset" is `precompute_codes` from files to files. Both
 take turns, so that ratios hold on a machine whose speed drifts. "parts" are the steps of an image one after the other
-in one process. "processes" is `precompute_codes` in several processes, each with one thread and without workers.
-Memory is the private memory of a separate process, for datasets of several lengths, with images of 16 pixels and a
-tiny model in place of the vision tower.
+in one process; preparing and the steps after the vision tower are differences of two times, which may be negative.
+"processes" is `precompute_codes` in several processes, each with one thread and without workers. Memory is the private
+memory of a separate process, for datasets of several lengths, with images of 16 pixels and a tiny model in place of
+the vision tower.
 """
 
 import argparse

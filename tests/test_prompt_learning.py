@@ -221,7 +221,7 @@ def test_an_evaluation_does_not_leave_virtual_tokens_out_silently(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_virtual_tokens_are_trained(kind, tmp_path):
-    """By the trainer of stage 2, which does not pack sequences behind virtual tokens."""
+    """The trainer of stage 2 trains virtual tokens, and does not pack sequences behind them."""
     model = build(kind)
     rows = make_rows(model.get_base_model(), "text")
     trained = {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}

@@ -275,10 +275,11 @@ def _build(page: Page, is_demo: bool, scenes: list[str]) -> gr.Blocks:
 
         def run(events: list, function, inputs: list, outputs: list) -> None:
             # Images and numbers are read by the functions, which say what is wrong with them.
-            gr.on(events, function, inputs, outputs, preprocess=False)
+            running = gr.on(events, function, inputs, outputs, preprocess=False)
             if isinstance(inputs[0], gr.Image):
-                # The browser itself takes away what was made of the image before.
-                gr.on(renewals[inputs[0]], None, outputs=outputs, js=f"() => Array({len(outputs)}).fill(null)")
+                # The browser itself takes away what was made of the image before, and what is still being made.
+                empty = f"() => Array({len(outputs)}).fill(null)"
+                gr.on(renewals[inputs[0]], None, outputs=outputs, js=empty, cancels=running)
 
         with gr.Tab("Describe"), gr.Row():
             with gr.Column():

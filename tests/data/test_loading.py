@@ -160,6 +160,10 @@ def test_folders_of_one_name_and_changed_folders_have_their_own_rows(has_card, s
     assert read(second) == ["blue"]
     write(first, "green")
     assert read(first) == ["green"]
+    if not streaming:  # the cache may be in the folder, and changes nothing then
+        inside = str(first / "cache")
+        kept = [load_rows(first, cache_dir=inside).cache_files for _ in range(2)]
+        assert kept[0] == kept[1] != []
     (second / "train").rename(second / "test")
     with pytest.raises(ValueError, match="Cannot load split 'train'"):
         read(second)

@@ -48,7 +48,9 @@ def load_rows(
             Whether to read rows while iterating, in constant memory and without a cache.
         num_rows (`int`, *optional*): The number of rows to take from the beginning. Default: all rows.
         seed (`int`, *optional*, defaults to 0): The seed of the rows of `"shapes"`.
-        cache_dir (`str`, *optional*): The folder where `datasets` keeps what it prepares.
+        cache_dir (`str`, *optional*):
+            The folder where `datasets` keeps what it prepares. A local folder whose files have changed is prepared
+            anew, and what was prepared before stays.
 
     Returns:
         `datasets.Dataset`, or with `streaming` `datasets.IterableDataset`. Columns of type `datasets.Image` hold
@@ -97,10 +99,11 @@ def _load_dataset(name: str, split: str, config_name, data_dir, streaming: bool,
                 f"Split {split!r} of {name} is not complete: run the same `precompute-codes` again to continue it."
             )
         source["path"] = str(path)
-        if any((path / card).is_file() for card in ("README.md", ".huggingface.yaml")):
+        if not streaming and any((path / card).is_file() for card in ("README.md", ".huggingface.yaml")):
             # By a card that lists data files, `datasets` (5.2) takes folders of one name for the same dataset, also
             # after their files have changed, and returns the rows that it prepared first.
-            cache_dir = str(Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / _fingerprint_files(path))
+            cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
+            cache_dir = str(cache / _fingerprint_files(path, cache))
     elif name in FORMATS:
         if data_dir is None:  # `datasets` would read the files of the current folder
             raise ValueError(f"{name!r} is a format, and needs data_dir, the folder with its files.")
@@ -114,12 +117,16 @@ def _load_dataset(name: str, split: str, config_name, data_dir, streaming: bool,
         raise ValueError(f"Cannot load split {split!r} of {place}: {error.__cause__ or error}") from error
 
 
-def _fingerprint_files(folder: Path) -> str:
-    """Returns a name for the present state of the files in a folder."""
-    state = hashlib.sha256(str(folder.resolve()).encode())
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        found = path.stat()
-        state.update(f"{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}\n".encode())
+def _fingerprint_files(folder: Path, cache: Path) -> str:
+    """Returns a name for the present state of the data files in a folder. The cache may be in the folder."""
+    folder, cache = folder.resolve(), cache.expanduser().resolve()
+    state = hashlib.sha256(str(folder).encode())
+    for directory, names, files in os.walk(folder, followlinks=True):
+        place = Path(directory)
+        names[:] = sorted(name for name in names if name[0] != "." and place / name != cache)
+        for name in sorted(name for name in files if name[0] != "." and name != "README.md"):
+            found = (place / name).stat()
+            state.update(f"{place / name} {found.st_size} {found.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return state.hexdigest()[:16]
 
 
