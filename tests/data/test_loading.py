@@ -169,6 +169,20 @@ def test_folders_of_one_name_and_changed_folders_have_their_own_rows(has_card, s
         read(second)
 
 
+def test_a_card_may_list_files_elsewhere_and_links(tmp_path, load, monkeypatch):
+    folder, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    for place in (folder, elsewhere / "train"):
+        place.mkdir(parents=True)
+    (folder / "train").symlink_to(elsewhere / "train")
+    monkeypatch.chdir(folder)
+    for path, name in ((f"{elsewhere}/train/*.parquet", str(folder)), ("train/*.parquet", ".")):
+        config = f"configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {path}\n"
+        (folder / "README.md").write_text(f"---\n{config}---\n", encoding="utf-8")
+        for caption in ("red", "green", "blue"):
+            datasets.Dataset.from_dict({"caption": [caption]}).to_parquet(elsewhere / "train" / "0.parquet")
+            assert load(name)["caption"] == [caption], path
+
+
 def test_rows_of_a_single_split_are_held_out(photos, tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     with pytest.raises(

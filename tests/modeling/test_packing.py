@@ -100,11 +100,12 @@ def test_rows_are_few_and_as_long_as_the_longest_sequence(model):
         ({"attention_mask": {"full_attention": None}}, "got dict"),
         ({"attention_mask": torch.ones(1, 5).long()}, r"attention_mask must be of shape \(1, 3\), got \(1, 5\)"),
         ({"attention_mask": torch.zeros(1, 3).long()}, "pack needs tokens"),
+        ({"token_type_ids": torch.ones(1, 3).long()}, r"pack does not move token_type_ids, got a tensor of shape"),
         ({"shift_labels": torch.ones(1, 3).long()}, "nor with pack"),
     ],
 )
-def test_what_does_not_go_with_packing_is_named(model, arguments, message):
-    ids = torch.tensor([[5, 6, 7]])
+def test_what_does_not_go_with_packing_is_named(arguments, message):
+    ids, model = torch.tensor([[5, 6, 7]]), make_lavit("gpt2")
     with pytest.raises(ValueError, match=message):
         model(**({"input_ids": ids, "labels": ids, "pack": True} | arguments))
 

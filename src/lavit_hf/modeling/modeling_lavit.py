@@ -43,8 +43,8 @@ CAP = "final_logit_softcapping"  # Gemma
 @dataclass
 class LavitCausalLMOutputWithPast(CausalLMOutputWithPast):
     """
-    Output of [`LavitForCausalLM`]. The length L is the same as in [`LavitModelOutputWithPast`]. With `pack`, B and L are
-    those of the packed rows, and `sequences` has neither a mask nor features of images.
+    Output of [`LavitForCausalLM`]. The length L is the same as in [`LavitModelOutputWithPast`]. With `pack`, B and L
+    are those of the packed rows, and `sequences` has neither a mask nor features of images.
 
     Args:
         loss (`torch.FloatTensor`, *optional*): Mean cross-entropy over the labels of text and codes.

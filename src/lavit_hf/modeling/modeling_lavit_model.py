@@ -336,7 +336,7 @@ class LavitModel(LavitLanguagePreTrainedModel):
         sequences, check, encoded = None, None, (mm_encoder_outputs or {}).get("image")
         num_past = 0 if cache is None else cache.get_seq_length()
         if pack:
-            check_packing_arguments(cache, position_ids, attention_mask)
+            check_packing_arguments(cache, position_ids, attention_mask, kwargs)
             check_attention_mask(attention_mask, (input_ids if inputs_embeds is None else inputs_embeds).shape)
         if pixel_values is not None or vision_features is not None:
             if (input_ids is None) == (inputs_embeds is None):

@@ -89,8 +89,14 @@ def fill_rows(lengths: list[int], length: int) -> tuple[list[int], list[int]]:
     return starts, used
 
 
-def check_packing_arguments(cache, position_ids: torch.Tensor | None, attention_mask) -> None:
-    """Raises a `ValueError` for arguments that describe the rows of a batch, which packing replaces."""
+def check_packing_arguments(cache, position_ids: torch.Tensor | None, attention_mask, others: dict) -> None:
+    """
+    Raises a `ValueError` for arguments that describe the rows of a batch, which packing replaces. Among `others` are
+    those of the language model by their names, none of which may have a value for each token.
+    """
+    for name, value in others.items():
+        if isinstance(value, torch.Tensor) and value.ndim > 1:
+            raise ValueError(f"pack does not move {name}, got a tensor of shape {tuple(value.shape)}.")
     if cache is not None:
         raise ValueError(f"pack goes without a cache, got a {type(cache).__name__}.")
     if position_ids is not None:

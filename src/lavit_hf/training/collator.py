@@ -33,7 +33,7 @@ class LavitCollator:
     between `[IMG]` and `[/IMG]`, except in prompts of drawings if the processor has `drawing_image_markers=False`. A
     sequence that ends with text is followed by the end-of-sequence token; a drawing ends with its `[/IMG]`. Where a
     question follows an answer, the label of its first token is the end-of-sequence token, so that the model learns to
-    end each answer, and not the last one alone.
+    end each answer, and not the last one alone. A token that begins in the answer has no label.
 
     An image that enters as codes and has codes becomes their ids. Any other image becomes one placeholder, which the
     model expands, or with `expand_images` one placeholder for each of its codes.
@@ -130,7 +130,7 @@ class LavitCollator:
         """Yields the pieces of a row, whose texts are the next ones in `texts`."""
         if not row:
             raise ValueError("A sequence has neither text nor an image.")
-        end, ends_turn = self.processor.tokenizer.eos_token_id, False
+        end, ends_turn, is_label = self.processor.tokenizer.eos_token_id, False, True
         for part in row:
             if isinstance(part, ImagePart):
                 yield self._image_piece(part)
@@ -141,10 +141,11 @@ class LavitCollator:
             # A token that begins in the answer, such as ".\n", is not what the model says next.
             if ends_turn and ids and not part.supervised and not crosses:
                 piece.labels[0] = end
-            ends_turn = part.supervised and part.ends_turn if ids else ends_turn
+            if ids:
+                ends_turn, is_label = part.supervised and part.ends_turn, part.supervised
             yield piece
         if isinstance(row[-1], TextPart):
-            yield _text_piece([end], row[-1].supervised)
+            yield _text_piece([end], is_label)
 
     def _image_piece(self, part: ImagePart) -> _Piece:
         processor, codes = self.processor, list(part.codes or ())

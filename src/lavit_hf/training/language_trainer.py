@@ -127,7 +127,7 @@ class LavitForCausalLMTrainer(LavitTrainer):
         """Returns whether all processes can pack sequences."""
         # The cache of a prefix stands before rows, not before sequences.
         prompts = getattr(getattr(self.model, "active_peft_config", None), "is_prompt_learning", False)
-        if prompts or is_deepspeed_zero3_enabled():
+        if prompts or is_deepspeed_zero3_enabled() or self.args.n_gpu > 1:  # which would split the rows of the trial
             return False
         found = torch.tensor(supports_packing(model, self.model.config, self.args.device), device=self.args.device)
         if not (found := self.accelerator.gather(found[None]).all()):
