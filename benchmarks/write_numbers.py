@@ -21,7 +21,7 @@ from figures import RESULTS, ROOT, Figure
 PAGE = ROOT / "docs" / "numbers.md"
 EVALUATION = ROOT / "src" / "lavit_hf" / "assets" / "shapes" / "evaluation.json"
 MARKED = re.compile(r"(?<=<!-- figures: )(\S+)( -->\n).*?(?=<!-- end of figures -->)", re.DOTALL)
-# What the page says of the small model: a name, task and metric of the evaluation, and a baseline of it in words.
+# Each figure of the small model: its name on the page, its task and metric, and its baseline in words.
 SMALL_MODEL = (
     ("captions: shape and color of every object right", "captions.objects", "unrelated: the caption of another image"),
     ("questions: right", "questions.accuracy", "majority: the commonest answer of the kind"),

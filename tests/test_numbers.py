@@ -28,6 +28,7 @@ TOY = {
     "expanded_inputs": f"{TINY_TEXT} --batch-size 1 --text-length 4 --runs 1 --vision-layers 1 --merger-layers 1",
     "generation": f"{TINY_TEXT} --num-codes 2 --runs 1 --dtype float32 --plot PLOT",
     "loading": "--codebook-size 16 --text-size 32 --runs 1",
+    "packing": f"{TINY_TEXT} --batch-size 4 --num-batches 2 --runs 1",
     "precompute_codes": "--hidden-size 32 --vision-layers 1 --merger-layers 1 --image-size 32 --image-file-size 64 48 "
     "--num-images 2 --batch-sizes 1 --num-workers 0 --repeats 1 --num-rows 4 --rows-per-shard 4",
     "quantization": "--hidden-size 320 --layers 1 --num-codes 2 --half 35MB",

@@ -207,11 +207,11 @@ class Conversation:
         if "pixel_values" not in inputs or "vision_features" in inputs:  # no images, or the processor has read them
             return inputs
         known, tokenizer = {id(image): features for image, features in self._read}, self.model.model.visual_tokenizer
-        for image in images:
+        for image, pixels in zip(images, inputs.pop("pixel_values"), strict=True):
             if id(image) not in known:
-                known[id(image)] = encode_images(tokenizer, self.processor, [image]).vision_features
+                with torch.no_grad():
+                    known[id(image)] = tokenizer.encode_vision(pixels[None].to(tokenizer.device))
         self._read = [(image, known[id(image)]) for image in images]
-        del inputs["pixel_values"]
         inputs["vision_features"] = torch.cat([features for _, features in self._read])
         return inputs
 

@@ -270,22 +270,6 @@ def test_an_item_is_the_same_wherever_it_is_read():
     assert [item for batch in loader for item in batch] == second
 
 
-def test_batches_of_alike_length():
-    dataset = Dataset.from_dict({"caption": ["x" * (index % 50 + 1) for index in range(210)]})
-    texts, arguments = dataset["caption"], SequenceArguments(["text=1"])
-    grouped = MixtureRows(dataset, arguments, batch_size=4)
-    items = [row[0].text for row in iter_rows(grouped)]
-    assert sorted(items) == sorted(texts)
-    assert items != [row[0].text for row in iter_rows(MixtureRows(dataset, arguments))]
-    assert [grouped[index][0].text for index in (150, 3)] == [items[150], items[3]]
-    batches = [[len(text) for text in items[place : place + 4]] for place in range(0, 210, 4)]
-    filled = sum(map(sum, batches)) / sum(4 * max(batch) for batch in batches)
-    assert filled > 0.85
-    assert [max(batch) for batch in batches[:8]] != sorted(max(batch) for batch in batches[:8])
-    grouped.set_epoch(1)
-    assert [row[0].text for row in iter_rows(grouped)] != items
-
-
 def test_an_epoch_has_each_row_once_and_kinds_by_weight():
     dataset = Dataset.from_dict({"caption": [f"{index}" for index in range(1500)], "image_codes": [[1]] * 1500})
     rows = MixtureRows(dataset, SequenceArguments(["draw=3", "text=1"], prompt_dropout=0.1))

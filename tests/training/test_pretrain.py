@@ -30,7 +30,6 @@ from lavit_hf.training import (
     last_checkpoint,
     parse_recipe,
 )
-from lavit_hf.training.mixture import _estimate_length
 
 from ..tiny import NUM_PATCHES, TEXT
 from .small import (
@@ -277,7 +276,6 @@ def test_the_recipe():
     }
     assert read_config(model.language_model_config, make_processor().tokenizer).hidden_size == 256
     assert model.part_learning_rates == {"lm_head": 1e-4}
-    assert sequences.group_by_length
     assert arguments.lr_scheduler_kwargs == {"num_decay_steps": 1500, "decay_type": "1-sqrt"}
     assert (sequences.caption_column, sequences.prompt_column) == ("captions", "prompts")
 
@@ -361,43 +359,3 @@ def test_a_whole_model_to_go_on_from(tmp_path):
 def test_refusals(given):
     with pytest.raises(ValueError, match="Give either|needs either|learning_rates must be NAME=NUMBER"):
         ModelArguments(**given)
-
-
-class _Tables:
-    """Rows as Arrow tables of which no image can be read."""
-
-    def __init__(self, tables):
-        self.tables = tables
-
-    def __getitem__(self, place: int):
-        table = self.tables[place]
-        for name in ("image", "edited_image"):
-            table = table.set_column(table.column_names.index(name), name, [[{"bytes": b"no image", "path": None}]])
-        return table
-
-
-def test_grouping_by_length_takes_rows_as_reading_does():
-    """Also where an image is missing, and where the dataset has nothing but images."""
-    rows = make_dataset().map(lambda row, index: {"image": None if index % 3 else row["image"]}, with_indices=True)
-    rows = rows.map(lambda row: {"answers": row["answers"] if row["image"] else []}, features=rows.features)
-    arguments = SequenceArguments(["caption=1", "text=1", "question=1"])
-    grouped = MixtureRows(rows, arguments, batch_size=4)
-    for place in range(len(rows)):
-        kinds = [type(part) for part in grouped.compose(rows[place], place)]
-        assert [type(part) for part in grouped.compose(grouped._outline(place), place)] == kinds
-    assert sorted(grouped.locate(index) for index in range(len(rows))) == list(range(len(rows)))
-    pairs = make_dataset(8).select_columns(["image", "edited_image"])
-    arguments = SequenceArguments(["interleaved=1"], sequence_columns=["image", "edited_image"])
-    assert len([*MixtureRows(pairs, arguments, batch_size=2)]) == 8
-
-
-def test_grouping_by_length_does_not_read_images():
-    """The order is that of the lengths of whole rows."""
-    rows, length = MixtureRows(make_dataset(), SequenceArguments(EVERY_KIND), batch_size=1), len(make_dataset())
-    grouped = MixtureRows(rows.dataset, SequenceArguments(EVERY_KIND), batch_size=4)
-    grouped._tables = _Tables(grouped._tables)
-    places = [grouped.locate(index) for index in range(length)]
-    estimates = [sum(map(_estimate_length, rows.compose(rows.dataset[place], place))) for place in places]
-    batches = [estimates[start : start + 4] for start in range(0, length, 4)]
-    assert sorted(places) == list(range(length))
-    assert sorted(map(max, batches)) == sorted(estimates)[3::4]

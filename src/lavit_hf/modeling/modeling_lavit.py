@@ -49,7 +49,7 @@ class LavitCausalLMOutputWithPast(CausalLMOutputWithPast):
         loss (`torch.FloatTensor`, *optional*): Mean cross-entropy over the labels of text and codes.
         logits (`torch.FloatTensor` of shape `(B, L, vocab_size)`, *optional*): Scores of the next token.
         cache, hidden_states, attentions: Same as in `CausalLMOutputWithPast`.
-        sequences ([`LavitSequences`], *optional*): Ids, masks and labels of length L. None without images.
+        sequences ([`LavitSequences`], *optional*): Ids, masks and labels of length L. None without images and packing.
         labels (`torch.LongTensor` of shape `(B, L)`, *optional*):
             The labels that the loss counts, at the positions of the expanded sequences; -100 where there is none.
         token_losses (`torch.FloatTensor` of shape `(num_labels,)`, *optional*):
@@ -195,6 +195,7 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         skip_logits: bool = False,
+        pack: bool = False,
         image_guidance_scale: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> LavitCausalLMOutputWithPast:
@@ -237,6 +238,10 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
                 Number of last positions whose logits are computed, or the positions themselves. 0 stands for all.
             skip_logits (`bool`, *optional*, defaults to `False`):
                 With `labels`, computes logits only at positions with a label, and returns losses alone.
+            pack (`bool`, *optional*, defaults to `False`):
+                Whether the sequences are put side by side into few rows, once images are expanded, so that hardly any
+                padding is computed. The output then has the shape of these rows. The language model must keep packed
+                sequences apart, see [`keeps_sequences_apart`].
             image_guidance_scale (`torch.FloatTensor` of shape `(B / 2, L)`, *optional*):
                 Set by `generate` under guidance, see [`combine_branches`].
             kwargs: Arguments that transformers has for every model, and arguments of the language model. Among them:
@@ -255,15 +260,17 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
                 come with a filled cache, if `attention_mask` has another shape than the input, if `image_inputs` is
                 unknown, if `image_inputs` or `keep_mask` come without images, if `vision_features` are given while
                 the vision tower is trained, if a trainer compares labels with the logits of sequences that the model
-                has made longer, or if `output_router_logits` is set.
+                has made longer, if `pack` comes without labels or with positions, or if `output_router_logits` is set.
             TypeError: If an argument is unknown.
         """
         self._refuse_router_loss(kwargs.get("output_router_logits"), labels)
         # Named in the signature, Trainer would expect them in every batch.
         shift_labels, num_items_in_batch = kwargs.pop("shift_labels", None), kwargs.pop("num_items_in_batch", None)
         num_given = None if labels is None or num_items_in_batch is None else count_labels(labels, shift_labels)
-        if shift_labels is not None and (pixel_values is not None or vision_features is not None):
-            raise ValueError("shift_labels do not go with images, whose codes are labels as well.")
+        if shift_labels is not None and (pixel_values is not None or vision_features is not None or pack):
+            raise ValueError("shift_labels go neither with images, whose codes are labels as well, nor with pack.")
+        if pack and labels is None:
+            raise ValueError("pack needs labels, which move with their tokens.")
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -278,6 +285,7 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
             keep_mask=keep_mask,
             mm_encoder_outputs=mm_encoder_outputs,
             use_cache=use_cache,
+            pack=pack,
             return_dict=True,
             **kwargs,
         )

@@ -30,6 +30,7 @@ from .expansion_lavit import (
 from .freezing_lavit import VISUAL_PARTS, is_trained, keep_adapters_out, list_adapters
 from .merger_lavit import LavitVisualAdapter, PatchPartition
 from .modeling_lavit_visual_tokenizer import LavitVisualTokenizer, LavitVisualTokenizerOutput
+from .packing_lavit import check_no_layout, pack_sequences, packs_in_one_row
 from .pretrained_lavit import LavitPreTrainedModel
 
 
@@ -42,7 +43,8 @@ class LavitModelOutputWithPast(BaseModelOutputWithPast):
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(B, L, hidden_size)`): The input of the head.
         cache, hidden_states, attentions: Same as in `BaseModelOutputWithPast`.
-        sequences ([`LavitSequences`], *optional*): Ids, masks and labels of length L. None without images.
+        sequences ([`LavitSequences`], *optional*): Ids, masks and labels of length L. None without images and
+            packing.
     """
 
     sequences: LavitSequences | None = None
@@ -249,7 +251,7 @@ class LavitModel(LavitLanguagePreTrainedModel):
         if chosen or (tokenized is not None and (must_agree or self.training)):
             features, feature_mask = self._read(tokenized, chosen or [0], sequences.image_mask)
         elif self.training and is_trained(self.visual_adapter):
-            features = self._read_blank()
+            features = self.visual_adapter.read_blank(self.config.visual_tokenizer_config)
         if chosen:
             sequences.feature_mask, sequences.image_features = feature_mask, features
             sequences.feature_counts = tokenized.num_codes[chosen]
@@ -280,13 +282,6 @@ class LavitModel(LavitLanguagePreTrainedModel):
             vision_features, partition = vision_features[indices], PatchPartition(tokenized.keep_mask[indices])
         return self.visual_adapter(vision_features, partition), image_mask
 
-    def _read_blank(self) -> torch.Tensor:
-        """Returns the features (1, hidden_size) of an image of which one patch is kept."""
-        config, weight = self.config.visual_tokenizer_config, next(self.visual_adapter.parameters())
-        first = torch.arange(config.num_patches, device=weight.device)[None] == 0
-        vision_features = weight.new_zeros(1, config.num_patches, config.hidden_size)
-        return self.visual_adapter(vision_features, PatchPartition(first))
-
     def _find_placeholders(
         self, input_ids: torch.LongTensor | None, inputs_embeds: torch.FloatTensor | None
     ) -> torch.BoolTensor:
@@ -307,12 +302,8 @@ class LavitModel(LavitLanguagePreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         features = torch.cat([part.flatten(0, -2) for part in encoded.pooler_output]).to(inputs_embeds)
-        if not torch.compiler.is_compiling():
-            num_placeholders = int(is_placeholder.sum())
-            if num_placeholders != len(features):
-                raise ValueError(
-                    f"mm_encoder_outputs hold {len(features)} features for {num_placeholders} placeholders."
-                )
+        if not torch.compiler.is_compiling() and (num_placeholders := int(is_placeholder.sum())) != len(features):
+            raise ValueError(f"mm_encoder_outputs hold {len(features)} features for {num_placeholders} placeholders.")
         return inputs_embeds.masked_scatter(is_placeholder[..., None].to(inputs_embeds.device), features)
 
     @can_return_tuple
@@ -333,10 +324,11 @@ class LavitModel(LavitLanguagePreTrainedModel):
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         mm_token_type_ids: torch.LongTensor | None = None,
         use_cache: bool | None = None,
+        pack: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> LavitModelOutputWithPast:
         """
-        Same arguments and errors as [`LavitForCausalLM.forward`]. `labels` are moved along with images.
+        Same arguments and errors as [`LavitForCausalLM.forward`]. `labels` are moved along with images, and packed.
 
         Returns:
             [`LavitModelOutputWithPast`]
@@ -344,6 +336,8 @@ class LavitModel(LavitLanguagePreTrainedModel):
         check_keyword_arguments(self, kwargs, self.language_model)
         sequences, check, encoded = None, None, (mm_encoder_outputs or {}).get("image")
         num_past = 0 if cache is None else cache.get_seq_length()
+        if pack:
+            check_no_layout(cache, position_ids, attention_mask)
         if pixel_values is not None or vision_features is not None:
             if (input_ids is None) == (inputs_embeds is None):
                 raise ValueError("Images go with either input_ids or inputs_embeds.")
@@ -372,6 +366,12 @@ class LavitModel(LavitLanguagePreTrainedModel):
                 input_ids, inputs_embeds = None, self._put_features(input_ids, inputs_embeds, encoded)
             elif not torch.compiler.is_compiling() and not num_past:
                 check = check_no_placeholder(self._find_placeholders(input_ids, inputs_embeds))
+        if pack:
+            sequences = sequences or LavitSequences(input_ids, attention_mask, None, labels, None, inputs_embeds)
+            sequences = pack_sequences(self.config, sequences, packs_in_one_row(self.language_model))
+            inputs_embeds = sequences.inputs_embeds
+            input_ids = sequences.input_ids if inputs_embeds is None else None
+            attention_mask, position_ids, use_cache = None, sequences.position_ids, False
         given = input_ids if inputs_embeds is None else inputs_embeds
         if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim != 4:
             check_attention_mask(attention_mask, given.shape, num_past)

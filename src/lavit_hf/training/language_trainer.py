@@ -4,8 +4,11 @@
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..modeling.expansion_lavit import IGNORE_INDEX, count_labels
+from ..modeling.modeling_lavit_model import LavitModel
+from ..modeling.packing_lavit import keeps_sequences_apart
 from .collator import LavitCollator
 from .mixture import MixtureRows
 from .trainer import LavitTrainer
@@ -25,6 +28,10 @@ class LavitForCausalLMTrainer(LavitTrainer):
     number of labels is only known after the last one, so that gradients are sums until then. The log has the mean
     losses of text, `loss_on_text`, and of images with their markers, `loss_on_codes`, also for each dataset of a
     dictionary in `eval_dataset`. The loss of an evaluation is the mean over all its labels, whatever the batch size.
+
+    If the language model keeps packed sequences apart, which is tried on a few tokens, those of a batch are put side
+    by side into few rows, once their images are expanded. It saves padding and changes no loss. `packing` can be set
+    to False. Logits of an evaluation are those of separate rows.
 
     Args:
         model ([`LavitForCausalLM`] or a `PeftModel` of one): The model to train.
@@ -53,7 +60,7 @@ class LavitForCausalLMTrainer(LavitTrainer):
             if args.train_sampling_strategy not in ("random", "sequential"):
                 raise ValueError(
                     f"train_sampling_strategy={args.train_sampling_strategy!r} does not go with MixtureRows, which "
-                    "have an order of their own: set group_by_length in SequenceArguments."
+                    "have an order of their own."
                 )
             args.train_sampling_strategy = "sequential"
         super().__init__(model, args, **kwargs)
@@ -65,6 +72,9 @@ class LavitForCausalLMTrainer(LavitTrainer):
                 f"{args.gradient_accumulation_steps}: raise per_device_train_batch_size, or use FSDP."
             )
         self.model_accepts_loss_kwargs = False  # `Trainer` need not count labels, which this class does
+        language_model = next(part for part in self.model.modules() if isinstance(part, LavitModel)).language_model
+        # With ZeRO 3, weights are not whole before training begins.
+        self.packing = not is_deepspeed_zero3_enabled() and keeps_sequences_apart(language_model)
         self._wants_logits = False  # in evaluation, what the caller of `prediction_step` asks for
         # Sums over the batches of the current step.
         self._num_labels = self._loss = torch.zeros((), device=args.device)
@@ -99,7 +109,8 @@ class LavitForCausalLMTrainer(LavitTrainer):
             losses, divided by the number of labels in all processes, or times `SCALE` if gradients are accumulated.
         """
         # The labels alone decide what is supervised, whatever the configuration says.
-        given = {**inputs, "supervise_images": True, "skip_logits": model.training or not self._wants_logits}
+        skips = model.training or not self._wants_logits
+        given = {**inputs, "supervise_images": True, "skip_logits": skips, "pack": self.packing and skips}
         loss, outputs = super().compute_loss(model, given, return_outputs=True)
         self._expanded_labels = outputs["labels"]
         if model.training:

@@ -110,9 +110,6 @@ class SequenceArguments:
         default_factory=list,
         metadata={"help": "Columns of texts and images that are the segments, in this order, in place of a list."},
     )
-    group_by_length: bool = field(
-        default=False, metadata={"help": "Whether the sequences of a batch have similar lengths, which saves padding."}
-    )
 
     def __post_init__(self):
         self.weights = read_numbers("mixture", self.mixture)

@@ -157,7 +157,7 @@ def _replace(scene: Scene, rng: Random) -> Changes:
             values = {field: value if field in told else getattr(item, field) for field, value in values.items()}
             if shape == item.shape:
                 continue
-            new = sample_object(rng, *values.values(), item.place, _others(scene, item))
+            new = sample_object(rng, **values, place=item.place, others=_others(scene, item))
             if new:
                 if values["color"] == item.color:
                     new = replace(new, rgb=item.rgb)

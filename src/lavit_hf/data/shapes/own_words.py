@@ -40,7 +40,7 @@ class OwnWords:
     relations: tuple[tuple[int, str, int], ...] = ()
 
     def is_drawn(self, found: Sequence[ReadObject]) -> bool:
-        """Whether the objects that were read from a drawing are exactly those of the text, in its relations."""
+        """Returns whether the objects `found` in a drawing are exactly those of the text, in its relations."""
         if len(found) != len(self.objects):
             return False
         orders = permutations(found) if self.relations else [tuple(found)]

@@ -3,9 +3,12 @@
 
 from collections.abc import Sequence
 from random import Random
+from typing import TypeVar
 
 from .scenes import PLACES, Scene, ShapeObject
 
+
+Words = TypeVar("Words")
 
 # The first word of each entry is the name itself, which is drawn as often as all others together.
 SIZE_WORDS = {
@@ -94,8 +97,8 @@ RELATION_PHRASES = {
 OPPOSITES = {"above": "below", "below": "above", "left of": "right of", "right of": "left of", "next to": "next to"}
 
 
-def choose(words: Sequence[str], rng: Random) -> str:
-    """Draws the first of some words half of the time, and any other one otherwise."""
+def choose(words: Sequence[Words], rng: Random) -> Words:
+    """Draws the first of some words, or tuples of words, half of the time, and any other one otherwise."""
     return words[0] if rng.random() < 0.5 or len(words) == 1 else rng.choice(words[1:])
 
 
