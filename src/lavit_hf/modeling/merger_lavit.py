@@ -360,11 +360,12 @@ class LavitVisualAdapter(nn.Module):
             features = features + self.position_embeddings[partition.positions]
         return self.projection(features)
 
-    def read_blank(self, config: LavitVisualTokenizerConfig) -> torch.Tensor:
-        """Returns the features (1, text_hidden_size) of an image of which one patch is kept."""
-        weight = self.projection.weight
-        first = torch.arange(config.num_patches, device=weight.device)[None] == 0
-        return self(weight.new_zeros(1, config.num_patches, config.hidden_size), PatchPartition(first))
+
+def read_blank(adapter: nn.Module, config: LavitVisualTokenizerConfig) -> torch.Tensor:
+    """Returns the features (1, text_hidden_size) that an adapter reads in an image of which one patch is kept."""
+    weight = next(adapter.parameters())
+    first = torch.arange(config.num_patches, device=weight.device)[None] == 0
+    return adapter(weight.new_zeros(1, config.num_patches, config.hidden_size), PatchPartition(first))
 
 
 def recorded_outputs(num_hidden_layers_key: str) -> dict[str, OutputRecorder]:

@@ -28,7 +28,7 @@ from .expansion_lavit import (
     pad_id,
 )
 from .freezing_lavit import VISUAL_PARTS, is_trained, keep_adapters_out, list_adapters
-from .merger_lavit import LavitVisualAdapter, PatchPartition
+from .merger_lavit import LavitVisualAdapter, PatchPartition, read_blank
 from .modeling_lavit_visual_tokenizer import LavitVisualTokenizer, LavitVisualTokenizerOutput
 from .packing_lavit import check_no_layout, pack_sequences, packs_in_one_row
 from .pretrained_lavit import LavitPreTrainedModel
@@ -251,7 +251,7 @@ class LavitModel(LavitLanguagePreTrainedModel):
         if chosen or (tokenized is not None and (must_agree or self.training)):
             features, feature_mask = self._read(tokenized, chosen or [0], sequences.image_mask)
         elif self.training and is_trained(self.visual_adapter):
-            features = self.visual_adapter.read_blank(self.config.visual_tokenizer_config)
+            features = read_blank(self.visual_adapter, self.config.visual_tokenizer_config)
         if chosen:
             sequences.feature_mask, sequences.image_features = feature_mask, features
             sequences.feature_counts = tokenized.num_codes[chosen]
