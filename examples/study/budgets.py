@@ -20,7 +20,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "discrete_input": ("image_inputs", "freeze_parts"),
 }
 # The names and places of a run, and the learning rate, which is tuned alike for all rows.
-OWN = ("row", "output_dir", "results", "learning_rate", "seed")
+OWN = ("row", "output_dir", "results", "codes", "learning_rate", "seed")
 
 
 def check_budgets(recipes: Mapping[str, Mapping[str, Any]]) -> None:

@@ -20,6 +20,7 @@ from lavit_hf.inference import Images, decode_codes, decode_edits, prepare_promp
 from lavit_hf.modeling import LavitConfig, LavitVisualTokenizerOutput
 from lavit_hf.modeling.expansion_lavit import LavitSequences
 from lavit_hf.modeling.modeling_lavit import LavitCausalLMOutputWithPast
+from lavit_hf.modeling.packing_lavit import pack_sequences, packs_in_one_row
 from lavit_hf.training import LavitForCausalLMTrainer
 
 
@@ -126,6 +127,7 @@ class RegressionForCausalLM(LavitForCausalLM):
         image_inputs=None,
         supervise_images=None,
         vision_features=None,
+        pack=False,
         **kwargs,
     ) -> RegressionOutput:
         """
@@ -137,16 +139,25 @@ class RegressionForCausalLM(LavitForCausalLM):
         """
         if pixel_values is None and vision_features is None:
             return RegressionOutput(
-                **super().forward(input_ids, attention_mask=attention_mask, labels=labels, **kwargs)
+                **super().forward(input_ids, attention_mask=attention_mask, labels=labels, pack=pack, **kwargs)
             )
         if self.config.codebook_size != 1:
             raise ValueError(f"Vectors need a codebook of one row, got {self.config.codebook_size}.")
         given = (attention_mask, labels, image_inputs, supervise_images)
         sequences = self.model.expand_images(input_ids, pixel_values, *given, vision_features=vision_features)
-        has_images = sequences.image_tokens is not None
-        embeds = self.embed_vectors(sequences) if has_images else sequences.inputs_embeds
+        targets = None
+        if sequences.image_tokens is not None:
+            targets = self.place_vectors(sequences)
+            sequences.inputs_embeds = self.embed_vectors(sequences)
+        if pack:
+            # The ids are not needed any more. In their place, the numbers of positions tell where each one went.
+            shape, device = sequences.input_ids.shape, sequences.input_ids.device
+            sequences.input_ids = torch.arange(shape.numel(), device=device).view(shape)
+            sequences = pack_sequences(self.config, sequences, packs_in_one_row(self.model.language_model))
+            targets = None if targets is None else targets.flatten(0, 1)[sequences.input_ids]
+            kwargs["use_cache"] = False
         outputs = super().forward(
-            inputs_embeds=embeds,
+            inputs_embeds=sequences.inputs_embeds,
             attention_mask=sequences.attention_mask,
             position_ids=sequences.position_ids,
             labels=sequences.labels,
@@ -154,15 +165,21 @@ class RegressionForCausalLM(LavitForCausalLM):
             **kwargs,
         )
         losses = None
-        if outputs.labels is not None and has_images:
-            losses = self.compute_vector_losses(outputs.hidden_states[-1], outputs.labels, sequences)
+        if outputs.labels is not None and targets is not None:
+            losses = self.compute_vector_losses(outputs.hidden_states[-1], outputs.labels, targets)
             num_labels = outputs.labels[:, 1:].ne(-100).sum().clamp(min=1)
             outputs.loss = outputs.loss + self.regression.weight * losses.sum() / num_labels
         values = {name: value for name, value in outputs.items() if name != "hidden_states"}
         return RegressionOutput(**values | {"sequences": sequences, "vector_losses": losses})
 
+    def place_vectors(self, sequences: LavitSequences) -> torch.Tensor:
+        """Returns vectors (B, L, code_dim) at the positions of images, and zeros elsewhere."""
+        vectors, shape = sequences.image_tokens.vectors.float(), sequences.image_mask.shape
+        placed = vectors.new_zeros(*shape, vectors.shape[-1])
+        return placed.masked_scatter(sequences.image_mask[..., None], vectors)
+
     def compute_vector_losses(
-        self, hidden_states: torch.Tensor, labels: torch.Tensor, sequences: LavitSequences
+        self, hidden_states: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
         """
         Computes the loss of each vector that is a label.
@@ -170,11 +187,8 @@ class RegressionForCausalLM(LavitForCausalLM):
         Args:
             hidden_states (`torch.FloatTensor` of shape `(B, L, hidden_size)`): The output of the language model.
             labels (`torch.LongTensor` of shape `(B, L)`): The labels, code 0 for vectors.
-            sequences ([`LavitSequences`]): The sequences with what the visual tokenizer made of their images.
+            targets (`torch.FloatTensor` of shape `(B, L, code_dim)`): The vectors at the positions of images.
         """
-        vectors = sequences.image_tokens.vectors.float()
-        targets = vectors.new_zeros(*labels.shape, vectors.shape[-1])
-        targets = targets.masked_scatter(sequences.image_mask[..., None], vectors)
         is_vector = (labels == self.config.visual_token_offset)[:, 1:]
         targets = (targets[:, 1:][is_vector] - self.target_mean) / self.target_std
         predicted = self.vector_head(hidden_states[:, :-1][is_vector]).float()

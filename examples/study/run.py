@@ -32,6 +32,7 @@ from study.train import Arguments, read_arguments  # noqa: E402
 from transformers import AutoImageProcessor  # noqa: E402
 
 from lavit_hf import LavitVisualTokenizer  # noqa: E402
+from lavit_hf.data.precompute import precompute_codes  # noqa: E402
 from lavit_hf.training import load_mixture  # noqa: E402
 
 
@@ -88,6 +89,9 @@ class Paths:
     def decoder(self, kind: str) -> Path:
         return self.runs / "decoders" / kind
 
+    def codes(self, kind: str) -> Path:
+        return self.runs / "codes" / kind
+
     @property
     def text_tokenizer(self) -> Path:
         return self.runs / "text_tokenizer"
@@ -117,6 +121,7 @@ def parse_options(flags: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sweep_steps", type=int, default=300, help="steps of each run of the sweep")
     parser.add_argument("--trials", action="store_true", help="try several settings of the rivals in TRIALS")
     parser.add_argument("--trial_steps", type=int, default=500, help="steps of each trial")
+    parser.add_argument("--no_codes", action="store_true", help="do not precompute codes, which takes disk space")
     parser.add_argument("--no_dial", action="store_true", help="leave the dial out")
     parser.add_argument("--tokenizer_recipe", default=str(STUDY / "tokenizer.yaml"), help="recipe, or '' for none")
     parser.add_argument("--decoder_recipe", default=str(STUDY / "decoder.yaml"), help="recipe, or '' for none")
@@ -161,6 +166,7 @@ class Study:
             self.make_text_tokenizer()
         for kind in kinds:
             self.train_parts(kind)
+            self.compute_codes(kind)
         if self.options.sweep:
             for row in self.options.rows:
                 self.tune(row)
@@ -207,6 +213,21 @@ class Study:
             flags = [*_recipe(options.decoder_recipe), "--visual_tokenizer", str(folder), "--output_dir", str(decoder)]
             self.run("train_image_decoder", [*flags, *options.common, *options.decoder])
 
+    def compute_codes(self, kind: str) -> None:
+        """
+        Precomputes the codes of the images that rows train on. All rows read them, since images that were rendered or
+        decoded once are read faster.
+        """
+        folder = self.paths.codes(kind)
+        if self.options.no_codes or (folder / "README.md").exists():
+            return
+        tokenizer = LavitVisualTokenizer.from_pretrained(self.paths.tokenizer(kind))
+        processor = AutoImageProcessor.from_pretrained(self.paths.tokenizer(kind))
+        _, sequences, data, _ = self.arguments(BASE, 0, self.paths.runs / "unused")
+        rows, _ = data.load()
+        columns = [name for name in (data.image_column, sequences.edited_image_column) if name in rows.column_names]
+        precompute_codes(rows, folder, tokenizer, processor, image_columns=columns)
+
     def mean_codes(self) -> int:
         """Returns the mean number of codes of the dynamic visual tokenizer, rounded, over held-out images."""
         folder = self.paths.tokenizer("dynamic")
@@ -227,6 +248,8 @@ class Study:
             "output_dir": output,
             "results": results,
         }
+        if self.paths.codes(kind).exists():
+            given["codes"] = self.paths.codes(kind)
         named = [word for name, value in given.items() for word in (f"--{name}", str(value))]
         recipe = str(STUDY / "rows" / f"{row}.yaml")
         return [recipe, *named, *self.rate(row), *self.options.common, *self.options.row, *self.best(row)]

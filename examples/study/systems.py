@@ -81,6 +81,10 @@ class StudyArguments(ModelArguments):
     )
     regression: str = field(default="{}", metadata={"help": "JSON with fields of RegressionSettings."})
     image_decoder: str | None = field(default=None, metadata={"help": "The pixel decoder of stage 3."})
+    codes: str | None = field(
+        default=None,
+        metadata={"help": "Folder with the rows to train on and the codes that the visual tokenizer has for them."},
+    )
     tasks: list[str] = field(
         default_factory=lambda: [task for task in TASKS if task != "tokens"],
         metadata={"help": "The tasks of the evaluation. Those that draw are left out where a system does not."},

@@ -17,7 +17,8 @@ from optimizers import OptimizerFactory
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback, TrainingArguments
 
-from lavit_hf import LavitImageDecoderPipeline, LavitProcessor
+from lavit_hf import LavitImageDecoderPipeline, LavitProcessor, LavitVisualTokenizer
+from lavit_hf.data.code_files import MANIFEST_FILE, check_codebook
 from lavit_hf.data.loading import load_rows
 from lavit_hf.evaluation import EvaluationReport, evaluate
 from lavit_hf.inference import encode_images
@@ -26,6 +27,7 @@ from lavit_hf.training import (
     DataArguments,
     LavitCollator,
     LavitForCausalLMTrainer,
+    MixtureRows,
     SequenceArguments,
     last_checkpoint,
     load_mixture,
@@ -170,11 +172,35 @@ def count_operations(trainer: LavitForCausalLMTrainer, num_steps: int, has_codes
     return (counts["Global"] - left_out) / num_steps
 
 
+def load_sequences(
+    study: StudyArguments, sequences: SequenceArguments, data: DataArguments, args: TrainingArguments
+) -> tuple[MixtureRows, dict[str, MixtureRows] | None]:
+    """
+    Loads the sequences to train on, with their codes if they were precomputed and the system has codes, and those to
+    evaluate on by kind.
+    """
+    train_rows, eval_rows = load_mixture(data, sequences, args)
+    if study.codes is None:
+        return train_rows, eval_rows
+    (manifest,) = Path(study.codes).glob(f"*/{MANIFEST_FILE}")
+    split = manifest.parent.name
+    rows = load_rows(study.codes, split)
+    if len(rows) != len(train_rows):
+        raise ValueError(f"{study.codes} has {len(rows)} rows, and the recipe trains on {len(train_rows)}.")
+    if study.chosen.has_codes:
+        codebook = LavitVisualTokenizer.from_pretrained(study.visual_tokenizer).quantizer.codebook
+        check_codebook(study.codes, split, codebook)
+    else:
+        rows = rows.remove_columns([name for name in rows.column_names if name.endswith("_codes")])
+    options = {"broken_images": data.broken_images, "seed": args.seed}
+    return MixtureRows(rows, sequences, data.image_column, **options), eval_rows
+
+
 def load_trainer(arguments: Arguments) -> tuple[LavitForCausalLMTrainer, LavitProcessor]:
     """Builds the system of a row and its trainer."""
     study, given, data, args = arguments
     sequences = study.chosen.choose_sequences(given)
-    train_rows, eval_rows = load_mixture(data, sequences, args)
+    train_rows, eval_rows = load_sequences(study, sequences, data, args)
     model, processor = build_system(study, sequences, args.seed)
     max_length = study.max_length or getattr(model.config.text_config, "max_position_embeddings", None)
     if isinstance(model, RegressionForCausalLM):

@@ -20,7 +20,11 @@ from study.report import find_pictures, load_results, render, write_page
 from study.run import Study, parse_options
 from study.systems import describe_recipe
 from study.train import NUM_DRAWINGS, count_operations, load_trainer, read_arguments, train_row
+from transformers import AutoImageProcessor
 
+from lavit_hf import LavitVisualTokenizer
+from lavit_hf.data.loading import load_rows
+from lavit_hf.data.precompute import precompute_codes
 from lavit_hf.modeling.selector_lavit import select_patches
 from lavit_hf.training import last_checkpoint
 
@@ -97,6 +101,35 @@ def test_another_budget_is_refused(results):
         check_budgets(made)
 
 
+@pytest.mark.parametrize("row", ["lavit", "lavit_text_only", "regression"])
+def test_precomputed_codes_change_nothing(row, results, parts, tmp_path):
+    rows = load_rows(parts / "data", "train")
+    tokenizer = LavitVisualTokenizer.from_pretrained(parts / "tokenizer")
+    processor = AutoImageProcessor.from_pretrained(parts / "tokenizer")
+    columns = ("image", "edited_image")
+    precompute_codes(rows, tmp_path / "codes", tokenizer, processor, image_columns=columns, num_workers=0)
+    arguments = read_arguments(flags(row, parts, tmp_path, codes=tmp_path / "codes", only_loss=True))
+    found = train_row(arguments)
+    assert found["held_out_loss"] == pytest.approx(results[row]["held_out_loss"], abs=1e-5)
+    arguments[2].num_train_rows = 20
+    with pytest.raises(ValueError, match="has 24 rows, and the recipe trains on 20"):
+        train_row(arguments)
+
+
+@pytest.mark.parametrize("row", ["lavit", "regression"])
+def test_packing_changes_no_loss(row, parts, tmp_path):
+    trainer, _ = load_trainer(read_arguments(flags(row, parts, tmp_path)))
+    assert trainer.packing
+    trainer.model.eval()  # without the noise of training
+    batch = next(iter(trainer.get_train_dataloader()))
+    losses = {}
+    for pack in (True, False):
+        trainer.packing = pack
+        with torch.no_grad():
+            losses[pack] = trainer.compute_loss(trainer.model, batch)
+    torch.testing.assert_close(losses[True], losses[False], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("row", ["adapter_resampler", "regression"])
 def test_a_stopped_row_continues(row, parts, tmp_path):
     """Weights of classes of the study are loaded from a checkpoint, and times and evaluations are kept."""
@@ -142,6 +175,7 @@ class Recorded:
 def test_the_driver_takes_the_best_rate_and_runs_nothing_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(Study, "write_page", lambda self: None)
     monkeypatch.setattr(Study, "make_text_tokenizer", lambda self: None)
+    monkeypatch.setattr(Study, "compute_codes", lambda self, kind: None)
     command = f"--runs {tmp_path}/runs --results {tmp_path}/results --rows adapter_mlp --sweep --no_dial"
     run = Recorded({"0.001": 3.0, "0.002": 2.5, "0.004": 2.7})
     Study(parse_options(command.split()), run).run_all()
