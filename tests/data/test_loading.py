@@ -138,6 +138,33 @@ def test_splits_and_files_that_are_not_there(photos, tmp_path, load, monkeypatch
         load(tmp_path / "rows.odd")
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("has_card", [False, True])
+def test_folders_of_one_name_and_changed_folders_have_their_own_rows(has_card, streaming, tmp_path):
+    """`datasets` keeps what it has prepared, by a name that need not tell two folders apart."""
+
+    def write(folder: Path, caption: str) -> None:
+        (folder / "train").mkdir(parents=True, exist_ok=True)
+        datasets.Dataset.from_dict({"caption": [caption]}).to_parquet(folder / "train" / "000000.parquet")
+        if has_card:
+            configs = "configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: train/*.parquet\n"
+            (folder / "README.md").write_text(f"---\n{configs}---\n", encoding="utf-8")
+
+    def read(folder: Path) -> list[str]:
+        return [row["caption"] for row in load_rows(folder, streaming=streaming, cache_dir=str(tmp_path / "cache"))]
+
+    first, second = tmp_path / "first" / "codes", tmp_path / "second" / "codes"
+    write(first, "red")
+    write(second, "blue")
+    assert read(first) == ["red"]
+    assert read(second) == ["blue"]
+    write(first, "green")
+    assert read(first) == ["green"]
+    (second / "train").rename(second / "test")
+    with pytest.raises(ValueError, match="Cannot load split 'train'"):
+        read(second)
+
+
 def test_rows_of_a_single_split_are_held_out(photos, tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     with pytest.raises(

@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Loading of datasets with images by one function, whatever they are stored as. Images stay undecoded."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,6 +97,10 @@ def _load_dataset(name: str, split: str, config_name, data_dir, streaming: bool,
                 f"Split {split!r} of {name} is not complete: run the same `precompute-codes` again to continue it."
             )
         source["path"] = str(path)
+        if any((path / card).is_file() for card in ("README.md", ".huggingface.yaml")):
+            # By a card that lists data files, `datasets` (5.2) takes folders of one name for the same dataset, also
+            # after their files have changed, and returns the rows that it prepared first.
+            cache_dir = str(Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / _fingerprint_files(path))
     elif name in FORMATS:
         if data_dir is None:  # `datasets` would read the files of the current folder
             raise ValueError(f"{name!r} is a format, and needs data_dir, the folder with its files.")
@@ -107,6 +112,15 @@ def _load_dataset(name: str, split: str, config_name, data_dir, streaming: bool,
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
         place = name if data_dir is None else f"{name} in {data_dir}"
         raise ValueError(f"Cannot load split {split!r} of {place}: {error.__cause__ or error}") from error
+
+
+def _fingerprint_files(folder: Path) -> str:
+    """Returns a name for the present state of the files in a folder."""
+    state = hashlib.sha256(str(folder.resolve()).encode())
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        found = path.stat()
+        state.update(f"{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}\n".encode())
+    return state.hexdigest()[:16]
 
 
 def leave_undecoded(dataset):
