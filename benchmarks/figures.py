@@ -105,6 +105,38 @@ def show(content: dict) -> Table:
     return table
 
 
+def plot_growth(figures: list[Figure], path: str, title: str) -> None:
+    """
+    Plots figures whose names are a series and a number, such as "batch size: 8": a column for each series, and a row
+    for each unit.
+    """
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    series: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for figure in figures:
+        name, _, value = figure.name.partition(": ")
+        series.setdefault(name, {}).setdefault(figure.unit, []).append((int(value), figure.value))
+    height = max(map(len, series.values()))
+    size = (3.6 * len(series), 2.5 * height)
+    canvas, axes = pyplot.subplots(height, len(series), figsize=size, squeeze=False, layout="constrained")
+    for column, (name, units) in zip(axes.T, series.items(), strict=True):
+        for axis, (unit, points) in zip(column, units.items(), strict=False):
+            axis.plot(*zip(*points, strict=True), marker="o")
+            axis.set_ylim(bottom=0)
+            axis.set_ylabel(unit)
+            axis.grid(alpha=0.3)
+            if points[-1][0] >= 100 * points[0][0] > 0:
+                axis.set_xscale("log")
+            axis.set_xlabel(name)
+        for axis in column[len(units) :]:
+            axis.set_visible(False)
+    canvas.suptitle(title)
+    canvas.savefig(path, dpi=100)
+
+
 def report(args: argparse.Namespace, setting: str, parts: dict[str, list[Figure]]) -> None:
     """Writes the figures of each part to the file of `args.output`, and prints their table."""
     device = getattr(args, "device", "cpu")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from figures import Figure, add_output, report
+from figures import Figure, add_output, plot_growth, report
 from memory import in_new_process, measure_peak
 from timing import time_in_turns
 from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedModel
@@ -165,30 +165,6 @@ def measure_growth(model: LavitForCausalLM, args) -> Iterator[Figure]:
             speed = work.batch_size * work.num_codes / statistics.median(seconds[str(value)])
             yield Figure(f"{name}: {value}", speed, "tokens/s")
             yield Figure(f"{name}: {value}", in_new_process(peak_memory, args, work), "MB beyond the weights")
-
-
-def plot_growth(figures: list[Figure], path: str, title: str) -> None:
-    """Plots what `measure_growth` measured: a column for each series, and a row for each unit."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    series: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    for figure in figures:
-        name, _, value = figure.name.partition(": ")
-        series.setdefault(name, {}).setdefault(figure.unit, []).append((int(value), figure.value))
-    size = (3.6 * len(series), 5)
-    canvas, axes = pyplot.subplots(2, len(series), figsize=size, sharex="col", layout="constrained")
-    for column, (name, units) in zip(axes.T, series.items(), strict=True):
-        for axis, (unit, points) in zip(column, units.items(), strict=True):
-            axis.plot(*zip(*points, strict=True), marker="o")
-            axis.set_ylim(bottom=0)
-            axis.set_ylabel(unit)
-            axis.grid(alpha=0.3)
-        column[-1].set_xlabel(name)
-    canvas.suptitle(title)
-    canvas.savefig(path, dpi=100)
 
 
 def main() -> None:

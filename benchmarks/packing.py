@@ -1,6 +1,6 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Measures the time that packing saves in a training step of stage 2.
+Measures the time that packing saves in the forward and the backward of stage 2.
 
     python benchmarks/packing.py
     python benchmarks/packing.py --device cuda --hidden-size 768 --layers 12 --batch-size 256
@@ -9,7 +9,7 @@ A new Llama around the visual tokenizer of the small model trains on the mixture
 which a few rows get their codes first. Every way computes the losses and the gradients of the same sequences:
 
 - padded: the sequences of a batch in rows of their own, in random order
-- by length: likewise, with batches of similar lengths among 8 batches
+- by length: likewise, with batches of similar lengths
 - packed: in random order, side by side in rows as long as the longest sequence
 
 All ways take turns in one process, over all batches in each turn.
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from figures import ROOT, Figure, add_output, report
+from figures import ROOT, Figure, add_output, has_bfloat16_units, report
 from timing import time_in_turns
 from transformers import LlamaConfig
 
@@ -30,12 +30,11 @@ from lavit_hf import LavitForCausalLM, LavitProcessor
 from lavit_hf.data.loading import load_rows
 from lavit_hf.data.precompute import precompute_codes
 from lavit_hf.demo import demo_checkpoint
-from lavit_hf.training import LavitCollator, MixtureRows, SequenceArguments, has_bfloat16_units
+from lavit_hf.training import LavitCollator, MixtureRows, SequenceArguments
 
 
 WAYS = ("padded", "by length", "packed")
 RECIPE = ROOT / "examples" / "recipes" / "shapes" / "pretrain.yaml"
-NUM_SORTED = 8
 
 
 def load_mixture(tokenizer, processor: LavitProcessor, num_rows: int, folder: Path) -> MixtureRows:
@@ -80,11 +79,11 @@ def run(model: LavitForCausalLM, batches: list[dict], pack: bool, dtype: torch.d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--num-batches", type=int, default=NUM_SORTED)
+    parser.add_argument("--num-batches", type=int, default=8)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--hidden-size", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--attention", default="eager", help="attn_implementation of the language model")
+    parser.add_argument("--attention", default="eager", help="attn_implementation; the recipe's is the default")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: what the machine has units for")
     parser.add_argument("--device", default="cpu")
     add_output(parser)

@@ -22,7 +22,8 @@ def test_words_of_the_small_model(demo):
     processor = demo[1]
     for index in range(200):
         row = make_row(index, "train")
-        for text in (row["caption"], row["instruction"], *row["questions"], *row["answers"]):
+        columns = ("captions", "prompts", "questions", "answers", "edited_captions")
+        for text in (row["caption"], row["instruction"], *(text for name in columns for text in row[name])):
             assert describe_unknown_words(processor, text.upper()) is None, text
     warning = describe_unknown_words(processor, "A photo of a cat, a photo of 2 red zebras")
     assert warning.startswith("This model does not know 'photo', 'cat', 'zebras'. It knows scenes of colored shapes")

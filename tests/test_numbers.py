@@ -30,7 +30,8 @@ TOY = {
     "loading": "--codebook-size 16 --text-size 32 --runs 1",
     "packing": f"{TINY_TEXT} --batch-size 4 --num-batches 2 --runs 1",
     "precompute_codes": "--hidden-size 32 --vision-layers 1 --merger-layers 1 --image-size 32 --image-file-size 64 48 "
-    "--num-images 2 --batch-sizes 1 --num-workers 0 --repeats 1 --num-rows 4 --rows-per-shard 4",
+    "--num-images 4 --batch-sizes 1 --num-workers 0 --repeats 1 --num-rows 4 --rows-per-shard 4 --processes 1 2 "
+    "--plot PLOT",
     "quantization": "--hidden-size 320 --layers 1 --num-codes 2 --half 35MB",
     "tokenizer": "--batch-size 1 --runs 1 --vision-layers 1 --merger-layers 1",
     "training": "--stages vision_tower --steps 16 --rows 16 --batch-size 2",

@@ -15,6 +15,7 @@ from peft import (
 
 from lavit_hf import LavitForCausalLM
 from lavit_hf.evaluation import evaluate
+from lavit_hf.training import LavitForCausalLMTrainer
 
 from .tiny import (
     CODEBOOK_SIZE,
@@ -28,6 +29,7 @@ from .tiny import (
     tiny_lavit,
 )
 from .training.small import make_model, make_processor
+from .training.test_accumulation import make_rows, train
 
 
 NUM_VIRTUAL_TOKENS = 3
@@ -215,3 +217,15 @@ def test_an_adapter_beside_its_processor_resizes_nothing(train_embeddings, tmp_p
 def test_an_evaluation_does_not_leave_virtual_tokens_out_silently(kind):
     with pytest.raises(ValueError, match="Adapters of prompt learning, .* are not evaluated, got P"):
         evaluate(build(kind), None, None, [{"image": None, "caption": "word5"}])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_virtual_tokens_are_trained(kind, tmp_path):
+    """The trainer of stage 2 trains virtual tokens, and does not pack sequences behind them."""
+    model = build(kind)
+    rows = make_rows(model.get_base_model(), "text")
+    trained = {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
+    assert trained
+    loss, changes = train(LavitForCausalLMTrainer, model, tmp_path, rows, batch_size=len(rows))
+    assert 0 < loss < 20
+    assert all(changes[name].abs().max() > 0 for name in trained)

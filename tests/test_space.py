@@ -132,12 +132,14 @@ def transparent(tmp_path) -> Path:
 
 
 def test_describe(page, tmp_path):
-    """Another scene than the worked example, with a blue square and an orange ring."""
+    """Another scene than the worked example, with two purple circles."""
     render_scene(sample_scene(11, "test"), 256).save(tmp_path / "scene.png")
     panel = open_tab(page, "Describe")
     upload(panel, tmp_path / "scene.png")
+    # What was said of the image before goes away.
+    wait_for(lambda: panel.get_by_label("Caption").input_value() == "", "The empty caption")
     panel.get_by_role("button", name="Describe").click()
-    wait_for(lambda: "blue square" in panel.get_by_label("Caption").input_value(), "The caption of the blue square")
+    wait_for(lambda: "purple circle" in panel.get_by_label("Caption").input_value(), "The caption of the circles")
     count, codes = re.fullmatch(r"(\d+) tokens for 64 patches: ([\d ]+)", wait_for_text(panel, "Tokens")).groups()
     assert len(codes.split()) == int(count)
     wait_for_picture(panel, "Kept patches")

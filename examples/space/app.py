@@ -251,10 +251,13 @@ def _build(page: Page, is_demo: bool, scenes: list[str]) -> gr.Blocks:
     with gr.Blocks(title="LaVIT") as blocks:
         gr.Markdown(f"# LaVIT\nOne model that reads and draws images as a varying number of tokens. {about}")
 
+        renewals: dict[gr.Image, list] = {}  # the events by which a visitor gives another image
+
         def given() -> gr.Image:
             label = f"Image: {LIMITS}"
             image = gr.Image(scenes[0], format="png", label=label, height=SHOWN_SIZE, sources=["upload", "clipboard"])
-            gr.Examples(scenes, image)
+            examples = gr.Examples(scenes, image)
+            renewals[image] = [image.upload, image.clear, examples.dataset.click]
             # The box shows what the model sees, or becomes empty again.
             checked = image.upload(read_upload, image, image, preprocess=False)
             checked.failure(lambda: None, outputs=image)
@@ -272,7 +275,11 @@ def _build(page: Page, is_demo: bool, scenes: list[str]) -> gr.Blocks:
 
         def run(events: list, function, inputs: list, outputs: list) -> None:
             # Images and numbers are read by the functions, which say what is wrong with them.
-            gr.on(events, function, inputs, outputs, preprocess=False)
+            running = gr.on(events, function, inputs, outputs, preprocess=False)
+            if isinstance(inputs[0], gr.Image):
+                # The browser itself takes away what was made of the image before, and what is still being made.
+                empty = f"() => Array({len(outputs)}).fill(null)"
+                gr.on(renewals[inputs[0]], None, outputs=outputs, js=empty, cancels=running)
 
         with gr.Tab("Describe"), gr.Row():
             with gr.Column():

@@ -160,9 +160,27 @@ def test_folders_of_one_name_and_changed_folders_have_their_own_rows(has_card, s
     assert read(second) == ["blue"]
     write(first, "green")
     assert read(first) == ["green"]
+    if not streaming:  # the cache may be in the folder, and changes nothing then
+        inside = str(first / "cache")
+        kept = [load_rows(first, cache_dir=inside).cache_files for _ in range(2)]
+        assert kept[0] == kept[1] != []
     (second / "train").rename(second / "test")
     with pytest.raises(ValueError, match="Cannot load split 'train'"):
         read(second)
+
+
+def test_a_card_may_list_files_elsewhere_and_links(tmp_path, load, monkeypatch):
+    folder, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    for place in (folder, elsewhere / "train"):
+        place.mkdir(parents=True)
+    (folder / "train").symlink_to(elsewhere / "train")
+    monkeypatch.chdir(folder)
+    for path, name in ((f"{elsewhere}/train/*.parquet", str(folder)), ("train/*.parquet", ".")):
+        config = f"configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {path}\n"
+        (folder / "README.md").write_text(f"---\n{config}---\n", encoding="utf-8")
+        for caption in ("red", "green", "blue"):
+            datasets.Dataset.from_dict({"caption": [caption]}).to_parquet(elsewhere / "train" / "0.parquet")
+            assert load(name)["caption"] == [caption], path
 
 
 def test_rows_of_a_single_split_are_held_out(photos, tmp_path, monkeypatch):

@@ -3,13 +3,17 @@
 
 import pytest
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, LlamaConfig
+from transformers import DynamicCache
 
+from lavit_hf.modeling import modeling_lavit_model
 from lavit_hf.modeling.expansion_lavit import LavitSequences
-from lavit_hf.modeling.packing_lavit import keeps_sequences_apart, pack_sequences
+from lavit_hf.modeling.packing_lavit import needs_one_row, pack_sequences, supports_packing
+from lavit_hf.training import LavitForCausalLMTrainer
 
 from ..causal_models import tiny_text_config
-from ..tiny import IMAGE_END, IMAGE_START, PLACEHOLDER, TEXT, VISUAL_OFFSET, loosen, pad_rows, pictures, tiny_lavit
+from ..tiny import IMAGE_END, IMAGE_START, PLACEHOLDER, VISUAL_OFFSET, pad_rows, pictures, tiny_lavit
+from ..training.test_accumulation import make_rows
+from ..training.test_accumulation import train as train_one_step
 
 
 IMAGE = [IMAGE_START, PLACEHOLDER, IMAGE_END]
@@ -87,13 +91,21 @@ def test_rows_are_few_and_as_long_as_the_longest_sequence(model):
     ("arguments", "message"),
     [
         ({"labels": None}, "pack needs labels"),
-        ({"position_ids": torch.arange(3)[None]}, "pack goes neither with a cache, nor with position_ids"),
-        ({"attention_mask": torch.ones(1, 1, 3, 3)}, "attention_mask of 4 dimensions"),
+        ({"position_ids": torch.arange(3)[None]}, r"pack makes position_ids itself, got some of shape \(1, 3\)"),
+        ({"cache": DynamicCache()}, "pack goes without a cache, got a DynamicCache"),
+        (
+            {"attention_mask": torch.ones(1, 1, 3, 3)},
+            r"pack takes an attention_mask of shape \(B, L\), got torch.Size",
+        ),
+        ({"attention_mask": {"full_attention": None}}, "got dict"),
+        ({"attention_mask": torch.ones(1, 5).long()}, r"attention_mask must be of shape \(1, 3\), got \(1, 5\)"),
+        ({"attention_mask": torch.zeros(1, 3).long()}, "pack needs tokens"),
+        ({"token_type_ids": torch.ones(1, 3).long()}, r"pack does not move token_type_ids, got a tensor of shape"),
         ({"shift_labels": torch.ones(1, 3).long()}, "nor with pack"),
     ],
 )
-def test_what_does_not_go_with_packing_is_named(model, arguments, message):
-    ids = torch.tensor([[5, 6, 7]])
+def test_what_does_not_go_with_packing_is_named(arguments, message):
+    ids, model = torch.tensor([[5, 6, 7]]), make_lavit("gpt2")
     with pytest.raises(ValueError, match=message):
         model(**({"input_ids": ids, "labels": ids, "pack": True} | arguments))
 
@@ -107,18 +119,110 @@ def test_a_cache_that_the_language_model_would_make_does_not_join_sequences():
     assert packed.cache is None
 
 
+def test_one_row(model, monkeypatch):
+    """The layout for FlashAttention, which other kernels compute as well."""
+    apart, expected = train(model, ROWS["images"], "left")
+    monkeypatch.setattr(modeling_lavit_model, "needs_one_row", lambda language_model: True)
+    packed, gradients = train(model, ROWS["images"], "left", pack=True)
+    assert packed.labels.shape == (1, int(apart.sequences.attention_mask.sum()))
+    torch.testing.assert_close(packed.loss, apart.loss, atol=1e-5, rtol=1e-5)
+    for name, gradient in gradients.items():
+        assert torch.allclose(gradient, expected[name], atol=1e-4, rtol=1e-3), name
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    {
+        "eager": False,
+        "sdpa": False,
+        "flex_attention": False,
+        "flash_attention_2": True,
+        "flash_attention_3": True,
+        "kernels-community/flash-attn2": True,
+        "kernels-community/vllm-flash-attn3": True,
+    }.items(),
+)
+def test_flash_attention_needs_one_row(name, expected):
+    """transformers itself replaces the name of FlashAttention by that of a kernel if the package is missing."""
+    language_model = tiny_lavit().model.language_model
+    language_model.config._attn_implementation = name
+    assert needs_one_row(language_model) == expected
+
+
+def test_sequences_longer_than_a_window_that_slides():
+    config = tiny_text_config("gemma3_text")
+    model = tiny_lavit(text=config)
+    rows = [list(range(3, 3 + length)) for length in (40, 21, 19, 3)]
+    assert config.sliding_window < 21
+    apart, packed = (train(model, rows, "right", pack=pack)[0] for pack in (False, True))
+    assert packed.labels.shape == (3, 40)
+    torch.testing.assert_close(
+        packed.token_losses.sort().values, apart.token_losses.sort().values, atol=1e-4, rtol=1e-4
+    )
+
+
+def test_gradient_checkpointing_and_bfloat16(model):
+    results = []
+    for pack in (False, True):
+        model.gradient_checkpointing_enable()
+        with torch.autocast("cpu", torch.bfloat16):
+            results.append(train(model.train(), ROWS["images"], "right", pack=pack))
+        model.gradient_checkpointing_disable()
+        model.eval()
+    (apart, expected), (packed, gradients) = results
+    torch.testing.assert_close(packed.loss, apart.loss, atol=0.1, rtol=0.02)
+    for name, gradient in gradients.items():
+        assert (gradient - expected[name]).norm() <= 0.1 * expected[name].norm() + 1e-3, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("model_type", ["llama", "qwen3", "gemma3_text", "gpt2", "gpt_neox", "mixtral"])
-def test_language_models_that_keep_sequences_apart(model_type):
-    assert keeps_sequences_apart(make_language_model(model_type))
+def test_language_models_that_can_be_packed(model_type, dtype):
+    model = make_lavit(model_type).to(dtype)
+    assert supports_packing(model, model.config, model.device)
 
 
-# One whose mask does not come from positions, one with recurrent layers, one with biases of distances.
+# OPT does not build its mask from positions, Bamba has recurrent layers, and BLOOM adds biases by distance.
 @pytest.mark.parametrize("model_type", ["opt", "bamba", "bloom"])
-def test_language_models_that_do_not(model_type):
-    assert not keeps_sequences_apart(make_language_model(model_type))
+def test_language_models_that_cannot(model_type):
+    model = make_lavit(model_type)
+    assert not supports_packing(model, model.config, model.device)
 
 
-def make_language_model(model_type: str):
-    config = LlamaConfig(**TEXT) if model_type == "llama" else tiny_text_config(model_type)
-    torch.manual_seed(0)
-    return loosen(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)).eval().base_model
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_a_model_that_tells_nothing_is_not_packed(value):
+    model = tiny_lavit()
+    with torch.no_grad():
+        for parameter in model.model.language_model.parameters():
+            parameter.fill_(value)
+    assert not supports_packing(model, model.config, model.device)
+
+
+def make_lavit(model_type: str):
+    return tiny_lavit(text=None if model_type == "llama" else tiny_text_config(model_type))
+
+
+@pytest.mark.parametrize("batch_size", [2, 4])
+def test_a_training_is_the_same(batch_size, tmp_path):
+    model = tiny_lavit()
+    rows = make_rows(model, "placeholder")
+    results = []
+    for packing in (None, False):
+
+        class Trainer(LavitForCausalLMTrainer):
+            def __init__(self, *args, packing=packing, **kwargs):
+                super().__init__(*args, **kwargs)
+                self.packing = packing
+
+        results.append(train_one_step(Trainer, model, tmp_path, rows, batch_size))
+    (loss, changes), (expected, expected_changes) = results
+    assert loss == pytest.approx(expected, abs=1e-5)
+    for name, change in changes.items():
+        assert torch.allclose(change, expected_changes[name], atol=1e-4, rtol=1e-3), name
+
+
+def test_a_model_that_cannot_be_packed_is_trained_on_padded_rows(tmp_path, caplog):
+    model = make_lavit("opt")
+    loss, _ = train_one_step(LavitForCausalLMTrainer, model, tmp_path, make_rows(model, "text"), 4)
+    assert 0 < loss < 20
+    assert "Batches are padded: a 'opt' does not keep packed sequences apart." in caplog.text

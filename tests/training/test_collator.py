@@ -6,7 +6,8 @@ from random import Random
 import pytest
 import torch
 from datasets import Dataset
-from transformers import CLIPImageProcessor
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import CLIPImageProcessor, TokenizersBackend
 
 from lavit_hf import LavitProcessor
 from lavit_hf.data.rows import RowStream
@@ -94,9 +95,40 @@ def test_several_questions_are_turns_of_a_chat(processor):
     inputs = processor(text=prompt, images=row["image"], return_tensors="pt")
     batch = LavitCollator(processor, NUM_PATCHES)([parts])
     assert real_ids(batch) == [*inputs["input_ids"][0].tolist(), processor.tokenizer.eos_token_id]
-    # After an answer, the only label is the end.
+    # After each answer, the only label is the end.
     labels = batch["labels"][batch["labels"] != -100]
-    assert processor.tokenizer.decode(labels) == "".join(answers) + "<|end|>"
+    assert processor.tokenizer.decode(labels) == "".join(f"{answer}<|end|>" for answer in answers)
+
+
+def label(processor, parts) -> str:
+    batch = LavitCollator(processor, NUM_PATCHES)([parts])
+    return processor.tokenizer.decode(batch["labels"][batch["labels"] != -100])
+
+
+def test_a_turn_ends_with_a_label(processor):
+    """Text that is no label ends nothing by itself, as a paragraph that a user leaves out of the labels."""
+    answer, asked = TextPart(" a", ends_turn=True), TextPart(" b", supervised=False)
+    assert label(processor, [answer, asked, answer]) == " a<|end|> a<|end|>"
+    assert label(processor, [answer, TextPart("", False), asked, answer]) == " a<|end|> a<|end|>"
+    assert label(processor, [TextPart(" a"), asked, TextPart(" a")]) == " a a<|end|>"
+    assert label(processor, [TextPart(" a", False, ends_turn=True), asked, TextPart(" c")]) == " c<|end|>"
+    assert label(processor, [answer, TextPart(" c"), asked]) == " a c"
+    assert label(processor, [TextPart(" a"), TextPart("", False)]) == " a<|end|>"
+    image = ImagePart(None, [1, 2], supervised=False)
+    assert label(processor, [answer, image, asked, TextPart(" c")]) == " a c<|end|>"
+
+
+def test_a_token_across_the_end_of_a_turn_is_no_label():
+    """The tokenizers of Llama 3 and Qwen join a period with a line break, which no answer ends with."""
+    backend = Tokenizer(models.WordLevel({"<pad>": 0, "<|end|>": 1, "cat": 2, ".\n": 3, "dog": 4, ".": 5, "?": 6}))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|\.\n|\.|\?"), "isolated")
+    tokenizer = TokenizersBackend(tokenizer_object=backend, pad_token="<pad>", eos_token="<|end|>")
+    joined = LavitProcessor.from_backbones(
+        vision=make_processor().image_processor, text=tokenizer, codebook_size=4, image_start_token_id=7
+    )
+    parts = [TextPart("cat.", ends_turn=True), TextPart("\ndog?", False), TextPart("dog.", ends_turn=True)]
+    labels = LavitCollator(joined, NUM_PATCHES)([parts])["labels"][0].tolist()
+    assert labels == [2, -100, -100, -100, 4, 5, 1]
 
 
 def test_what_is_supervised(processor):

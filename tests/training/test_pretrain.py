@@ -276,7 +276,7 @@ def test_the_recipe():
     }
     assert read_config(model.language_model_config, make_processor().tokenizer).hidden_size == 256
     assert model.part_learning_rates == {"lm_head": 1e-4}
-    assert arguments.lr_scheduler_kwargs == {"num_decay_steps": 1500, "decay_type": "1-sqrt"}
+    assert arguments.lr_scheduler_kwargs == {"num_decay_steps": 2000, "decay_type": "1-sqrt"}
     assert (sequences.caption_column, sequences.prompt_column) == ("captions", "prompts")
 
 

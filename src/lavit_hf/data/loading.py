@@ -3,8 +3,9 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .code_files import read_manifest
 from .shapes import load_shapes
@@ -48,7 +49,9 @@ def load_rows(
             Whether to read rows while iterating, in constant memory and without a cache.
         num_rows (`int`, *optional*): The number of rows to take from the beginning. Default: all rows.
         seed (`int`, *optional*, defaults to 0): The seed of the rows of `"shapes"`.
-        cache_dir (`str`, *optional*): The folder where `datasets` keeps what it prepares.
+        cache_dir (`str`, *optional*):
+            The folder where `datasets` keeps what it prepares. A local folder whose files have changed is prepared
+            anew, and what was prepared before stays.
 
     Returns:
         `datasets.Dataset`, or with `streaming` `datasets.IterableDataset`. Columns of type `datasets.Image` hold
@@ -96,11 +99,7 @@ def _load_dataset(name: str, split: str, config_name, data_dir, streaming: bool,
             raise ValueError(
                 f"Split {split!r} of {name} is not complete: run the same `precompute-codes` again to continue it."
             )
-        source["path"] = str(path)
-        if any((path / card).is_file() for card in ("README.md", ".huggingface.yaml")):
-            # By a card that lists data files, `datasets` (5.2) takes folders of one name for the same dataset, also
-            # after their files have changed, and returns the rows that it prepared first.
-            cache_dir = str(Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / _fingerprint_files(path))
+        source["path"] = os.path.abspath(path)
     elif name in FORMATS:
         if data_dir is None:  # `datasets` would read the files of the current folder
             raise ValueError(f"{name!r} is a format, and needs data_dir, the folder with its files.")
@@ -108,19 +107,23 @@ def _load_dataset(name: str, split: str, config_name, data_dir, streaming: bool,
     elif "://" not in name and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ValueError(f"There is no folder or file {name}.")
     try:
+        if path.is_dir() and not streaming:
+            builder = datasets.load_dataset_builder(**source, name=config_name, cache_dir=cache_dir)
+            cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
+            cache_dir = str(cache / _fingerprint_files(builder.config.data_files))
         return datasets.load_dataset(**source, name=config_name, split=split, streaming=streaming, cache_dir=cache_dir)
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
         place = name if data_dir is None else f"{name} in {data_dir}"
         raise ValueError(f"Cannot load split {split!r} of {place}: {error.__cause__ or error}") from error
 
 
-def _fingerprint_files(folder: Path) -> str:
-    """Returns a name for the present state of the files in a folder."""
-    state = hashlib.sha256(str(folder.resolve()).encode())
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        found = path.stat()
-        state.update(f"{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}\n".encode())
-    return state.hexdigest()[:16]
+def _fingerprint_files(data_files: Mapping[str, Any] | None) -> str:
+    """
+    Returns a name for the present state of data files by split. By a card that lists them, `datasets` (5.2) takes
+    folders of one name for the same dataset, also after their files have changed, and returns what it prepared first.
+    """
+    files = sorted((str(split), list(paths), paths.origin_metadata) for split, paths in (data_files or {}).items())
+    return hashlib.sha256(repr(files).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def leave_undecoded(dataset):

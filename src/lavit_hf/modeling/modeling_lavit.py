@@ -43,7 +43,8 @@ CAP = "final_logit_softcapping"  # Gemma
 @dataclass
 class LavitCausalLMOutputWithPast(CausalLMOutputWithPast):
     """
-    Output of [`LavitForCausalLM`]. The length L is the same as in [`LavitModelOutputWithPast`].
+    Output of [`LavitForCausalLM`]. The length L is the same as in [`LavitModelOutputWithPast`]. With `pack`, B and L
+    are those of the packed rows, and `sequences` has neither a mask nor features of images.
 
     Args:
         loss (`torch.FloatTensor`, *optional*): Mean cross-entropy over the labels of text and codes.
@@ -240,8 +241,8 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
                 With `labels`, computes logits only at positions with a label, and returns losses alone.
             pack (`bool`, *optional*, defaults to `False`):
                 Whether the sequences are put side by side into few rows, once images are expanded, so that hardly any
-                padding is computed. The output then has the shape of these rows. The language model must keep packed
-                sequences apart, see [`keeps_sequences_apart`].
+                padding is computed. `use_cache` is ignored then, and outputs have the shape of these rows. The
+                language model must keep packed sequences apart, as [`LavitForCausalLMTrainer`] finds out.
             image_guidance_scale (`torch.FloatTensor` of shape `(B / 2, L)`, *optional*):
                 Set by `generate` under guidance, see [`combine_branches`].
             kwargs: Arguments that transformers has for every model, and arguments of the language model. Among them:

@@ -30,7 +30,7 @@ from .expansion_lavit import (
 from .freezing_lavit import VISUAL_PARTS, is_trained, keep_adapters_out, list_adapters
 from .merger_lavit import LavitVisualAdapter, PatchPartition, read_blank
 from .modeling_lavit_visual_tokenizer import LavitVisualTokenizer, LavitVisualTokenizerOutput
-from .packing_lavit import check_no_layout, pack_sequences, packs_in_one_row
+from .packing_lavit import check_packing_arguments, needs_one_row, pack_sequences
 from .pretrained_lavit import LavitPreTrainedModel
 
 
@@ -337,7 +337,8 @@ class LavitModel(LavitLanguagePreTrainedModel):
         sequences, check, encoded = None, None, (mm_encoder_outputs or {}).get("image")
         num_past = 0 if cache is None else cache.get_seq_length()
         if pack:
-            check_no_layout(cache, position_ids, attention_mask)
+            check_packing_arguments(cache, position_ids, attention_mask, kwargs)
+            check_attention_mask(attention_mask, (input_ids if inputs_embeds is None else inputs_embeds).shape)
         if pixel_values is not None or vision_features is not None:
             if (input_ids is None) == (inputs_embeds is None):
                 raise ValueError("Images go with either input_ids or inputs_embeds.")
@@ -368,7 +369,7 @@ class LavitModel(LavitLanguagePreTrainedModel):
                 check = check_no_placeholder(self._find_placeholders(input_ids, inputs_embeds))
         if pack:
             sequences = sequences or LavitSequences(input_ids, attention_mask, None, labels, None, inputs_embeds)
-            sequences = pack_sequences(self.config, sequences, packs_in_one_row(self.language_model))
+            sequences = pack_sequences(self.config, sequences, needs_one_row(self.language_model))
             inputs_embeds = sequences.inputs_embeds
             input_ids = sequences.input_ids if inputs_embeds is None else None
             attention_mask, position_ids, use_cache = None, sequences.position_ids, False

@@ -1,14 +1,20 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Packing: sequences of a batch side by side in few rows, so that hardly any padding is computed in training."""
+"""
+Packing: the sequences of a batch side by side in few rows, so that hardly any padding is computed in training. Rows
+of a dataset are not joined to longer sequences. trl calls it `padding_free`.
+"""
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils.generic import is_flash_attention_requested
 
 from .configuration_lavit import LavitConfig
 from .expansion_lavit import IGNORE_INDEX, LavitSequences, mask_labels, pad_id
 from .freezing_lavit import evaluation_mode
 
 
+@torch.compiler.disable  # the layout of each batch is its own, and would be compiled anew
 def pack_sequences(config: LavitConfig, sequences: LavitSequences, in_one_row: bool = False) -> LavitSequences:
     """
     Puts the sequences of a batch side by side into rows as long as the longest of them. Positions begin anew with each
@@ -18,27 +24,31 @@ def pack_sequences(config: LavitConfig, sequences: LavitSequences, in_one_row: b
         config ([`LavitConfig`]): The configuration, for the padding id.
         sequences ([`LavitSequences`]):
             B sequences of length L, with `input_ids` or `inputs_embeds`, padded on either side.
-        in_one_row (`bool`, *optional*, defaults to `False`):
-            Whether all sequences go into one row, without any padding, as FlashAttention needs it.
+        in_one_row (`bool`, *optional*, defaults to `False`): Whether all sequences go into one row, without padding.
 
     Returns:
-        [`LavitSequences`]: R rows of length M, without a mask. The first token of a sequence has no label. Padding, if
-        any, ends a row, as a sequence of its own. Features of images are not returned.
+        [`LavitSequences`]: R rows of length M: `position_ids`, and `input_ids`, `labels`, `image_mask` and
+        `inputs_embeds` where they were given, in their dtypes. The first token of a sequence has no label. Padding, if
+        any, ends a row, as a sequence of its own. All other values are None.
+
+    Raises:
+        ValueError: If there is no token.
     """
     given = sequences.input_ids if sequences.inputs_embeds is None else sequences.inputs_embeds
-    mask = sequences.attention_mask
-    real = torch.ones(given.shape[:2], device=given.device, dtype=torch.bool) if mask is None else mask.bool()
-    sizes = real.sum(dim=1)
-    lengths = sizes.tolist()  # the host waits for the device once
-    total, length = sum(lengths), max(lengths)
-    if in_one_row:
-        length = total
-    rows, columns, used = _fill_rows(lengths, length)
-    starts = torch.tensor(rows, device=given.device) * length + torch.tensor(columns, device=given.device)
+    mask, device = sequences.attention_mask, given.device
+    real = torch.ones(given.shape[:2], device=device, dtype=torch.bool) if mask is None else mask.bool()
+    lengths = real.sum(dim=1).tolist()  # the host waits for the device once
+    total = sum(lengths)
+    if not total:
+        raise ValueError(f"pack needs tokens, got sequences of shape {tuple(given.shape[:2])} with padding alone.")
+    length = total if in_one_row else max(lengths)
+    starts, used = fill_rows(lengths, length)
+    layout = torch.tensor([*starts, *used]).to(device, non_blocking=True)
+    first, num_used = layout.split([len(starts), len(used)])
     rank = real.long().cumsum(dim=1) - 1
     # Stable sorting finds the real tokens without another synchronization.
     source = real.flatten().logical_not().argsort(stable=True)[:total]
-    target = (starts[:, None] + rank).flatten()[source]
+    target = (first[:, None] + rank).flatten()[source]
     shape = (len(used), length)
 
     def move(values: torch.Tensor | None, fill: int) -> torch.Tensor | None:
@@ -51,7 +61,7 @@ def pack_sequences(config: LavitConfig, sequences: LavitSequences, in_one_row: b
     labels = sequences.labels
     if labels is not None:
         labels = mask_labels(config, labels, mask).masked_fill(rank.to(labels.device) <= 0, IGNORE_INDEX)
-    padding = torch.arange(length, device=given.device) - torch.tensor(used, device=given.device)[:, None]
+    padding = torch.arange(length, device=device) - num_used[:, None]
     positions = padding.flatten().index_copy(0, target, rank.flatten()[source]).unflatten(0, shape)
     return LavitSequences(
         input_ids=move(sequences.input_ids, pad_id(config)),
@@ -62,59 +72,77 @@ def pack_sequences(config: LavitConfig, sequences: LavitSequences, in_one_row: b
     )
 
 
-def check_no_layout(cache, position_ids: torch.Tensor | None, attention_mask: torch.Tensor | None) -> None:
-    """Raises a `ValueError` for arguments that describe the rows of a batch, which packing replaces."""
-    if cache is not None or position_ids is not None or getattr(attention_mask, "ndim", 2) != 2:
-        raise ValueError("pack goes neither with a cache, nor with position_ids or an attention_mask of 4 dimensions.")
-
-
-def _fill_rows(lengths: list[int], length: int) -> tuple[list[int], list[int], list[int]]:
+def fill_rows(lengths: list[int], length: int) -> tuple[list[int], list[int]]:
     """
-    Puts the longest sequences first, each into the first row of `length` that has room.
+    Places sequences in rows of `length` by first-fit decreasing: the longest first, each in the first row with room.
 
     Returns:
-        The row and the first column of each sequence, and how much of each row is used.
+        The position of the first token of each sequence among those of all rows, and how much of each row is used.
     """
-    rows, columns, used = [0] * len(lengths), [0] * len(lengths), [0]
+    starts, used = [0] * len(lengths), [0]
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         row = next((row for row, taken in enumerate(used) if taken + lengths[index] <= length), len(used))
         if row == len(used):
             used.append(0)
-        rows[index], columns[index] = row, used[row]
+        starts[index] = row * length + used[row]
         used[row] += lengths[index]
-    return rows, columns, used
+    return starts, used
 
 
-def packs_in_one_row(language_model: PreTrainedModel) -> bool:
-    """Returns whether the attention of a language model tells packed sequences apart in a single row alone."""
-    return "flash_attention" in (language_model.config._attn_implementation or "")
+def check_packing_arguments(cache, position_ids: torch.Tensor | None, attention_mask, others: dict) -> None:
+    """
+    Raises a `ValueError` for arguments that describe the rows of a batch, which packing replaces. Among `others` are
+    those of the language model by their names, none of which may have a value for each token.
+    """
+    for name, value in others.items():
+        if isinstance(value, torch.Tensor) and value.ndim > 1:
+            raise ValueError(f"pack does not move {name}, got a tensor of shape {tuple(value.shape)}.")
+    if cache is not None:
+        raise ValueError(f"pack goes without a cache, got a {type(cache).__name__}.")
+    if position_ids is not None:
+        raise ValueError(f"pack makes position_ids itself, got some of shape {tuple(position_ids.shape)}.")
+    if attention_mask is not None and not (isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2):
+        found = getattr(attention_mask, "shape", type(attention_mask).__name__)
+        raise ValueError(f"pack takes an attention_mask of shape (B, L), got {found}.")
+
+
+def needs_one_row(language_model: PreTrainedModel) -> bool:
+    """Returns whether the attention of a language model keeps packed sequences apart in a single row alone."""
+    return is_flash_attention_requested(config=language_model.config)
 
 
 @torch.no_grad()
-def keeps_sequences_apart(language_model: PreTrainedModel) -> bool:
+def supports_packing(model: nn.Module, config: LavitConfig, device: torch.device) -> bool:
     """
     Finds out on a few tokens whether a language model computes packed sequences like separate ones. Models with
     recurrent layers, and those that do not make their mask from positions, do not.
 
     Args:
-        language_model (`PreTrainedModel`): A language model without a head.
+        model ([`LavitForCausalLM`], or a module around one that shards or replicates it): The whole model.
+        config ([`LavitConfig`]): Its configuration.
+        device (`torch.device`): The device of its inputs.
     """
-    embeddings = language_model.get_input_embeddings()
-    num_ids, device = language_model.config.get_text_config().vocab_size, language_model.device
-    ids = torch.linspace(0, num_ids - 1, 10, device=device).long()
-    first, other, last = embeddings(ids[None]).split([3, 3, 4], dim=1)
-    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]], device=device)
-    with evaluation_mode(language_model):
-        after_first, after_other = (
-            language_model(
-                inputs_embeds=torch.cat([before, last], dim=1), position_ids=positions, use_cache=False
-            ).last_hidden_state[:, 3:]
-            for before in (first, other)
-        )
-        alone = language_model(inputs_embeds=last, use_cache=False).last_hidden_state
-    scale = alone.float().abs().max()
-    # What a mask hides has no effect at all, or that of another order of summation. Alone, other kernels may run.
-    tolerance = 1e-3 if alone.dtype == torch.float32 else 5e-2
-    sees = (after_first - after_other).float().abs().max() > 1e-4 * scale
-    differs = (after_first - alone).float().abs().max() > tolerance * scale
-    return not bool(sees | differs)
+    ids = torch.linspace(0, config.image_start_token_id - 1, 15).long()
+    longest, own, before, other = ids.split([6, 3, 3, 3])
+
+    def losses(*rows: torch.Tensor, pack: bool = False) -> torch.Tensor:
+        """Returns the losses of the last two tokens of the last row."""
+        size = max(map(len, rows))
+        padded = torch.stack([nn.functional.pad(row, (0, size - len(row)), value=pad_id(config)) for row in rows])
+        lengths = torch.tensor([len(row) for row in rows])
+        mask, labels = (torch.arange(size) < lengths[:, None]).long(), torch.full_like(padded, IGNORE_INDEX)
+        labels[-1, lengths[-1] - 2 : lengths[-1]] = rows[-1][-2:]
+        given = {"input_ids": padded, "attention_mask": mask, "labels": labels}
+        given = {name: value.to(device) for name, value in given.items()}
+        return model(**given, skip_logits=True, pack=pack).token_losses
+
+    with evaluation_mode(model):
+        apart = losses(longest, before, own)
+        packed, packed_otherwise = (losses(longest, neighbor, own, pack=True) for neighbor in (before, other))
+        joined, joined_otherwise = (losses(torch.cat([neighbor, own])) for neighbor in (before, other))
+        dtype = model(input_ids=own[None].to(device), use_cache=False).logits.dtype
+    # How much a neighbor changes what follows it in one sequence tells how much it would change in another.
+    seen, visible = ((a - b).abs().max() for a, b in ((packed, packed_otherwise), (joined, joined_otherwise)))
+    # Other shapes may run other kernels, whose results differ by rounding.
+    tolerance = 1e-3 if dtype == torch.float32 else 5e-2
+    return bool((seen < 0.1 * visible) & ((packed - apart).abs().max() <= tolerance * apart.abs().max()))

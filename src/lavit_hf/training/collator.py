@@ -31,7 +31,9 @@ class LavitCollator:
     """
     Makes batches of sequences, with exactly the ids that the processor gives the same prompts at inference. Images are
     between `[IMG]` and `[/IMG]`, except in prompts of drawings if the processor has `drawing_image_markers=False`. A
-    sequence that ends with text is followed by the end-of-sequence token; a drawing ends with its `[/IMG]`.
+    sequence that ends with text is followed by the end-of-sequence token; a drawing ends with its `[/IMG]`. Where a
+    question follows an answer, the label of its first token is the end-of-sequence token, so that the model learns to
+    end each answer, and not the last one alone. A token that begins in the answer has no label.
 
     An image that enters as codes and has codes becomes their ids. Any other image becomes one placeholder, which the
     model expands, or with `expand_images` one placeholder for each of its codes.
@@ -98,10 +100,11 @@ class LavitCollator:
             "image_inputs": [image.image_input for image in images],
         }
 
-    def _tokenize(self, rows: list[list[Part]]) -> Iterator[list[int]]:
+    def _tokenize(self, rows: list[list[Part]]) -> Iterator[tuple[list[int], bool]]:
         """
         Yields the ids of each text in the batch. Consecutive texts are tokenized as one; each of them gets the tokens
-        whose last character belongs to it.
+        whose last character belongs to it. The second value is True if the first of these tokens begins in the text
+        before.
         """
         runs = [list(run) for row in rows for kind, run in groupby(row, key=type) if kind is TextPart]
         if not runs:
@@ -116,18 +119,33 @@ class LavitCollator:
         for run, ids, offsets in zip(runs, encoded["input_ids"], encoded["offset_mapping"], strict=True):
             ends = list(accumulate(len(part.text) for part in run))
             dealt: list[list[int]] = [[] for _ in run]
-            for token, (_, stop) in zip(ids, offsets, strict=True):
-                dealt[bisect_left(ends, stop)].append(token)
-            yield from dealt
+            crosses = [False for _ in run]
+            for token, (start, stop) in zip(ids, offsets, strict=True):
+                index = bisect_left(ends, stop)
+                dealt[index].append(token)
+                crosses[index] |= index > 0 and start < ends[index - 1]
+            yield from zip(dealt, crosses, strict=True)
 
-    def _pieces(self, row: list[Part], texts: Iterator[list[int]]) -> Iterator[_Piece]:
+    def _pieces(self, row: list[Part], texts: Iterator[tuple[list[int], bool]]) -> Iterator[_Piece]:
         """Yields the pieces of a row, whose texts are the next ones in `texts`."""
         if not row:
             raise ValueError("A sequence has neither text nor an image.")
+        end, ends_turn, is_label = self.processor.tokenizer.eos_token_id, False, True
         for part in row:
-            yield _text_piece(next(texts), part.supervised) if isinstance(part, TextPart) else self._image_piece(part)
+            if isinstance(part, ImagePart):
+                yield self._image_piece(part)
+                ends_turn = False
+                continue
+            ids, crosses = next(texts)
+            piece = _text_piece(ids, part.supervised)
+            # A token that begins in the answer, such as ".\n", is not what the model says next.
+            if ends_turn and ids and not part.supervised and not crosses:
+                piece.labels[0] = end
+            if ids:
+                ends_turn, is_label = part.supervised and part.ends_turn, part.supervised
+            yield piece
         if isinstance(row[-1], TextPart):
-            yield _text_piece([self.processor.tokenizer.eos_token_id], row[-1].supervised)
+            yield _text_piece([end], is_label)
 
     def _image_piece(self, part: ImagePart) -> _Piece:
         processor, codes = self.processor, list(part.codes or ())

@@ -5,14 +5,16 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import logging
 
 from ..modeling.expansion_lavit import IGNORE_INDEX, count_labels
-from ..modeling.modeling_lavit_model import LavitModel
-from ..modeling.packing_lavit import keeps_sequences_apart
+from ..modeling.packing_lavit import supports_packing
 from .collator import LavitCollator
 from .mixture import MixtureRows
 from .trainer import LavitTrainer
 
+
+logger = logging.get_logger(__name__)
 
 # Scales the sum of a batch's losses to about their mean, so that gradients in float16 do not overflow. A power of two
 # rounds nothing.
@@ -29,9 +31,10 @@ class LavitForCausalLMTrainer(LavitTrainer):
     losses of text, `loss_on_text`, and of images with their markers, `loss_on_codes`, also for each dataset of a
     dictionary in `eval_dataset`. The loss of an evaluation is the mean over all its labels, whatever the batch size.
 
-    If the language model keeps packed sequences apart, which is tried on a few tokens, those of a batch are put side
-    by side into few rows, once their images are expanded. It saves padding and changes no loss. `packing` can be set
-    to False. Logits of an evaluation are those of separate rows.
+    If the language model keeps packed sequences apart, those of a batch are put side by side into few rows, once their
+    images are expanded. It saves padding, and losses are those of separate rows up to rounding. Logits of an
+    evaluation are of separate rows. The trainer tries it on a few tokens with the first batch, unless `packing` is set
+    before. It packs neither with ZeRO 3, where packing has not been tested, nor with virtual tokens of `peft`.
 
     Args:
         model ([`LavitForCausalLM`] or a `PeftModel` of one): The model to train.
@@ -60,7 +63,7 @@ class LavitForCausalLMTrainer(LavitTrainer):
             if args.train_sampling_strategy not in ("random", "sequential"):
                 raise ValueError(
                     f"train_sampling_strategy={args.train_sampling_strategy!r} does not go with MixtureRows, which "
-                    "have an order of their own."
+                    "have an order of their own: use 'random' or 'sequential'."
                 )
             args.train_sampling_strategy = "sequential"
         super().__init__(model, args, **kwargs)
@@ -72,9 +75,7 @@ class LavitForCausalLMTrainer(LavitTrainer):
                 f"{args.gradient_accumulation_steps}: raise per_device_train_batch_size, or use FSDP."
             )
         self.model_accepts_loss_kwargs = False  # `Trainer` need not count labels, which this class does
-        language_model = next(part for part in self.model.modules() if isinstance(part, LavitModel)).language_model
-        # With ZeRO 3, weights are not whole before training begins.
-        self.packing = not is_deepspeed_zero3_enabled() and keeps_sequences_apart(language_model)
+        self.packing: bool | None = None  # tried with the first batch
         self._wants_logits = False  # in evaluation, what the caller of `prediction_step` asks for
         # Sums over the batches of the current step.
         self._num_labels = self._loss = torch.zeros((), device=args.device)
@@ -108,6 +109,8 @@ class LavitForCausalLMTrainer(LavitTrainer):
             `torch.FloatTensor` of shape `()`: In evaluation, the mean loss of the batch. In training, the sum of its
             losses, divided by the number of labels in all processes, or times `SCALE` if gradients are accumulated.
         """
+        if self.packing is None:
+            self.packing = self._supports_packing(model)
         # The labels alone decide what is supervised, whatever the configuration says.
         skips = model.training or not self._wants_logits
         given = {**inputs, "supervise_images": True, "skip_logits": skips, "pack": self.packing and skips}
@@ -119,6 +122,18 @@ class LavitForCausalLMTrainer(LavitTrainer):
             weight = SCALE if self.current_gradient_accumulation_steps > 1 else self._take_weight_of_labels()
             loss = loss * num_labels * weight
         return (loss, outputs) if return_outputs else loss
+
+    def _supports_packing(self, model) -> bool:
+        """Returns whether all processes can pack sequences."""
+        # The cache of a prefix stands before rows, not before sequences.
+        prompts = getattr(getattr(self.model, "active_peft_config", None), "is_prompt_learning", False)
+        if prompts or is_deepspeed_zero3_enabled() or self.args.n_gpu > 1:  # which would split the rows of the trial
+            return False
+        found = torch.tensor(supports_packing(model, self.model.config, self.args.device), device=self.args.device)
+        if not (found := self.accelerator.gather(found[None]).all()):
+            kind = self.model.config.text_config.model_type
+            logger.warning_once(f"Batches are padded: a {kind!r} does not keep packed sequences apart.")
+        return bool(found)
 
     def _take_weight_of_labels(self) -> torch.Tensor:
         """

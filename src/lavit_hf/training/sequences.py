@@ -20,10 +20,14 @@ class TextPart:
     Args:
         text (`str`): The text.
         supervised (`bool`, *optional*, defaults to `True`): Whether it is a label.
+        ends_turn (`bool`, *optional*, defaults to `False`):
+            Whether the turn of the model ends with it. The label of the token that follows, in a text that is no label
+            otherwise, is then the end-of-sequence token.
     """
 
     text: str
     supervised: bool = True
+    ends_turn: bool = False
 
 
 @dataclass(frozen=True)
@@ -293,7 +297,7 @@ class SequenceReader:
             # the prompt of a caption, and after an answer, where the sequence is to end.
             parts.append(TextPart(TURN_END * (turn > 0) + QUESTION_START, supervised=False))
             parts.append(TextPart(f"{questions[index]}{QUESTION_END}", self.arguments.supervise_prompts))
-            parts.append(TextPart(f" {_one_of(answers[index], rng)}"))
+            parts.append(TextPart(f" {_one_of(answers[index], rng)}", ends_turn=True))
         return parts
 
     def _given_image(self, row: dict) -> ImagePart:
