@@ -20,7 +20,7 @@ from lavit_hf.inference import Images, decode_codes, decode_edits, prepare_promp
 from lavit_hf.modeling import LavitConfig, LavitVisualTokenizerOutput
 from lavit_hf.modeling.expansion_lavit import LavitSequences
 from lavit_hf.modeling.modeling_lavit import LavitCausalLMOutputWithPast
-from lavit_hf.modeling.packing_lavit import pack_sequences, packs_in_one_row
+from lavit_hf.modeling.packing_lavit import needs_one_row, pack_sequences
 from lavit_hf.training import LavitForCausalLMTrainer
 
 
@@ -153,7 +153,7 @@ class RegressionForCausalLM(LavitForCausalLM):
             # The ids are not needed any more. In their place, the numbers of positions tell where each one went.
             shape, device = sequences.input_ids.shape, sequences.input_ids.device
             sequences.input_ids = torch.arange(shape.numel(), device=device).view(shape)
-            sequences = pack_sequences(self.config, sequences, packs_in_one_row(self.model.language_model))
+            sequences = pack_sequences(self.config, sequences, needs_one_row(self.model.language_model))
             targets = None if targets is None else targets.flatten(0, 1)[sequences.input_ids]
             kwargs["use_cache"] = False
         outputs = super().forward(
