@@ -108,9 +108,12 @@ def main() -> None:
         ]
 
     given = {"padded": batches(sequences), "by length": batches(by_length), "packed": batches(sequences)}
-    turns = {way: lambda way=way: run(model, given[way], way == "packed", getattr(torch, name)) for way in WAYS}
-    results = {way: turn() for way, turn in turns.items()}
-    seconds = time_in_turns(turns, args.runs, args.device)
+    results = {}
+
+    def turn(way: str) -> None:
+        results[way] = run(model, given[way], way == "packed", getattr(torch, name))
+
+    seconds = time_in_turns({way: lambda way=way: turn(way) for way in WAYS}, args.runs, args.device)
     figures = []
     for way in WAYS:
         ratio = statistics.median(first / mine for mine, first in zip(seconds[way], seconds["padded"], strict=True))

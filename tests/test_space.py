@@ -136,7 +136,7 @@ def test_describe(page, tmp_path):
     render_scene(sample_scene(11, "test"), 256).save(tmp_path / "scene.png")
     panel = open_tab(page, "Describe")
     upload(panel, tmp_path / "scene.png")
-    # What was said of the image before goes away.
+    # The page takes away what was said of the image before.
     wait_for(lambda: panel.get_by_label("Caption").input_value() == "", "The empty caption")
     panel.get_by_role("button", name="Describe").click()
     wait_for(lambda: "purple circle" in panel.get_by_label("Caption").input_value(), "The caption of the circles")

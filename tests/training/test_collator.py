@@ -34,6 +34,12 @@ def real_ids(batch, index: int = 0) -> list[int]:
     return batch["input_ids"][index][batch["attention_mask"][index].bool()].tolist()
 
 
+def label(processor, parts: list) -> str:
+    """Returns the labels of a sequence as text."""
+    labels = LavitCollator(processor, NUM_PATCHES)([parts])["labels"]
+    return processor.tokenizer.decode(labels[labels != -100])
+
+
 # Sequences
 
 
@@ -96,13 +102,7 @@ def test_several_questions_are_turns_of_a_chat(processor):
     batch = LavitCollator(processor, NUM_PATCHES)([parts])
     assert real_ids(batch) == [*inputs["input_ids"][0].tolist(), processor.tokenizer.eos_token_id]
     # After each answer, the only label is the end.
-    labels = batch["labels"][batch["labels"] != -100]
-    assert processor.tokenizer.decode(labels) == "".join(f"{answer}<|end|>" for answer in answers)
-
-
-def label(processor, parts) -> str:
-    batch = LavitCollator(processor, NUM_PATCHES)([parts])
-    return processor.tokenizer.decode(batch["labels"][batch["labels"] != -100])
+    assert label(processor, parts) == "".join(f"{answer}<|end|>" for answer in answers)
 
 
 def test_a_turn_ends_with_a_label(processor):
@@ -132,11 +132,10 @@ def test_a_token_across_the_end_of_a_turn_is_no_label():
 
 
 def test_what_is_supervised(processor):
-    row, collator = make_dataset()[0], LavitCollator(processor, NUM_PATCHES)
+    row = make_dataset()[0]
 
     def labelled(kind, **kwargs) -> str:
-        batch = collator([read(row, kind, **kwargs)])
-        return processor.tokenizer.decode(batch["labels"][batch["labels"] != -100])
+        return label(processor, read(row, kind, **kwargs))
 
     question, answer = (part.text for part in read(row, "question")[2:])
     answer, drawn = f"{answer}<|end|>", "[IMG]<image>[/IMG]"
@@ -161,14 +160,13 @@ def test_columns_in_any_order(processor):
     batch = collator([story])
     written = f"{drawn}{caption}\n{instruction}{drawn}{caption}<|end|>"
     assert processor.tokenizer.decode(real_ids(batch)) == caption + written
-    assert processor.tokenizer.decode(batch["labels"][batch["labels"] != -100]) == written
+    assert label(processor, story) == written
     assert batch["image_inputs"] == ["codes", "codes"]
 
     # Images are read if all of them come before the text. Otherwise, they are drawn.
     assert collator([parts("image", "caption")])["image_inputs"] == ["features"]
-    batch = collator([parts("image", "caption", "image")])
-    assert batch["image_inputs"] == ["codes", "codes"]
-    assert processor.tokenizer.decode(batch["labels"][batch["labels"] != -100]) == drawn + caption + drawn
+    assert collator([parts("image", "caption", "image")])["image_inputs"] == ["codes", "codes"]
+    assert label(processor, parts("image", "caption", "image")) == drawn + caption + drawn
     with pytest.raises(ValueError, match="'captions'"):
         parts("captions", "image")
     with pytest.raises(ValueError, match="sequence_columns need a weight of the kind 'interleaved'"):
