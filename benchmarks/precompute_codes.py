@@ -114,6 +114,7 @@ def compare_speed(args, folder: Path) -> Iterator[Figure]:
             yield Figure(f"{name}, batch of {batch_size}", speed, "images/s", "ready", speed / ready)
 
 
+@torch.inference_mode()
 def measure_parts(args, folder: Path) -> Iterator[Figure]:
     """Measures what each step of an image takes, and its share of all."""
     dataset = datasets.load_from_disk(folder / "rows")
@@ -121,34 +122,19 @@ def measure_parts(args, folder: Path) -> Iterator[Figure]:
     processor = LavitImageProcessor.from_pretrained(folder / "model")
     rows = dataset.select(range(min(max(args.batch_sizes), len(dataset))))
     contents = [row["image"] for row in rows]  # the bytes of files, which `save_to_disk` has put into the rows
-    pixel_values = processor([read_image(row) for row in contents], return_tensors="pt")["pixel_values"]
-    pixel_values = pixel_values.to(args.device)
+    images = [read_image(row) for row in contents]
+    pixel_values = processor(images, return_tensors="pt")["pixel_values"].to(args.device)
     files = datasets.Dataset.from_list([{"image": content} for content in contents])
-
-    def run_tower() -> None:
-        with torch.inference_mode():
-            tokenizer.encode_vision(pixel_values)
-
+    vision_features = tokenizer.encode_vision(pixel_values)
     steps = {
         "reading": lambda: [read_image(row) for row in contents],
-        "reading and preparing": lambda: processor([read_image(row) for row in contents], return_tensors="pt"),
-        "vision tower": run_tower,
-        "vision tower, selector, merger and codebook": lambda: time_ready(
-            tokenizer, pixel_values, len(rows), len(rows)
-        ),
+        "preparing": lambda: processor(images, return_tensors="pt"),
+        "vision tower": lambda: tokenizer.encode_vision(pixel_values),
+        "selector, merger and codebook": lambda: tokenizer(vision_features=vision_features),
         "writing": lambda: files.to_parquet(folder / "written.parquet"),
     }
-    seconds = {
-        name: statistics.median(times) for name, times in time_in_turns(steps, args.repeats, args.device).items()
-    }
-    prepared, whole = seconds["reading and preparing"], seconds["vision tower, selector, merger and codebook"]
-    parts = {
-        "reading": seconds["reading"],
-        "preparing": prepared - seconds["reading"],
-        "vision tower": seconds["vision tower"],
-        "selector, merger and codebook": whole - seconds["vision tower"],
-        "writing": seconds["writing"],
-    }
+    times = time_in_turns(steps, args.repeats, args.device)
+    parts = {name: statistics.median(seconds) for name, seconds in times.items()}
     total = sum(parts.values())
     for name, value in parts.items():
         yield Figure(name, 1000 * value / len(rows), "ms of an image", "all parts", value / total)
@@ -215,7 +201,7 @@ def measure_memory(
     second.
     """
     datasets.disable_progress_bars()
-    peak, done = [0], threading.Event()
+    done = threading.Event()
 
     def watch():
         while not done.wait(0.02):
@@ -226,6 +212,7 @@ def measure_memory(
     precompute_codes(load_many(500, streaming, folder), folder / "warm", *model, **settings)
     rows = load_many(num_rows, streaming, folder)
     before, started = read_memory()["RssAnon"], time.perf_counter()
+    peak = [before]  # one number, so that the memory does not grow by the samples
     watcher = threading.Thread(target=watch)
     watcher.start()
     precompute_codes(rows, folder / "out", *model, **settings)

@@ -18,7 +18,7 @@ Images = Sequence[Sequence[Image.Image]]
 # The settings of tasks, for a model that has none of its own.
 TASK_SETTINGS: dict[str, dict[str, Any]] = {
     "caption": {"max_new_tokens": 64},
-    "answer": {"max_new_tokens": 10, "stop_strings": ["\n"]},
+    "answer": {"max_new_tokens": 32, "stop_strings": ["\n"]},
 }
 
 

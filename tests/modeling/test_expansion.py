@@ -260,7 +260,7 @@ def test_shifted_labels_of_sequence_parallel_training(model):
     expected = model(**given).loss  # placeholders are no labels
     for settings_ in ({}, {"skip_logits": True}):
         torch.testing.assert_close(model(**given, shift_labels=shifted, **settings_).loss, expected)
-    with pytest.raises(ValueError, match="shift_labels do not go with images"):
+    with pytest.raises(ValueError, match="shift_labels go neither with images"):
         model(torch.tensor([IMAGE]), pictures(1), labels=torch.tensor([IMAGE]), shift_labels=torch.tensor([IMAGE]))
 
 

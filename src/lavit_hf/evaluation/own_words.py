@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 
-from ..data.shapes import OwnWords, load_own_words, read_scene, render_scene
+from ..data.shapes import OwnWords, conclude, load_own_words, read_scene, render_scene
 from .metrics import Metric, rate
 from .questions import answer_score
 from .subject import Subject
@@ -35,10 +35,8 @@ def _draw(subject: Subject, batch: Sequence[OwnWords], first: int) -> list[bool]
 
 def _answer(subject: Subject, batch: Sequence[OwnWords], first: int) -> list[bool]:
     images = [render_scene(case.scene) for case in batch if case.scene is not None]
-    texts = [subject.processor.vqa_prompt.format(question=case.text) for case in batch]
-    written = subject.write(texts, images, subject.settings.max_answer_tokens)
-    written = [text.partition("\n")[0].strip() for text in written]
-    return [answer_score(text, case.answers) == 1 for text, case in zip(written, batch, strict=True)]
+    written = subject.answer((case.text for case in batch), images)
+    return [answer_score(conclude(text), case.answers) == 1 for text, case in zip(written, batch, strict=True)]
 
 
 def _edit(subject: Subject, batch: Sequence[OwnWords], first: int) -> list[bool]:

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..data.shapes import conclude
 from .metrics import Metric, rate
 from .subject import Subject
 
@@ -74,7 +75,8 @@ def answer_score(answer: str, references: Sequence[str]) -> float:
 
 def list_questions(rows: Sequence[dict]) -> list[Question]:
     """
-    Lists the questions of rows. A row has one question with its answers, or lists of these.
+    Lists the questions of rows. A row has one question with its answers, or lists of these. From answers about shapes,
+    which may begin with reasons, the conclusions are taken.
 
     Raises:
         ValueError: If the lists of a row have different lengths.
@@ -91,6 +93,8 @@ def list_questions(rows: Sequence[dict]) -> list[Question]:
             given = [given] if isinstance(given, str) else given
             # The files of VQAv2 hold each answer with who gave it and how sure they were.
             references = tuple(answer["answer"] if isinstance(answer, dict) else answer for answer in given)
+            if "scene" in row:
+                references = tuple(map(conclude, references))
             questions.append(Question(index, text, references, kind))
     return questions
 
@@ -131,10 +135,8 @@ def evaluate_questions(subject: Subject, rows: Sequence[dict]) -> dict[str, Metr
     questions, answers = list_questions(rows), []
     for _, batch in subject.batches(questions, "questions"):
         images = [image for q in batch for image in subject.read_images([rows[q.row]], q.row)]
-        texts = [subject.processor.vqa_prompt.format(question=question.text) for question in batch]
-        written = subject.write(texts, images, subject.settings.max_answer_tokens)
-        written = [text.partition("\n")[0].strip() for text in written]
-        answers += written
+        written = subject.answer((question.text for question in batch), images)
+        answers += [conclude(text) if "scene" in rows[q.row] else text for q, text in zip(batch, written, strict=True)]
         cases = zip(batch, written, strict=True)
         subject.show(images, lines=(f"{q.text}\nsays: {text}\nexpected: {q.references[0]}" for q, text in cases))
     return score_answers(questions, answers)

@@ -32,7 +32,7 @@ class EvaluationSettings:
         batch_size (`int`, *optional*, defaults to 32): The number of rows (or questions) in one forward.
         seed (`int`, *optional*, defaults to 0): The seed of sampled codes and of the noise of the pixel decoder.
         max_caption_tokens (`int`, *optional*, defaults to 64): The largest number of tokens of a caption.
-        max_answer_tokens (`int`, *optional*, defaults to 10): The largest number of tokens of an answer.
+        max_answer_tokens (`int`, *optional*, defaults to 32): The largest number of tokens of an answer.
         image_generation (`dict`, *optional*):
             Settings of drawing codes, such as `guidance_scale`, `temperature` and `top_k`, over those of the model's
             `generation_config.image_generation`.
@@ -55,7 +55,7 @@ class EvaluationSettings:
     batch_size: int = 32
     seed: int = 0
     max_caption_tokens: int = 64
-    max_answer_tokens: int = 10
+    max_answer_tokens: int = 32
     image_generation: Mapping[str, Any] = field(default_factory=dict)
     image_decoding: Mapping[str, Any] = field(default_factory=dict)
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -117,6 +117,12 @@ class Subject:
         """
         before = [[image] for image in images]
         return write_texts(self.model, self.processor, texts, before, max_new_tokens=max_new_tokens, **GREEDY)
+
+    def answer(self, questions: Iterable[str], images: list[Image.Image]) -> list[str]:
+        """Answers a question about each image, in one line."""
+        texts = [self.processor.vqa_prompt.format(question=question) for question in questions]
+        written = self.write(texts, images, self.settings.max_answer_tokens)
+        return [text.partition("\n")[0].strip() for text in written]
 
     def drawing_settings(self) -> dict:
         """Returns the settings of drawing codes, including the model's own."""

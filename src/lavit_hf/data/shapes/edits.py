@@ -38,7 +38,9 @@ class Edit:
 def edit_scene(scene: Scene, rng: Random, kinds: Sequence[str] | None = None) -> Edit:
     """
     Draws a change that fits a scene. The changed scene has 1 to 4 objects, follows the rules of [`sample_scene`] and
-    belongs to the split of `scene`. Everything that the instruction does not name stays exactly the same.
+    belongs to the split of `scene`. Everything that the instruction does not name stays exactly the same. In the split
+    "train", an instruction may leave the size and the place of an added object open, as people do. In the other splits
+    it states both, so that one scene alone is right.
 
     Args:
         scene ([`Scene`]): The scene to change.
@@ -118,6 +120,7 @@ def _add(scene: Scene, rng: Random) -> Changes:
         *("put in {}", "paint {}", "create {}", "give me {} too", "i need {} as well", "add another shape: {}"),
     )
     free = _free_places(scene) if len(scene.objects) < MAX_OBJECTS else []
+    is_exact = scene.split != "train"
     for names, place in product(_new_names(rng), _shuffled(free, rng)):
         added = sample_object(rng, *names, place, scene.objects)
         if added:
@@ -125,12 +128,12 @@ def _add(scene: Scene, rng: Random) -> Changes:
             if share < 0.35:
                 name = f"{name_object(added, 'a', 'size color shape')} {choose(PLAIN_PLACES[place], rng)}"
             else:
-                size = added.size if share < 0.9 else None
+                size = added.size if share < 0.9 or is_exact else None
                 name = add_article(phrase_name(rng, added.shape, added.color, size), rng)
                 relation = relate_to_one(added, replace(scene, objects=(*scene.objects, added)), rng)
-                if relation and rng.random() < 0.25:
+                if not is_exact and relation and rng.random() < 0.25:
                     name += f" {relation}"
-                elif rng.random() < 0.85:
+                elif is_exact or rng.random() < 0.85:
                     name += f" {phrase_place(place, rng)}"
             yield choose(wordings, rng).format(name), (*scene.objects, added)
 
@@ -145,13 +148,9 @@ def _replace(scene: Scene, rng: Random) -> Changes:
     for item in _shuffled(scene.objects, rng):
         name = _refer(item, scene, rng)
         for shape, color, size in _new_names(rng):
-            told = (
-                ("shape", "color", "size")
-                if rng.random() < 0.7
-                else ("shape", "color")
-                if rng.random() < 0.5
-                else ("shape",)
-            )
+            told = ("shape", "color", "size")
+            if rng.random() >= 0.7:
+                told = ("shape", "color") if rng.random() < 0.5 else ("shape",)
             values = {"shape": shape, "color": color, "size": size}
             # Fields that the instruction leaves out stay as they are.
             values = {field: value if field in told else getattr(item, field) for field, value in values.items()}
@@ -162,9 +161,8 @@ def _replace(scene: Scene, rng: Random) -> Changes:
                 if values["color"] == item.color:
                     new = replace(new, rgb=item.rgb)
                 if rng.random() < 0.35:
-                    words = name_object(
-                        new, "a", " ".join(field for field in ("size", "color", "shape") if field in told)
-                    )
+                    fields = " ".join(field for field in ("size", "color", "shape") if field in told)
+                    words = name_object(new, "a", fields)
                 else:
                     words = add_article(phrase_name(rng, **{field: values[field] for field in told}))
                 yield choose(wordings, rng).format(name, words), _put(scene, item, new)

@@ -1,12 +1,12 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Questions about a scene with answers of one or two words."""
+"""Questions about a scene, with short answers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from random import Random
 
 from .captions import NUMBERS, PLURALS, DescribedObject, name_object
-from .scenes import COLORS, SHAPES, SIZES, Scene, ShapeObject
+from .scenes import COLORS, PLACES, SHAPES, SIZES, Scene, ShapeObject
 from .words import (
     OPPOSITES,
     RELATION_PHRASES,
@@ -38,6 +38,10 @@ def ask_questions(scene: Scene, rng: Random, num_questions: int = 8) -> list[Que
     Asks at most `num_questions` questions about a scene, which `rng` draws, in random order. Two of them count, and
     two ask for the relation of two objects if the scene has several. The others are of different kinds. Answers of yes
     and no are equally likely, and a "no" often asks for something that is there in part.
+
+    An answer that counts or compares begins with its reasons: "top left, bottom: two" or "small, large: no". A model
+    has to find the places of objects before it compares them, where answers of yes and no alone left a small model
+    near chance. [`conclude`] returns what follows from the reasons.
     """
     kinds = [kind for kind in QUESTION_KINDS for _ in range(NUM_QUESTIONS.get(kind, 1))]
     rng.shuffle(kinds)
@@ -47,6 +51,16 @@ def ask_questions(scene: Scene, rng: Random, num_questions: int = 8) -> list[Que
         if question is not None and question[0] not in (other.text for other in asked):
             asked.append(Question(*question, kind=kind))
     return asked[:num_questions]
+
+
+def give_reasons(reasons: Iterable[str], conclusion: str) -> str:
+    """Writes an answer with its reasons, if there are any."""
+    return ": ".join(filter(None, (", ".join(reasons), conclusion)))
+
+
+def conclude(answer: str) -> str:
+    """Returns an answer to a question about shapes without its reasons: "two" of "top left, bottom: two"."""
+    return answer.rpartition(":")[2].strip()
 
 
 def refer_to(item: ShapeObject, scene: Scene, rng: Random, hidden: str) -> str | None:
@@ -203,18 +217,19 @@ def _ask_count(scene: Scene, rng: Random) -> Asked:
     options = {"shape": SHAPES, "color": COLORS, "size": SIZES}
     # Mostly objects that are there. Otherwise nearly every answer would be zero.
     values = rng.choice(there) if rng.random() < 0.75 else tuple(rng.choice(options[f]) for f in fields.split())
-    answer = NUMBERS[there.count(values)]
+    counted = [item.place for item, own in zip(scene.objects, there, strict=True) if own == values]
+    places = sorted(counted, key=PLACES.index)
     if rng.random() < 0.5 and fields in ("", "shape", "color", "color shape"):
         named = dict(zip(fields.split(), values, strict=True))
         name = " ".join(filter(None, (named.get("color"), PLURALS[named["shape"]] if "shape" in named else "objects")))
     else:
         name = phrase_name(rng, **dict(zip(fields.split(), values, strict=True)), count=2)
     if fields and rng.random() < 0.2:
-        answer_index = NUMBERS.index(answer)
-        asked = max(answer_index, 2) if rng.random() < 0.6 else rng.randint(2, 3)
+        asked = max(len(places), 2) if rng.random() < 0.6 else rng.randint(2, 3)
         number = choose((NUMBERS[asked], str(asked), f"exactly {NUMBERS[asked]}"), rng)
         wordings = ("are there {} {}?", "do you see {} {}?", "can you see {} {}?", "does it show {} {}?")
-        return choose(wordings, rng).format(number, name), "yes" if asked == answer_index else "no"
+        answer = give_reasons(places, "yes" if asked == len(places) else "no")
+        return choose(wordings, rng).format(number, name), answer
     wordings = (
         *("how many {} are there?", "how many {} do you see?", "how many {} can you see?", "how many {}?"),
         *(
@@ -227,7 +242,7 @@ def _ask_count(scene: Scene, rng: Random) -> Asked:
         *("how many {} are in the picture?", "how many {} are in this image?", "how many {} can you count?"),
         *("tell me how many {} there are", "please count all {}", "how many {} are shown?", "{}: how many?"),
     )
-    return _write(wordings, rng, name, answer)
+    return _write(wordings, rng, name, give_reasons(places, NUMBERS[len(places)]))
 
 
 def _ask_existence(scene: Scene, rng: Random) -> Asked:
@@ -272,7 +287,8 @@ def _ask_relation(scene: Scene, rng: Random) -> Asked:
         if first.size != second.size and rng.random() < 0.12:
             word = rng.choice(("bigger", "larger", "smaller"))
             answer = "yes" if (word == "smaller") == (first.size == "small") else "no"
-            return f"is {names[0]} {word} than {names[1]}?", answer
+            return f"is {names[0]} {word} than {names[1]}?", give_reasons((first.size, second.size), answer)
+        places = first.place, second.place
         across, down = steps_between(first, second)
         if rng.random() < 0.25 and (across or down):
             is_across = rng.random() < 0.5 if across and down else bool(across)
@@ -281,7 +297,7 @@ def _ask_relation(scene: Scene, rng: Random) -> Asked:
             rng.shuffle(pair)
             of = " of" if is_across else ""
             wordings = (f"is {{}} {pair[0]} or {pair[1]}{of} {{}}?", f"does {{}} lie {pair[0]} or {pair[1]}{of} {{}}?")
-            return rng.choice(wordings).format(*names), answer
+            return rng.choice(wordings).format(*names), give_reasons(places, answer)
         clear = {relation: _clearly(relation, first, second) for relation in OPPOSITES}
         wanted = rng.random() < 0.5
         fitting = [relation for relation, holds in clear.items() if holds is wanted]
@@ -298,7 +314,8 @@ def _ask_relation(scene: Scene, rng: Random) -> Asked:
                 "would you say {} is {} {}?",
             ),
         )
-        return rng.choice(wordings).format(names[0], words, names[1]), "yes" if wanted else "no"
+        answer = give_reasons(places, "yes" if wanted else "no")
+        return rng.choice(wordings).format(names[0], words, names[1]), answer
     return None
 
 
