@@ -88,6 +88,10 @@ class ModelArguments:
     image_generation: str = field(
         default="{}", metadata={"help": "JSON with defaults of drawing codes, such as guidance_scale and top_k."}
     )
+    plan_generation: str = field(
+        default="{}",
+        metadata={"help": "JSON with defaults of writing plans of drawings, such as max_new_tokens. See plan_column."},
+    )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "eager, sdpa, flash_attention_2 or flex_attention. Default: the model's own."}
     )
@@ -144,6 +148,8 @@ def load_model(arguments: ModelArguments, texts: Iterable[str] = ()) -> tuple[La
         model.set_attn_implementation(arguments.attn_implementation)
     if settings := json.loads(arguments.image_generation):
         model.generation_config.image_generation = settings
+    if settings := json.loads(arguments.plan_generation):
+        model.generation_config.plan_generation = settings
     return model, processor
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import BatchFeature
 
 from .diffusion import LavitImageDecoderPipeline
-from .inference import decode_codes, decode_edits, encode_images, prepare_prompts
+from .inference import decode_codes, decode_edits, encode_images, plan_drawings, prepare_prompts
 from .modeling import LavitForCausalLM
 from .modeling.prompts_lavit import end_ids
 from .processing import (
@@ -167,7 +167,8 @@ class Conversation:
         yield from self._draw(instruction, [image], decode, preview_every, **settings)
 
     def _draw(self, prompt: str, images, decode, preview_every, **settings) -> Generator[Piece, None, None]:
-        inputs = prepare_prompts(self.processor, [prompt], [images], generation_mode="image")
+        texts = plan_drawings(self.model, self.processor, [prompt], [images])
+        inputs = prepare_prompts(self.processor, texts, [images], generation_mode="image")
         for piece in self._stream(inputs, decode, preview_every, generation_mode="image", **settings):
             if isinstance(piece, StreamedImage) and piece.complete:
                 self.add("user", *images, prompt)

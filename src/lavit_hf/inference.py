@@ -11,7 +11,10 @@ from transformers import BatchFeature
 
 from .diffusion import LavitImageDecoderPipeline
 from .modeling import LavitForCausalLM, LavitVisualTokenizer, LavitVisualTokenizerOutput
+from .modeling.arguments_lavit import check_integer
+from .modeling.prompts_lavit import end_ids
 from .processing import LavitProcessor
+from .processing.chat_lavit import TURN_END
 
 
 Images = Sequence[Sequence[Image.Image]]
@@ -139,15 +142,59 @@ def _task_settings(model: LavitForCausalLM, task: str, given: dict[str, Any]) ->
     return settings
 
 
-def draw_codes(
-    model: LavitForCausalLM, processor: LavitProcessor, texts: Sequence[str], images: Images | None = None, **kwargs
-) -> list[list[int]]:
+def plan_drawings(
+    model: LavitForCausalLM, processor: LavitProcessor, texts: Sequence[str], images: Images | None = None
+) -> list[str]:
     """
-    Generates the codes of an image after each prompt. Same arguments as [`write_texts`].
+    Lets a model plan what it is going to draw, if it was trained to do so: its `generation_config` has
+    `plan_generation`, the arguments of `generate` for plans. A small model follows free words better if it writes the
+    objects of the image and their places first.
+
+    Args:
+        model, processor, texts, images: Same as in [`write_texts`].
 
     Returns:
-        `list[list[int]]`: The codes after each prompt, from 0 to `codebook_size - 1`.
+        `list[str]`: The prompt of each drawing: the text with the plan after it, or the text alone if the model writes
+        no plans.
     """
+    own = getattr(model.generation_config, "plan_generation", None)
+    if own is None:
+        return list(texts)
+    requests = [f"{text}{TURN_END}" for text in texts]
+    # A plan ends as a turn does. Images before it are read as before a drawing.
+    end = [*end_ids(model.generation_config.eos_token_id), processor.tokenizer.encode(TURN_END)[-1]]
+    settings: dict[str, Any] = {"eos_token_id": end, "return_full_text": False, **own}
+    if images and any(images):
+        settings["image_inputs"] = "codes"
+    inputs = prepare_prompts(processor, requests, images, generation_mode="image").to(model.device)
+    ids = model.generate(**inputs, **settings)
+    plans = [text.partition(TURN_END)[0].strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
+    return [f"{request}{plan}{TURN_END}" for request, plan in zip(requests, plans, strict=True)]
+
+
+def draw_codes(
+    model: LavitForCausalLM,
+    processor: LavitProcessor,
+    texts: Sequence[str],
+    images: Images | None = None,
+    num_return_sequences: int = 1,
+    **kwargs,
+) -> list[list[int]]:
+    """
+    Generates the codes of an image after each prompt, with the plan of [`plan_drawings`] where the model writes plans.
+
+    Args:
+        model, processor, texts, images: Same as in [`write_texts`].
+        num_return_sequences (`int`, *optional*, defaults to 1): The number of drawings of each prompt.
+        kwargs: Arguments of `generate`, such as `guidance_scale`.
+
+    Returns:
+        `list[list[int]]`: The codes of each drawing, from 0 to `codebook_size - 1`.
+    """
+    check_integer("num_return_sequences", num_return_sequences, 1)
+    texts = [text for text in texts for _ in range(num_return_sequences)]
+    images = images and [before for before in images for _ in range(num_return_sequences)]
+    texts = plan_drawings(model, processor, texts, images)
     inputs = prepare_prompts(processor, texts, images, generation_mode="image").to(model.device)
     ids = model.generate(**inputs, generation_mode="image", return_full_text=False, **kwargs)
     return [processor.decode_interleaved(row)[0].codes for row in ids]  # type: ignore[union-attr, misc] # an image
@@ -208,6 +255,7 @@ __all__ = [
     "describe_unknown_words",
     "draw_codes",
     "encode_images",
+    "plan_drawings",
     "prepare_prompts",
     "write_texts",
 ]

@@ -17,6 +17,7 @@ from lavit_hf.data.shapes import (
     DescribedObject,
     ask_questions,
     conclude,
+    describe_layout,
     describe_scene,
     edit_scene,
     parse_caption,
@@ -134,6 +135,14 @@ def test_captions_are_read_back():
     assert 0.06 < sum(without_place) / len(captions) < 0.14
     wordings = {re.sub("|".join((*SHAPES, *COLORS, *SIZES)), "_", caption) for _, caption in captions}
     assert len(wordings) > 200
+
+
+def test_layouts_list_all_objects_in_the_order_of_reading():
+    for scene in SCENES:
+        described = parse_caption(describe_layout(scene))
+        assert scene_matches(described, scene.objects, FIELDS)
+        places = [PLACES.index(item.place) for item in described]
+        assert places == sorted(places)
 
 
 @pytest.mark.parametrize(

@@ -377,6 +377,11 @@ def test_precomputed_codes_give_the_same_loss(processor):
     assert widths[1] < widths[0]  # images that are read are still needed
 
 
+def test_a_plan_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="'draw' need a column 'layout'.* Set prompt_column or .* or plan_column"):
+        MixtureRows(make_dataset(4), SequenceArguments(["draw=1"], plan_column="layout"))
+
+
 def test_without_images_all_enter_as_codes(processor):
     codes = tokenize(make_dataset(4), make_model(processor).model.visual_tokenizer, drop=True)
     with pytest.raises(ValueError, match="'caption' need a column 'image'; the dataset has .*image_codes"):
@@ -394,6 +399,7 @@ def test_without_images_all_enter_as_codes(processor):
         ({"mixture": ["draw=0"]}, "mixture"),
         ({"mixture": ["draw"]}, "mixture must be NAME=NUMBER"),
         ({"prompt_dropout": 2.0}, "prompt_dropout must be in \\[0, 1\\], got 2.0"),
+        ({"plan_dropout": -0.5}, "plan_dropout must be in \\[0, 1\\], got -0.5"),
         ({"image_inputs": "pixels"}, "'features' or 'codes', got 'pixels'"),
     ],
 )

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -19,6 +20,7 @@ from pretrain import ModelArguments, list_texts, load_model, read_config, train_
 from transformers import AutoModelForCausalLM, AutoProcessor, GenerationConfig, TrainingArguments
 
 from lavit_hf.data.rows import RowStream
+from lavit_hf.inference import draw_codes, plan_drawings
 from lavit_hf.training import (
     DataArguments,
     LavitCollator,
@@ -188,6 +190,48 @@ def test_inference_finds_what_training_taught():
             pixel_values = processor.image_processor(row[column], return_tensors="pt")["pixel_values"]
             expected = model.model.visual_tokenizer(pixel_values).codes.tolist()
             assert processor.decode_interleaved(ids[0])[-1].codes == expected
+
+
+def test_drawings_are_planned_if_a_plan_is_asked_for():
+    """The library asks where a model has settings for plans. Prompts alone are drawn without a plan."""
+    processor, dataset = make_processor(), make_dataset(3)
+    plans = [row["caption"].replace(" above ", " ") for row in dataset]
+    edited = [
+        " ".join([row["instruction"].split()[-1], plan.split()[1]]) for row, plan in zip(dataset, plans, strict=True)
+    ]
+    rows = [row | {"plan": one, "after": other} for row, one, other in zip(dataset, plans, edited, strict=True)]
+    model = make_model(processor).train()
+    reader = partial(SequenceArguments, plan_column="plan", edited_plan_column="after", prompt_dropout=0.0)
+    sequences = [
+        SequenceReader(reader([f"{kind}=1"], plan_dropout=dropout)).compose(row, "row", Random(0))
+        for row in rows
+        for kind in ("draw", "edit")
+        for dropout in (0.0, 1.0)
+    ]
+    batch = LavitCollator(processor, NUM_PATCHES)(sequences)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(120):
+        model(**batch, skip_logits=True).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    model.eval()
+    pixel_values = [
+        processor.image_processor([row[name] for row in rows], return_tensors="pt")["pixel_values"]
+        for name in ("image", "edited_image")
+    ]
+    drawn, changed = ([c.tolist() for c in model.model.visual_tokenizer(p).split()] for p in pixel_values)
+    before = [[row["image"]] for row in rows]
+    for settings in (None, {"max_new_tokens": 12}):
+        model.generation_config.plan_generation = settings
+        tasks = (("caption", None, plans, drawn), ("instruction", before, edited, changed))
+        for column, images, expected, codes in tasks:
+            texts = [row[column] for row in rows]
+            prompts = [f"{text}\n{plan}\n" for text, plan in zip(texts, expected, strict=True)]
+            assert plan_drawings(model, processor, texts, images) == (prompts if settings else texts)
+            assert draw_codes(model, processor, texts, images, do_sample=False) == codes
+    twice = draw_codes(model, processor, texts[:1], before[:1], num_return_sequences=2, do_sample=False)
+    assert twice == changed[:1] * 2
 
 
 # The script

@@ -62,7 +62,14 @@ TASKS = {
 }
 
 
-KEPT_SETTINGS = ("bos_token_id", "eos_token_id", "pad_token_id", "guidance_scale", "image_generation")
+KEPT_SETTINGS = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "guidance_scale",
+    "image_generation",
+    "plan_generation",
+)
 
 
 class Rows(Sequence):

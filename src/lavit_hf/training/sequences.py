@@ -64,6 +64,8 @@ KINDS = {
     "edit": ("image_column", "instruction_column", "edited_image_column"),
     "interleaved": ("segments_column",),  # or the columns in `sequence_columns`
 }
+# The arguments that may name a column with the plan of an image.
+PLANS = {"draw": "plan_column", "edit": "edited_plan_column"}
 
 
 @dataclass
@@ -93,6 +95,17 @@ class SequenceArguments:
     caption_column: str = field(default="caption", metadata={"help": "Column with a caption, or a list of them."})
     prompt_column: str | None = field(
         default=None, metadata={"help": "Column with a request to draw, or a list of them. Default: caption_column."}
+    )
+    plan_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column with a plan of the image, such as a list of its objects. The model learns to write it "
+            "after a prompt and before the image."
+        },
+    )
+    edited_plan_column: str | None = field(default=None, metadata={"help": "Column with a plan of the edited image."})
+    plan_dropout: float = field(
+        default=0.25, metadata={"help": "The probability that a drawing or an edit has no plan."}
     )
     text_column: str = field(default="caption", metadata={"help": "Column with the text of the kind 'text'."})
     question_column: str = field(default="questions", metadata={"help": "Column with a question, or a list of them."})
@@ -129,17 +142,18 @@ class SequenceArguments:
                 f"sequence_columns need a weight of the kind 'interleaved', got {self.sequence_columns} with "
                 f"{self.mixture}."
             )
-        if not 0 <= self.prompt_dropout <= 1:
-            raise ValueError(f"prompt_dropout must be in [0, 1], got {self.prompt_dropout}.")
+        for name in ("prompt_dropout", "plan_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}.")
         if self.questions_per_sequence < 1:
             raise ValueError(f"questions_per_sequence must be at least 1, got {self.questions_per_sequence}.")
         if self.image_inputs not in ("features", "codes"):
             raise ValueError(f"image_inputs must be 'features' or 'codes', got {self.image_inputs!r}.")
 
     def only(self, kind: str) -> "SequenceArguments":
-        """Returns the same arguments with `kind` alone and without dropout of prompts, for evaluation."""
+        """Returns the same arguments with `kind` alone and without dropout, for evaluation."""
         columns = self.sequence_columns if kind == "interleaved" else []
-        return replace(self, mixture=[f"{kind}=1"], prompt_dropout=0.0, sequence_columns=columns)
+        return replace(self, mixture=[f"{kind}=1"], prompt_dropout=0.0, plan_dropout=0.0, sequence_columns=columns)
 
 
 def read_numbers(name: str, entries: list[str]) -> dict[str, float]:
@@ -191,7 +205,7 @@ class SequenceReader:
                 wanted = " or ".join(map(repr, sorted(columns)))
                 raise ValueError(
                     f"Sequences of the kind {kind!r} need a column {wanted}; the dataset has {', '.join(names)}. "
-                    f"Set {' or '.join(KINDS[kind])}."
+                    f"Set {' or '.join([*KINDS[kind], *filter(None, [PLANS.get(kind)])])}."
                 )
         selected = {name for _, columns in needed for name in columns}
         # The codes of images that enter as features tell how many positions these take.
@@ -204,6 +218,7 @@ class SequenceReader:
         columns = [named[name] for name in KINDS[kind]]
         if kind == "interleaved" and self.arguments.sequence_columns:
             columns = self.arguments.sequence_columns
+        columns = [*columns, *filter(None, [named.get(PLANS.get(kind))])]
         is_image = [column in self.image_columns for column in columns]
         reads = self.arguments.image_inputs == "features" and kind != "edit" and self._reads(is_image)
         return [
@@ -280,8 +295,16 @@ class SequenceReader:
         return [self._given_image(row), TextPart(_one_of(row[self.arguments.caption_column], rng))]
 
     def _draw(self, row: dict, rng: Random) -> list[Part]:
-        prompt = _one_of(row[self.arguments.prompt_column], rng)
-        return [TextPart(prompt, self.arguments.supervise_prompts), _image(row, self.image_column)]
+        prompt = TextPart(_one_of(row[self.arguments.prompt_column], rng), self.arguments.supervise_prompts)
+        return [prompt, *self._plan("draw", row, rng), _image(row, self.image_column)]
+
+    def _plan(self, kind: str, row: dict, rng: Random) -> list[Part]:
+        """Returns the end of a request to draw with its plan, or nothing if there is no plan."""
+        column = getattr(self.arguments, PLANS[kind])
+        if column is None or rng.random() < self.arguments.plan_dropout:
+            return []
+        # The first mark is no label. It is the user's, who asks for a plan by it.
+        return [TextPart(TURN_END, supervised=False), TextPart(f"{_one_of(row[column], rng)}{TURN_END}")]
 
     def _text(self, row: dict, rng: Random) -> list[Part]:
         return [TextPart(_one_of(row[self.arguments.text_column], rng))]
@@ -309,7 +332,7 @@ class SequenceReader:
         arguments = self.arguments
         before = _image(row, self.image_column, supervised=arguments.supervise_images, in_drawing_prompt=True)
         instruction = TextPart(_one_of(row[arguments.instruction_column], rng), arguments.supervise_prompts)
-        return [before, instruction, _image(row, arguments.edited_image_column)]
+        return [before, instruction, *self._plan("edit", row, rng), _image(row, arguments.edited_image_column)]
 
     def _interleaved(self, row: dict, rng: Random) -> list[Part]:
         segments = list(self._list_segments(row, rng))

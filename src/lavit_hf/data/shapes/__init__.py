@@ -1,7 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Scenes of colored shapes, with captions, questions and edits, to train small models and judge their drawings."""
 
-from .captions import DescribedObject, describe_scene, parse_caption
+from .captions import DescribedObject, describe_layout, describe_scene, parse_caption
 from .edits import EDIT_KINDS, Edit, edit_scene
 from .judging import ReadObject, keeps_background, match_objects, read_scene, scene_matches
 from .loading import load_shapes
@@ -32,6 +32,7 @@ __all__ = [
     "annotate_scene",
     "ask_questions",
     "conclude",
+    "describe_layout",
     "describe_scene",
     "edit_scene",
     "keeps_background",

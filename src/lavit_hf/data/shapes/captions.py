@@ -63,6 +63,15 @@ def describe_scene(scene: Scene, rng: Random) -> str:
     return caption
 
 
+def describe_layout(scene: Scene) -> str:
+    """
+    Lists the objects of `scene` in the order of reading, with place, size, color and shape, as in "top left: small
+    blue star, bottom: large red ring".
+    """
+    objects = sorted(scene.objects, key=lambda item: PLACES.index(item.place))
+    return ", ".join(f"{item.place}: {item.size} {item.color} {item.shape}" for item in objects)
+
+
 def _name_groups(objects: list[ShapeObject]) -> list[str]:
     """Names objects by color and shape, and equal ones together, as in "two red circles"."""
     counts: dict[tuple[str, str], int] = {}

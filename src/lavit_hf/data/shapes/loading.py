@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .captions import describe_scene
+from .captions import describe_layout, describe_scene
 from .edits import edit_scene
 from .prompts import request_scene
 from .questions import ask_questions
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import datasets
 
 # Part of the key of the cache. Raise it with every change of the rows.
-DATASET_VERSION = 5
+DATASET_VERSION = 6
 ROWS_PER_SHARD = 500
 NUM_CAPTIONS = 4
 NUM_PROMPTS = 4
@@ -56,6 +56,7 @@ def load_shapes(
         - `caption` (str), `instruction` (str), `edit_kind` (str);
         - `captions`, `edited_captions` (lists of 4 str): in several wordings, of which `caption` is the first;
         - `prompts` (list of 4 str): requests to draw `image`, in freer words than those of captions;
+        - `layout`, `edited_layout` (str): the objects in the order of reading, as [`describe_layout`] lists them;
         - `questions`, `answers`, `question_kinds` (lists of at most 8 str);
         - `scene`, `edited_scene` (lists of dicts): the objects, with `shape`, `color`, `size`, `place`, and `x`, `y`,
           `radius` as fractions of the side.
@@ -115,6 +116,7 @@ def make_row(index: int, split: str = "train", seed: int = 0, image_size: int = 
         "prompts": [
             request_scene(scene, scene_rng(index, split, seed, f"prompt {number}")) for number in range(NUM_PROMPTS)
         ],
+        "layout": describe_layout(scene),
         "scene": list_objects(scene),
         "questions": [question.text for question in questions],
         "answers": [question.answer for question in questions],
@@ -123,6 +125,7 @@ def make_row(index: int, split: str = "train", seed: int = 0, image_size: int = 
         "edit_kind": edit.kind,
         "edited_image": render_scene(edit.scene, image_size),
         "edited_captions": [describe_scene(edit.scene, rng) for rng in rngs[NUM_CAPTIONS:]],
+        "edited_layout": describe_layout(edit.scene),
         "edited_scene": list_objects(edit.scene),
     }
 
@@ -144,6 +147,7 @@ def _features(datasets) -> datasets.Features:
             "caption": text,
             "captions": datasets.List(text),
             "prompts": datasets.List(text),
+            "layout": text,
             "scene": datasets.List(item),
             "questions": datasets.List(text),
             "answers": datasets.List(text),
@@ -152,6 +156,7 @@ def _features(datasets) -> datasets.Features:
             "edit_kind": text,
             "edited_image": datasets.Image(),
             "edited_captions": datasets.List(text),
+            "edited_layout": text,
             "edited_scene": datasets.List(item),
         }
     )
