@@ -117,7 +117,36 @@ class AdapterForCausalLM(LavitForCausalLM):
 
     def __init__(self, config: LavitConfig, *args):
         super().__init__(config, *args)
-        self.model.visual_adapter = self.adapter_class(config.visual_tokenizer_config, config.text_config.hidden_size)
+        adapter = self.adapter_class(config.visual_tokenizer_config, config.text_config.hidden_size)
+        self.model.visual_adapter = adapter.apply(self.model._init_weights)  # as new weights of LaVIT's own adapter
+
+
+class DroppedForCausalLM(LavitForCausalLM):
+    """
+    Reads the kept patches alone, in place of LaVIT's merger that folds the others into them.
+
+    Args:
+        config ([`LavitConfig`]): The configuration.
+        args: Same as in [`LavitForCausalLM`].
+    """
+
+    def __init__(self, config: LavitConfig, *args):
+        super().__init__(config, *args)
+        drop_patches(self.model.visual_adapter.merger)
+
+
+@torch.no_grad()
+def drop_patches(merger: nn.Module) -> None:
+    """
+    Makes a merger fold nothing of the other patches into those that are kept: its cross-attention adds zero, and is
+    not trained. The rest of its blocks stays as it is.
+    """
+    for layer in merger.layers:
+        layer.cross_attn.out_proj.weight.zero_()
+        layer.cross_attn.out_proj.bias.zero_()
+        layer.cross_attn.requires_grad_(False)
+        layer.cross_attn_norm.requires_grad_(False)
+    merger.context_norm.requires_grad_(False)
 
 
 class LinearForCausalLM(AdapterForCausalLM):

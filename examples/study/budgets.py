@@ -16,7 +16,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "regression": ("system", "regression"),
     "fixed_all": ("visual_tokenizer", "image_decoder"),
     "fixed_k": ("visual_tokenizer", "image_decoder"),
-    "dynamic_dropped": ("visual_tokenizer", "image_decoder", "freeze_parts"),
+    "dynamic_dropped": ("system", "visual_tokenizer", "image_decoder"),
     "discrete_input": ("image_inputs", "freeze_parts"),
 }
 # The names and places of a run, and the learning rate, which is tuned alike for all rows.

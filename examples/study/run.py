@@ -10,12 +10,17 @@ With --dataset_name and pretrained backbones among the flags of the stages, it r
 
 import argparse
 import json
+import math
 import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import yaml
 
@@ -42,10 +47,11 @@ TOKENIZERS = {
     "dynamic": [],
     "all": ["--num_codes", "all", "--freeze_selector_from", "0"],
     "fixed": [],  # with --num_codes, the mean of the dynamic one
-    "dropped": ["--drop_merger", "true"],
+    "dropped": ["--drop_patches", "true"],
     "random": ["--random_budgets", "true"],
 }
 RATES = (1e-3, 2e-3, 4e-3)
+MAX_RATES = 6  # that a sweep tries, if the best one is at the end of RATES
 MORE_SEEDS = ("lavit", "regression", "lavit_text_only")  # which the main claims compare
 # Settings of rivals that are tried before their rows are run, which take the best one by the measure that is named.
 TRIALS: dict[str, tuple[str, dict[str, list[str]]]] = {
@@ -121,6 +127,7 @@ def parse_options(flags: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sweep_steps", type=int, default=300, help="steps of each run of the sweep")
     parser.add_argument("--trials", action="store_true", help="try several settings of the rivals in TRIALS")
     parser.add_argument("--trial_steps", type=int, default=500, help="steps of each trial")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, which share the processor's cores")
     parser.add_argument("--no_codes", action="store_true", help="do not precompute codes, which takes disk space")
     parser.add_argument("--no_dial", action="store_true", help="leave the dial out")
     parser.add_argument("--tokenizer_recipe", default=str(STUDY / "tokenizer.yaml"), help="recipe, or '' for none")
@@ -130,15 +137,17 @@ def parse_options(flags: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(flags)
 
 
-def run_module(module: str, flags: list[str]) -> None:
+def run_module(module: str, flags: list[str], jobs: int = 1) -> None:
     """
-    Runs a script of the examples in a process of its own.
+    Runs a script of the examples in a process of its own, one of several `jobs` that share the cores.
 
     Raises:
         subprocess.CalledProcessError: If it fails.
     """
-    path = os.pathsep.join([str(EXAMPLES), os.environ.get("PYTHONPATH", "")])
-    subprocess.run([sys.executable, "-m", module, *flags], env=os.environ | {"PYTHONPATH": path}, check=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(EXAMPLES), os.environ.get("PYTHONPATH", "")])}
+    if jobs > 1:
+        environment["OMP_NUM_THREADS"] = str(max(len(os.sched_getaffinity(0)) // jobs, 1))
+    subprocess.run([sys.executable, "-m", module, *flags], env=environment, check=True)
 
 
 class Study:
@@ -151,7 +160,10 @@ class Study:
     """
 
     def __init__(self, options: argparse.Namespace, run=run_module):
-        self.options, self.run = options, run
+        self.options = options
+        self.run = partial(run, jobs=options.jobs)
+        self.lock = Lock()  # of files that several jobs write
+        self.errors: list[Exception] = []
         self.paths = Paths(options.runs, options.results)
         self.recipes = {
             row: yaml.safe_load((STUDY / "rows" / f"{row}.yaml").read_text(encoding="utf-8")) for row in ROWS
@@ -159,28 +171,48 @@ class Study:
         check_budgets(self.recipes)
 
     def run_all(self) -> None:
-        """Runs all that is missing, and writes the page."""
+        """
+        Runs all that is missing, and writes the page. A row that fails does not stop the others.
+
+        Raises:
+            ExceptionGroup: If rows have failed.
+        """
         kinds = list(dict.fromkeys(["dynamic", *map(self.kind_of, self.options.rows)]))
         kinds += [] if self.options.no_dial else ["random"]
         if "--language_model" not in self.options.row:
             self.make_text_tokenizer()
-        for kind in kinds:
-            self.train_parts(kind)
-            self.compute_codes(kind)
-        if self.options.sweep:
-            for row in self.options.rows:
-                self.tune(row)
-        if self.options.trials:
-            for row in [row for row in self.options.rows if row in TRIALS]:
-                self.try_settings(row)
-        counts = {row: self.num_seeds(row) for row in self.options.rows}
-        for seed in range(max(counts.values())):
-            for row in [row for row, count in counts.items() if seed < count]:
-                self.train_row(row, seed)
-                self.write_page()
+        self.make_parts("dynamic")
+        self.each(self.make_parts, [(kind,) for kind in kinds[1:]])
+        self.check()
+        tuned = self.each(self.tune_all, [(row,) for row in self.options.rows])
+        seeds = range(max(map(self.num_seeds, self.options.rows)))
+        self.each(self.train_row, [(row, seed) for seed in seeds for (row,) in tuned if seed < self.num_seeds(row)])
+        self.check()
         if not self.options.no_dial:
             self.measure_dial()
         self.write_page()
+
+    def each(self, run: Callable[..., None], cases: list[tuple]) -> list[tuple]:
+        """Runs all cases, several at a time, and returns those that did not fail."""
+        with ThreadPoolExecutor(self.options.jobs) as pool:
+            futures = [pool.submit(run, *case) for case in cases]
+        self.errors += [error for error in map(Future.exception, futures) if isinstance(error, Exception)]
+        return [case for case, future in zip(cases, futures, strict=True) if future.exception() is None]
+
+    def check(self) -> None:
+        """Raises an `ExceptionGroup` with the errors of all that has failed."""
+        if self.errors:
+            raise ExceptionGroup("Parts of the study have failed. The same command runs them again.", self.errors)
+
+    def make_parts(self, kind: str) -> None:
+        self.train_parts(kind)
+        self.compute_codes(kind)
+
+    def tune_all(self, row: str) -> None:
+        if self.options.sweep:
+            self.tune(row)
+        if self.options.trials and row in TRIALS:
+            self.try_settings(row)
 
     def kind_of(self, row: str) -> str:
         """Returns the kind of the visual tokenizer of a row."""
@@ -278,28 +310,41 @@ class Study:
             path = folder / "results.json"
             if not path.exists():
                 shorter = ["--max_steps", str(self.options.trial_steps), "--num_curve_points", "1"]
-                self.run("study.train", [*self.flags(row, folder, path), *shorter, *flags])
+                # Not the rows of the table, on which the best of several settings would look better than it is.
+                judged = ["--test_split", self.arguments(row, 0, path)[2].eval_split, "--tasks", task]
+                self.run("study.train", [*self.flags(row, folder, path), *shorter, *judged, *flags])
             found = read_json(path)["evaluation"]["results"][task]
             values[name] = {metric: found[metric]["value"] for metric in ("objects", "everything")}
         best = max(values, key=lambda name: sum(values[name].values()))
         entry = {"steps": self.options.trial_steps, "task": task, "values": values, "best": best}
-        write_json(self.paths.trials, read_json(self.paths.trials) | {row: entry})
+        self.add(self.paths.trials, row, entry)
+
+    def add(self, path: Path, row: str, entry: dict) -> None:
+        """Adds the entry of a row to a JSON file."""
+        with self.lock:
+            write_json(path, read_json(path) | {row: entry})
 
     def tune(self, row: str) -> None:
         """Trains a row for a few steps with each learning rate, and keeps the one with the least held-out loss."""
         if row in read_json(self.paths.sweep):
             return
-        losses = {}
-        for rate in self.options.rates:
+        losses, rates = {}, list(self.options.rates)
+        while rates:
+            rate = rates.pop(0)
             folder = self.paths.runs / "sweep" / f"{row}-{rate}"
             path = folder / "loss.json"
             if not path.exists():
                 flags = ["--only_loss", "true", "--max_steps", str(self.options.sweep_steps)]
                 self.run("study.train", [*self.flags(row, folder, path), *flags, "--learning_rate", str(rate)])
-            losses[str(rate)] = read_json(path)["held_out_loss"]
-        best = float(min(losses, key=lambda rate: losses[rate]))
-        entry = {"steps": self.options.sweep_steps, "held_out_losses": losses, "best": best}
-        write_json(self.paths.sweep, read_json(self.paths.sweep) | {row: entry})
+            loss = read_json(path)["held_out_loss"]
+            losses[rate] = loss if math.isfinite(loss) else math.inf
+            best = min(losses, key=lambda rate: losses[rate])
+            # A best rate at the end of those that were tried may not be the best one.
+            if not rates and 1 < len(losses) < MAX_RATES:
+                rates = [best / 2] if best == min(losses) else [best * 2] if best == max(losses) else []
+        shown = {str(rate): loss for rate, loss in sorted(losses.items())}
+        entry = {"steps": self.options.sweep_steps, "held_out_losses": shown, "best": best}
+        self.add(self.paths.sweep, row, entry)
 
     def train_row(self, row: str, seed: int) -> None:
         """
@@ -315,6 +360,8 @@ class Study:
             return
         flags = self.flags(row, self.paths.runs / name, path)
         self.run("study.train", [*flags, "--seed", str(seed)])
+        with self.lock:
+            self.write_page()
 
     def measure_dial(self) -> None:
         """Trains LaVIT once more, on the visual tokenizer with random budgets, and measures both curves."""

@@ -13,7 +13,7 @@ from lavit_hf.evaluation import TASKS, Subject, check_tasks
 from lavit_hf.modeling import LavitVisualTokenizerConfig
 from lavit_hf.training import LavitForCausalLMTrainer, SequenceArguments, freeze_parts
 
-from .adapters import LinearForCausalLM, MlpForCausalLM, ResamplerForCausalLM
+from .adapters import DroppedForCausalLM, LinearForCausalLM, MlpForCausalLM, ResamplerForCausalLM
 from .regression import RegressionForCausalLM, RegressionSettings, RegressionSubject, RegressionTrainer
 
 
@@ -61,6 +61,7 @@ class System:
 
 SYSTEMS = {
     "lavit": System(),
+    "dropped": System(DroppedForCausalLM),
     "text_only": System(draws=False, has_codes=False),
     "linear": System(LinearForCausalLM, draws=False, has_codes=False),
     "mlp": System(MlpForCausalLM, draws=False, has_codes=False),

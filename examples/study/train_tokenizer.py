@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 import torch
 import train_visual_tokenizer
-from torch import nn
 from transformers import TrainingArguments
 
 from lavit_hf import LavitVisualTokenizer, LavitVisualTokenizerForPreTraining
 from lavit_hf.training import DataArguments, TokenizerSchedule, parse_recipe, run_script
 
+from .adapters import drop_patches
 from .systems import set_num_codes
 
 
@@ -26,7 +26,7 @@ class TokenizerArguments(train_visual_tokenizer.ModelArguments):
             "help": "Keep a random number of each image's patches, once the selector that ranks them is frozen."
         },
     )
-    drop_merger: bool = field(
+    drop_patches: bool = field(
         default=False, metadata={"help": "Fold nothing of the other patches into those that are kept."}
     )
 
@@ -37,21 +37,10 @@ class TokenizerArguments(train_visual_tokenizer.ModelArguments):
     def prepare(self, model: LavitVisualTokenizerForPreTraining) -> None:
         """Changes a new model as the arguments say."""
         set_num_codes(model.config, self.num_codes)
-        if self.drop_merger:
-            drop_merger(model.visual_tokenizer.merger)
+        if self.drop_patches:
+            drop_patches(model.visual_tokenizer.merger)
         if self.random_budgets:
             model.visual_tokenizer.register_forward_pre_hook(draw_budgets, with_kwargs=True)
-
-
-@torch.no_grad()
-def drop_merger(merger: nn.Module) -> None:
-    """Makes a merger return the normalized features of kept patches: its blocks add zero, and are not trained."""
-    for layer in merger.layers:
-        for output in (layer.self_attn.out_proj, layer.cross_attn.out_proj, layer.mlp.fc2):
-            output.weight.zero_()
-            output.bias.zero_()
-    merger.context_norm.requires_grad_(False)
-    merger.layers.requires_grad_(False)
 
 
 def draw_budgets(tokenizer: LavitVisualTokenizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:

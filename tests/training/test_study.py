@@ -18,7 +18,7 @@ from study.dial import main as measure_dial
 from study.json_files import read_json, write_json
 from study.report import find_pictures, load_results, render, write_page
 from study.run import Study, parse_options
-from study.systems import describe_recipe
+from study.systems import SYSTEMS, describe_recipe
 from study.train import NUM_DRAWINGS, count_operations, load_trainer, read_arguments, train_row
 from transformers import AutoImageProcessor
 
@@ -59,7 +59,7 @@ def test_rows_differ_in_the_lines_that_matter():
 @pytest.mark.parametrize("row", ROWS)
 def test_a_row_trains_and_is_evaluated(row, results):
     found = results[row]
-    draws = found["recipe"]["system"] in ("lavit", "regression")
+    draws = SYSTEMS[found["recipe"]["system"]].draws
     tasks = {"captions", "questions"} | ({"drawing", "edits", "reconstruction", "own_words"} if draws else set())
     assert set(found["evaluation"]["results"]) == tasks
     assert [point["step"] for point in found["curve"]] == [3]
@@ -159,7 +159,7 @@ class Recorded:
     def __init__(self, losses: dict[str, float]):
         self.losses, self.runs = losses, []
 
-    def __call__(self, module: str, given: list[str]) -> None:
+    def __call__(self, module: str, given: list[str], jobs: int = 1) -> None:
         self.runs.append((module, given))
         named = {name.removeprefix("--"): value for name, value in pairwise(given) if name.startswith("--")}
         if module != "study.train":
@@ -187,8 +187,33 @@ def test_the_driver_takes_the_best_rate_and_runs_nothing_twice(tmp_path, monkeyp
     Study(parse_options(command.split()), run).run_all()
     assert run.runs == []
     options = parse_options([*command.split(), "--row", "--max_steps 7"])
-    with pytest.raises(ValueError, match="seed0.json was made with max_steps=1500, and the recipe has 7"):
+    refused = pytest.RaisesExc(ValueError, match="was made with max_steps=1500, and the recipe has 7")
+    with pytest.RaisesGroup(refused, refused):
         Study(options, run).run_all()
+
+
+def test_a_row_that_fails_stops_no_other(tmp_path, monkeypatch):
+    """Two jobs run at a time. A sweep goes on beyond its ends, and a loss that is no number is never the best."""
+    monkeypatch.setattr(Study, "write_page", lambda self: None)
+    monkeypatch.setattr(Study, "make_text_tokenizer", lambda self: None)
+    monkeypatch.setattr(Study, "compute_codes", lambda self, kind: None)
+    record = Recorded({"0.001": float("nan"), "0.002": 2.5, "0.004": 2.4, "0.008": 2.6})
+
+    def run(module: str, given: list[str], jobs: int) -> None:
+        assert jobs == 2
+        if given[0].endswith("adapter_linear.yaml"):
+            raise RuntimeError("a fault")
+        record(module, given)
+
+    rows = "--rows adapter_linear adapter_mlp --sweep --no_dial --jobs 2"
+    command = f"--runs {tmp_path}/runs --results {tmp_path}/results {rows}"
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="a fault")):
+        Study(parse_options(command.split()), run).run_all()
+    assert {path.name for path in (tmp_path / "results").glob("adapter_*")} == {
+        "adapter_mlp-seed0.json",
+        "adapter_mlp-seed1.json",
+    }
+    assert read_json(tmp_path / "results" / "sweep.json")["adapter_mlp"]["best"] == 0.004
 
 
 def test_the_results_have_the_rates_of_the_sweep():
@@ -278,7 +303,7 @@ ABRIDGED = {
 }
 
 
-def run_here(module: str, given: list[str]) -> None:
+def run_here(module: str, given: list[str], jobs: int = 1) -> None:
     """Runs a script of the examples in this process, which has imported what it needs."""
     before, sys.argv = sys.argv, [module, *given]
     try:

@@ -4,9 +4,10 @@
 import pytest
 import torch
 from pretrain import train_text_tokenizer
+from study.adapters import drop_patches
 from study.regression import RegressionForCausalLM, RegressionSettings, RegressionSubject, codebook_of
 from study.systems import SYSTEMS
-from study.train_tokenizer import draw_budgets, drop_merger
+from study.train_tokenizer import draw_budgets
 from transformers import LlamaConfig
 
 from lavit_hf import LavitProcessor
@@ -106,17 +107,22 @@ def test_a_regression_that_is_evaluated_uses_its_vectors():
 # Visual tokenizers
 
 
-def test_nothing_is_folded_without_a_merger():
+def test_dropped_patches_are_not_folded_in():
+    """The features of kept patches do not depend on the others, and all but the cross-attention is trained."""
     model = make_stage_one()
-    drop_merger(model.visual_tokenizer.merger)
-    pixel_values = pictures(2)
-    tokens = model.visual_tokenizer(pixel_values)
-    features = tokens.vision_features[tokens.keep_mask]
-    torch.testing.assert_close(tokens.merged_features, model.visual_tokenizer.merger.norm(features))
+    tokenizer, pixel_values = model.visual_tokenizer, pictures(2)
+    before = tokenizer(pixel_values)
+    changed = torch.where(before.keep_mask[..., None], before.vision_features, 1.0)
+    settings = {"vision_features": changed, "keep_mask": before.keep_mask}
+    assert (tokenizer(**settings).merged_features - before.merged_features).abs().max() > 1e-3
+    drop_patches(tokenizer.merger)
+    expected = tokenizer(pixel_values).merged_features
+    torch.testing.assert_close(tokenizer(**settings).merged_features, expected)
     model.train()(pixel_values).loss.backward()
-    trained = {name for name, value in model.visual_tokenizer.named_parameters() if value.grad is not None}
+    trained = {name for name, value in tokenizer.named_parameters() if value.grad is not None}
     assert any(name.startswith("selector.") for name in trained)
-    assert {name for name in trained if name.startswith("merger.")} == {"merger.norm.weight", "merger.norm.bias"}
+    merger = {name for name, _ in tokenizer.merger.named_parameters(prefix="merger")}
+    assert merger - trained == {name for name in merger if "cross_attn" in name or "context" in name}
 
 
 def test_budgets_are_random_in_training_alone():
