@@ -10,6 +10,7 @@ BASE = "lavit"
 ROWS: dict[str, tuple[str, ...]] = {
     "lavit": (),
     "lavit_text_only": ("system",),
+    "lavit_text_only_equal": ("system", "max_steps"),
     "adapter_linear": ("system", "num_codes"),
     "adapter_mlp": ("system", "num_codes"),
     "adapter_resampler": ("system", "num_codes"),

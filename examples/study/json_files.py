@@ -1,7 +1,9 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Reading and writing of the JSON files of the study."""
+"""Reading and writing of the JSON files of the study, and what tells whether a result is of a recipe."""
 
+import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from lavit_hf.publishing.files import replacing_file
@@ -17,3 +19,45 @@ def write_json(path: str | Path, values: dict) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(Path(path)) as hidden:
         hidden.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def compare_recipes(path: str | Path, made: dict, now: dict, ignored: Iterable[str] = ()) -> None:
+    """
+    Checks that what is at `path` was made by the recipe of now.
+
+    Raises:
+        ValueError: If a value differs. The message has its name and both values.
+    """
+    now = json.loads(json.dumps(now))
+    for name in sorted(made.keys() | now.keys()):
+        if made.get(name) != now.get(name) and name not in ignored:
+            raise ValueError(
+                f"{path} was made with {name}={made.get(name)!r}, and the recipe has {now.get(name)!r}: delete the "
+                "file and what belongs to it to run it again."
+            )
+
+
+def keep_recipe(path: str | Path, recipe: dict, ignored: Iterable[str] = ()) -> dict:
+    """
+    Writes the recipe of what a folder is going to have, so that nothing is resumed or reused with another one. Returns
+    the recipe.
+
+    Raises:
+        ValueError: If the folder has been begun with another recipe.
+    """
+    if made := read_json(path):
+        compare_recipes(path, made, recipe, ignored)
+    else:
+        write_json(path, recipe)
+    return recipe
+
+
+def fingerprint(folder: str | Path | None) -> str | None:
+    """Returns a checksum of the weights and vocabularies in a local folder, or None if there are none."""
+    paths = [] if folder is None else sorted(Path(folder).rglob("*"))
+    paths = [path for path in paths if path.name == "tokenizer.json" or path.suffix == ".safetensors"]
+    found = hashlib.sha256()
+    for path in paths:
+        found.update(path.relative_to(folder).as_posix().encode())
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16] if paths else None

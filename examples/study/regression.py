@@ -41,6 +41,11 @@ class RegressionSettings:
             Whether each dimension of the targets has mean 0 and standard deviation 1.
         noise (`float`, *optional*, defaults to 0.0):
             The length of the noise that is added to vectors that are inputs in training. Vectors have length 1.
+        guidance_scale (`float`, *optional*):
+            The strength of guidance in drawings. Default: that of the generation config, as for codes.
+        snap (`bool`, *optional*, defaults to `False`):
+            Whether the pixel decoder gets the nearest row of its codebook for each vector, since it was trained on
+            such rows alone.
 
     Raises:
         ValueError: If the loss is unknown, or a number is negative.
@@ -50,6 +55,8 @@ class RegressionSettings:
     weight: float = 1.0
     normalize: bool = True
     noise: float = 0.0
+    guidance_scale: float | None = None
+    snap: bool = False
 
     def __post_init__(self):
         if self.loss not in LOSSES:
@@ -273,14 +280,19 @@ class VectorTokens(LavitVisualTokenizerOutput):
 
 
 @contextmanager
-def codebook_of(pipeline: LavitImageDecoderPipeline, vectors: Sequence[torch.Tensor]) -> Iterator[list[list[int]]]:
+def codebook_of(
+    pipeline: LavitImageDecoderPipeline, vectors: Sequence[torch.Tensor], snap: bool = False
+) -> Iterator[list[list[int]]]:
     """
     A context in which the codebook of a pixel decoder has the vectors of images as its rows, so that all that it does
-    with codes it does with vectors. Yields the codes of each image.
+    with codes it does with vectors. With `snap`, its rows are the nearest ones of its own codebook. Yields the codes
+    of each image.
     """
     decoder = pipeline.feature_decoder
     before = decoder.codebook, decoder.config.codebook_size
     rows = torch.cat(list(vectors)).to(decoder.codebook)
+    if snap:  # rows have unit length, so that the largest product is the least distance
+        rows = decoder.codebook[(rows @ decoder.codebook.T).argmax(dim=-1)]
     ends = torch.tensor([len(part) for part in vectors]).cumsum(0).tolist()
     decoder.codebook, decoder.config.codebook_size = rows, len(rows)
     try:
@@ -295,12 +307,13 @@ class RegressionSubject(Subject):
     def draw(self, texts: list[str], first: int, images: list[Image.Image] | None = None) -> list[Image.Image]:
         before: Images | None = images and [[image] for image in images]
         inputs = prepare_prompts(self.processor, texts, before, generation_mode="image").to(self.model.device)
-        drawn = self.model.draw_vectors(dict(inputs), self.drawing_settings().get("guidance_scale") or 1.0)
+        scale = self.model.regression.guidance_scale or self.drawing_settings().get("guidance_scale") or 1.0
+        drawn = self.model.draw_vectors(dict(inputs), scale)
         seed, decoding = self.settings.seed + first, self.settings.image_decoding
         if not images:
             return self.decode([rows.tolist() for rows in drawn], first)
         source = list(self.encode(images).split())
-        with codebook_of(self.pipeline, [*source, *drawn]) as codes:
+        with codebook_of(self.pipeline, [*source, *drawn], self.model.regression.snap) as codes:
             return decode_edits(self.pipeline, images, codes[: len(images)], codes[len(images) :], seed, **decoding)
 
     def encode(self, images: list[Image.Image]) -> VectorTokens:
@@ -308,5 +321,6 @@ class RegressionSubject(Subject):
 
     def decode(self, codes: list, first: int) -> list[Image.Image]:
         """Decodes images, each a list of vectors."""
-        with codebook_of(self.pipeline, [torch.tensor(rows) for rows in codes]) as rows:
+        vectors = [torch.tensor(rows) for rows in codes]
+        with codebook_of(self.pipeline, vectors, self.model.regression.snap) as rows:
             return decode_codes(self.pipeline, rows, self.settings.seed + first, **self.settings.image_decoding)

@@ -9,10 +9,12 @@ dial, plots, and drawings side by side. Every number comes from the JSON files.
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
 from statistics import fmean
 
 from PIL import Image
+from scipy.stats import t
 
 from lavit_hf.publishing.files import replacing_file
 from lavit_hf.visualization import Sample, draw_sheet
@@ -38,49 +40,105 @@ MEASURES = {
 NOT_SHARES = ("CIDEr", "PSNR")
 READING = ("captions", "questions")
 DRAWING = ("drawing", "edits")
-# The claims of the paper, with the rows that LaVIT is compared with and the measures that tell.
-CLAIMS = {
-    "Supervising images and text alike beats supervising text alone.": (
-        ("lavit_text_only", "adapter_linear", "adapter_mlp", "adapter_resampler"),
+
+
+@dataclass(frozen=True)
+class Claim:
+    """
+    A claim, with the rows that it compares.
+
+    Args:
+        text (`str`): The claim.
+        own (`str`): The row that is better according to the claim.
+        rivals (`tuple[str, ...]`): The rows that it is compared with.
+        headings (`tuple[str, ...]`): The measures that tell.
+    """
+
+    text: str
+    own: str
+    rivals: tuple[str, ...]
+    headings: tuple[str, ...]
+
+
+CLAIMS = (
+    Claim(
+        "Supervising images and text alike beats supervising text alone.",
+        BASE,
+        ("lavit_text_only", "lavit_text_only_equal"),
         READING,
     ),
-    "Predicting discrete codes beats regressing the next visual vector.": (("regression",), READING + DRAWING),
-    "A number of tokens that follows the content beats a fixed one.": (("fixed_all", "fixed_k"), READING + DRAWING),
-    "Folding the dropped patches into the kept ones beats leaving them out.": (
+    Claim(
+        "Predicting discrete codes beats regressing the next visual vector.", BASE, ("regression",), READING + DRAWING
+    ),
+    Claim(
+        "A number of tokens that follows the content beats a fixed one.",
+        BASE,
+        ("fixed_all", "fixed_k"),
+        (*READING, *DRAWING, "reconstruction"),
+    ),
+    Claim(
+        "Folding the dropped patches into the kept ones beats leaving them out.",
+        BASE,
         ("dynamic_dropped",),
         (*READING, *DRAWING, "reconstruction"),
     ),
-    "Reading features of the merger beats reading codes.": (("discrete_input",), READING),
-}
+    Claim("Reading features of the merger beats reading codes.", BASE, ("discrete_input",), READING),
+    Claim(
+        "Reading features of the merger beats reading patches through an adapter, with labels in text alone.",
+        "lavit_text_only",
+        ("adapter_linear", "adapter_mlp", "adapter_resampler"),
+        READING,
+    ),
+)
 
 
 @dataclass(frozen=True)
 class Value:
     """
-    A value over the seeds of a row.
+    A measure over the seeds of a row.
 
     Args:
-        mean (`float`): The mean.
-        spread (`float`, *optional*): Half of the range, None for a single seed.
+        values (`tuple[float, ...]`): The value of each seed.
+        case_variance (`float`, *optional*, defaults to 0.0):
+            The variance of a value over test sets of this size, which all seeds share. 0 where it is unknown.
+    """
+
+    values: tuple[float, ...]
+    case_variance: float = 0.0
+
+    @property
+    def mean(self) -> float:
+        """The mean over seeds."""
+        return fmean(self.values)
+
+    def show(self, digits: int = 1, factor: float = 1.0) -> str:
+        """Writes the mean, and half of the range of seeds if there are several, such as `71.2 ± 0.4`."""
+        text = f"{factor * self.mean:.{digits}f}"
+        spread = (max(self.values) - min(self.values)) / 2
+        return text if len(self.values) == 1 else f"{text} ± {factor * spread:.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """
+    The difference of a measure between two rows, with the 95% interval that its noise allows.
+
+    Args:
+        mean (`float`): The difference of the means over seeds.
+        half (`float`, *optional*): Half of the interval's width, or None if no row has a second seed.
     """
 
     mean: float
-    spread: float | None
+    half: float | None
 
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Value":
-        """Makes the value of the numbers of all seeds."""
-        return cls(fmean(values), (max(values) - min(values)) / 2 if len(values) > 1 else None)
-
-    def minus(self, other: "Value") -> "Value":
-        """Returns the difference. Its spread is the sum of both, as far as the seeds of both allow."""
-        spreads = (self.spread, other.spread)
-        return Value(self.mean - other.mean, None if None in spreads else sum(spreads))
-
-    def show(self, digits: int = 1, factor: float = 1.0, sign: str = "") -> str:
-        """Writes the value, such as `71.2 ± 0.4`."""
-        text = f"{factor * self.mean:{sign}.{digits}f}"
-        return text if self.spread is None else f"{text} ± {factor * self.spread:.{digits}f}"
+    @property
+    def verdict(self) -> str:
+        """Says what the difference tells about a claim."""
+        if self.half is None:
+            return "one seed, no interval"
+        if abs(self.mean) <= self.half:
+            return "no difference beyond noise"
+        return "holds" if self.mean > 0 else "does not hold"
 
 
 Results = Mapping[str, Sequence[dict]]
@@ -108,23 +166,64 @@ def load_results(folder: Path) -> dict[str, list[dict]]:
 def measure(results: Sequence[dict], heading: str) -> Value | None:
     """Returns a measure over seeds, or None if the system lacks it."""
     task, metric = MEASURES[heading]
-    tasks = [result["evaluation"]["results"].get(task, {}) for result in results]
-    if not all(metric in found for found in tasks):
+    found = [result["evaluation"]["results"].get(task, {}).get(metric) for result in results]
+    if None in found:
         return None
-    return Value.of([found[metric]["value"] for found in tasks])
+    values = tuple(one["value"] for one in found)
+    share = fmean(values)
+    is_share = found[0]["interval"] is not None
+    return Value(values, share * (1 - share) / found[0]["count"] if is_share else 0.0)
 
 
-def show_measure(value: Value | None, heading: str, sign: str = "") -> str:
+def seed_variance(results: Results, heading: str) -> tuple[float, int]:
+    """
+    Returns the variance of a measure over seeds, pooled over all rows, and its degrees of freedom. A row alone, with
+    its two or three seeds, would tell little of it.
+    """
+    values = [value.values for found in results.values() if (value := measure(found, heading)) is not None]
+    freedom = sum(len(seeds) - 1 for seeds in values)
+    total = sum((value - fmean(seeds)) ** 2 for seeds in values for value in seeds)
+    return (total / freedom if freedom else 0.0), freedom
+
+
+def subtract(results: Results, own: str, rival: str, heading: str) -> Difference | None:
+    """
+    Returns the difference of two rows, or None if one of them lacks the measure. Its interval has the noise of seeds
+    and that of the test set. The latter is counted as if both rows had test sets of their own, so that the interval is
+    wide rather than narrow.
+    """
+    first, second = measure(results[own], heading), measure(results[rival], heading)
+    if first is None or second is None:
+        return None
+    variance, freedom = seed_variance(results, heading)
+    if not freedom:
+        return Difference(first.mean - second.mean, None)
+    of_seeds = variance * (1 / len(first.values) + 1 / len(second.values))
+    half = t.ppf(0.975, freedom) * sqrt(of_seeds + first.case_variance + second.case_variance)
+    return Difference(first.mean - second.mean, half)
+
+
+def show_measure(value: Value | None, heading: str) -> str:
     if value is None:
         return "-"
-    return value.show(2, sign=sign) if heading in NOT_SHARES else value.show(1, 100, sign)
+    return value.show(2) if heading in NOT_SHARES else value.show(1, 100)
+
+
+def show_chance(results: Results, heading: str) -> str:
+    """Writes what results that ignore the image or the prompt would get, if the evaluation tells."""
+    task, metric = MEASURES[heading]
+    found = results[next(iter(results))][0]["evaluation"]["results"].get(task, {}).get(metric, {})
+    baselines = found.get("baselines", {})
+    if not baselines:
+        return "-"
+    return f"{max(baselines.values()):.2f}" if heading in NOT_SHARES else f"{100 * max(baselines.values()):.1f}"
 
 
 def make_table(results: Results) -> str:
     """Makes the table of all rows: what each one scores, and what it costs."""
     if not results:
         return NO_RESULTS
-    costs = ("image tokens", "PFLOP", "minutes", "weights, M", "rate", "seeds")
+    costs = ("image tokens", "PFLOP", "weights, M", "rate", "seeds")
     heads = ["row", *MEASURES, *costs]
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     for row, found in results.items():
@@ -132,13 +231,21 @@ def make_table(results: Results) -> str:
         cells += [
             f"{fmean(result['image_tokens'] for result in found):.1f}",
             f"{fmean(result['operations']['total'] for result in found) / 1e15:.3g}",
-            f"{fmean(result['seconds']['training'] for result in found) / 60:.1f}",
             f"{found[0]['trained_parameters'] / 1e6:.2f}",
             f"{found[0]['recipe']['learning_rate']:g}",
             str(len(found)),
         ]
         lines.append(f"| `{row}` | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *_kinds_of_questions(results)])
+    chance = [show_chance(results, heading) for heading in MEASURES] + ["-"] * len(costs)
+    lines.append(f"| chance | {' | '.join(chance)} |")
+    return "\n".join([*lines, "", *_kinds_of_questions(results), "", *_costs_of_images(results)])
+
+
+def _costs_of_images(results: Results) -> list[str]:
+    """Returns the sentence about the operations of the frozen visual tokenizer, which those of training leave out."""
+    parts = results[next(iter(results))][0]["operations"]["visual_tokenizer_per_image"]
+    shown = ", ".join(f"{part.replace('_', ' ')} {count / 1e9:.3g}" for part, count in parts.items())
+    return [f"The visual tokenizer of `{next(iter(results))}` takes, in GFLOP per image: {shown}."]
 
 
 def _kinds_of_questions(results: Results) -> list[str]:
@@ -159,7 +266,7 @@ def _kinds_of_questions(results: Results) -> list[str]:
     for row, found in results.items():
         answers = [result["evaluation"]["results"].get("questions", {}) for result in found]
         cells = [
-            Value.of([answer[name]["value"] for answer in answers]).show(1, 100)
+            Value(tuple(answer[name]["value"] for answer in answers)).show(1, 100)
             if all(name in answer for answer in answers)
             else "-"
             for name in names
@@ -168,30 +275,20 @@ def _kinds_of_questions(results: Results) -> list[str]:
     return lines
 
 
-def judge(difference: Value) -> str:
-    """Says what a difference tells: whether it is larger than the spread over seeds."""
-    if difference.spread is None:
-        return "one seed, no spread"
-    if abs(difference.mean) <= difference.spread:
-        return "within the spread"
-    return "holds" if difference.mean > 0 else "does not hold"
-
-
 def make_differences(results: Results) -> str:
-    """Makes a paragraph for each claim: the differences of LaVIT and its rivals in points, with their spread."""
+    """Makes a paragraph for each claim: the differences of its rows in points, with their 95% intervals."""
     parts = []
-    for claim, (rivals, headings) in CLAIMS.items():
+    for claim in CLAIMS:
         lines = []
-        for rival in [rival for rival in rivals if BASE in results and rival in results]:
-            for heading in headings:
-                own, other = measure(results[BASE], heading), measure(results[rival], heading)
-                if own is not None and other is not None:
-                    difference = own.minus(other)
-                    shown = show_measure(difference, heading, "+")
-                    lines.append(f"| `{rival}` | {heading} | {shown} | {judge(difference)} |")
+        for rival in [rival for rival in claim.rivals if claim.own in results and rival in results]:
+            for heading in claim.headings:
+                if (difference := subtract(results, claim.own, rival, heading)) is not None:
+                    half = "" if difference.half is None else f" ± {100 * difference.half:.1f}"
+                    shown = f"{100 * difference.mean:+.1f}{half}"
+                    lines.append(f"| `{rival}` | {heading} | {shown} | {difference.verdict} |")
         if lines:
-            head = "| LaVIT minus | measure | difference | this size says |\n| --- | --- | --- | --- |"
-            parts.append("\n".join([f"**{claim}**", "", head, *lines]))
+            head = f"| `{claim.own}` minus | measure | difference | the claim |\n| --- | --- | --- | --- |"
+            parts.append("\n".join([f"**{claim.text}**", "", head, *lines]))
     return "\n\n".join(parts) or NO_RESULTS
 
 
@@ -207,10 +304,18 @@ def make_dial(dial: Mapping) -> str:
         cells = [f"{point['tokens']:.1f}", curve["tokenizer"], curve["selection"]]
         for heading in headings:
             task, metric = MEASURES[heading]
-            value = point["values"].get(task, {}).get(metric)
-            cells.append(show_measure(None if value is None else Value(value, None), heading))
+            found = point["values"].get(task, {}).get(metric)
+            cells.append(show_measure(found and Value((found["value"],)), heading) + show_interval(found))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def show_interval(found: Mapping | None) -> str:
+    """Writes the 95% interval of a share, in percent."""
+    if not found or found["interval"] is None:
+        return ""
+    low, high = found["interval"]
+    return f" ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def make_trials(sweep: Mapping, trials: Mapping) -> str:
@@ -227,9 +332,11 @@ def make_trials(sweep: Mapping, trials: Mapping) -> str:
         parts.append("\n".join(lines))
     for row, entry in trials.items():
         lines = [f"| `{row}`, {entry['steps']} steps | {entry['task']}: objects | everything |", "| --- | --- | --- |"]
-        for name, values in entry["values"].items():
-            shown = f"**{name}**" if name == entry["best"] else name
-            lines.append(f"| {shown} | {100 * values['objects']:.1f} | {100 * values['everything']:.1f} |")
+        for one in entry["values"]:
+            value = one["value"]
+            name = ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
+            cells = [show_measure(Value((one[key]["value"],)), "") for key in ("objects", "everything")]
+            lines.append(f"| {f'**{name}**' if value == entry['best'] else name} | {' | '.join(cells)} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) or NO_RESULTS
 

@@ -9,13 +9,14 @@ With --dataset_name and pretrained backbones among the flags of the stages, it r
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +32,7 @@ sys.path.insert(0, str(EXAMPLES))  # where the scripts are that the stages run
 from pretrain import list_texts, train_text_tokenizer  # noqa: E402
 from study import report  # noqa: E402
 from study.budgets import BASE, OWN, ROWS, check_budgets  # noqa: E402
-from study.json_files import read_json, write_json  # noqa: E402
+from study.json_files import compare_recipes, keep_recipe, read_json, write_json  # noqa: E402
 from study.systems import describe_recipe  # noqa: E402
 from study.train import Arguments, read_arguments  # noqa: E402
 from transformers import AutoImageProcessor  # noqa: E402
@@ -53,25 +54,42 @@ TOKENIZERS = {
 RATES = (1e-3, 2e-3, 4e-3)
 MAX_RATES = 6  # that a sweep tries, if the best one is at the end of RATES
 MORE_SEEDS = ("lavit", "regression", "lavit_text_only")  # which the main claims compare
-# Settings of rivals that are tried before their rows are run, which take the best one by the measure that is named.
-TRIALS: dict[str, tuple[str, dict[str, list[str]]]] = {
-    "regression": (
+NUM_TRIED_ROWS = 200  # held-out rows that trials are judged on
+
+
+@dataclass(frozen=True)
+class Trials:
+    """
+    Settings of a rival that are tried before its row is run, which takes the best ones.
+
+    Args:
+        flag (`str`): The flag that they are given by.
+        task (`str`): The task that judges them.
+        trained (`tuple`): Values of the flag that a model is trained with.
+        drawn (`tuple[dict, ...]`, *optional*): Settings of drawing that are tried of the best one.
+    """
+
+    flag: str
+    task: str
+    trained: tuple
+    drawn: tuple[dict, ...] = ()
+
+
+TRIALS = {
+    "regression": Trials(
+        "regression",
         "drawing",
-        {
-            f"{loss}, {'normalized' if normalize else 'raw'} targets, noise {noise}": [
-                "--regression",
-                json.dumps({"loss": loss, "normalize": normalize, "noise": noise}),
-            ]
-            for loss, normalize, noise in (
-                *(("cosine", True, 0.0), ("cosine", True, 0.3), ("cosine", True, 0.6), ("cosine", False, 0.3)),
-                *(("l2", True, 0.0), ("l2", True, 0.3), ("l2", False, 0.3)),
+        tuple(
+            {"loss": loss, "normalize": normalize, "noise": noise, "weight": weight}
+            for loss, normalize, noise, weight in (
+                *(("cosine", True, 0.0, 1.0), ("cosine", True, 0.3, 1.0), ("cosine", True, 0.6, 1.0)),
+                *(("cosine", False, 0.3, 1.0), ("cosine", True, 0.3, 4.0), ("cosine", True, 0.3, 8.0)),
+                *(("l2", True, 0.0, 1.0), ("l2", True, 0.3, 1.0), ("l2", False, 0.3, 1.0), ("l2", True, 0.3, 4.0)),
             )
-        },
+        ),
+        tuple({"guidance_scale": scale, "snap": snap} for scale in (1.0, 1.5, 2.0, 3.0) for snap in (False, True)),
     ),
-    "adapter_resampler": (
-        "captions",
-        {f"{number} queries": ["--num_codes", str(number)] for number in (8, 16, 32)},
-    ),
+    "adapter_resampler": Trials("num_codes", "captions", (8, 16, 32)),
 }
 NUM_COUNTED_IMAGES = 512  # of which the mean number of codes is taken
 
@@ -236,14 +254,19 @@ class Study:
     def train_parts(self, kind: str) -> None:
         """Trains a visual tokenizer and its pixel decoder."""
         options, folder, decoder = self.options, self.paths.tokenizer(kind), self.paths.decoder(kind)
+        flags = [*_recipe(options.tokenizer_recipe), *TOKENIZERS[kind], "--output_dir", str(folder)]
+        if kind == "fixed":
+            flags += ["--num_codes", str(self.mean_codes())]
+        self.train_part("study.train_tokenizer", folder, [*flags, *options.common, *options.tokenizer])
+        flags = [*_recipe(options.decoder_recipe), "--visual_tokenizer", str(folder), "--output_dir", str(decoder)]
+        self.train_part("train_image_decoder", decoder, [*flags, *options.common, *options.decoder])
+
+    def train_part(self, module: str, folder: Path, flags: list[str]) -> None:
+        """Trains a part that is missing."""
+        contents = [Path(flag).read_text(encoding="utf-8") for flag in flags[:1] if not flag.startswith("--")]
+        keep_recipe(folder.with_suffix(".json"), {"module": module, "flags": flags, "recipe": contents})
         if not (folder / "README.md").exists():
-            flags = [*_recipe(options.tokenizer_recipe), *TOKENIZERS[kind], "--output_dir", str(folder)]
-            if kind == "fixed":
-                flags += ["--num_codes", str(self.mean_codes())]
-            self.run("study.train_tokenizer", [*flags, *options.common, *options.tokenizer])
-        if not (decoder / "README.md").exists():
-            flags = [*_recipe(options.decoder_recipe), "--visual_tokenizer", str(folder), "--output_dir", str(decoder)]
-            self.run("train_image_decoder", [*flags, *options.common, *options.decoder])
+            self.run(module, flags)
 
     def compute_codes(self, kind: str) -> None:
         """
@@ -295,29 +318,49 @@ class Study:
         return ["--learning_rate", str(found["best"])] if found else []
 
     def best(self, row: str) -> list[str]:
-        """Returns the flags of the settings that trials have found best, if there were any."""
+        """Returns the flag with the value that trials have found best, if there were any."""
         found = read_json(self.paths.trials).get(row)
-        return TRIALS[row][1][found["best"]] if found else []
+        return _flag(TRIALS[row].flag, found["best"]) if found else []
 
     def try_settings(self, row: str) -> None:
-        """Trains a row for a few steps with each of its settings, and keeps the one that its measure finds best."""
+        """Trains a row for a few steps with each value of its trials, and keeps the one that their task finds best."""
         if row in read_json(self.paths.trials):
             return
-        task, settings = TRIALS[row]
-        values = {}
-        for number, (name, flags) in enumerate(settings.items()):
-            folder = self.paths.runs / "trials" / f"{row}-{number}"
-            path = folder / "results.json"
-            if not path.exists():
-                shorter = ["--max_steps", str(self.options.trial_steps), "--num_curve_points", "1"]
-                # Not the rows of the table, on which the best of several settings would look better than it is.
-                judged = ["--test_split", self.arguments(row, 0, path)[2].eval_split, "--tasks", task]
-                self.run("study.train", [*self.flags(row, folder, path), *shorter, *judged, *flags])
-            found = read_json(path)["evaluation"]["results"][task]
-            values[name] = {metric: found[metric]["value"] for metric in ("objects", "everything")}
-        best = max(values, key=lambda name: sum(values[name].values()))
-        entry = {"steps": self.options.trial_steps, "task": task, "values": values, "best": best}
+        trials = TRIALS[row]
+        found = {json.dumps(value): self.try_one(row, value)["evaluation"]["results"] for value in trials.trained}
+        best = json.loads(self.choose(found, trials.task))
+        if trials.drawn:
+            reports = self.try_one(row, best, ["--tried", json.dumps(trials.drawn)])["tried"]
+            drawn = {
+                json.dumps(best | settings): report for settings, report in zip(trials.drawn, reports, strict=True)
+            }
+            best = json.loads(self.choose(drawn, trials.task))
+            found |= drawn
+        values = [
+            {"value": json.loads(text)} | {name: report[trials.task][name] for name in ("objects", "everything")}
+            for text, report in found.items()
+        ]
+        entry = {"steps": self.options.trial_steps, "task": trials.task, "values": values, "best": best}
         self.add(self.paths.trials, row, entry)
+
+    def choose(self, found: dict[str, dict], task: str) -> str:
+        """Returns the name of the results in which most objects and most scenes are right."""
+        return max(found, key=lambda name: sum(found[name][task][key]["value"] for key in ("objects", "everything")))
+
+    def try_one(self, row: str, value, more: Sequence[str] = ()) -> dict:
+        """Returns the results of a row with a value of its trials."""
+        trials, flags = TRIALS[row], [*_flag(TRIALS[row].flag, value), *more]
+        folder = self.paths.runs / "trials" / f"{row}-{hashlib.sha256(json.dumps(flags).encode()).hexdigest()[:8]}"
+        path = folder / "results.json"
+        # Not the rows of the table, on which the best of several settings would look better than it is.
+        split, steps = self.arguments(row, 0, path)[2].eval_split, str(self.options.trial_steps)
+        judged = ["--test_split", split, "--tasks", trials.task, "--num_test_rows", str(NUM_TRIED_ROWS)]
+        flags = [*self.flags(row, folder, path), "--max_steps", steps, "--num_curve_points", "1", *judged, *flags]
+        if path.exists():
+            compare_recipes(path, read_json(path)["recipe"], describe_recipe(*read_arguments(flags)), ("codes",))
+        else:
+            self.run("study.train", flags)
+        return read_json(path)
 
     def add(self, path: Path, row: str, entry: dict) -> None:
         """Adds the entry of a row to a JSON file."""
@@ -333,9 +376,12 @@ class Study:
             rate = rates.pop(0)
             folder = self.paths.runs / "sweep" / f"{row}-{rate}"
             path = folder / "loss.json"
-            if not path.exists():
-                flags = ["--only_loss", "true", "--max_steps", str(self.options.sweep_steps)]
-                self.run("study.train", [*self.flags(row, folder, path), *flags, "--learning_rate", str(rate)])
+            shorter = ["--only_loss", "true", "--max_steps", str(self.options.sweep_steps)]
+            flags = [*self.flags(row, folder, path), *shorter, "--learning_rate", str(rate)]
+            if path.exists():
+                compare_recipes(path, read_json(path)["recipe"], describe_recipe(*read_arguments(flags)), ("codes",))
+            else:
+                self.run("study.train", flags)
             loss = read_json(path)["held_out_loss"]
             losses[rate] = loss if math.isfinite(loss) else math.inf
             best = min(losses, key=lambda rate: losses[rate])
@@ -356,7 +402,8 @@ class Study:
         name = f"{row}-seed{seed}"
         path = self.paths.results / f"{name}.json"
         if path.exists():
-            check_recipe(path, self.arguments(row, seed, path))
+            made, now = read_json(path)["recipe"], describe_recipe(*self.arguments(row, seed, path))
+            compare_recipes(path, made, now, set(OWN) - {"learning_rate", "seed"})
             return
         flags = self.flags(row, self.paths.runs / name, path)
         self.run("study.train", [*flags, "--seed", str(seed)])
@@ -380,15 +427,8 @@ def _recipe(path: str) -> list[str]:
     return [path] if path else []
 
 
-def check_recipe(path: Path, arguments: Arguments) -> None:
-    """Raises a `ValueError` if the results in `path` were made by another recipe than `arguments`."""
-    made, now = read_json(path)["recipe"], json.loads(json.dumps(describe_recipe(*arguments)))
-    for name in sorted(made.keys() | now.keys()):
-        if made.get(name) != now.get(name) and name not in set(OWN) - {"learning_rate", "seed"}:
-            raise ValueError(
-                f"{path} was made with {name}={made.get(name)!r}, and the recipe has {now.get(name)!r}: delete the "
-                "file to run the row again."
-            )
+def _flag(name: str, value) -> list[str]:
+    return [f"--{name}", json.dumps(value)]
 
 
 def main():

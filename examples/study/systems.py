@@ -91,12 +91,21 @@ class StudyArguments(ModelArguments):
         metadata={"help": "The tasks of the evaluation. Those that draw are left out where a system does not."},
     )
     test_split: str = field(default="test", metadata={"help": "The split to evaluate the tasks on."})
-    num_test_rows: int = field(default=500, metadata={"help": "The number of rows of the last evaluation."})
+    num_test_rows: int = field(default=1000, metadata={"help": "The number of rows of the last evaluation."})
+    num_drawn_rows: int = field(
+        default=300, metadata={"help": "The most rows of tasks that make pixels, which takes longer than reading."}
+    )
     num_curve_rows: int = field(default=100, metadata={"help": "The number of rows of evaluations during training."})
     num_curve_points: int = field(
         default=3, metadata={"help": "The number of evaluations, evenly spaced over the steps, of which one is last."}
     )
     num_counted_steps: int = field(default=8, metadata={"help": "The number of steps whose operations are counted."})
+    tried: str = field(
+        default="[]",
+        metadata={
+            "help": "JSON list of fields of RegressionSettings, each of which draws and is evaluated on its own."
+        },
+    )
     results: str = field(default="", metadata={"help": "The JSON file to write."})
     only_loss: bool = field(default=False, metadata={"help": "Write the loss on held-out rows, and evaluate no task."})
 
@@ -109,11 +118,9 @@ class StudyArguments(ModelArguments):
         check_tasks(self.tasks)
         if not self.row or not self.results:
             raise ValueError(f"A run needs row and results, got {self.row!r} and {self.results!r}.")
-        if min(self.num_curve_points, self.num_counted_steps) < 1:
-            raise ValueError(
-                "num_curve_points and num_counted_steps must be at least 1, got "
-                f"{self.num_curve_points} and {self.num_counted_steps}."
-            )
+        for name in ("num_test_rows", "num_drawn_rows", "num_curve_rows", "num_curve_points", "num_counted_steps"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
         self.regression_settings = RegressionSettings(**json.loads(self.regression))
 
     @property

@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import platform
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from transformers import TrainerCallback, TrainingArguments
 from lavit_hf import LavitImageDecoderPipeline, LavitProcessor, LavitVisualTokenizer
 from lavit_hf.data.code_files import MANIFEST_FILE, check_codebook
 from lavit_hf.data.loading import load_rows
-from lavit_hf.evaluation import EvaluationReport, evaluate
+from lavit_hf.evaluation import TASKS, EvaluationReport, evaluate
 from lavit_hf.inference import encode_images
 from lavit_hf.processing import read_image
 from lavit_hf.training import (
@@ -35,17 +36,16 @@ from lavit_hf.training import (
     run_script,
 )
 
-from .json_files import read_json, write_json
+from .json_files import fingerprint, keep_recipe, read_json, write_json
 from .regression import RegressionForCausalLM
 from .systems import StudyArguments, build_system, describe_recipe
 
 
-# Parts whose result a system without codes does not use. Their operations are not counted.
-UNUSED = ("visual_tokenizer.merger", "visual_tokenizer.quantizer")
 NUM_FITTED_IMAGES = 256  # to which the normalization of vectors is fitted
 NUM_COUNTED_IMAGES = 256  # whose positions are counted
 NUM_DRAWINGS = 8
-EVALUATIONS = "evaluations.json"
+EVALUATIONS, RECIPE = "evaluations.json", "recipe.json"
+PARTS = ("visual_tokenizer", "image_decoder", "text_tokenizer")  # whose contents tell more than their paths
 PACKAGES = ("lavit-hf", "torch", "transformers", "diffusers", "datasets", "accelerate")
 
 Arguments = tuple[StudyArguments, SequenceArguments, DataArguments, TrainingArguments]
@@ -89,15 +89,28 @@ class Evaluator:
         }
 
     def __call__(self, model, num_rows: int) -> EvaluationReport:
-        """Runs all tasks of the row on the first `num_rows` rows."""
+        """Runs all tasks of the row on the first `num_rows` rows, or fewer where pixels are made."""
         if self.pipeline is not None:
             self.pipeline.to(model.device)
+        drawn = [task for task in self.study.chosen_tasks if TASKS[task].needs_pixels]
+        read = [task for task in self.study.chosen_tasks if task not in drawn]
+        cases = ((read, num_rows), (drawn, min(num_rows, self.study.num_drawn_rows)))
+        reports = [self.run(model, tasks, count) for tasks, count in cases if tasks]
+        first, *others = reports
+        for other in others:
+            first.results.update(other.results)
+            first.seconds.update(other.seconds)
+            first.samples.update(other.samples)
+        return first
+
+    def run(self, model, tasks: list[str], num_rows: int) -> EvaluationReport:
+        """Runs tasks on the first `num_rows` rows."""
         return evaluate(
             model,
             self.processor,
             self.pipeline,
             self.rows,
-            tasks=self.study.chosen_tasks,
+            tasks=tasks,
             num_samples=num_rows,
             subject_class=self.study.chosen.subject_class,
             columns=self.columns,
@@ -141,9 +154,9 @@ class StudyCallback(TrainerCallback):
             state.log_history[-1]["seconds"], self.seconds = round(self.seconds, 3), 0.0
 
 
-def list_values(report: EvaluationReport) -> dict[str, dict[str, float]]:
-    """Returns the value of each metric by task and name."""
-    return {task: {name: metric.value for name, metric in found.items()} for task, found in report.results.items()}
+def list_values(report: EvaluationReport) -> dict[str, dict[str, dict]]:
+    """Returns the metrics of each task, with their numbers of cases and intervals, in plain values."""
+    return json.loads(report.to_json())["results"]
 
 
 def curve_steps(study: StudyArguments, max_steps: int) -> list[int]:
@@ -152,10 +165,11 @@ def curve_steps(study: StudyArguments, max_steps: int) -> list[int]:
     return sorted({max_steps * point // points for point in range(1, points)} - {0, max_steps})
 
 
-def count_operations(trainer: LavitForCausalLMTrainer, num_steps: int, has_codes: bool) -> float:
+def count_operations(trainer: LavitForCausalLMTrainer, num_steps: int) -> float:
     """
     Counts the floating point operations of a training step: forward, backward and optimizer, the mean over the first
-    `num_steps` batches, since batches of different kinds of sequences have different lengths. The weights of the model
+    `num_steps` batches, since batches of different kinds of sequences have different lengths. The visual tokenizer is
+    left out: it is frozen, and how often it runs depends on which codes were precomputed. The weights of the model
     change.
     """
     model, counter = trainer.model, FlopCounterMode(display=False, depth=8)
@@ -166,10 +180,21 @@ def count_operations(trainer: LavitForCausalLMTrainer, num_steps: int, has_codes
             trainer.training_step(model, next(batches))
             trainer.optimizer.step()
     model.zero_grad()
+    parts = count_parts(counter, model.model.visual_tokenizer)
+    return (counter.get_total_flops() - sum(parts.values())) / num_steps
+
+
+def count_parts(counter: FlopCounterMode, visual_tokenizer: LavitVisualTokenizer) -> dict[str, int]:
+    """Returns the counted operations of each part of a visual tokenizer, which may be called without the others."""
     counts = {name: sum(found.values()) for name, found in counter.get_flop_counts().items()}
-    unused = () if has_codes else UNUSED
-    left_out = sum(count for name, count in counts.items() if name.endswith(unused)) if unused else 0
-    return (counts["Global"] - left_out) / num_steps
+    # It may be a part of a model, or the module that is called itself.
+    owners = ("visual_tokenizer", type(visual_tokenizer).__name__)
+    return {
+        part: sum(
+            count for name, count in counts.items() if name.endswith(tuple(f"{owner}.{part}" for owner in owners))
+        )
+        for part, _ in visual_tokenizer.named_children()
+    }
 
 
 def load_sequences(
@@ -232,26 +257,26 @@ def held_out_loss(trainer: LavitForCausalLMTrainer, sequences: SequenceArguments
 
 def draw_prompts(model, evaluator: Evaluator) -> tuple[list[str], list]:
     """Draws the captions of the first test rows. Returns them and the drawings."""
-    study, rows = evaluator.study, evaluator.rows.select(range(min(NUM_DRAWINGS, len(evaluator.rows))))
-    if evaluator.pipeline is None or "drawing" not in study.tasks:
+    if evaluator.pipeline is None or "drawing" not in evaluator.study.tasks:
         return [], []
-    report = evaluate(
-        model,
-        evaluator.processor,
-        evaluator.pipeline,
-        rows,
-        tasks=["drawing"],
-        num_samples=len(rows),
-        subject_class=study.chosen.subject_class,
-        columns=evaluator.columns,
-    )
-    samples = report.samples["drawing"]
+    samples = evaluator.run(model, ["drawing"], NUM_DRAWINGS).samples["drawing"]
     return [" ".join(sample.lines) for sample in samples], [sample.images[0] for sample in samples]
+
+
+def try_settings(model: RegressionForCausalLM, evaluator: Evaluator, settings: dict) -> EvaluationReport:
+    """Evaluates a regression with other settings of drawing."""
+    before, model.regression = model.regression, replace(model.regression, **settings)
+    try:
+        return evaluator(model, evaluator.study.num_test_rows)
+    finally:
+        model.regression = before
 
 
 def train_row(arguments: Arguments) -> dict:
     """Trains a row, from its last checkpoint if it was stopped, and returns its results."""
     study, given, data, args = arguments
+    recipe = describe_recipe(study, given, data, args)
+    keep_recipe(Path(args.output_dir, RECIPE), recipe, ("results", "output_dir", "codes"))
     trainer, processor = load_trainer(arguments)
     model = trainer.model
     evaluator = None
@@ -266,11 +291,14 @@ def train_row(arguments: Arguments) -> dict:
         "row": study.row,
         "seed": args.seed,
         "held_out_loss": loss,
-        "recipe": describe_recipe(study, given, data, args),
+        "recipe": recipe,
+        "parts": {name: fingerprint(getattr(study, name)) for name in PARTS},
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
     if evaluator is None:
         return results
+    if tried := json.loads(study.tried):
+        return results | {"tried": [list_values(try_settings(model, evaluator, settings)) for settings in tried]}
     started = time.perf_counter()
     report = evaluator(model, study.num_test_rows)
     seconds = time.perf_counter() - started
@@ -280,16 +308,22 @@ def train_row(arguments: Arguments) -> dict:
         folder.mkdir(parents=True, exist_ok=True)
         image.save(folder / f"{study.row}-seed{args.seed}-{index}.png")
     images = evaluator.read_images(NUM_COUNTED_IMAGES)
-    positions = encode_images(model.model.visual_tokenizer, processor, images).num_codes
+    with FlopCounterMode(display=False, depth=8) as counter:
+        positions = encode_images(model.model.visual_tokenizer, processor, images).num_codes
+    parts = count_parts(counter, model.model.visual_tokenizer)
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     curve = {int(step): found for step, found in read_json(Path(args.output_dir, EVALUATIONS)).items()}
     curve[args.max_steps] = list_values(report)
-    operations = count_operations(trainer, study.num_counted_steps, study.chosen.has_codes)
+    operations = count_operations(trainer, study.num_counted_steps)
     return results | {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "image_tokens": positions.float().mean().item(),
-        "operations": {"per_step": operations, "total": operations * args.max_steps},
+        "operations": {
+            "per_step": operations,
+            "total": operations * args.max_steps,
+            "visual_tokenizer_per_image": {part: count / len(images) for part, count in parts.items()},
+        },
         "seconds": {
             "training": round(sum(entry["seconds"] for entry in log), 1),
             "evaluation": round(seconds, 1),

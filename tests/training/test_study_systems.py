@@ -8,6 +8,7 @@ from study.adapters import drop_patches
 from study.regression import RegressionForCausalLM, RegressionSettings, RegressionSubject, codebook_of
 from study.systems import SYSTEMS
 from study.train_tokenizer import draw_budgets
+from torch.nn.functional import normalize
 from transformers import LlamaConfig
 
 from lavit_hf import LavitProcessor
@@ -84,6 +85,9 @@ def test_rows_of_a_codebook_are_decoded_like_their_codes():
     with codebook_of(pipe, [codebook[row] for row in codes]) as rows:
         found = decode_codes(pipe, rows)
     assert [image.tobytes() for image in found] == [image.tobytes() for image in expected]
+    near = normalize(codebook[codes[0]] + 1e-3, dim=-1)
+    with codebook_of(pipe, [near], snap=True) as rows:
+        assert torch.equal(pipe.feature_decoder.codebook[rows[0]], codebook[codes[0]])
     assert pipe.feature_decoder.codebook is codebook
     assert pipe.feature_decoder.config.codebook_size == CODEBOOK_SIZE
 
