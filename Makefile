@@ -33,7 +33,7 @@ $(RUNS)/lavit/README.md: $(RECIPES)/pretrain.yaml $(RUNS)/codes/complete
 	$(PYTHON) examples/pretrain.py $<
 
 # Assembles one folder for transformers and diffusers in float16, and evaluates it on 1000 scenes of the test split.
-$(RUNS)/model/README.md: $(RUNS)/lavit/README.md $(RUNS)/image_decoder/README.md model_cards/shapes.md
+$(RUNS)/model/README.md: $(RUNS)/lavit/README.md $(RUNS)/image_decoder/README.md model_cards/shapes.md model_cards/shapes_domain.json
 	$(PYTHON) examples/assemble.py $(RUNS)/lavit $(RUNS)/image_decoder $(RUNS)/model --dtype float16 \
 		--without_code --domain model_cards/shapes_domain.json --dataset shapes --title "LaVIT of shapes" --license apache-2.0 --description model_cards/shapes.md
 

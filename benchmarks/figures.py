@@ -46,7 +46,8 @@ class Figure:
 
 def describe_machine(device: str = "cpu") -> dict:
     """Returns what the figures depend on."""
-    units = "bfloat16 units" if has_bfloat16_units() else "no bfloat16 units"
+    names = {True: "bfloat16 units", False: "no bfloat16 units", None: "bfloat16 units not known"}
+    units = names[has_bfloat16_units("cpu")]
     modules = ("torch", "transformers", "diffusers", "lavit_hf")
     return {
         "processor": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {units}",
@@ -87,7 +88,7 @@ def default_output(device: str = "cpu") -> Path:
     if device.startswith("cuda"):
         kind = re.sub(r"\W+", "-", torch.cuda.get_device_name(device)).lower()
     else:
-        kind = "bf16" if has_bfloat16_units() else "no-bf16"
+        kind = {True: "bf16", False: "no-bf16", None: "cpu"}[has_bfloat16_units("cpu")]
     return RESULTS / f"{Path(sys.argv[0]).stem}.{kind}.json"
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from figures import ROOT, Figure, add_output, has_bfloat16_units, report
+from figures import ROOT, Figure, add_output, report
 from timing import time_in_turns
 from transformers import LlamaConfig
 
@@ -30,7 +30,7 @@ from lavit_hf import LavitForCausalLM, LavitProcessor
 from lavit_hf.data.loading import load_rows
 from lavit_hf.data.precompute import precompute_codes
 from lavit_hf.demo import demo_checkpoint
-from lavit_hf.training import LavitCollator, MixtureRows, SequenceArguments
+from lavit_hf.training import LavitCollator, MixtureRows, SequenceArguments, has_bfloat16_units
 
 
 WAYS = ("padded", "by length", "packed")
@@ -89,7 +89,7 @@ def main() -> None:
     add_output(parser)
     args = parser.parse_args()
 
-    name = args.dtype or ("bfloat16" if has_bfloat16_units() else "float32")
+    name = args.dtype or ("bfloat16" if has_bfloat16_units(args.device.partition(":")[0]) else "float32")
     processor = LavitProcessor.from_pretrained(demo_checkpoint())
     model = build_model(args, processor.image_start_token_id)
     with tempfile.TemporaryDirectory() as folder:

@@ -83,7 +83,18 @@ class Float32Muon(Muon):
     """
     `torch.optim.Muon` with an orthogonalization in float32. That of torch is in bfloat16, which processors without
     units for it compute about twenty times slower.
+
+    Args:
+        args: Same as in `torch.optim.Muon`. `adjust_lr_fn` must be `"match_rms_adamw"`.
+
+    Raises:
+        ValueError: If `adjust_lr_fn` is another one.
     """
+
+    def __init__(self, *args, adjust_lr_fn: str | None = None, **kwargs):
+        if adjust_lr_fn != "match_rms_adamw":
+            raise ValueError(f"adjust_lr_fn must be 'match_rms_adamw', got {adjust_lr_fn!r}.")
+        super().__init__(*args, adjust_lr_fn=adjust_lr_fn, **kwargs)
 
     @torch.no_grad()
     def step(self, closure=None) -> float | None:
@@ -148,7 +159,7 @@ class MuonWithAdamW(Optimizer):
         by_kind: list[list[dict]] = [[], []]
         for group in groups:
             by_kind[group["use_muon"]].append(group)
-        is_slow = by_kind[True][0]["params"][0].device.type == "cpu" and not has_bfloat16_units()
+        is_slow = by_kind[True][0]["params"][0].device.type == "cpu" and not has_bfloat16_units("cpu")
         muon = (Float32Muon if is_slow else Muon)(
             by_kind[True], lr=settings["lr"], momentum=momentum, adjust_lr_fn="match_rms_adamw"
         )

@@ -33,6 +33,7 @@ from transformers import (
 from lavit_hf import LavitForCausalLM, LavitProcessor, LavitVisualTokenizer
 from lavit_hf.data.code_files import check_codebook
 from lavit_hf.data.rows import RowStream
+from lavit_hf.modeling.generation_settings_lavit import check_plan_settings
 from lavit_hf.training import (
     DataArguments,
     LavitCollator,
@@ -90,7 +91,7 @@ class ModelArguments:
     )
     plan_generation: str = field(
         default="{}",
-        metadata={"help": "JSON with defaults of writing plans of drawings, such as max_new_tokens. See plan_column."},
+        metadata={"help": "JSON with defaults of writing plans, such as max_new_tokens. It needs a plan_column."},
     )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "eager, sdpa, flash_attention_2 or flex_attention. Default: the model's own."}
@@ -148,9 +149,21 @@ def load_model(arguments: ModelArguments, texts: Iterable[str] = ()) -> tuple[La
         model.set_attn_implementation(arguments.attn_implementation)
     if settings := json.loads(arguments.image_generation):
         model.generation_config.image_generation = settings
-    if settings := json.loads(arguments.plan_generation):
-        model.generation_config.plan_generation = settings
     return model, processor
+
+
+def read_plan_settings(arguments: ModelArguments, sequences: SequenceArguments) -> dict | None:
+    """
+    Returns the settings of plans if the sequences have any, and None otherwise.
+
+    Raises:
+        ValueError: If there are settings without plans, or they are no settings.
+    """
+    settings = json.loads(arguments.plan_generation)
+    check_plan_settings(settings)
+    if settings and not sequences.plans:
+        raise ValueError(f"plan_generation needs a plan_column or an edited_plan_column, got {settings}.")
+    return settings if sequences.plans else None
 
 
 def load_language_model(
@@ -217,6 +230,7 @@ def main():
         ModelArguments, SequenceArguments, DataArguments, TrainingArguments
     )
     set_seed(args.seed)
+    plans = read_plan_settings(model_args, sequences)
     # 1. The data: rows of a dataset become sequences of text and images
     train_rows, eval_rows = load_mixture(data, sequences, args)
 
@@ -224,6 +238,8 @@ def main():
     checkpoint = last_checkpoint(args)
     model_args.model = checkpoint or model_args.model
     model, processor = load_model(model_args, list_texts(train_rows))
+    if plans is not None:
+        model.generation_config.plan_generation = plans
     check_codebook(data.dataset_name, data.train_split, model.model.visual_tokenizer.quantizer.codebook)
     freeze_parts(model, model_args.freeze_parts)
     max_length = model_args.max_length or getattr(model.config.text_config, "max_position_embeddings", None)

@@ -22,7 +22,7 @@ from .processing import (
     read_image,
     stream,
 )
-from .processing.chat_lavit import TURN_END
+from .processing.chat_lavit import TURN_END, turn_end_ids
 
 
 MAX_NEW_TEXT = 128
@@ -99,11 +99,14 @@ class Conversation:
         """
         if content:
             self.add("user", *content)
-        turn_end = self.processor.tokenizer.encode(TURN_END)[-1]  # the template begins the next turn behind it
         settings = {
             "generation_mode": "interleaved",
             "max_new_tokens": self._room,
-            "eos_token_id": [*end_ids(self.model.generation_config.eos_token_id), turn_end],
+            # The template begins the next turn behind the end of this one.
+            "eos_token_id": [
+                *end_ids(self.model.generation_config.eos_token_id),
+                *turn_end_ids(self.processor.tokenizer),
+            ],
         }
         answer: list[dict] = []
         try:

@@ -3,7 +3,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -12,9 +12,10 @@ from transformers import BatchFeature
 from .diffusion import LavitImageDecoderPipeline
 from .modeling import LavitForCausalLM, LavitVisualTokenizer, LavitVisualTokenizerOutput
 from .modeling.arguments_lavit import check_integer
+from .modeling.generation_settings_lavit import check_plan_settings
 from .modeling.prompts_lavit import end_ids
 from .processing import LavitProcessor
-from .processing.chat_lavit import TURN_END
+from .processing.chat_lavit import TURN_END, one_line, turn_end_ids
 
 
 Images = Sequence[Sequence[Image.Image]]
@@ -22,6 +23,7 @@ Images = Sequence[Sequence[Image.Image]]
 TASK_SETTINGS: dict[str, dict[str, Any]] = {
     "caption": {"max_new_tokens": 64},
     "answer": {"max_new_tokens": 32, "stop_strings": ["\n"]},
+    "plan": {"max_new_tokens": 64},
 }
 
 
@@ -143,7 +145,11 @@ def _task_settings(model: LavitForCausalLM, task: str, given: dict[str, Any]) ->
 
 
 def plan_drawings(
-    model: LavitForCausalLM, processor: LavitProcessor, texts: Sequence[str], images: Images | None = None
+    model: LavitForCausalLM,
+    processor: LavitProcessor,
+    texts: Sequence[str],
+    images: Images | None = None,
+    plan_generation: dict[str, Any] | None = None,
 ) -> list[str]:
     """
     Lets a model plan what it is going to draw, if it was trained to do so: its `generation_config` has
@@ -152,24 +158,33 @@ def plan_drawings(
 
     Args:
         model, processor, texts, images: Same as in [`write_texts`].
+        plan_generation (`dict`, *optional*): Arguments of `generate` for plans, over those of the model.
 
     Returns:
         `list[str]`: The prompt of each drawing: the text with the plan after it, or the text alone if the model writes
         no plans.
+
+    Raises:
+        ValueError: If `plan_generation` has a setting that plans do not have.
     """
-    own = getattr(model.generation_config, "plan_generation", None)
-    if own is None:
+    check_plan_settings(plan_generation)
+    if not writes_plans(model):
         return list(texts)
-    requests = [f"{text}{TURN_END}" for text in texts]
+    requests = [f"{one_line(text)}{TURN_END}" for text in texts]
     # A plan ends as a turn does. Images before it are read as before a drawing.
-    end = [*end_ids(model.generation_config.eos_token_id), processor.tokenizer.encode(TURN_END)[-1]]
-    settings: dict[str, Any] = {"eos_token_id": end, "return_full_text": False, **own}
+    ends = [*end_ids(model.generation_config.eos_token_id), *turn_end_ids(processor.tokenizer)]
+    settings = _task_settings(model, "plan", plan_generation or {}) | {"eos_token_id": ends, "num_return_sequences": 1}
     if images and any(images):
         settings["image_inputs"] = "codes"
     inputs = prepare_prompts(processor, requests, images, generation_mode="image").to(model.device)
-    ids = model.generate(**inputs, **settings)
+    ids = model.generate(**inputs, return_full_text=False, **settings)
     plans = [text.partition(TURN_END)[0].strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
     return [f"{request}{plan}{TURN_END}" for request, plan in zip(requests, plans, strict=True)]
+
+
+def writes_plans(model: LavitForCausalLM) -> bool:
+    """Whether a model was trained to write plans before it draws."""
+    return getattr(model.generation_config, "plan_generation", None) is not None
 
 
 def draw_codes(
@@ -178,25 +193,36 @@ def draw_codes(
     texts: Sequence[str],
     images: Images | None = None,
     num_return_sequences: int = 1,
+    plan_generation: dict[str, Any] | Literal[False] | None = None,
     **kwargs,
 ) -> list[list[int]]:
     """
-    Generates the codes of an image after each prompt, with the plan of [`plan_drawings`] where the model writes plans.
+    Generates the codes of an image after each prompt.
 
     Args:
         model, processor, texts, images: Same as in [`write_texts`].
-        num_return_sequences (`int`, *optional*, defaults to 1): The number of drawings of each prompt.
+        num_return_sequences (`int`, *optional*, defaults to 1):
+            The number of drawings of each prompt. Each one has a plan of its own.
+        plan_generation (`dict` or `False`, *optional*):
+            Same as in [`plan_drawings`]. With `False`, a model that writes plans draws without them.
         kwargs: Arguments of `generate`, such as `guidance_scale`.
 
     Returns:
         `list[list[int]]`: The codes of each drawing, from 0 to `codebook_size - 1`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
     """
     check_integer("num_return_sequences", num_return_sequences, 1)
-    texts = [text for text in texts for _ in range(num_return_sequences)]
-    images = images and [before for before in images for _ in range(num_return_sequences)]
-    texts = plan_drawings(model, processor, texts, images)
+    if plan_generation is not False and writes_plans(model):
+        texts = [text for text in texts for _ in range(num_return_sequences)]
+        images = images and [before for before in images for _ in range(num_return_sequences)]
+        own = plan_generation if isinstance(plan_generation, dict) else None
+        texts = plan_drawings(model, processor, texts, images, own)
+        num_return_sequences = 1
     inputs = prepare_prompts(processor, texts, images, generation_mode="image").to(model.device)
-    ids = model.generate(**inputs, generation_mode="image", return_full_text=False, **kwargs)
+    settings = {"generation_mode": "image", "num_return_sequences": num_return_sequences, **kwargs}
+    ids = model.generate(**inputs, return_full_text=False, **settings)
     return [processor.decode_interleaved(row)[0].codes for row in ids]  # type: ignore[union-attr, misc] # an image
 
 

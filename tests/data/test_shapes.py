@@ -65,9 +65,9 @@ def test_scenes_are_deterministic():
 def test_the_rows_are_those_of_this_version():
     """The content of rows may change with `DATASET_VERSION` only: datasets are cached under it."""
     row = make_row(0)
-    assert row["caption"].startswith("a large cyan circle in the middle, a small red circle in the bottom left corner")
-    assert (row["instruction"], row["questions"][0]) == ("make the red circle large", "can you see a red ball?")
-    assert row["prompts"][0].startswith("i see a giant sky blue disc right in the middle together with a small aqua")
+    assert row["caption"].startswith("this picture shows a large cyan circle in the center, a small cyan square")
+    assert (row["instruction"], row["questions"][0]) == ("make the red circle large", "is there a large cyan ring?")
+    assert row["prompts"][0].startswith("a disk that is large, a very small square box, a small circle. colors: cyan,")
     assert np.asarray(row["image"]).mean() == pytest.approx(185.3, abs=0.5)
 
 

@@ -21,13 +21,19 @@ from lavit_hf.data.shapes import (
     describe_scene,
     edit_scene,
     parse_caption,
+    prompt_lists,
     prompts,
     request_scene,
     sample_scene,
     scene_matches,
 )
+from lavit_hf.data.shapes import edits as edits_module
+from lavit_hf.data.shapes import questions as questions_module
 from lavit_hf.data.shapes.captions import PLACE_PHRASES as PLAIN_PLACES
+from lavit_hf.data.shapes.comparisons import ask_all, compare
+from lavit_hf.data.shapes.prompt_lists import Wording, list_kin
 from lavit_hf.data.shapes.scenes import fits
+from lavit_hf.data.shapes.small_talk import ABBREVIATIONS, add_talk, respell
 from lavit_hf.data.shapes.words import (
     COLOR_WORDS,
     COMPARATIVES,
@@ -41,6 +47,19 @@ from lavit_hf.data.shapes.words import (
 
 
 SCENES = [sample_scene(index, split) for index in range(400) for split in ("train", "test")]
+
+
+@pytest.fixture
+def without_talk(monkeypatch):
+    """Leaves out small talk, other spellings, denials and comparisons, which have tests of their own."""
+    for module in (prompts, edits_module, questions_module):
+        monkeypatch.setattr(module, "add_talk", lambda text, rng, **kwargs: text)
+        monkeypatch.setattr(module, "respell", lambda text, rng: text)
+    monkeypatch.setattr(prompts, "_deny", lambda text, scene, rng: text)
+    for name in ("compare", "ask_all"):
+        monkeypatch.setattr(questions_module, name, lambda scene, rng: None)
+
+
 NUMBERS = ["zero", "one", "two", "three", "four"]
 FIELDS = ("shape", "color", "size", "place")
 
@@ -92,7 +111,7 @@ def plain(text):
     text = replace_words(text, said | {phrase: f"~{name}~" for phrase, name in RELATIONS_SAID.items()})
     # "Plus" is a cross after an adjective or an article, unless another object follows.
     text = re.sub(
-        r"\bplus\b(?! sign| symbol)",
+        r"\bplus\b(?! sign| symbol| shape)",
         lambda match: (
             "plus"
             if BEFORE_NOUN.search(match.string[: match.start()]) and not ARTICLE.match(match.string[match.end() :])
@@ -173,7 +192,7 @@ def check_names(name, item, scene):
     assert len(found) == 1 or is_compared(name), (name, scene)
 
 
-def test_answers_are_right():
+def test_answers_are_right(without_talk):
     answers, counts = {}, []
     for index, scene in enumerate(SCENES):
         questions = ask_questions(scene, Random(index))
@@ -273,6 +292,79 @@ def check_relation(text, question, scene):
     assert any(holds(relation, *pair) == is_true for pair in pairs), (question, scene)
 
 
+def test_comparisons_are_right():
+    answers, forms = [], set()
+    for index, scene in enumerate(SCENES * 3):
+        asked = [compare(scene, Random(index)), ask_all(scene, Random(index))]
+        for text, answer in filter(None, asked):
+            reasons, conclusion = answer.rpartition(": ")[0].split(", "), conclude(answer)
+            forms.add(check_comparison(plain(text), reasons, conclusion, scene))
+            answers.append(conclusion)
+    assert forms == {"same", "than", "which", "more", "all"}
+    assert 0.3 < answers.count("yes") / (answers.count("yes") + answers.count("no")) < 0.7
+
+
+def check_comparison(text, reasons, answer, scene):
+    """Finds the answer to a comparison from the scene, and returns the form of the question."""
+    named = [find(name, scene) for name in re.findall(r"the (?!same)(?:(?! the |,| and | have | or ).)*", text)]
+    pairs = [(one, other) for one in named[0] for other in named[1] if one is not other] if len(named) > 1 else []
+    if match := re.search(r"(?:same|one) (color|size|shape)", text):
+        values = [[getattr(item, match[1]) for item in pair] for pair in pairs]
+        assert reasons in values, (text, reasons, scene)
+        assert answer == ("yes" if reasons[0] == reasons[1] else "no")
+        return "same"
+    if match := re.search("(bigger|larger|smaller) than", text):
+        assert reasons in [[one.size, other.size] for one, other in pairs], (text, scene)
+        wanted = ["small", "large"] if match[1] == "smaller" else ["large", "small"]
+        assert answer == ("yes" if reasons == wanted else "no")
+        return "than"
+    if match := re.search(
+        r"(bigger|larger|smaller|higher up|higher|lower|further left|further to the right|@right@)", text
+    ):
+        measures = {
+            **dict.fromkeys(("bigger", "larger"), lambda item: item.size == "large"),
+            "smaller": lambda item: item.size == "small",
+            "lower": lambda item: item.y,
+            **dict.fromkeys(("higher", "higher up"), lambda item: -item.y),
+            "further left": lambda item: -item.x,
+        }
+        measure = measures.get(match[0], lambda item: item.x)
+        assert any(max(pair, key=measure).shape == answer for pair in pairs), (text, answer, scene)
+        return "which"
+    colors = [item.color for item in scene.objects]
+    if "more" in text:
+        first, second = fields_in(text)["color"]
+        other = second if answer == first else first
+        assert colors.count(answer) > colors.count(other)
+        return "more"
+    (field,) = (field for field, values in fields_in(text).items() if values)
+    found = {getattr(item, field) for item in scene.objects}
+    assert answer == ("yes" if found == set(fields_in(text)[field]) else "no"), (text, scene)
+    return "all"
+
+
+def test_small_talk_leaves_a_request_as_it_is():
+    request = "draw a red circle in the center with a gray star, please"
+    talked = {add_talk(request, Random(seed)) for seed in range(2000)}
+    assert all(request in text for text in talked)
+    assert len(talked) > 100
+    spellings = {respell(request, Random(seed)) for seed in range(200)}
+    back = {"centre": "center", "colour": "color", "grey": "gray"}
+    back |= {shorter: word for word, shorts in ABBREVIATIONS.items() for shorter in shorts}
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, back))})(?!\w)")
+    assert {pattern.sub(lambda match: back[match[0]], text) for text in spellings} == {request}
+    assert len(spellings) > 3
+
+
+def test_denials_name_nothing_that_is_there():
+    for index, scene in enumerate(SCENES):
+        denied = prompts._deny("a short request", scene, Random(index))
+        assert denied.endswith("a short request")
+        assert not set(fields_in(plain(denied.removesuffix("a short request")))["shape"]) & {
+            item.shape for item in scene.objects
+        }
+
+
 def holds(relation, first, second):
     if relation == "next to":
         cells = [divmod(PLACES.index(item.place), 3) for item in (first, second)]
@@ -281,7 +373,7 @@ def holds(relation, first, second):
     return distance.get(relation, first.x - second.x) > 0.1
 
 
-def test_edits_do_what_they_say():
+def test_edits_do_what_they_say(without_talk):
     kinds = []
     for index, scene in enumerate(SCENES):
         edit = edit_scene(scene, Random(index))
@@ -356,9 +448,11 @@ def count_shapes(text):
     return shapes
 
 
-def test_requests_say_what_is_there(monkeypatch):
+def test_requests_say_what_is_there(without_talk, monkeypatch):
     """All shapes of a scene are named, as often as they are there, and nothing else is."""
-    monkeypatch.setattr(prompts, "_list_kin", lambda objects, plan: None)
+    monkeypatch.setattr(prompt_lists, "list_kin", lambda objects, wording: None)
+    monkeypatch.setattr(prompts, "_write_columns", prompts._write_sentences)
+    monkeypatch.setattr(prompt_lists, "_name_next", lambda item, wording: prompt_lists.name_group([item], wording))
     told, named = [], []
     for index, scene in enumerate(SCENES):
         for number in range(3):
@@ -377,9 +471,30 @@ def test_requests_say_what_is_there(monkeypatch):
     assert 0.9 < sum(named) / len(named) < 0.98
 
 
+def test_columns_tell_one_thing_of_all_objects_in_their_order():
+    forms = set()
+    for index, scene in enumerate(SCENES):
+        if len(scene.objects) < 2:
+            continue
+        text = prompts._write_columns(scene.objects, Wording(Random(index), 0, 1))
+        if re.search("plus(?! s)", text):  # which may be read as "and"
+            continue
+        text = plain(text)
+        shapes = [item.shape for item in scene.objects]
+        said = fields_in(text)
+        assert said["shape"][: len(shapes)] == shapes, text
+        repeated = said["shape"][len(shapes) :]
+        assert repeated in ([], shapes), text
+        for field in ("color", "size", "place"):
+            values = [getattr(item, field) for item in scene.objects]
+            assert said[field] in ([], values, values[:1] if len(set(values)) == 1 else values), (text, scene)
+            forms.add((field, len(said[field]) == len(values), bool(repeated)))
+    assert {(field, True, repeated) for field in ("color", "place") for repeated in (False, True)} <= forms
+
+
 def test_requests_name_two_of_a_kind_together():
     texts = {
-        prompts._list_kin(scene.objects, prompts._Plan(Random(number), 0, 0))
+        list_kin(scene.objects, Wording(Random(number), 0, 0))
         for scene in SCENES
         for number in range(3)
         if len(scene.objects) == 2
@@ -401,7 +516,7 @@ def test_vocabulary_is_small():
         texts += [text for question in ask_questions(scene, rng) for text in (question.text, question.answer)]
     text = " ".join(texts)
     assert text == text.lower()
-    assert set(re.sub("[a-z0-9 \n]", "", text)) <= set(",.:;?!&+-'")
+    assert set(re.sub("[a-z0-9 \n]", "", text)) <= set(",.:;?!&+-/'")
     words = set(re.findall("[a-z]+", text))
-    assert len(words) < 420
+    assert len(words) < 700
     assert words > {word for place in PLACES for word in place.split()}

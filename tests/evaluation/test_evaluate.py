@@ -144,6 +144,7 @@ def test_other_datasets_and_no_decoder(demo, rows):
             "texts": [[row["caption"], "another caption"] for row in rows[:3]],
             "question": ["what is it?"] * 3,
             "answers": [["circle"] * 10] * 3,
+            "scene": ["kitchen"] * 3,  # not the scenes of shapes
         }
     ).cast_column("photo", datasets.Image(decode=False))
     columns = {"columns": {"image": "photo", "caption": "texts", "questions": "question"}}
@@ -153,6 +154,7 @@ def test_other_datasets_and_no_decoder(demo, rows):
     assert set(report.results["reconstruction"]) == {"psnr", "ssim"}
     assert "clip_model" in report.left_out["drawing"]
     assert "'instruction'" in report.left_out["edits"]
+    assert "shapes of load_shapes" in report.left_out["own_words"]
     with pytest.raises(ValueError, match="'edits' cannot be run: the dataset has no column 'instruction'"):
         evaluate(model, processor, pipeline, photos, tasks=["edits"], **columns)
     with pytest.raises(ValueError, match="'drawing' cannot be run: only drawings of shapes"):

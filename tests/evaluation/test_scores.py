@@ -1,15 +1,32 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The scorers give 1 for the truth, and nearly 0 for unrelated cases."""
 
+from random import Random
+
 import numpy as np
 import pytest
 import torch
 
-from lavit_hf.data.shapes import DescribedObject, parse_caption, read_scene
+from lavit_hf.data.shapes import (
+    COLORS,
+    PLACES,
+    SIZES,
+    DescribedObject,
+    Scene,
+    load_own_words,
+    parse_caption,
+    read_scene,
+    render_scene,
+    sample_scene,
+)
+from lavit_hf.data.shapes.scenes import sample_object
+from lavit_hf.evaluation import EvaluationSettings
 from lavit_hf.evaluation.captions import score_captions
 from lavit_hf.evaluation.drawings import score_edits
+from lavit_hf.evaluation.own_words import evaluate_own_words
 from lavit_hf.evaluation.questions import Question, list_questions, majority_answers, score_answers
 from lavit_hf.evaluation.scenes import JUDGEMENTS, judge, scene_metrics
+from lavit_hf.evaluation.subject import Subject
 from lavit_hf.evaluation.tokens import score_tokens
 
 
@@ -118,8 +135,57 @@ def test_the_forms_of_questions():
     rows = [{"questions": "What?", "answers": "a cat"}, {"questions": "What?", "answers": ten}]
     assert [len(question.references) for question in list_questions(rows)] == [1, 10]
     assert score_answers(list_questions(rows), ["cat", "dog"])["accuracy"].value == 0.5
+    # Only answers about shapes have reasons.
+    clock = {"questions": "What time is it?", "answers": "10:30", "scene": "kitchen"}
+    shapes = {"questions": "How many?", "answers": "top, left: two", "scene": SCENE}
+    assert [question.references for question in list_questions([clock, shapes])] == [("10:30",), ("two",)]
     with pytest.raises(ValueError, match="Row 0 has 2 questions, 1 answers"):
         list_questions([{"questions": ["What?", "Who?"], "answers": ["a cat"]}])
+
+
+class Knowing(Subject):
+    """Draws what texts state, and gives the last of the right answers, or the next case's instead."""
+
+    def __init__(self, is_right: bool):
+        super().__init__(None, None, None, EvaluationSettings())
+        self.cases = {case.text: case for case in load_own_words()}
+        texts = list(self.cases)
+        self.meant = dict(zip(texts, texts if is_right else [*texts[1:], texts[0]], strict=True))
+
+    def answer(self, questions, images):
+        return [f"top, left: {(self.cases[self.meant[text]].answers or ('none',))[-1]}" for text in questions]
+
+    def draw(self, texts, first, images=None):
+        return [draw_case(self.cases[self.meant[text]]) for text in texts]
+
+
+def draw_case(case):
+    """Draws scenes with the objects of a case until one has its relations."""
+    rng = Random(case.text)
+    while True:
+        objects = []
+        for item in case.objects:
+            place = item.place or rng.choice(PLACES)
+            color, size = item.color or rng.choice(COLORS), item.size or rng.choice(SIZES)
+            objects.append(sample_object(rng, item.shape, color, size, place, [one for one in objects if one]))
+        if None not in objects:
+            image = render_scene(Scene(tuple(objects), sample_scene(0, "test").background))
+            if case.is_drawn(read_scene(image)):
+                return image
+
+
+def test_own_words():
+    """Each of several right answers counts, also where there are more than ten."""
+    rows = [{}] * len(load_own_words())
+    metrics = evaluate_own_words(Knowing(True), rows)
+    assert {name: (metric.value, metric.count) for name, metric in metrics.items()} == {
+        "right": (1, 200),
+        "right_drawing": (1, 110),
+        "right_question": (1, 50),
+        "right_edit": (1, 40),
+    }
+    assert evaluate_own_words(Knowing(False), rows)["right"].value < 0.2
+    assert evaluate_own_words(Knowing(True), rows[:20])["right"].count == 20
 
 
 def test_tokens():

@@ -59,7 +59,7 @@ def train(model, optimizer, steps: int) -> float:
 
 def test_each_part_is_moved_by_its_own(args, monkeypatch):
     """One step is one of `torch.optim.Muon` on hidden matrices, and one of AdamW on everything else."""
-    monkeypatch.setattr(optimizers, "has_bfloat16_units", lambda: True)
+    monkeypatch.setattr(optimizers, "has_bfloat16_units", lambda device: True)
     model, optimizer = make(args, learning_rates={"first.bias": 2e-2})
     expected, _ = make(args)
     train(model, optimizer, 1)
@@ -82,7 +82,7 @@ def test_muon_in_float32_is_muon(args, monkeypatch):
     """Processors without units for bfloat16 take the same steps up to the rounding of bfloat16."""
     moved = []
     for has_units, kind in ((True, Muon), (False, Float32Muon)):
-        monkeypatch.setattr(optimizers, "has_bfloat16_units", lambda has_units=has_units: has_units)
+        monkeypatch.setattr(optimizers, "has_bfloat16_units", lambda device, has_units=has_units: has_units)
         model, optimizer = make(args)
         assert type(optimizer.optimizers[1]) is kind
         start = {name: value.clone() for name, value in model.state_dict().items()}
@@ -91,6 +91,11 @@ def test_muon_in_float32_is_muon(args, monkeypatch):
     for name, expected in moved[0].items():
         error = (moved[1][name] - expected).norm() / expected.norm()
         assert error < (0.03 if name in ("first.weight", "second.weight") else 0.01), name
+
+
+def test_only_the_adjustment_that_is_applied_is_taken():
+    with pytest.raises(ValueError, match="adjust_lr_fn must be 'match_rms_adamw', got 'original'"):
+        Float32Muon([torch.nn.Parameter(torch.ones(2, 2))], adjust_lr_fn="original")
 
 
 def test_orthogonalization():

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -20,7 +19,6 @@ from pretrain import ModelArguments, list_texts, load_model, read_config, train_
 from transformers import AutoModelForCausalLM, AutoProcessor, GenerationConfig, TrainingArguments
 
 from lavit_hf.data.rows import RowStream
-from lavit_hf.inference import draw_codes, plan_drawings
 from lavit_hf.training import (
     DataArguments,
     LavitCollator,
@@ -192,48 +190,6 @@ def test_inference_finds_what_training_taught():
             assert processor.decode_interleaved(ids[0])[-1].codes == expected
 
 
-def test_drawings_are_planned_if_a_plan_is_asked_for():
-    """The library asks where a model has settings for plans. Prompts alone are drawn without a plan."""
-    processor, dataset = make_processor(), make_dataset(3)
-    plans = [row["caption"].replace(" above ", " ") for row in dataset]
-    edited = [
-        " ".join([row["instruction"].split()[-1], plan.split()[1]]) for row, plan in zip(dataset, plans, strict=True)
-    ]
-    rows = [row | {"plan": one, "after": other} for row, one, other in zip(dataset, plans, edited, strict=True)]
-    model = make_model(processor).train()
-    reader = partial(SequenceArguments, plan_column="plan", edited_plan_column="after", prompt_dropout=0.0)
-    sequences = [
-        SequenceReader(reader([f"{kind}=1"], plan_dropout=dropout)).compose(row, "row", Random(0))
-        for row in rows
-        for kind in ("draw", "edit")
-        for dropout in (0.0, 1.0)
-    ]
-    batch = LavitCollator(processor, NUM_PATCHES)(sequences)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    for _ in range(120):
-        model(**batch, skip_logits=True).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    model.eval()
-    pixel_values = [
-        processor.image_processor([row[name] for row in rows], return_tensors="pt")["pixel_values"]
-        for name in ("image", "edited_image")
-    ]
-    drawn, changed = ([c.tolist() for c in model.model.visual_tokenizer(p).split()] for p in pixel_values)
-    before = [[row["image"]] for row in rows]
-    for settings in (None, {"max_new_tokens": 12}):
-        model.generation_config.plan_generation = settings
-        tasks = (("caption", None, plans, drawn), ("instruction", before, edited, changed))
-        for column, images, expected, codes in tasks:
-            texts = [row[column] for row in rows]
-            prompts = [f"{text}\n{plan}\n" for text, plan in zip(texts, expected, strict=True)]
-            assert plan_drawings(model, processor, texts, images) == (prompts if settings else texts)
-            assert draw_codes(model, processor, texts, images, do_sample=False) == codes
-    twice = draw_codes(model, processor, texts[:1], before[:1], num_return_sequences=2, do_sample=False)
-    assert twice == changed[:1] * 2
-
-
 # The script
 
 
@@ -313,10 +269,10 @@ def test_the_recipe():
     assert sequences.weights == {
         "caption": 1,
         "draw": 2,
-        "question": 2.5,
-        "edit": 4,
-        "interleaved": 0.75,
-        "text": 0.1,
+        "question": 2,
+        "edit": 3.5,
+        "interleaved": 0.5,
+        "text": 2.0,
     }
     assert read_config(model.language_model_config, make_processor().tokenizer).hidden_size == 256
     assert model.part_learning_rates == {"lm_head": 1e-4}
@@ -324,16 +280,32 @@ def test_the_recipe():
     assert (sequences.caption_column, sequences.prompt_column) == ("captions", "prompts")
 
 
+@pytest.mark.parametrize("flag", [["--bf16", "auto"], ["--bf16=Auto"]], ids=str)
 @pytest.mark.parametrize("has_units", [False, True])
-def test_recipes_take_bfloat16_where_the_machine_has_units_for_it(has_units, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_recipes_take_bfloat16_where_the_device_has_units_for_it(has_units, flag, tmp_path, monkeypatch):
+    """A GPU counts unless the run leaves it alone."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not has_units)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_units, "avx2": True}, raising=False)
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(f"output_dir: {tmp_path}\nbf16: auto\nuse_cpu: true\n")
-    (arguments,) = parse_recipe(TrainingArguments, args=[str(recipe)])
-    assert arguments.bf16 is has_units
-    (arguments,) = parse_recipe(TrainingArguments, args=[str(recipe), "--bf16", "false"])
-    assert arguments.bf16 is False
+    recipe.write_text(f"output_dir: {tmp_path}\nuse_cpu: true\n")
+
+    def read(*words: str) -> bool:
+        (arguments,) = parse_recipe(TrainingArguments, args=[str(recipe), *words])
+        return arguments.bf16
+
+    assert read(*flag) is has_units
+    assert read(*flag, "--bf16", "false") is False
+    monkeypatch.setattr("lavit_hf.training.scripts.HfArgumentParser.parse_args_into_dataclasses", parse_known)
+    assert parse_recipe(TrainingArguments, args=[str(recipe), *flag, "--use_cpu", "false"]) == str(not has_units)
+
+
+def parse_known(self, args, return_remaining_strings=False):
+    """Parses the device alone, and returns the value of `bf16` otherwise: this machine may have no GPU to train on."""
+    if return_remaining_strings:
+        found, rest = self.parse_known_args(args)
+        return type(self.dataclass_types[0].__name__, (), vars(found)), rest
+    return args[max(index for index, word in enumerate(args) if word == "--bf16") + 1]
 
 
 def test_drawings_have_requests_of_their_own():

@@ -36,7 +36,11 @@ def _draw(subject: Subject, batch: Sequence[OwnWords], first: int) -> list[bool]
 def _answer(subject: Subject, batch: Sequence[OwnWords], first: int) -> list[bool]:
     images = [render_scene(case.scene) for case in batch if case.scene is not None]
     written = subject.answer((case.text for case in batch), images)
-    return [answer_score(conclude(text), case.answers) == 1 for text, case in zip(written, batch, strict=True)]
+    # The answers are alternatives, and not the opinions of several people.
+    return [
+        any(answer_score(conclude(text), [answer]) == 1 for answer in case.answers)
+        for text, case in zip(written, batch, strict=True)
+    ]
 
 
 def _edit(subject: Subject, batch: Sequence[OwnWords], first: int) -> list[bool]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..data.shapes import conclude
 from .metrics import Metric, rate
+from .scenes import is_scene
 from .subject import Subject
 
 
@@ -93,7 +94,7 @@ def list_questions(rows: Sequence[dict]) -> list[Question]:
             given = [given] if isinstance(given, str) else given
             # The files of VQAv2 hold each answer with who gave it and how sure they were.
             references = tuple(answer["answer"] if isinstance(answer, dict) else answer for answer in given)
-            if "scene" in row:
+            if is_scene(row.get("scene")):
                 references = tuple(map(conclude, references))
             questions.append(Question(index, text, references, kind))
     return questions
@@ -136,7 +137,10 @@ def evaluate_questions(subject: Subject, rows: Sequence[dict]) -> dict[str, Metr
     for _, batch in subject.batches(questions, "questions"):
         images = [image for q in batch for image in subject.read_images([rows[q.row]], q.row)]
         written = subject.answer((question.text for question in batch), images)
-        answers += [conclude(text) if "scene" in rows[q.row] else text for q, text in zip(batch, written, strict=True)]
+        answers += [
+            conclude(text) if is_scene(rows[q.row].get("scene")) else text
+            for q, text in zip(batch, written, strict=True)
+        ]
         cases = zip(batch, written, strict=True)
         subject.show(images, lines=(f"{q.text}\nsays: {text}\nexpected: {q.references[0]}" for q, text in cases))
     return score_answers(questions, answers)

@@ -14,6 +14,7 @@ from torch import nn
 from .. import __version__
 from ..data.loading import load_rows
 from ..diffusion import LavitImageDecoderPipeline
+from ..inference import writes_plans
 from ..modeling import LavitForCausalLM, LavitGenerationConfig
 from ..modeling.freezing_lavit import evaluation_mode
 from ..processing import LavitProcessor
@@ -23,6 +24,7 @@ from .metrics import Metric
 from .own_words import evaluate_own_words
 from .questions import evaluate_questions
 from .report import EvaluationReport
+from .scenes import is_scene
 from .subject import GREEDY, EvaluationSettings, Subject
 from .tokens import evaluate_tokens
 
@@ -73,7 +75,10 @@ KEPT_SETTINGS = (
 
 
 class Rows(Sequence):
-    """The first rows of a dataset, read on access, with columns renamed to the names that tasks use."""
+    """
+    The first rows of a dataset, read on access, with columns renamed to the names that tasks use. A column `scene` that
+    lists no objects is left out.
+    """
 
     def __init__(self, dataset, num_rows: int, columns: dict[str, str]):
         self.dataset = dataset if hasattr(dataset, "__len__") else list(dataset.take(num_rows))
@@ -86,7 +91,8 @@ class Rows(Sequence):
 
     def __getitem__(self, index: int) -> dict:
         row = self.dataset[range(self.num_rows)[index]]  # an index beyond the last row ends a loop over the rows
-        return row | {name: row[column] for name, column in self.columns.items() if column in row}
+        row = row | {name: row[column] for name, column in self.columns.items() if column in row}
+        return {name: value for name, value in row.items() if name != "scene" or is_scene(value)}
 
 
 def evaluate(
@@ -194,7 +200,9 @@ def _why_not(name: str, subject: Subject, rows: Rows) -> str | None:
         return f"the dataset has no column {', '.join(map(repr, missing))} (it has {', '.join(row)})"
     if task.needs_pixels and subject.pipeline is None:
         return "there is no pixel decoder"
-    if name == "drawing" and "scene" not in row and not (settings.clip_model or settings.fid_features):
+    if name == "own_words" and "scene" not in rows[0]:
+        return "its texts are about the shapes of load_shapes, which the column 'scene' does not list"
+    if name == "drawing" and "scene" not in rows[0] and not (settings.clip_model or settings.fid_features):
         return "only drawings of shapes can be judged (column 'scene'); others need clip_model or fid_features"
     return None
 
@@ -210,6 +218,11 @@ def _describe(subject: Subject) -> dict:
         "answers": GREEDY | {"max_new_tokens": settings.max_answer_tokens},
         "drawing": subject.drawing_settings(),
     }
+    if writes_plans(model):
+        decoding["plans"] = {
+            **getattr(model.generation_config, "plan_generation", {}),
+            **(settings.plan_generation or {}),
+        }
     if pipeline is not None and pipeline.num_timesteps:  # after its last call a pipeline tells its settings
         decoding["pixels"] = {
             "scheduler": type(pipeline.scheduler).__name__,

@@ -2,6 +2,7 @@
 """Comparison of the objects that a text or a scene states with the objects that are there."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from ..data.shapes import scene_matches
 from .metrics import Metric, rate, shift
@@ -14,6 +15,11 @@ JUDGEMENTS = {
     "sizes": ("shape", "color", "size"),
     "everything": ("shape", "color", "place", "size"),
 }
+
+
+def is_scene(value: Any) -> bool:
+    """Whether a value of a column is a list of objects, as in the column `scene` of `load_shapes`."""
+    return isinstance(value, list) and all(isinstance(item, dict) and "shape" in item for item in value)
 
 
 def judge(stated: Sequence, found: Sequence) -> dict[str, bool | None]:

@@ -36,6 +36,7 @@ class EvaluationSettings:
         image_generation (`dict`, *optional*):
             Settings of drawing codes, such as `guidance_scale`, `temperature` and `top_k`, over those of the model's
             `generation_config.image_generation`.
+        plan_generation (`dict`, *optional*): Settings of plans over those of the model. See [`plan_drawings`].
         image_decoding (`dict`, *optional*):
             Arguments of the pixel decoder, such as `num_inference_steps` and `guidance_scale`.
         columns (`dict[str, str]`, *optional*):
@@ -57,6 +58,7 @@ class EvaluationSettings:
     max_caption_tokens: int = 64
     max_answer_tokens: int = 32
     image_generation: Mapping[str, Any] = field(default_factory=dict)
+    plan_generation: dict[str, Any] | None = None
     image_decoding: Mapping[str, Any] = field(default_factory=dict)
     columns: Mapping[str, str] = field(default_factory=dict)
     clip_model: str | None = None
@@ -136,7 +138,8 @@ class Subject:
         torch.manual_seed(self.settings.seed + first)
         before = images and [[image] for image in images]
         settings = self.drawing_settings()
-        codes = draw_codes(self.model, self.processor, texts, before, image_generation=settings)
+        plans = self.settings.plan_generation
+        codes = draw_codes(self.model, self.processor, texts, before, plan_generation=plans, image_generation=settings)
         if not images:
             return self.decode(codes, first)
         source = [image_codes.tolist() for image_codes in self.encode(images).split()]

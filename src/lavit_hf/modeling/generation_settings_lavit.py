@@ -44,16 +44,30 @@ class LavitGenerationConfig(GenerationConfig):
         image_generation (`GenerationConfig` or `dict`, *optional*):
             Settings that hold while an image is drawn. Its `min_new_tokens` and `max_new_tokens` are the smallest and
             the largest number of codes of an image.
+        plan_generation (`dict`, *optional*):
+            Settings of plans, for a model that writes a plan before it draws. See [`plan_drawings`].
         kwargs: Same arguments as `GenerationConfig`.
+
+    Raises:
+        ValueError: If `plan_generation` is no dictionary, or has a setting that plans do not have.
     """
 
     image_generation: GenerationConfig
+    plan_generation: dict[str, Any] | None
 
-    def __init__(self, image_generation: GenerationConfig | dict[str, Any] | None = None, **kwargs):
+    def __init__(
+        self,
+        image_generation: GenerationConfig | dict[str, Any] | None = None,
+        plan_generation: dict[str, Any] | None = None,
+        **kwargs,
+    ):
         self.image_generation = image_generation
+        self.plan_generation = plan_generation
         super().__init__(**kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "plan_generation":
+            check_plan_settings(value)
         if name == "image_generation" and not isinstance(value, GenerationConfig):
             value = GenerationConfig(**explicit_settings(value))
         super().__setattr__(name, value)
@@ -85,6 +99,21 @@ def explicit_settings(config: GenerationConfig | dict[str, Any] | None) -> dict[
     if config is not None and not isinstance(config, dict):
         raise ValueError(f"image_generation must be a dict or a GenerationConfig, got {config!r}.")
     return config or {}
+
+
+def check_plan_settings(settings: dict[str, Any] | None) -> None:
+    """Raises a `ValueError` for settings that plans do not have, or that are no dictionary."""
+    if settings is not None and not isinstance(settings, dict):
+        raise ValueError(f"plan_generation must be a dict with settings of a GenerationConfig, got {settings!r}.")
+    # A plan is a text, and ends where a turn does.
+    fixed = ("eos_token_id", "num_return_sequences", "stop_strings", "image_generation", "plan_generation")
+    for name in settings or {}:
+        if name not in SETTINGS or name in fixed:
+            raise ValueError(
+                f"plan_generation must hold settings of a GenerationConfig without {', '.join(fixed[:3])}, "
+                f"got {name!r}."
+            )
+    check_integers(settings or {}, " of plan_generation")
 
 
 def check_integers(settings: dict[str, Any] | ChainMap, suffix: str = "") -> None:

@@ -55,3 +55,22 @@ CHAT_TEMPLATE = (
     .replace("<after>", QUESTION_END)
     .replace("<end>", repr(TURN_END))
 )
+
+
+def one_line(text: str) -> str:
+    """Returns a text without the line breaks that end turns."""
+    return " ".join(text.split(TURN_END)).strip()
+
+
+def turn_end_ids(tokenizer) -> list[int]:
+    """
+    Returns the ids of all tokens that end a turn. Many tokenizers join the line break with the mark before it, as in
+    ".\n".
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
+    """
+    # Names of the line break in byte-level and in sentencepiece vocabularies.
+    breaks = ("\u010a", "<0x0A>", TURN_END)
+    found = {index for token, index in tokenizer.get_vocab().items() if token.endswith(breaks)}
+    return sorted(found | {tokenizer.encode(TURN_END, add_special_tokens=False)[-1]})

@@ -9,6 +9,7 @@ from .language_trainer import LavitForCausalLMTrainer
 from .lora import LoraArguments, lora_config
 from .mixture import MixtureRows, load_mixture
 from .model_card import write_model_card
+from .parts import ImagePart, TextPart
 from .scripts import (
     DataArguments,
     SamplesCallback,
@@ -17,7 +18,7 @@ from .scripts import (
     run_script,
     spread_rows,
 )
-from .sequences import ImagePart, SequenceArguments, SequenceReader, TextPart, read_numbers
+from .sequences import SequenceArguments, SequenceReader, read_numbers
 from .tokenizer_trainer import LavitVisualTokenizerTrainer, TokenizerSchedule, find_collapse
 from .trainer import LavitTrainer, freeze_parts, last_checkpoint
 

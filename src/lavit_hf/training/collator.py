@@ -14,7 +14,7 @@ from transformers import BaseImageProcessor
 from ..diffusion.image_tokens import pad_codes
 from ..modeling.expansion_lavit import IGNORE_INDEX
 from ..processing import LavitProcessor
-from .sequences import ImagePart, Part, TextPart, needs_pixels
+from .parts import ImagePart, Part, TextPart, needs_pixels
 
 
 @dataclass

@@ -45,22 +45,48 @@ def parse_recipe(*argument_classes: type, args: list[str] | None = None) -> tupl
                 f"{args[0]} must hold a mapping of argument names to values, got {type(recipe).__name__}."
             )
         args = [flag for name, value in recipe.items() for flag in _to_flags(name, value)] + args[1:]
-    for index, name in enumerate(args[:-1]):
-        if name == "--bf16" and args[index + 1] == "auto":
-            args[index + 1] = str(has_bfloat16_units())
-    return HfArgumentParser(argument_classes).parse_args_into_dataclasses(args)
+    return HfArgumentParser(argument_classes).parse_args_into_dataclasses(_decide_bf16(args))
 
 
-def has_bfloat16_units() -> bool:
+def has_bfloat16_units(device: str) -> bool | None:
     """
-    Whether this machine computes in bfloat16 faster than in float32: its GPU, or its processor if it has none. Other
-    processors emulate bfloat16, many times slower than float32.
+    Whether a device computes in bfloat16 faster than in float32. Other processors emulate bfloat16, many times slower
+    than float32.
+
+    Args:
+        device (`str`): `"cpu"` or `"cuda"`.
+
+    Returns:
+        `bool`, or None for the processor with a version of torch that cannot tell.
     """
-    if torch.cuda.is_available():
+    if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Older versions of torch do not tell what an x86 processor has.
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return None
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
+def _decide_bf16(args: list[str]) -> list[str]:
+    """Replaces the value "auto" of `--bf16` by what the device has that the run is going to use."""
+    args = [word for arg in args for word in (arg.split("=", 1) if arg.startswith("--bf16=") else (arg,))]
+    places = [
+        index + 1 for index, arg in enumerate(args[:-1]) if arg == "--bf16" and args[index + 1].lower() == "auto"
+    ]
+    if places:
+        parser = HfArgumentParser(_Device)
+        (chosen, _) = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
+        on_gpu = torch.cuda.is_available() and not chosen.use_cpu
+        for place in places:
+            args[place] = str(bool(has_bfloat16_units("cuda" if on_gpu else "cpu")))
+    return args
+
+
+@dataclass
+class _Device:
+    """The argument of a training that decides whether it uses a GPU."""
+
+    use_cpu: bool = False
 
 
 def _to_flags(name: str, value: Any) -> list[str]:

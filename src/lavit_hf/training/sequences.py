@@ -9,50 +9,8 @@ from typing import Any
 
 from ..data.loading import column_names
 from ..processing import read_image
-from ..processing.chat_lavit import QUESTION_END, QUESTION_START, TURN_END
-
-
-@dataclass(frozen=True)
-class TextPart:
-    """
-    A piece of text in a sequence.
-
-    Args:
-        text (`str`): The text.
-        supervised (`bool`, *optional*, defaults to `True`): Whether it is a label.
-        ends_turn (`bool`, *optional*, defaults to `False`):
-            Whether the turn of the model ends with it. The label of the token that follows, in a text that is no label
-            otherwise, is then the end-of-sequence token.
-    """
-
-    text: str
-    supervised: bool = True
-    ends_turn: bool = False
-
-
-@dataclass(frozen=True)
-class ImagePart:
-    """
-    An image in a sequence.
-
-    Args:
-        image: A `PIL.Image.Image`, or another image that `read_image` takes. None where there are codes.
-        codes (`list[int]`, *optional*): The codes of the image, from 0 to codebook size - 1, where they are known.
-        image_input (`str`, *optional*, defaults to `"codes"`):
-            `"features"` or `"codes"`, as in [`LavitForCausalLM.forward`].
-        supervised (`bool`, *optional*, defaults to `True`): Whether the codes of the image are labels.
-        in_drawing_prompt (`bool`, *optional*, defaults to `False`):
-            Whether the image is part of the prompt of a drawing, where the processor may leave out its markers.
-    """
-
-    image: Any = None
-    codes: Sequence[int] | None = None
-    image_input: str = "codes"
-    supervised: bool = True
-    in_drawing_prompt: bool = False
-
-
-Part = TextPart | ImagePart
+from ..processing.chat_lavit import QUESTION_END, QUESTION_START, TURN_END, one_line
+from .parts import ImagePart, Part, TextPart, needs_pixels
 
 
 # The kinds of sequences, and the arguments that name the columns they need.
@@ -65,7 +23,7 @@ KINDS = {
     "interleaved": ("segments_column",),  # or the columns in `sequence_columns`
 }
 # The arguments that may name a column with the plan of an image.
-PLANS = {"draw": "plan_column", "edit": "edited_plan_column"}
+PLANS = {"draw": ("plan_column",), "edit": ("edited_plan_column",)}
 
 
 @dataclass
@@ -142,6 +100,14 @@ class SequenceArguments:
                 f"sequence_columns need a weight of the kind 'interleaved', got {self.sequence_columns} with "
                 f"{self.mixture}."
             )
+        named = {kind: getattr(self, name) for kind, (name,) in PLANS.items()}
+        self.plans = {kind: column for kind, column in named.items() if column is not None and kind in self.weights}
+        missing = [PLANS[kind][0] for kind in PLANS if kind in self.weights and kind not in self.plans]
+        if (self.plans and missing) or (any(named.values()) and not self.plans):
+            raise ValueError(
+                "Either all drawings have plans or none: plan_column is for the kind draw and edited_plan_column for "
+                f"the kind edit, got {self.plan_column!r} and {self.edited_plan_column!r} with {self.mixture}."
+            )
         for name in ("prompt_dropout", "plan_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}.")
@@ -153,7 +119,10 @@ class SequenceArguments:
     def only(self, kind: str) -> "SequenceArguments":
         """Returns the same arguments with `kind` alone and without dropout, for evaluation."""
         columns = self.sequence_columns if kind == "interleaved" else []
-        return replace(self, mixture=[f"{kind}=1"], prompt_dropout=0.0, plan_dropout=0.0, sequence_columns=columns)
+        plans = {name: None for other, (name,) in PLANS.items() if other != kind}
+        return replace(
+            self, mixture=[f"{kind}=1"], prompt_dropout=0.0, plan_dropout=0.0, sequence_columns=columns, **plans
+        )
 
 
 def read_numbers(name: str, entries: list[str]) -> dict[str, float]:
@@ -200,12 +169,13 @@ class SequenceReader:
         """
         names = column_names(dataset)
         needed = [(kind, columns) for kind in self.arguments.weights for columns in self._needed(kind)]
+        needed += [(kind, {column}) for kind, column in self.arguments.plans.items()]
         for kind, columns in needed:
             if not columns & set(names):
                 wanted = " or ".join(map(repr, sorted(columns)))
                 raise ValueError(
                     f"Sequences of the kind {kind!r} need a column {wanted}; the dataset has {', '.join(names)}. "
-                    f"Set {' or '.join([*KINDS[kind], *filter(None, [PLANS.get(kind)])])}."
+                    f"Set {' or '.join([*KINDS[kind], *PLANS.get(kind, ())])}."
                 )
         selected = {name for _, columns in needed for name in columns}
         # The codes of images that enter as features tell how many positions these take.
@@ -218,7 +188,6 @@ class SequenceReader:
         columns = [named[name] for name in KINDS[kind]]
         if kind == "interleaved" and self.arguments.sequence_columns:
             columns = self.arguments.sequence_columns
-        columns = [*columns, *filter(None, [named.get(PLANS.get(kind))])]
         is_image = [column in self.image_columns for column in columns]
         reads = self.arguments.image_inputs == "features" and kind != "edit" and self._reads(is_image)
         return [
@@ -295,16 +264,20 @@ class SequenceReader:
         return [self._given_image(row), TextPart(_one_of(row[self.arguments.caption_column], rng))]
 
     def _draw(self, row: dict, rng: Random) -> list[Part]:
-        prompt = TextPart(_one_of(row[self.arguments.prompt_column], rng), self.arguments.supervise_prompts)
-        return [prompt, *self._plan("draw", row, rng), _image(row, self.image_column)]
+        request = self._request("draw", _one_of(row[self.arguments.prompt_column], rng), row, rng)
+        return [*request, _image(row, self.image_column)]
 
-    def _plan(self, kind: str, row: dict, rng: Random) -> list[Part]:
-        """Returns the end of a request to draw with its plan, or nothing if there is no plan."""
-        column = getattr(self.arguments, PLANS[kind])
-        if column is None or rng.random() < self.arguments.plan_dropout:
-            return []
-        # The first mark is no label. It is the user's, who asks for a plan by it.
-        return [TextPart(TURN_END, supervised=False), TextPart(f"{_one_of(row[column], rng)}{TURN_END}")]
+    def _request(self, kind: str, text: str, row: dict, rng: Random) -> list[Part]:
+        """Returns a request to draw, with the plan of the row if it has one."""
+        column = self.arguments.plans.get(kind)
+        if column is None or not _has_any(row, {column}) or rng.random() < self.arguments.plan_dropout:
+            return [TextPart(text, self.arguments.supervise_prompts)]
+        plan = _one_of(row[column], rng).strip()
+        if TURN_END in plan:
+            raise ValueError(f"A plan must be a single line, got {plan!r} in column {column!r}.")
+        # The mark behind the request is no label. It is the user's, who asks for a plan by it.
+        request = TextPart(one_line(text), self.arguments.supervise_prompts)
+        return [request, TextPart(TURN_END, supervised=False), TextPart(f"{plan}{TURN_END}")]
 
     def _text(self, row: dict, rng: Random) -> list[Part]:
         return [TextPart(_one_of(row[self.arguments.text_column], rng))]
@@ -331,8 +304,8 @@ class SequenceReader:
     def _edit(self, row: dict, rng: Random) -> list[Part]:
         arguments = self.arguments
         before = _image(row, self.image_column, supervised=arguments.supervise_images, in_drawing_prompt=True)
-        instruction = TextPart(_one_of(row[arguments.instruction_column], rng), arguments.supervise_prompts)
-        return [before, instruction, *self._plan("edit", row, rng), _image(row, arguments.edited_image_column)]
+        request = self._request("edit", _one_of(row[arguments.instruction_column], rng), row, rng)
+        return [before, *request, _image(row, arguments.edited_image_column)]
 
     def _interleaved(self, row: dict, rng: Random) -> list[Part]:
         segments = list(self._list_segments(row, rng))
@@ -373,11 +346,6 @@ class SequenceReader:
             else:
                 yield {"type": "text", "text": TURN_END * follows_text + _one_of(row[column], rng)}
                 follows_text = True
-
-
-def needs_pixels(part: ImagePart) -> bool:
-    """Whether the image `part` enters the model as pixels, since it enters as features or its codes are not known."""
-    return part.codes is None or part.image_input != "codes"
 
 
 def _image(row: dict, column: str, image_input: str = "codes", **kwargs) -> ImagePart:

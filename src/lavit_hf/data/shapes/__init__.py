@@ -7,7 +7,8 @@ from .judging import ReadObject, keeps_background, match_objects, read_scene, sc
 from .loading import load_shapes
 from .own_words import OwnWords, load_own_words
 from .prompts import request_scene
-from .questions import QUESTION_KINDS, Question, ask_questions, conclude
+from .questions import QUESTION_KINDS, Question, ask_questions
+from .references import conclude
 from .rendering import annotate_scene, render_scene
 from .scenes import COLORS, LABELS, PLACES, SHAPES, SIZES, SPLITS, Background, Scene, ShapeObject, sample_scene
 

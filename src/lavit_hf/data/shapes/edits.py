@@ -8,7 +8,8 @@ from random import Random
 
 from .captions import PLACE_PHRASES as PLAIN_PLACES
 from .captions import name_object
-from .questions import refer_to, relate_to_one
+from .own_words import is_own_words
+from .references import refer_to, relate_to_one
 from .scenes import (
     COLORS,
     MAX_OBJECTS,
@@ -23,7 +24,17 @@ from .scenes import (
     sample_paint,
     sample_radius,
 )
-from .words import COLOR_WORDS, SIZE_WORDS, add_article, choose, phrase_name, phrase_place, refer_freely
+from .small_talk import add_talk, respell
+from .words import (
+    COLOR_WORDS,
+    SIZE_WORDS,
+    add_article,
+    choose,
+    phrase_name,
+    phrase_place,
+    refer_freely,
+    steps_to_middle,
+)
 
 
 @dataclass(frozen=True)
@@ -39,8 +50,8 @@ def edit_scene(scene: Scene, rng: Random, kinds: Sequence[str] | None = None) ->
     """
     Draws a change that fits a scene. The changed scene has 1 to 4 objects, follows the rules of [`sample_scene`] and
     belongs to the split of `scene`. Everything that the instruction does not name stays exactly the same. In the split
-    "train", an instruction may leave the size and the place of an added object open, as people do. In the other splits
-    it states both, so that one scene alone is right.
+    "train", an instruction may leave the size and the place of an added object and the size and the color of a
+    replacement open, as people do. In the other splits it states them, so that one scene alone is right.
 
     Args:
         scene ([`Scene`]): The scene to change.
@@ -58,9 +69,9 @@ def edit_scene(scene: Scene, rng: Random, kinds: Sequence[str] | None = None) ->
     rng.shuffle(kinds)
     for kind in kinds:
         for instruction, objects in EDIT_KINDS[kind](scene, rng):
-            edited = replace(scene, objects=objects)
-            if edited.split == scene.split:
-                return Edit(_frame(instruction, rng), kind, edited)
+            edited, text = replace(scene, objects=objects), _frame(instruction, rng)
+            if edited.split == scene.split and not is_own_words(text):
+                return Edit(text, kind, edited)
     raise ValueError(f"No edit of the kinds {kinds} keeps this scene of {len(scene.objects)} in {scene.split!r}.")
 
 
@@ -76,6 +87,7 @@ def _recolor(scene: Scene, rng: Random) -> Changes:
         *("make the color of {} {}", "turn {} into {}", "set the color of {} to {}", "i would like {} in {}"),
         *("{} needs to be {}", "{} must become {}", "dye {} {}", "have {} in {}", "switch the color of {} to {}"),
         *("make {} become {}", "i don't like the color of {}, make it {}", "could {} be {} instead?"),
+        *("{} in {}", "{}: {}", "{} {} please", "{} to {}", "i think {} would look better in {}"),
     )
     for item, color in product(_shuffled(scene.objects, rng), _shuffled(COLORS, rng)):
         if color != item.color:
@@ -107,6 +119,15 @@ def _remove(scene: Scene, rng: Random) -> Changes:
         ),
         *("{} should go", "throw {} away", "lose {}", "clear {}", "{} has to go", "no {} please", "rub out {}"),
         *("remove {} from the picture", "eliminate {}", "take {} out of the picture", "i don't like {}, remove it"),
+        *(
+            "no {} anymore",
+            "no more {}",
+            "{} away",
+            "without {}",
+            "i can do without {}",
+            "don't show {}",
+            "{}: delete",
+        ),
     )
     for item in _shuffled(scene.objects, rng):
         if len(scene.objects) > 1:
@@ -118,6 +139,16 @@ def _add(scene: Scene, rng: Random) -> Changes:
         *("add {}", "put {}", "draw {}", "insert {}", "place {}", "add {} too", "also add {}", "i also want {}"),
         *("include {}", "there should be {}", "i'd like {} as well", "add one more thing: {}", "i want {} too"),
         *("put in {}", "paint {}", "create {}", "give me {} too", "i need {} as well", "add another shape: {}"),
+        *(
+            "one more: {}",
+            "throw in {}",
+            "{} as well",
+            "plus {}",
+            "there's room, so add {}",
+            "{} is missing",
+            "now {}",
+        ),
+        *("complete it with {}", "also {}", "and {}", "i would like to have {} too", "can there be {} as well?"),
     )
     free = _free_places(scene) if len(scene.objects) < MAX_OBJECTS else []
     is_exact = scene.split != "train"
@@ -144,12 +175,14 @@ def _replace(scene: Scene, rng: Random) -> Changes:
         *("exchange {} for {}", "make {} {}", "substitute {} with {}", "instead of {}, draw {}", "change {} to {}"),
         *("put {1} in place of {0}", "put {1} where {0} is", "{1} instead of {0}", "i want {1} instead of {0}"),
         *("switch {} for {}", "transform {} into {}", "make {} become {}", "let {1} take the place of {0}"),
+        *("swap out {} for {}, in the same spot", "{} out, {} in", "not {} but {}", "{} becomes {}", "{} into {}"),
+        *("use {1} in the place of {0}", "where {} is there should be {}", "trade {} for {}", "turn {} to {}"),
     )
     for item in _shuffled(scene.objects, rng):
         name = _refer(item, scene, rng)
         for shape, color, size in _new_names(rng):
             told = ("shape", "color", "size")
-            if rng.random() >= 0.7:
+            if scene.split == "train" and rng.random() >= 0.7:
                 told = ("shape", "color") if rng.random() < 0.5 else ("shape",)
             values = {"shape": shape, "color": color, "size": size}
             # Fields that the instruction leaves out stay as they are.
@@ -180,21 +213,27 @@ def _move(scene: Scene, rng: Random) -> Changes:
             "let {} be {}",
         ),
         *("move {} so that it is {}", "relocate {} so that it is {}", "push {} {}", "have {} {}", "drag {} {}"),
+        *("{} goes {}", "{} {}", "let {} sit {} instead", "move {} over {}", "{} {} please", "{} would be better {}"),
     )
     towards = (
         *("move {} to the {}", "shift {} to the {}", "bring {} to the {}", "drag {} to the {}", "push {} to the {}"),
         *("slide {} to the {}", "{} should move to the {}", "relocate {} to the {}", "send {} to the {}"),
+        *("{} to the {}", "{} to the {} please", "shift {} over to the {}", "{} has to go to the {}", "{}: to the {}"),
     )
     for item, place in product(_shuffled(scene.objects, rng), _shuffled(_free_places(scene), rng)):
         moved = place_object(rng, item, place, _others(scene, item))
         if moved:
             name, share = _refer(item, scene, rng), rng.random()
+            # "To the left" leaves the row as it is. Elsewhere the middle of the left side has to be named.
+            row, column = steps_to_middle(item.place)
+            keeps = {"left": row, "right": row, "top": column, "bottom": column}.get(place, 0) == 0
+            exact = not keeps and (scene.split != "train" or rng.random() < 0.5)
             if share < 0.3:
-                text = rng.choice(towards).format(name, phrase_place(place, rng, bare=True))
-            elif share < 0.5:
+                text = rng.choice(towards).format(name, phrase_place(place, rng, bare=True, exact=exact))
+            elif share < 0.5 and not exact:
                 text = choose(wordings, rng).format(name, choose(PLAIN_PLACES[place], rng))
             else:
-                text = choose(wordings, rng).format(name, phrase_place(place, rng))
+                text = choose(wordings, rng).format(name, phrase_place(place, rng, exact=exact))
             yield text, _put(scene, item, moved)
 
 
@@ -202,10 +241,18 @@ def _resize(scene: Scene, rng: Random) -> Changes:
     larger = (
         *("enlarge {}", "make {} bigger", "make {} larger", "grow {}", "increase the size of {}", "blow up {}"),
         *("scale up {}", "{} should be bigger", "i want {} bigger", "{} is too small", "expand {}"),
+        *(
+            "{} is too small, make it big",
+            "{} bigger",
+            "bigger {} please",
+            "i need a bigger size for {}",
+            "{}: larger",
+        ),
     )
     smaller = (
         *("shrink {}", "make {} smaller", "reduce {}", "reduce the size of {}", "scale down {}", "make {} littler"),
         *("{} should be smaller", "i want {} smaller", "{} is too big", "decrease the size of {}"),
+        *("{} is too big, make it small", "{} smaller", "smaller {} please", "i need a smaller size for {}"),
     )
     plain = ("make {} {}", "turn {} {}", "i want {} to be {}", "{} should be {}", "make {} {} instead", "let {} be {}")
     for item in _shuffled(scene.objects, rng):
@@ -218,6 +265,8 @@ def _resize(scene: Scene, rng: Random) -> Changes:
                 text = choose(plain, rng).format(name, choose(SIZE_WORDS[size], rng))
             else:
                 text = rng.choice(larger if size == "large" else smaller).format(name)
+                if len(scene.objects) == 1 and rng.random() < 0.3:
+                    text = rng.choice(("bigger", "larger") if size == "large" else ("smaller", "make it smaller"))
             yield text, _put(scene, item, resized)
 
 
@@ -246,13 +295,13 @@ ORDERS = frozenset(
 
 def _frame(instruction: str, rng: Random) -> str:
     """Makes an instruction polite, or ends it with a mark."""
-    if rng.random() < 0.3:
-        orders = instruction.split()[0] in ORDERS and "?" not in instruction
+    if rng.random() < 0.3 and "?" not in instruction and "please" not in instruction:
+        orders = instruction.split()[0] in ORDERS
         instruction = rng.choice(POLITE if orders else ("{} please", "{}, please", "please, {}", "{}, thanks")).format(
             instruction
         )
     ending = "" if instruction.endswith(("?", ".")) else rng.choice(("", "", "", "", ".", ".", "!"))
-    return instruction + ending
+    return respell(add_talk(instruction + ending, rng, asks_to_draw=False), rng)
 
 
 def _shuffled(values: Sequence, rng: Random) -> list:

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count, islice
+from random import Random
 from typing import TYPE_CHECKING
 
 from .captions import describe_layout, describe_scene
 from .edits import edit_scene
+from .own_words import is_own_words
 from .prompts import request_scene
 from .questions import ask_questions
 from .rendering import annotate_scene, render_scene
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     import datasets
 
 # Part of the key of the cache. Raise it with every change of the rows.
-DATASET_VERSION = 6
+DATASET_VERSION = 8
 ROWS_PER_SHARD = 500
 NUM_CAPTIONS = 4
 NUM_PROMPTS = 4
@@ -56,6 +59,7 @@ def load_shapes(
         - `caption` (str), `instruction` (str), `edit_kind` (str);
         - `captions`, `edited_captions` (lists of 4 str): in several wordings, of which `caption` is the first;
         - `prompts` (list of 4 str): requests to draw `image`, in freer words than those of captions;
+        - `planned_prompts` (list of 4 str): the prompts, each with `layout` in the next line;
         - `layout`, `edited_layout` (str): the objects in the order of reading, as [`describe_layout`] lists them;
         - `questions`, `answers`, `question_kinds` (lists of at most 8 str);
         - `scene`, `edited_scene` (lists of dicts): the objects, with `shape`, `color`, `size`, `place`, and `x`, `y`,
@@ -104,19 +108,23 @@ def make_row(index: int, split: str = "train", seed: int = 0, image_size: int = 
     scene = sample_scene(index, split, seed)
     questions = ask_questions(scene, scene_rng(index, split, seed, "questions"))
     edit = edit_scene(scene, scene_rng(index, split, seed, "edit"))
-    purposes = ["caption", *(f"caption {number}" for number in range(1, 2 * NUM_CAPTIONS))]
-    rngs = [scene_rng(index, split, seed, purpose) for purpose in purposes]
-    captions = [describe_scene(scene, rng) for rng in rngs[:NUM_CAPTIONS]]
+
+    def write(make: Callable[[Scene, Random], str], scene: Scene, purpose: str, how_many: int) -> list[str]:
+        texts = (make(scene, scene_rng(index, split, seed, f"{purpose} {number}")) for number in count())
+        return list(islice((text for text in texts if not is_own_words(text)), how_many))
+
+    captions = write(describe_scene, scene, "caption", NUM_CAPTIONS)
+    prompts = write(request_scene, scene, "prompt", NUM_PROMPTS)
+    layout = describe_layout(scene)
     return {
         "index": index,
         "image": render_scene(scene, image_size),
         "annotation": annotate_scene(scene, image_size),
         "caption": captions[0],
         "captions": captions,
-        "prompts": [
-            request_scene(scene, scene_rng(index, split, seed, f"prompt {number}")) for number in range(NUM_PROMPTS)
-        ],
-        "layout": describe_layout(scene),
+        "prompts": prompts,
+        "planned_prompts": [f"{prompt}\n{layout}" for prompt in prompts],
+        "layout": layout,
         "scene": list_objects(scene),
         "questions": [question.text for question in questions],
         "answers": [question.answer for question in questions],
@@ -124,7 +132,7 @@ def make_row(index: int, split: str = "train", seed: int = 0, image_size: int = 
         "instruction": edit.instruction,
         "edit_kind": edit.kind,
         "edited_image": render_scene(edit.scene, image_size),
-        "edited_captions": [describe_scene(edit.scene, rng) for rng in rngs[NUM_CAPTIONS:]],
+        "edited_captions": write(describe_scene, edit.scene, "edited caption", NUM_CAPTIONS),
         "edited_layout": describe_layout(edit.scene),
         "edited_scene": list_objects(edit.scene),
     }
@@ -147,6 +155,7 @@ def _features(datasets) -> datasets.Features:
             "caption": text,
             "captions": datasets.List(text),
             "prompts": datasets.List(text),
+            "planned_prompts": datasets.List(text),
             "layout": text,
             "scene": datasets.List(item),
             "questions": datasets.List(text),

@@ -1,9 +1,11 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Prompts, questions and edits that were written by hand, without a look at the wordings that models learn from."""
+"""Prompts, questions and edits that were written by hand, and that models do not learn from."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from itertools import permutations
 
@@ -15,6 +17,7 @@ from .scenes import Background, Scene, ShapeObject, sample_object, sample_scene,
 FIELDS = ("shape", "color", "size", "place")
 CLEAR_DISTANCE = 1 / 8  # of the side, between objects of which one is above or left of the other
 NEAR_DISTANCE = 1 / 2  # of the side, between objects that are next to each other
+ASIDE = 1 / 6  # of the side, by which objects next to each other may be out of line
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,34 @@ class OwnWords:
         )
 
 
+def is_own_words(text: str) -> bool:
+    """Returns whether a text is one of [`load_own_words`], whatever its case, marks, spelling and polite words."""
+    return _letters(text) in _all_letters()
+
+
+@cache
+def _all_letters() -> frozenset[str]:
+    return frozenset(_letters(entry["text"]) for entry in _read_file())
+
+
+def _letters(text: str) -> str:
+    words = re.findall("[a-z0-9]+", text.lower().replace("colour", "color").replace("centre", "center"))
+    return " ".join(word for word in words if word not in _POLITE)
+
+
+_POLITE = frozenset("please pls plz thanks thank you hi hello hey now just ok".split())
+
+
+def _read_file() -> list[dict]:
+    return json.loads(resources.files(__package__).joinpath("own_words.json").read_text(encoding="utf-8"))
+
+
 def load_own_words() -> list[OwnWords]:
     """
     Loads the 200 texts: 110 prompts to draw, 50 questions and 40 edits, with synonyms, counts, relations, capitals,
-    polite forms and several sentences. They are for evaluation and never for training.
+    polite forms and several sentences. They are for evaluation: no text of [`load_shapes`] is one of them.
     """
-    text = resources.files(__package__).joinpath("own_words.json").read_text(encoding="utf-8")
-    return [_read_entry(index, entry) for index, entry in enumerate(json.loads(text))]
+    return [_read_entry(index, entry) for index, entry in enumerate(_read_file())]
 
 
 def _read_entry(index: int, entry: dict) -> OwnWords:
@@ -94,6 +118,11 @@ def _fits(described: DescribedObject, found: ReadObject) -> bool:
 def _holds(first: ReadObject, relation: str, second: ReadObject) -> bool:
     across, down = second.x - first.x, second.y - first.y
     if relation == "next to":
-        return (across**2 + down**2) ** 0.5 <= NEAR_DISTANCE
-    step = {"above": down, "below": -down, "left of": across, "right of": -across}[relation]
-    return step >= CLEAR_DISTANCE
+        return (across**2 + down**2) ** 0.5 <= NEAR_DISTANCE and min(abs(across), abs(down)) <= ASIDE
+    step, other = {
+        "above": (down, across),
+        "below": (-down, across),
+        "left of": (across, down),
+        "right of": (-across, down),
+    }[relation]
+    return step >= max(CLEAR_DISTANCE, abs(other))

@@ -1,29 +1,27 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Requests to draw scenes, in the many words in which people write them."""
 
-from collections import Counter
 from collections.abc import Sequence
 from random import Random
 
-from .captions import describe_scene, join_words
-from .scenes import Scene, ShapeObject
+from .captions import NUMBERS, describe_scene, join_words
+from .prompt_lists import Wording, count_shapes, group_equal, list_objects_freely, name_group
+from .scenes import COLORS, SHAPES, Scene, ShapeObject
+from .small_talk import add_talk, respell
 from .words import (
     COLOR_WORDS,
-    COUNTS,
-    EQUAL_WORDS,
-    RELATION_PHRASES,
-    SHAPE_WORDS,
     SIZE_WORDS,
     add_article,
     choose,
     find_relations,
     phrase_name,
     phrase_place,
+    phrase_relation,
     pluralize,
 )
 
 
-# What people write before and after what they want to see.
+# Words that people write before and after the objects that they want to see.
 STARTS = (
     *("draw {}", "draw me {}", "please draw {}", "draw {} please", "draw {}, please", "can you draw {}?"),
     *(
@@ -72,19 +70,23 @@ STARTS = (
         "can you please make an image with {}?",
         "as a picture: {}",
     ),
-)
-JOINS = (
-    " and ",
-    ", ",
-    ", and ",
-    " with ",
-    " plus ",
-    " as well as ",
-    " together with ",
-    "; ",
-    " & ",
-    " and also ",
-    " + ",
+    *("gimme {}", "i wanna see {}", "may i have {}?", "let there be {}", "{} would be great", "{} would be nice"),
+    *("what about {}?", "do me a favor and draw {}", "i was thinking of {}", "could i see {}", "show us {}", "add {}"),
+    *("my kid wants {}", "can we have {}", "can u draw {}", "could u make {}", "pls draw {}", "{} pls", "try {}"),
+    *(
+        "i'm after {}",
+        "nothing but {}",
+        "a nearly empty picture with {}",
+        "something like {}",
+        "there should just be {}",
+    ),
+    *(
+        "is it possible to draw {}?",
+        "what i want is {}",
+        "i feel like {}",
+        "all i need is {}",
+        "put {} in the picture",
+    ),
 )
 # A second object, after a first one that is "it".
 LINKS = (
@@ -107,173 +109,89 @@ def request_scene(scene: Scene, rng: Random) -> str:
     Asks for a picture of `scene` in lower case, in one of many wordings that `rng` draws: with synonyms, counts,
     relations or several sentences, and with or without sizes and places. All that the text says holds in the scene.
     """
-    if rng.random() < 0.15:
+    if rng.random() < 0.12:
         return describe_scene(scene, rng)
     # Either all objects have their sizes and places told, or some, or none.
     size_share, place_share = rng.choice((0, 0, 0.5, 1, 1)), rng.choice((0, 0.5, 1, 1))
-    plan = _Plan(rng, size_share, place_share)
+    wording = Wording(rng, size_share, place_share)
     objects = list(scene.objects)
     rng.shuffle(objects)
     share = rng.random()
     if share < 0.05:
-        text = _frame(_count_shapes(objects, rng), rng)
+        text = _frame(count_shapes(objects, rng), rng)
     elif len(objects) > 1 and share < 0.35:
-        text = _relate(objects, plan)
+        text = _relate(objects, wording)
     elif len(objects) > 1 and share < 0.46:
-        text = _write_sentences(objects, plan)
+        text = _write_sentences(objects, wording)
     elif share < 0.54:
-        text = _write_notes(objects, plan)
+        text = _write_notes(objects, wording)
+    elif share < (0.7 if len(objects) == 1 else 0.6):
+        text = _write_traits(objects, wording)
+    elif len(objects) > 1 and share < 0.65:
+        text = _write_columns(objects, wording)
     else:
-        text = _frame(_list(objects, plan), rng)
+        text = _frame(list_objects_freely(objects, wording), rng)
     if rng.random() < 0.06:
         text = f"{text.rstrip('?. ')} {choose(('on', 'against', 'over', 'with'), rng)} {_name_background(scene, rng)}"
-    return text + rng.choice(("", "", "", "", ".", ".", "!")) * (text[-1] not in "?.!")
+    if rng.random() < 0.05:
+        text = _deny(text, scene, rng)
+    text += rng.choice(("", "", "", "", ".", ".", "!")) * (text[-1] not in "?.!")
+    return respell(add_talk(text, rng), rng)
 
 
-class _Plan:
-    """The words of one text: how many of its objects have their size and their place told."""
-
-    def __init__(self, rng: Random, size_share: float, place_share: float):
-        self.rng, self.size_share, self.place_share = rng, size_share, place_share
-
-    def name(self, item: ShapeObject, count: int = 1, tells_size: bool | None = None) -> str:
-        """Names an object without its place, or `count` equal ones with a number."""
-        tells_size = self.rng.random() < self.size_share if tells_size is None else tells_size
-        size = item.size if tells_size else None
-        words = phrase_name(self.rng, item.shape, item.color, size, count)
-        if count == 1:
-            return add_article(words, self.rng)
-        return f"{choose(COUNTS[count], self.rng)} {words}"
-
-    def place(self, item: ShapeObject) -> str | None:
-        """Returns words for the place of an object, or None where it is left out."""
-        return phrase_place(item.place, self.rng) if self.rng.random() < self.place_share else None
-
-
-def _group(objects: Sequence[ShapeObject], rng: Random) -> list[list[ShapeObject]]:
-    """Groups objects of one shape and color, mostly of one size, too."""
-    groups: dict[tuple, list[ShapeObject]] = {}
-    by_size = rng.random() < 0.8
-    for item in objects:
-        groups.setdefault((item.shape, item.color, item.size if by_size else None), []).append(item)
-    return list(groups.values())
-
-
-def _list(objects: Sequence[ShapeObject], plan: _Plan) -> str:
-    rng, parts = plan.rng, []
-    if len(objects) > 1 and rng.random() < 0.2 and (text := _list_kin(objects, plan)):
-        return text
-    if len(objects) > 1 and len({item.size for item in objects}) == 1 and plan.size_share < 1 and rng.random() < 0.2:
-        names = [_name_group(group, _Plan(rng, 0, plan.place_share)) for group in _group(objects, rng)]
-        size = choose(SIZE_WORDS[objects[0].size], rng)
-        every = "both" if len(objects) == 2 else "all"
-        return (
-            f"{join_words(names)}, {rng.choice((f'{every} {size}', f'{every} of them {size}', f'{every} are {size}'))}"
-        )
-    groups = _group(objects, rng) if rng.random() < 0.9 else [[item] for item in objects]
-    for group in groups:
-        parts.append(_name_group(group, plan))
-    if len(parts) > 1 and rng.random() < 0.6:
-        return f"{', '.join(parts[:-1])}{rng.choice((' and ', ', and ', ' and '))}{parts[-1]}"
-    return rng.choice(JOINS).join(parts)
-
-
-def _count_shapes(objects: Sequence[ShapeObject], rng: Random) -> str:
-    """Tells the shapes alone, as in "two circles and a star"."""
-    counts = Counter(item.shape for item in objects)
-    names = [
-        add_article(phrase_name(rng, shape), rng)
-        if count == 1
-        else f"{choose(COUNTS[count], rng)} {phrase_name(rng, shape, count=count)}"
-        for shape, count in counts.items()
-    ]
-    return join_words(names)
-
-
-def _list_kin(objects: Sequence[ShapeObject], plan: _Plan) -> str | None:
-    """Names two objects that share their shape or their color together, as in "two stars, one red and one blue"."""
-    rng, first = plan.rng, objects[0]
-    for shared, other in rng.sample((("shape", "color"), ("color", "shape"), ("shape", "size")), 3):
-        kin = [item for item in objects if getattr(item, shared) == getattr(first, shared)]
-        if len(kin) != 2 or getattr(kin[0], other) == getattr(kin[1], other):
-            continue
-        if other == "size" and kin[0].color != kin[1].color:
-            continue
-        one, two = (choose(_WORDS[other][getattr(item, other)], rng) for item in kin)
-        both = f"{add_article(one)} and {add_article(two)}"
-        name = choose(_WORDS[shared][getattr(first, shared)], rng)
-        if shared == "color":
-            texts = (f"{add_article(name)} {one} and {two}", f"two {name} shapes: {both}", f"{both}, both {name}")
-        else:
-            name = f"{first.color} {name}" if other == "size" else name
-            names = pluralize(name)
-            texts = (
-                *(f"two {names}, one {one} and one {two}", f"two {names}, one {one}, one {two}", f"{both} {name}"),
-                *(f"{add_article(one)} {name} and {add_article(two)} one", f"2 {names}: {one} and {two}"),
-            )
-        rest = [item for item in objects if item not in kin]
-        return rng.choice(texts) + (f"{rng.choice((', ', ' and ', ', plus '))}{_list(rest, plan)}" if rest else "")
-    return None
-
-
-_WORDS = {"shape": SHAPE_WORDS, "color": COLOR_WORDS, "size": SIZE_WORDS}
-
-
-def _name_group(group: Sequence[ShapeObject], plan: _Plan) -> str:
-    rng, first = plan.rng, group[0]
-    if len(group) == 1:
-        place = plan.place(first)
-        if place is None:
-            return plan.name(first)
-        share = rng.random()
-        if share < 0.12:
-            return f"{place} {plan.name(first)}"
-        return f"{plan.name(first)}{rng.choice((' that is', ' which is', ',')) if share > 0.92 else ''} {place}"
-    has_one_size = len({item.size for item in group}) == 1
-    name = plan.name(first, len(group), tells_size=None if has_one_size else False)
-    if has_one_size and name.startswith("two ") and rng.random() < 0.1:
-        name = f"two {rng.choice(EQUAL_WORDS)} {name.removeprefix('two ')}"
-    places = [phrase_place(item.place, rng) for item in group]
-    if rng.random() > plan.place_share:
-        return name
-    share, last = rng.random(), "the other" if len(group) == 2 else "one"
-    if share < 0.5:
-        pieces = [f"one {place}" for place in places[:-1]]
-        return f"{name}, {', '.join(pieces)} and {last} {places[-1]}"
-    return f"{name} {', '.join(places[:-1])} and {places[-1]}"
-
-
-def _relate(objects: Sequence[ShapeObject], plan: _Plan) -> str:
+def _relate(objects: Sequence[ShapeObject], wording: Wording) -> str:
     """Tells where one object is relative to another, and lists the others."""
-    rng, (first, second, *others) = plan.rng, objects
+    rng, (first, second, *others) = wording.rng, objects
     relations = find_relations(first, second)
     if not relations:
-        return _frame(_list(objects, plan), rng)
-    relation = choose(RELATION_PHRASES[rng.choice(relations)], rng)
-    sparse = _Plan(rng, plan.size_share, plan.place_share * 0.3)
+        return _frame(list_objects_freely(objects, wording), rng)
+    key = rng.choice(relations)
+    relation = phrase_relation(key, first, second, rng)
+    sparse = Wording(rng, wording.size_share, wording.place_share * 0.3)
     one, other = sparse.name(first), sparse.name(second)
     share = rng.random()
     place = sparse.place(second)
+    if others and share < 0.12 and (chained := find_relations(second, others[0])):
+        third = sparse.name(others[0])
+        link = rng.choice((", which is {} {}", ", and that is {} {}", " {} {}", ". the {name} is {} {}"))
+        name = phrase_name(rng, second.shape)
+        text = f"{one} {relation} {other}" + link.format(
+            phrase_relation(rng.choice(chained), second, others[0], rng), third, name=name
+        )
+        others = others[1:]
+        return _frame(text + (f", plus {list_objects_freely(others, sparse)}" if others else ""), rng)
+    if share < 0.24:
+        verb = rng.choice(("is", "there is", "goes", "sits", "put", "i want", "there's", "comes", "add", "hangs"))
+        text = f"{relation} {other}{f' {place}' if place else ''} {verb} {one}"
+        if others:
+            text += f"{rng.choice((', and ', '. ', ', also '))}{list_objects_freely(others, sparse)}"
+        return text
+    if share < 0.3 and key in ("left of", "right of"):
+        side = key.removesuffix(" of")
+        text = f"{other} {rng.choice(('with', 'and'))} {one} {rng.choice(('to its', 'on its'))} {side}"
+        return _frame(text + (f", plus {list_objects_freely(others, sparse)}" if others else ""), rng)
     if share < 0.6:
         text = f"{one} {relation} {other}" + (f" {place}" if place else "")
         if others:
-            text += f"{rng.choice((' and ', ', ', ', plus ', '. also '))}{_list(others, sparse)}"
+            text += f"{rng.choice((' and ', ', ', ', plus ', '. also '))}{list_objects_freely(others, sparse)}"
         return _frame(text, rng)
     if share < 0.8:
         start = _frame(other + (f" {place}" if place else ""), rng).rstrip("?. ")
-        text = start + rng.choice(LINKS).format(relation=relation, one=one, it=rng.choice(("it", "it", "that")))
+        text = start + rng.choice(LINKS).format(
+            relation=relation, one=one, it=rng.choice(("it", "it", "that", "this one"))
+        )
     else:
         it = f"the {phrase_name(rng, second.shape, second.color if second.shape == first.shape else None)}"
         text = _frame(other, rng).rstrip("?. ") + rng.choice(LINKS).format(relation=relation, one=one, it=it)
     if others:
         start = rng.choice(("also ", "and ", "", "there is also ", "add "))
-        text = f"{text.rstrip('?. ')}. {start}{_list(others, sparse)}"
+        text = f"{text.rstrip('?. ')}. {start}{list_objects_freely(others, sparse)}"
     return text
 
 
-def _write_sentences(objects: Sequence[ShapeObject], plan: _Plan) -> str:
-    rng = plan.rng
-    pieces = [_name_group(group, plan) for group in _group(objects, rng)]
+def _write_sentences(objects: Sequence[ShapeObject], wording: Wording) -> str:
+    rng = wording.rng
+    pieces = [name_group(group, wording) for group in group_equal(objects, rng)]
     first, links = rng.choice(
         (
             ("{}", ("{}",)),
@@ -289,23 +207,104 @@ def _write_sentences(objects: Sequence[ShapeObject], plan: _Plan) -> str:
     return ". ".join(sentences) + "."
 
 
-def _write_notes(objects: Sequence[ShapeObject], plan: _Plan) -> str:
+def _write_notes(objects: Sequence[ShapeObject], wording: Wording) -> str:
     """Writes objects in a few words without articles, as in "top left: red star, small"."""
-    rng, notes = plan.rng, []
-    style = rng.randrange(4)
+    rng, notes = wording.rng, []
+    style = rng.randrange(5)
     for item in objects:
-        size = item.size if rng.random() < plan.size_share else None
-        place = item.place if rng.random() < max(plan.place_share, 0.3) else None
+        size = item.size if rng.random() < wording.size_share else None
+        place = item.place if rng.random() < max(wording.place_share, 0.3) else None
         if style == 0:
             name = phrase_name(rng, item.shape, item.color, size)
             notes.append(f"{place}: {name}" if place else name)
+        elif style == 4:
+            fields = {"shape": phrase_name(rng, item.shape), "color": item.color, "size": size, "place": place}
+            fields = {name: value for name, value in fields.items() if value}
+            names = rng.sample(list(fields), len(fields))
+            mark = rng.choice((". ", ", ", " "))
+            notes.append(mark.join(f"{name}: {fields[name]}" for name in names))
         elif style == 1:
             words = [phrase_name(rng, item.shape), item.color, size, place]
             notes.append(", ".join(filter(None, words)) if len(objects) == 1 else " ".join(filter(None, words)))
         else:
             name = phrase_name(rng, item.shape, item.color, size)
-            notes.append(" ".join(filter(None, (name, place or phrase_place(item.place, rng) if place else None))))
-    return rng.choice((", ", "; ", ". ", " and ", ", ", "\n")).join(notes)
+            told = place and rng.choice((place, phrase_place(item.place, rng)))
+            notes.append(" ".join(filter(None, (name, told))))
+    return rng.choice((", ", "; ", ". ", " and ")).join(notes)
+
+
+def _write_traits(objects: Sequence[ShapeObject], wording: Wording) -> str:
+    """Tells each object in several short sentences: "there is a star. it is blue. make it big"."""
+    rng, texts = wording.rng, []
+    for item in objects:
+        traits = [("color", choose(COLOR_WORDS[item.color], rng))]
+        if rng.random() < wording.size_share:
+            traits.append(("size", choose(SIZE_WORDS[item.size], rng)))
+        if place := wording.place(item):
+            traits.append(("place", place))
+        rng.shuffle(traits)
+        before = [word for field, word in traits[: rng.randrange(2)] if field != "place"]
+        rest = [trait for trait in traits if trait[1] not in before]
+        noun = add_article(" ".join([*before, phrase_name(rng, item.shape)]), rng)
+        start = rng.choice(("{}", "draw {}", "there is {}", "i want {}", "just {}", "it's {}", "one thing: {}"))
+        style = rng.randrange(3)
+        pieces = [start.format(noun)]
+        for field, word in rest:
+            if style == 0:
+                pieces.append(word)
+            elif field == "place":
+                pieces.append(
+                    rng.choice(("put it {}", "it is {}", "it's {}", "place it {}", "it goes {}")).format(word)
+                )
+            else:
+                forms = ("it is {}", "make it {}", "it's {}", "it has to be {}", "and it is {}", "it should be {}")
+                pieces.append(rng.choice(forms).format(word))
+        texts.append(rng.choice((". ", ", ", ". ", ", and ") if style else (". ", ", ")).join(pieces))
+    return rng.choice((". ", ". then ", ". also ")).join(texts)
+
+
+def _write_columns(objects: Sequence[ShapeObject], wording: Wording) -> str:
+    """Tells one thing of all objects after the other: "a star and a ring, the star is red, the ring is blue"."""
+    rng = wording.rng
+    field = rng.choice(("color", "color", "size", "place"))
+    known = {"color": COLOR_WORDS, "size": SIZE_WORDS}
+    words = [
+        choose(known[field][getattr(item, field)], rng) if field in known else phrase_place(item.place, rng)
+        for item in objects
+    ]
+    rest = ["color"] if field != "color" else ["size"] if rng.random() < wording.size_share else []
+    names = [phrase_name(rng, item.shape, **{name: getattr(item, name) for name in rest}) for item in objects]
+    shapes = [item.shape for item in objects]
+    things = [add_article(name, rng) for name in names]
+    if len(set(words)) == 1 and field != "place":
+        every = "both" if len(objects) == 2 else rng.choice(("all", f"all {NUMBERS[len(objects)]}"))
+        forms = ("{things}, {every} {word}", "{every} {word}: {things}", "{things}, and {every} of them {word}")
+        forms += ("{every} are {word}: {things}", "everything is {word}: {things}", "{things}. {every} are {word}")
+        text = rng.choice(forms).format(things=join_words(things), every=every, word=words[0])
+        return text.replace(f"all {NUMBERS[len(objects)]} of", "all of")
+    if len(set(shapes)) == len(shapes) and rng.random() < 0.6:
+        shorts = [
+            f"the {shape}{rng.choice((' is', ' is', ''))} {word}" for shape, word in zip(shapes, words, strict=True)
+        ]
+        return f"{join_words(things)}{rng.choice((', ', '. ', ': '))}{rng.choice((', ', ' and ', '. ')).join(shorts)}"
+    order = rng.choice(("", " in that order", " from first to last", ", in this order"))
+    label = {"color": "colors: ", "size": "sizes: ", "place": "places: "}[field] if rng.random() < 0.4 else ""
+    return f"{', '.join(things)}{rng.choice(('. ', ', ', '; '))}{label}{', '.join(words)}{order}"
+
+
+def _deny(text: str, scene: Scene, rng: Random) -> str:
+    """Adds what is not wanted, or takes back a first word: "no stars" or "a circle, no, a star"."""
+    there = {item.shape for item in scene.objects}
+    there |= {"circle", "ring"} if there & {"circle", "ring"} else set()  # a ring is a circle to some people
+    absent = [shape for shape in SHAPES if shape not in there]
+    if not absent or len(text) < 8:
+        return text
+    name = pluralize(phrase_name(rng, rng.choice(absent)))
+    if rng.random() < 0.5:
+        return f"{rng.choice(('no {}, ', 'no {} today. ', 'without {}: ', 'not {}, ')).format(name)}{text}"
+    wrong = add_article(phrase_name(rng, rng.choice(absent), rng.choice(COLORS) if rng.random() < 0.5 else None), rng)
+    regret = rng.choice(("no, ", "wait, no: ", "sorry, ", "i mean ", "no wait, ", "or rather ", "hmm no, "))
+    return f"{wrong}{rng.choice(('... ', ', ', ' - ', '. '))}{regret}{text}"
 
 
 def _frame(text: str, rng: Random) -> str:

@@ -1,21 +1,24 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Questions about a scene, with short answers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
 from .captions import NUMBERS, PLURALS, DescribedObject, name_object
+from .comparisons import Asked, ask_all, compare
+from .own_words import is_own_words
+from .references import give_reasons, refer_to, relate_to_one
 from .scenes import COLORS, PLACES, SHAPES, SIZES, Scene, ShapeObject
+from .small_talk import add_talk, respell
 from .words import (
     OPPOSITES,
-    RELATION_PHRASES,
     add_article,
     choose,
-    find_relations,
     phrase_name,
     phrase_place,
-    refer_freely,
+    phrase_relation,
+    share_side,
     steps_between,
 )
 
@@ -40,45 +43,29 @@ def ask_questions(scene: Scene, rng: Random, num_questions: int = 8) -> list[Que
     and no are equally likely, and a "no" often asks for something that is there in part.
 
     An answer that counts or compares begins with its reasons: "top left, bottom: two" or "small, large: no". A model
-    has to find the places of objects before it compares them, where answers of yes and no alone left a small model
-    near chance. [`conclude`] returns what follows from the reasons.
+    then finds the objects before it compares them. A small model that learned answers of yes and no alone stayed near
+    chance. [`conclude`] returns the conclusion. Texts of [`load_own_words`] are left out.
+
+    Raises:
+        ValueError: If `num_questions` is negative.
     """
+    if num_questions < 0:
+        raise ValueError(f"`num_questions` must be at least 0, got {num_questions}.")
     kinds = [kind for kind in QUESTION_KINDS for _ in range(NUM_QUESTIONS.get(kind, 1))]
     rng.shuffle(kinds)
     asked: list[Question] = []
+    seen: set[str] = set()
     for kind in kinds:
         question = QUESTION_KINDS[kind](scene, rng)
-        if question is not None and question[0] not in (other.text for other in asked):
-            asked.append(Question(*question, kind=kind))
+        if question is not None and question[0] not in seen:
+            seen.add(question[0])
+            text = respell(add_talk(question[0], rng, asks_to_draw=False) if rng.random() < 0.3 else question[0], rng)
+            if not is_own_words(text):
+                asked.append(Question(text, question[1], kind))
     return asked[:num_questions]
 
 
-def give_reasons(reasons: Iterable[str], conclusion: str) -> str:
-    """Writes an answer with its reasons, if there are any."""
-    return ": ".join(filter(None, (", ".join(reasons), conclusion)))
-
-
-def conclude(answer: str) -> str:
-    """Returns an answer to a question about shapes without its reasons: "two" of "top left, bottom: two"."""
-    return answer.rpartition(":")[2].strip()
-
-
-def refer_to(item: ShapeObject, scene: Scene, rng: Random, hidden: str) -> str | None:
-    """
-    Names `item` so that no other object fits, without the `hidden` field of "shape", "color", "size" and "place", half
-    of the time by shape and color alone. Returns None if every such name fits another object.
-    """
-    choices = [fields for fields in ("shape", "color shape", "color", "size shape") if hidden not in fields.split()]
-    values = {fields: [tuple(getattr(o, f) for f in fields.split()) for o in scene.objects] for fields in choices}
-    own = scene.objects.index(item)
-    unique = [fields for fields in choices if values[fields].count(values[fields][own]) == 1]
-    if unique and rng.random() < 0.5:
-        return name_object(item, "the", unique[0] if rng.random() < 0.6 else rng.choice(unique))
-    return refer_freely(item, scene, rng, (hidden,))
-
-
-# Each of these returns a question and its answer, or None if the scene has none of the kind.
-Asked = tuple[str, str] | None
+# Each of the following returns a question and its answer, or None if the scene has none of the kind.
 
 
 def _ask_color(scene: Scene, rng: Random) -> Asked:
@@ -100,7 +87,7 @@ def _ask_shape(scene: Scene, rng: Random) -> Asked:
             "what shape do you see {}?",
             "which shape can you see {}?",
         )
-        return _write(wordings, rng, phrase_place(item.place, rng), item.shape)
+        return _write(wordings, rng, _name_place(item, scene, rng), item.shape)
     wordings = (
         *("what shape is {}?", "what is the shape of {}?", "which shape is {}?", "what kind of shape is {}?"),
         *(
@@ -183,32 +170,13 @@ def _ask_identity(scene: Scene, rng: Random) -> Asked:
             "describe what is {}",
         ),
     )
-    return _write(wordings, rng, relation or phrase_place(item.place, rng), f"{item.color} {item.shape}")
+    return _write(wordings, rng, relation or _name_place(item, scene, rng), f"{item.color} {item.shape}")
 
 
-def relate_to_one(item: ShapeObject, scene: Scene, rng: Random) -> str | None:
-    """Returns a relation to another object that holds for `item` alone, such as "above the red star"."""
-    others = [other for other in scene.objects if other is not item]
-    rng.shuffle(others)
-    for other in others:
-        for relation in find_relations(item, other):
-            loose = [third for third in scene.objects if third is not other and _may_be(relation, third, other)]
-            name = refer_to(other, scene, rng, "none") if loose == [item] else None
-            if name:
-                return f"{choose(RELATION_PHRASES[relation], rng)} {name}"
-    return None
-
-
-def _may_be(relation: str, first: ShapeObject, second: ShapeObject) -> bool:
-    """Whether someone could say that the relation holds."""
-    across, down = steps_between(first, second)
-    return {
-        "above": down > 0,
-        "below": down < 0,
-        "left of": across > 0,
-        "right of": across < 0,
-        "next to": max(abs(across), abs(down)) == 1,
-    }[relation]
+def _name_place(item: ShapeObject, scene: Scene, rng: Random) -> str:
+    """Names the place of an object so that it fits no other one."""
+    others = [other.place for other in scene.objects if other is not item]
+    return phrase_place(item.place, rng, exact=any(share_side(item.place, other) for other in others))
 
 
 def _ask_count(scene: Scene, rng: Random) -> Asked:
@@ -227,6 +195,8 @@ def _ask_count(scene: Scene, rng: Random) -> Asked:
     if fields and rng.random() < 0.2:
         asked = max(len(places), 2) if rng.random() < 0.6 else rng.randint(2, 3)
         number = choose((NUMBERS[asked], str(asked), f"exactly {NUMBERS[asked]}"), rng)
+        if asked < len(places):  # people differ about whether there are two where there are three
+            number = f"exactly {NUMBERS[asked]}"
         wordings = ("are there {} {}?", "do you see {} {}?", "can you see {} {}?", "does it show {} {}?")
         answer = give_reasons(places, "yes" if asked == len(places) else "no")
         return choose(wordings, rng).format(number, name), answer
@@ -246,6 +216,8 @@ def _ask_count(scene: Scene, rng: Random) -> Asked:
 
 
 def _ask_existence(scene: Scene, rng: Random) -> Asked:
+    if rng.random() < 0.1:
+        return ask_all(scene, rng)
     fields = rng.choice(("shape", "color", "color shape", "color shape", "size color shape"))
     there = [(item.shape, item.color, item.size) for item in scene.objects]
     order = {"shape": 0, "color": 1, "size": 2}
@@ -278,16 +250,14 @@ def _ask_existence(scene: Scene, rng: Random) -> Asked:
 
 
 def _ask_relation(scene: Scene, rng: Random) -> Asked:
+    if rng.random() < 0.3 and (asked := compare(scene, rng)):
+        return asked
     pairs = [(one, other) for one in scene.objects for other in scene.objects if one is not other]
     rng.shuffle(pairs)
     for first, second in pairs:
         names = [refer_to(item, scene, rng, "place") for item in (first, second)]
         if None in names or names[0] == names[1]:
             continue
-        if first.size != second.size and rng.random() < 0.12:
-            word = rng.choice(("bigger", "larger", "smaller"))
-            answer = "yes" if (word == "smaller") == (first.size == "small") else "no"
-            return f"is {names[0]} {word} than {names[1]}?", give_reasons((first.size, second.size), answer)
         places = first.place, second.place
         across, down = steps_between(first, second)
         if rng.random() < 0.25 and (across or down):
@@ -304,7 +274,7 @@ def _ask_relation(scene: Scene, rng: Random) -> Asked:
         if not fitting:
             fitting, wanted = [relation for relation, holds in clear.items() if holds is not None], not wanted
         relation = rng.choice(fitting)
-        words = relation if rng.random() < 0.4 else choose(RELATION_PHRASES[relation], rng)
+        words = relation if rng.random() < 0.4 else phrase_relation(relation, first, second, rng)
         wordings = (
             *("is {} {} {}?", "is {} {} {}?", "is {} {} {}?", "{} is {} {}, right?", "can you see {} {} {}?"),
             *(

@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The many words for shapes, colors, sizes, places and relations, and phrases that name objects by them."""
 
+import re
 from collections.abc import Sequence
 from random import Random
 from typing import TypeVar
@@ -12,27 +13,82 @@ Words = TypeVar("Words")
 
 # The first word of each entry is the name itself, which is drawn as often as all others together.
 SIZE_WORDS = {
-    "small": ("small", "little", "tiny", "mini", "small-sized", "teeny"),
-    "large": ("large", "big", "huge", "giant", "big fat", "large-sized", "enormous"),
+    "small": (
+        "small",
+        "little",
+        "tiny",
+        "mini",
+        "small-sized",
+        "teeny",
+        "very small",
+        "really small",
+        "minuscule",
+        "wee",
+        "tiny little",
+    ),
+    "large": (
+        "large",
+        "big",
+        "huge",
+        "giant",
+        "big fat",
+        "large-sized",
+        "enormous",
+        "very big",
+        "massive",
+        "gigantic",
+        "great big",
+        "really big",
+        "very large",
+    ),
 }
 COMPARATIVES = {"small": ("smaller", "littler"), "large": ("larger", "bigger")}
 COLOR_WORDS = {
-    "red": ("red", "crimson", "scarlet", "bright red"),
-    "orange": ("orange", "bright orange", "tangerine"),
-    "yellow": ("yellow", "golden", "bright yellow", "gold", "lemon yellow"),
-    "green": ("green", "bright green", "emerald", "grass green"),
-    "cyan": ("cyan", "turquoise", "light blue", "aqua", "teal", "sky blue"),
-    "blue": ("blue", "dark blue", "navy", "royal blue", "navy blue"),
-    "purple": ("purple", "violet", "lilac", "dark purple"),
-    "pink": ("pink", "magenta", "rose", "hot pink", "light pink"),
+    "red": ("red", "crimson", "scarlet", "bright red", "tomato red", "cherry red", "blood red"),
+    "orange": ("orange", "bright orange", "tangerine", "pumpkin orange", "carrot orange"),
+    "yellow": ("yellow", "golden", "bright yellow", "gold", "lemon yellow", "sunny yellow"),
+    "green": ("green", "bright green", "emerald", "grass green", "leaf green", "dark green"),
+    "cyan": ("cyan", "turquoise", "light blue", "aqua", "teal", "sky blue", "bright cyan"),
+    "blue": ("blue", "dark blue", "navy", "royal blue", "navy blue", "deep blue", "ocean blue"),
+    "purple": ("purple", "violet", "lilac", "dark purple", "plum", "grape", "lavender"),
+    "pink": ("pink", "magenta", "rose", "hot pink", "light pink", "bright pink", "bubblegum pink"),
 }
 SHAPE_WORDS = {
-    "circle": ("circle", "disc", "disk", "dot", "ball", "round shape", "filled circle"),
-    "square": ("square", "box", "block", "square shape", "cube", "square box"),
-    "triangle": ("triangle", "triangular shape", "pyramid", "wedge"),
-    "star": ("star", "five-pointed star", "star shape"),
-    "cross": ("cross", "plus sign", "plus", "cross shape", "plus symbol"),
-    "ring": ("ring", "hoop", "donut", "doughnut", "hollow circle", "circle outline", "loop"),
+    "circle": ("circle", "disc", "disk", "dot", "ball", "filled circle", "round disc"),
+    "square": (
+        "square",
+        "box",
+        "block",
+        "square shape",
+        "cube",
+        "square box",
+        "square thing",
+        "shape with four equal sides",
+    ),
+    "triangle": (
+        "triangle",
+        "triangular shape",
+        "pyramid",
+        "wedge",
+        "three-sided shape",
+        "shape with three sides",
+        "triangle shape",
+    ),
+    "star": ("star", "five-pointed star", "star shape", "star symbol", "shape with five points"),
+    "cross": ("cross", "plus sign", "plus", "cross shape", "plus symbol", "plus shape", "cross symbol"),
+    "ring": (
+        "ring",
+        "hoop",
+        "donut",
+        "doughnut",
+        "hollow circle",
+        "circle outline",
+        "loop",
+        "circle with a hole",
+        "ring shape",
+        "letter o",
+        "hollow round shape",
+    ),
 }
 THINGS = ("one", "object", "shape", "thing", "figure", "item")  # nobody counts "ones"
 COUNTS = {
@@ -42,14 +98,16 @@ COUNTS = {
 }
 EQUAL_WORDS = ("identical", "matching", "equal")
 _CORNERS = ("{} {}", "{} {} corner", "{}-{} corner", "{}-{}", "{} {}-hand corner", "{} {} part", "{} {} area")
-_SIDES = ("{0}", "{0} side", "{0}-hand side", "{0} hand side", "{0} edge", "middle {0}", "{0} half", "far {0}")
+_SIDES = ("{0}", "{0} side", "{0}-hand side", "{0} hand side", "{0} edge", "middle {0}", "far {0}")
 _IMAGES = ("picture", "image", "canvas", "frame", "drawing", "page")
 
 
 def _corner(row: str, column: str) -> tuple[str, ...]:
+    compass = f"{'north' if row == 'top' else 'south'}-{'west' if column == 'left' else 'east'} corner"
     rows = {"top": ("top", "upper"), "bottom": ("bottom", "lower")}[row]
     places = [pattern.format(name, column) for pattern in _CORNERS for name in rows]
     places += [f"{column} {name} corner" for name in rows]
+    places += [f"very {row} {column}", compass]
     return tuple(f"{preposition} the {place}" for place in places for preposition in ("in", "at"))
 
 
@@ -62,7 +120,7 @@ PLACE_PHRASES = {
     "top": (
         *("at the top", "on top", "up top", "at the top center", "in the top middle", "at the top edge"),
         *("in the upper middle", "at the upper edge", "at the very top", "in the top center", "up at the top"),
-        *("in the middle of the top", "at the top in the middle", "in the center at the top", "in the upper part"),
+        *("in the middle of the top", "at the top in the middle", "in the center at the top"),
     ),
     "top right": _corner("top", "right"),
     "left": _side("left"),
@@ -81,7 +139,7 @@ PLACE_PHRASES = {
     "bottom left": _corner("bottom", "left"),
     "bottom": (
         *("at the bottom", "on the bottom", "down at the bottom", "at the bottom center", "in the bottom middle"),
-        *("at the bottom edge", "in the lower middle", "at the lower edge", "at the very bottom", "in the lower part"),
+        *("at the bottom edge", "in the lower middle", "at the lower edge", "at the very bottom"),
         *("in the middle of the bottom", "at the bottom in the middle", "in the center at the bottom", "at the foot"),
     ),
     "bottom right": _corner("bottom", "right"),
@@ -104,7 +162,8 @@ def choose(words: Sequence[Words], rng: Random) -> Words:
 
 def pluralize(word: str) -> str:
     """Returns the plural of the name of a shape, such as "crosses" or "plus signs"."""
-    return f"{word}es" if word.endswith(("s", "x")) else f"{word}s"
+    head, link, rest = word.partition(" with ")
+    return f"{head}es{link}{rest}" if head.endswith(("s", "x")) else f"{head}s{link}{rest}"
 
 
 def add_article(words: str, rng: Random | None = None) -> str:
@@ -112,15 +171,19 @@ def add_article(words: str, rng: Random | None = None) -> str:
     share = 1.0 if rng is None else rng.random()
     if share < 0.12:
         return words if share < 0.06 else f"one {words}"
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+    starts_with_vowel = words[0] in "aeiou" and not words.startswith("one")
+    return f"{'an' if starts_with_vowel else 'a'} {words}"
 
 
-def phrase_place(place: str, rng: Random, bare: bool = False) -> str:
+def phrase_place(place: str, rng: Random, bare: bool = False, exact: bool = False) -> str:
     """
     Returns words for a place, such as "in the upper right corner" or "in the middle of the picture". With `bare`, they
-    are those that follow "to the", such as "upper right corner".
+    are those that follow "to the", such as "upper right corner". With `exact`, they tell the middle of a side from its
+    corners, as in "on the middle left".
     """
-    phrases = PLACE_PHRASES[place]
+    phrases: Sequence[str] = PLACE_PHRASES[place]
+    if exact and " " not in place and place != "center":
+        phrases = [phrase for phrase in phrases if "middle" in phrase or "center" in phrase]
     if bare:
         phrases = [phrase.split(" the ", 1)[1] for phrase in phrases if " the " in phrase[:9]]
     phrase = choose(phrases, rng) if rng.random() < 0.4 else rng.choice(phrases)
@@ -188,7 +251,10 @@ def refer_freely(item: ShapeObject, scene: Scene, rng: Random, hidden: Sequence[
             name = phrase_name(rng, **{field: value for field, value in told.items() if field != "size"})
             return f"the {rng.choice(compared)} {name}"
     name = f"the {phrase_name(rng, **told)}"
-    return f"{name} {phrase_place(item.place, rng)}" if "place" in fields else name
+    if "place" not in fields:
+        return name
+    exact = any(share_side(item.place, other.place) for other in scene.objects if other is not item)
+    return f"{name} {phrase_place(item.place, rng, exact=exact)}"
 
 
 _REFERENCES = {
@@ -216,6 +282,29 @@ def _compare(item: ShapeObject, other: ShapeObject, rng: Random, hidden: Sequenc
         yield "left" if across > 0 else "right"
     if down:
         yield rng.choice(("upper", "top", "higher") if down > 0 else ("lower", "bottom"))
+
+
+def phrase_relation(relation: str, first: ShapeObject, second: ShapeObject, rng: Random) -> str:
+    """Returns words for a relation. Words such as "directly above" need both objects in one column or row."""
+    words: Sequence[str] = RELATION_PHRASES[relation]
+    if all(steps_between(first, second)):
+        words = [phrase for phrase in words if not _IN_LINE.search(phrase)]
+    return choose(words, rng)
+
+
+_IN_LINE = re.compile("directly|just|right (?:above|below|next)|on top of")
+
+
+def share_side(place: str, other: str) -> bool:
+    """Whether someone could call two places by the name of the same side, such as "left" and "top left"."""
+    sides = [word for word in place.split() if word in other.split()]
+    return bool(sides) and " " not in place
+
+
+def steps_to_middle(place: str) -> tuple[int, int]:
+    """Returns by how many rows and columns a place is beyond the center."""
+    row, column = divmod(PLACES.index(place), 3)
+    return row - 1, column - 1
 
 
 def steps_between(first: ShapeObject, second: ShapeObject) -> tuple[int, int]:

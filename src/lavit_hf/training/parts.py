@@ -1,0 +1,54 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The parts of sequences: pieces of text and images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """
+    A piece of text in a sequence.
+
+    Args:
+        text (`str`): The text.
+        supervised (`bool`, *optional*, defaults to `True`): Whether it is a label.
+        ends_turn (`bool`, *optional*, defaults to `False`):
+            Whether the turn of the model ends with it. The label of the token that follows, in a text that is no label
+            otherwise, is then the end-of-sequence token.
+    """
+
+    text: str
+    supervised: bool = True
+    ends_turn: bool = False
+
+
+@dataclass(frozen=True)
+class ImagePart:
+    """
+    An image in a sequence.
+
+    Args:
+        image: A `PIL.Image.Image`, or another image that `read_image` takes. None where there are codes.
+        codes (`list[int]`, *optional*): The codes of the image, from 0 to codebook size - 1, where they are known.
+        image_input (`str`, *optional*, defaults to `"codes"`):
+            `"features"` or `"codes"`, as in [`LavitForCausalLM.forward`].
+        supervised (`bool`, *optional*, defaults to `True`): Whether the codes of the image are labels.
+        in_drawing_prompt (`bool`, *optional*, defaults to `False`):
+            Whether the image is part of the prompt of a drawing, where the processor may leave out its markers.
+    """
+
+    image: Any = None
+    codes: Sequence[int] | None = None
+    image_input: str = "codes"
+    supervised: bool = True
+    in_drawing_prompt: bool = False
+
+
+Part = TextPart | ImagePart
+
+
+def needs_pixels(part: ImagePart) -> bool:
+    """Whether the image `part` enters the model as pixels, since it enters as features or its codes are not known."""
+    return part.codes is None or part.image_input != "codes"
