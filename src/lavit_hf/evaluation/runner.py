@@ -76,8 +76,8 @@ KEPT_SETTINGS = (
 
 class Rows(Sequence):
     """
-    The first rows of a dataset, read on access, with columns renamed to the names that tasks use. A column `scene` that
-    lists no objects is left out.
+    The first rows of a dataset, read on access, with columns renamed to the names that tasks use. A column "scene" is
+    left out where it lists no objects.
     """
 
     def __init__(self, dataset, num_rows: int, columns: dict[str, str]):
