@@ -6,11 +6,12 @@ from typing import Any
 
 
 BASE = "lavit"
+EQUAL = "lavit_text_only_equal"
 # The lines in which the recipe of each row differs from that of LaVIT.
 ROWS: dict[str, tuple[str, ...]] = {
     "lavit": (),
     "lavit_text_only": ("system",),
-    "lavit_text_only_equal": ("system", "max_steps"),
+    EQUAL: ("system", "max_steps"),
     "adapter_linear": ("system", "num_codes"),
     "adapter_mlp": ("system", "num_codes"),
     "adapter_resampler": ("system", "num_codes"),
@@ -21,7 +22,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "discrete_input": ("image_inputs", "freeze_parts"),
 }
 # The names and places of a run, and the learning rate, which is tuned alike for all rows.
-OWN = ("row", "output_dir", "results", "codes", "learning_rate", "seed")
+OWN = ("row", "output_dir", "results", "codes", "learning_rate", "seed", "tasks")
 
 
 def check_budgets(recipes: Mapping[str, Mapping[str, Any]]) -> None:

@@ -1,9 +1,11 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Reading and writing of the JSON files of the study, and what tells whether a result is of a recipe."""
 
+import fcntl
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lavit_hf.publishing.files import replacing_file
@@ -19,6 +21,23 @@ def write_json(path: str | Path, values: dict) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(Path(path)) as hidden:
         hidden.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def only_process(folder: Path) -> Iterator[None]:
+    """
+    A context in which no other process works in a folder.
+
+    Raises:
+        RuntimeError: If another process does, such as one that was left running.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RuntimeError(f"Another process is training in {folder}.") from error
+        yield
 
 
 def compare_recipes(path: str | Path, made: dict, now: dict, ignored: Iterable[str] = ()) -> None:
@@ -55,7 +74,10 @@ def keep_recipe(path: str | Path, recipe: dict, ignored: Iterable[str] = ()) -> 
 def fingerprint(folder: str | Path | None) -> str | None:
     """Returns a checksum of the weights and vocabularies in a local folder, or None if there are none."""
     paths = [] if folder is None else sorted(Path(folder).rglob("*"))
-    paths = [path for path in paths if path.name == "tokenizer.json" or path.suffix == ".safetensors"]
+    names = ("tokenizer.json", "config.json")
+    paths = [path for path in paths if path.name in names or path.suffix == ".safetensors"]
+    # Checkpoints of a training are no part of its result.
+    paths = [path for path in paths if not path.relative_to(folder).parts[0].startswith("checkpoint-")]
     found = hashlib.sha256()
     for path in paths:
         found.update(path.relative_to(folder).as_posix().encode())

@@ -9,18 +9,18 @@ dial, plots, and drawings side by side. Every number comes from the JSON files.
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 from statistics import fmean
 
 from PIL import Image
-from scipy.stats import t
 
 from lavit_hf.publishing.files import replacing_file
 from lavit_hf.visualization import Sample, draw_sheet
 
-from .budgets import BASE, ROWS, check_budgets
-from .json_files import read_json
+from . import differences
+from .budgets import BASE, OWN, ROWS, check_budgets
+from .differences import Results, Value, decide, subtract
+from .json_files import compare_recipes, read_json
 from .plots import plot_curves, plot_dial
 
 
@@ -37,6 +37,7 @@ MEASURES = {
     "reconstruction": ("reconstruction", "everything"),
     "PSNR": ("reconstruction", "psnr"),
 }
+UNRELATED = "ignoring the input"
 NOT_SHARES = ("CIDEr", "PSNR")
 READING = ("captions", "questions")
 DRAWING = ("drawing", "edits")
@@ -52,96 +53,63 @@ class Claim:
         own (`str`): The row that is better according to the claim.
         rivals (`tuple[str, ...]`): The rows that it is compared with.
         headings (`tuple[str, ...]`): The measures that tell.
+        primary (`tuple[str, ...]`): The measures among them that decide, named before anything was measured.
+        note (`str`, *optional*): A limit of the comparison.
     """
 
     text: str
     own: str
     rivals: tuple[str, ...]
     headings: tuple[str, ...]
+    primary: tuple[str, ...]
+    note: str = ""
 
 
+ONE_TRAINING = (
+    "Each kind of selection has one visual tokenizer and one pixel decoder. The intervals do not have the noise of "
+    "training these."
+)
 CLAIMS = (
     Claim(
         "Supervising images and text alike beats supervising text alone.",
         BASE,
         ("lavit_text_only", "lavit_text_only_equal"),
         READING,
+        ("questions",),
     ),
     Claim(
-        "Predicting discrete codes beats regressing the next visual vector.", BASE, ("regression",), READING + DRAWING
+        "Predicting discrete codes beats regressing the next visual vector.",
+        BASE,
+        ("regression",),
+        READING + DRAWING,
+        ("questions", "drawing"),
     ),
     Claim(
         "A number of tokens that follows the content beats a fixed one.",
         BASE,
         ("fixed_all", "fixed_k"),
         (*READING, *DRAWING, "reconstruction"),
+        ("questions", "drawing"),
+        ONE_TRAINING,
     ),
     Claim(
         "Folding the dropped patches into the kept ones beats leaving them out.",
         BASE,
         ("dynamic_dropped",),
         (*READING, *DRAWING, "reconstruction"),
+        ("questions", "drawing"),
+        ONE_TRAINING,
     ),
-    Claim("Reading features of the merger beats reading codes.", BASE, ("discrete_input",), READING),
+    Claim("Reading features of the merger beats reading codes.", BASE, ("discrete_input",), READING, ("questions",)),
     Claim(
-        "Reading features of the merger beats reading patches through an adapter, with labels in text alone.",
+        "Reading features of a merger from stage 1 beats reading patches through a new adapter, with labels in text "
+        "alone.",
         "lavit_text_only",
         ("adapter_linear", "adapter_mlp", "adapter_resampler"),
         READING,
+        ("questions",),
     ),
 )
-
-
-@dataclass(frozen=True)
-class Value:
-    """
-    A measure over the seeds of a row.
-
-    Args:
-        values (`tuple[float, ...]`): The value of each seed.
-        case_variance (`float`, *optional*, defaults to 0.0):
-            The variance of a value over test sets of this size, which all seeds share. 0 where it is unknown.
-    """
-
-    values: tuple[float, ...]
-    case_variance: float = 0.0
-
-    @property
-    def mean(self) -> float:
-        """The mean over seeds."""
-        return fmean(self.values)
-
-    def show(self, digits: int = 1, factor: float = 1.0) -> str:
-        """Writes the mean, and half of the range of seeds if there are several, such as `71.2 ± 0.4`."""
-        text = f"{factor * self.mean:.{digits}f}"
-        spread = (max(self.values) - min(self.values)) / 2
-        return text if len(self.values) == 1 else f"{text} ± {factor * spread:.{digits}f}"
-
-
-@dataclass(frozen=True)
-class Difference:
-    """
-    The difference of a measure between two rows, with the 95% interval that its noise allows.
-
-    Args:
-        mean (`float`): The difference of the means over seeds.
-        half (`float`, *optional*): Half of the interval's width, or None if no row has a second seed.
-    """
-
-    mean: float
-    half: float | None
-
-    @property
-    def verdict(self) -> str:
-        """Says what the difference tells about a claim."""
-        if self.half is None:
-            return "one seed, no interval"
-        if abs(self.mean) <= self.half:
-            return "no difference beyond noise"
-        return "holds" if self.mean > 0 else "does not hold"
-
-
-Results = Mapping[str, Sequence[dict]]
 
 
 def load_results(folder: Path) -> dict[str, list[dict]]:
@@ -156,51 +124,19 @@ def load_results(folder: Path) -> dict[str, list[dict]]:
         paths = sorted(folder.glob(f"{row}-seed[0-9]*.json"))
         if paths:
             found[row] = [read_json(path) for path in paths]
-    if BASE in found:
-        for results in found.values():
-            for result in results:
-                check_budgets({BASE: found[BASE][0]["recipe"], result["row"]: result["recipe"]})
+    for results in found.values():
+        first = results[0]
+        for result in results:  # seeds of a row have one recipe, and rows those of LaVIT but for what they are about
+            compare_recipes(first["row"], first["recipe"], result["recipe"], {*OWN, "tasks"} - {"learning_rate"})
+            compare_recipes(first["row"], first["parts"], result["parts"])
+            if BASE in found:
+                check_budgets({BASE: found[BASE][0]["recipe"]} | {result["row"]: result["recipe"]})
     return found
 
 
 def measure(results: Sequence[dict], heading: str) -> Value | None:
     """Returns a measure over seeds, or None if the system lacks it."""
-    task, metric = MEASURES[heading]
-    found = [result["evaluation"]["results"].get(task, {}).get(metric) for result in results]
-    if None in found:
-        return None
-    values = tuple(one["value"] for one in found)
-    share = fmean(values)
-    is_share = found[0]["interval"] is not None
-    return Value(values, share * (1 - share) / found[0]["count"] if is_share else 0.0)
-
-
-def seed_variance(results: Results, heading: str) -> tuple[float, int]:
-    """
-    Returns the variance of a measure over seeds, pooled over all rows, and its degrees of freedom. A row alone, with
-    its two or three seeds, would tell little of it.
-    """
-    values = [value.values for found in results.values() if (value := measure(found, heading)) is not None]
-    freedom = sum(len(seeds) - 1 for seeds in values)
-    total = sum((value - fmean(seeds)) ** 2 for seeds in values for value in seeds)
-    return (total / freedom if freedom else 0.0), freedom
-
-
-def subtract(results: Results, own: str, rival: str, heading: str) -> Difference | None:
-    """
-    Returns the difference of two rows, or None if one of them lacks the measure. Its interval has the noise of seeds
-    and that of the test set. The latter is counted as if both rows had test sets of their own, so that the interval is
-    wide rather than narrow.
-    """
-    first, second = measure(results[own], heading), measure(results[rival], heading)
-    if first is None or second is None:
-        return None
-    variance, freedom = seed_variance(results, heading)
-    if not freedom:
-        return Difference(first.mean - second.mean, None)
-    of_seeds = variance * (1 / len(first.values) + 1 / len(second.values))
-    half = t.ppf(0.975, freedom) * sqrt(of_seeds + first.case_variance + second.case_variance)
-    return Difference(first.mean - second.mean, half)
+    return differences.measure(results, *MEASURES[heading])
 
 
 def show_measure(value: Value | None, heading: str) -> str:
@@ -210,7 +146,7 @@ def show_measure(value: Value | None, heading: str) -> str:
 
 
 def show_chance(results: Results, heading: str) -> str:
-    """Writes what results that ignore the image or the prompt would get, if the evaluation tells."""
+    """Writes the best of the baselines of the first row: results of other cases, or the commonest answer."""
     task, metric = MEASURES[heading]
     found = results[next(iter(results))][0]["evaluation"]["results"].get(task, {}).get(metric, {})
     baselines = found.get("baselines", {})
@@ -237,7 +173,7 @@ def make_table(results: Results) -> str:
         ]
         lines.append(f"| `{row}` | {' | '.join(cells)} |")
     chance = [show_chance(results, heading) for heading in MEASURES] + ["-"] * len(costs)
-    lines.append(f"| chance | {' | '.join(chance)} |")
+    lines.append(f"| {UNRELATED} | {' | '.join(chance)} |")
     return "\n".join([*lines, "", *_kinds_of_questions(results), "", *_costs_of_images(results)])
 
 
@@ -279,16 +215,23 @@ def make_differences(results: Results) -> str:
     """Makes a paragraph for each claim: the differences of its rows in points, with their 95% intervals."""
     parts = []
     for claim in CLAIMS:
+        cases = [(rival, heading) for rival in claim.rivals for heading in claim.headings if rival in results]
+        found = {
+            case: subtract(results, claim.own, case[0], *MEASURES[case[1]]) for case in cases if claim.own in results
+        }
+        found = {case: difference for case, difference in found.items() if difference is not None}
+        primary = [case for case in found if case[1] in claim.primary]
+        verdicts = dict(zip(primary, decide([found[case] for case in primary]), strict=True))
         lines = []
-        for rival in [rival for rival in claim.rivals if claim.own in results and rival in results]:
-            for heading in claim.headings:
-                if (difference := subtract(results, claim.own, rival, heading)) is not None:
-                    half = "" if difference.half is None else f" ± {100 * difference.half:.1f}"
-                    shown = f"{100 * difference.mean:+.1f}{half}"
-                    lines.append(f"| `{rival}` | {heading} | {shown} | {difference.verdict} |")
+        for (rival, heading), difference in found.items():
+            factor = 1 if heading in NOT_SHARES else 100
+            half = ", one seed" if difference.half is None else f" ± {factor * difference.half:.1f}"
+            verdict = verdicts.get((rival, heading), "")
+            lines.append(f"| `{rival}` | {heading} | {factor * difference.mean:+.1f}{half} | {verdict} |")
         if lines:
             head = f"| `{claim.own}` minus | measure | difference | the claim |\n| --- | --- | --- | --- |"
-            parts.append("\n".join([f"**{claim.text}**", "", head, *lines]))
+            note = ["", claim.note] if claim.note else []
+            parts.append("\n".join([f"**{claim.text}**", "", head, *lines, *note]))
     return "\n\n".join(parts) or NO_RESULTS
 
 
@@ -331,7 +274,10 @@ def make_trials(sweep: Mapping, trials: Mapping) -> str:
             lines.append(f"| `{row}` | {' | '.join(cells)} | {entry['best']:g} |")
         parts.append("\n".join(lines))
     for row, entry in trials.items():
-        lines = [f"| `{row}`, {entry['steps']} steps | {entry['task']}: objects | everything |", "| --- | --- | --- |"]
+        lines = [
+            f"| `{row}`, {entry['made']['steps']} steps | {entry['task']}: objects | everything |",
+            "| --- | --- | --- |",
+        ]
         for one in entry["values"]:
             value = one["value"]
             name = ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
@@ -384,15 +330,16 @@ def empty_page() -> str:
 
 def draw_side_by_side(results: Results, folder: Path) -> Image.Image | None:
     """Draws what each system makes of the same prompts, with a line of images for each prompt."""
-    rows = [row for row, found in results.items() if found[0]["drawings"]]
+
+    def path(row: str, index: int) -> Path:
+        return folder / f"{row}-seed0-{index}.png"
+
+    rows = [row for row, found in results.items() if found[0]["drawings"] and path(row, 0).exists()]
     if not rows:
         return None
     prompts = results[rows[0]][0]["drawings"]
     samples = [
-        Sample(
-            tuple(Image.open(folder / f"{row}-seed{results[row][0]['seed']}-{index}.png") for row in rows), (prompt,)
-        )
-        for index, prompt in enumerate(prompts)
+        Sample(tuple(Image.open(path(row, index)) for row in rows), (prompt,)) for index, prompt in enumerate(prompts)
     ]
     return draw_sheet(samples, side=96, columns=1, titles=rows)
 

@@ -9,17 +9,15 @@ With --dataset_name and pretrained backbones among the flags of the stages, it r
 """
 
 import argparse
-import hashlib
-import json
-import math
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from threading import Lock
 
@@ -31,10 +29,10 @@ sys.path.insert(0, str(EXAMPLES))  # where the scripts are that the stages run
 
 from pretrain import list_texts, train_text_tokenizer  # noqa: E402
 from study import report  # noqa: E402
-from study.budgets import BASE, OWN, ROWS, check_budgets  # noqa: E402
-from study.json_files import compare_recipes, keep_recipe, read_json, write_json  # noqa: E402
-from study.systems import describe_recipe  # noqa: E402
-from study.train import Arguments, read_arguments  # noqa: E402
+from study.budgets import BASE, EQUAL, ROWS, check_budgets  # noqa: E402
+from study.json_files import fingerprint, keep_recipe  # noqa: E402
+from study.systems import READING  # noqa: E402
+from study.tuning import RATE_OF, RATES, TRIALS, Tuning, check_results  # noqa: E402
 from transformers import AutoImageProcessor  # noqa: E402
 
 from lavit_hf import LavitVisualTokenizer  # noqa: E402
@@ -51,46 +49,7 @@ TOKENIZERS = {
     "dropped": ["--drop_patches", "true"],
     "random": ["--random_budgets", "true"],
 }
-RATES = (1e-3, 2e-3, 4e-3)
-MAX_RATES = 6  # that a sweep tries, if the best one is at the end of RATES
 MORE_SEEDS = ("lavit", "regression", "lavit_text_only")  # which the main claims compare
-NUM_TRIED_ROWS = 200  # held-out rows that trials are judged on
-
-
-@dataclass(frozen=True)
-class Trials:
-    """
-    Settings of a rival that are tried before its row is run, which takes the best ones.
-
-    Args:
-        flag (`str`): The flag that they are given by.
-        task (`str`): The task that judges them.
-        trained (`tuple`): Values of the flag that a model is trained with.
-        drawn (`tuple[dict, ...]`, *optional*): Settings of drawing that are tried of the best one.
-    """
-
-    flag: str
-    task: str
-    trained: tuple
-    drawn: tuple[dict, ...] = ()
-
-
-TRIALS = {
-    "regression": Trials(
-        "regression",
-        "drawing",
-        tuple(
-            {"loss": loss, "normalize": normalize, "noise": noise, "weight": weight}
-            for loss, normalize, noise, weight in (
-                *(("cosine", True, 0.0, 1.0), ("cosine", True, 0.3, 1.0), ("cosine", True, 0.6, 1.0)),
-                *(("cosine", False, 0.3, 1.0), ("cosine", True, 0.3, 4.0), ("cosine", True, 0.3, 8.0)),
-                *(("l2", True, 0.0, 1.0), ("l2", True, 0.3, 1.0), ("l2", False, 0.3, 1.0), ("l2", True, 0.3, 4.0)),
-            )
-        ),
-        tuple({"guidance_scale": scale, "snap": snap} for scale in (1.0, 1.5, 2.0, 3.0) for snap in (False, True)),
-    ),
-    "adapter_resampler": Trials("num_codes", "captions", (8, 16, 32)),
-}
 NUM_COUNTED_IMAGES = 512  # of which the mean number of codes is taken
 
 
@@ -119,14 +78,6 @@ class Paths:
     @property
     def text_tokenizer(self) -> Path:
         return self.runs / "text_tokenizer"
-
-    @property
-    def sweep(self) -> Path:
-        return self.results / "sweep.json"
-
-    @property
-    def trials(self) -> Path:
-        return self.results / "trials.json"
 
     @property
     def dial(self) -> Path:
@@ -168,7 +119,7 @@ def run_module(module: str, flags: list[str], jobs: int = 1) -> None:
     subprocess.run([sys.executable, "-m", module, *flags], env=environment, check=True)
 
 
-class Study:
+class Study(Tuning):
     """
     The stages of a study.
 
@@ -196,19 +147,25 @@ class Study:
             ExceptionGroup: If rows have failed.
         """
         kinds = list(dict.fromkeys(["dynamic", *map(self.kind_of, self.options.rows)]))
-        kinds += [] if self.options.no_dial else ["random"]
         if "--language_model" not in self.options.row:
             self.make_text_tokenizer()
         self.make_parts("dynamic")
-        self.each(self.make_parts, [(kind,) for kind in kinds[1:]])
-        self.check()
-        tuned = self.each(self.tune_all, [(row,) for row in self.options.rows])
+        made = {"dynamic", *(kind for (kind,) in self.each(self.make_parts, [(kind,) for kind in kinds[1:]]))}
+        rows = [row for row in self.options.rows if self.kind_of(row) in made]
+        # First the rows whose rates and settings others take.
+        first = [row for row in rows if row not in RATE_OF]
+        tuned = {row for (row,) in self.each(self.tune_all, [(row,) for row in first])}
+        rows = [row for row in rows if RATE_OF.get(row, row) not in set(first) - tuned]
         seeds = range(max(map(self.num_seeds, self.options.rows)))
-        self.each(self.train_row, [(row, seed) for seed in seeds for (row,) in tuned if seed < self.num_seeds(row)])
-        self.check()
-        if not self.options.no_dial:
-            self.measure_dial()
+        self.each(self.train_row, [(row, seed) for seed in seeds for row in rows if seed < self.num_seeds(row)])
+        if not self.options.no_dial and BASE in rows:
+            self.each(self.make_dial, [()])
         self.write_page()
+        self.check()
+
+    def make_dial(self) -> None:
+        self.make_parts("random")
+        self.measure_dial()
 
     def each(self, run: Callable[..., None], cases: list[tuple]) -> list[tuple]:
         """Runs all cases, several at a time, and returns those that did not fail."""
@@ -223,8 +180,11 @@ class Study:
             raise ExceptionGroup("Parts of the study have failed. The same command runs them again.", self.errors)
 
     def make_parts(self, kind: str) -> None:
-        self.train_parts(kind)
-        self.compute_codes(kind)
+        """Trains a visual tokenizer, precomputes the codes of all rows, and trains a pixel decoder on them."""
+        self.train_tokenizer(kind)
+        with self.lock:  # it uses all cores
+            self.compute_codes(kind)
+        self.train_decoder(kind)
 
     def tune_all(self, row: str) -> None:
         if self.options.sweep:
@@ -244,44 +204,53 @@ class Study:
 
     def make_text_tokenizer(self) -> None:
         """Trains the text tokenizer of all rows on the sequences of LaVIT, which have all kinds of text."""
-        if self.paths.text_tokenizer.exists():
-            return
         study, sequences, data, args = self.arguments(BASE, 0, self.paths.runs / "unused")
+        recipe = {name: str(value) for name, value in {**vars(data), **vars(sequences)}.items()}
+        keep_recipe(self.paths.text_tokenizer.with_suffix(".json"), recipe | {"size": study.text_vocab_size})
+        if (self.paths.text_tokenizer / "tokenizer_config.json").exists():
+            return
         rows, _ = load_mixture(data, sequences, args)
         tokenizer = train_text_tokenizer(list_texts(rows), study.text_vocab_size, lowercase=True)
         tokenizer.save_pretrained(self.paths.text_tokenizer)
 
-    def train_parts(self, kind: str) -> None:
-        """Trains a visual tokenizer and its pixel decoder."""
-        options, folder, decoder = self.options, self.paths.tokenizer(kind), self.paths.decoder(kind)
+    def train_tokenizer(self, kind: str) -> None:
+        options, folder = self.options, self.paths.tokenizer(kind)
         flags = [*_recipe(options.tokenizer_recipe), *TOKENIZERS[kind], "--output_dir", str(folder)]
         if kind == "fixed":
             flags += ["--num_codes", str(self.mean_codes())]
         self.train_part("study.train_tokenizer", folder, [*flags, *options.common, *options.tokenizer])
-        flags = [*_recipe(options.decoder_recipe), "--visual_tokenizer", str(folder), "--output_dir", str(decoder)]
-        self.train_part("train_image_decoder", decoder, [*flags, *options.common, *options.decoder])
+
+    def train_decoder(self, kind: str) -> None:
+        options, folder, tokenizer = self.options, self.paths.decoder(kind), self.paths.tokenizer(kind)
+        flags = [*_recipe(options.decoder_recipe), "--visual_tokenizer", str(tokenizer), "--output_dir", str(folder)]
+        flags += [*options.common, *options.decoder]
+        if not options.no_codes:  # so that the visual tokenizer need not run in each step
+            flags += ["--dataset_name", str(self.paths.codes(kind))]
+        self.train_part("train_image_decoder", folder, flags)
 
     def train_part(self, module: str, folder: Path, flags: list[str]) -> None:
         """Trains a part that is missing."""
         contents = [Path(flag).read_text(encoding="utf-8") for flag in flags[:1] if not flag.startswith("--")]
-        keep_recipe(folder.with_suffix(".json"), {"module": module, "flags": flags, "recipe": contents})
+        recipe = {"module": module, "flags": flags, "recipe": contents, "parts": _given_parts(flags, contents)}
+        keep_recipe(folder.with_suffix(".json"), recipe)
         if not (folder / "README.md").exists():
             self.run(module, flags)
 
     def compute_codes(self, kind: str) -> None:
         """
-        Precomputes the codes of the images that rows train on. All rows read them, since images that were rendered or
-        decoded once are read faster.
+        Precomputes the codes of the images that rows train on, and of those that pixel decoders are evaluated on. All
+        rows read them, since images that were rendered or decoded once are read faster. What is complete is kept.
         """
-        folder = self.paths.codes(kind)
-        if self.options.no_codes or (folder / "README.md").exists():
+        if self.options.no_codes:
             return
         tokenizer = LavitVisualTokenizer.from_pretrained(self.paths.tokenizer(kind))
         processor = AutoImageProcessor.from_pretrained(self.paths.tokenizer(kind))
         _, sequences, data, _ = self.arguments(BASE, 0, self.paths.runs / "unused")
-        rows, _ = data.load()
-        columns = [name for name in (data.image_column, sequences.edited_image_column) if name in rows.column_names]
-        precompute_codes(rows, folder, tokenizer, processor, image_columns=columns)
+        for rows in filter(None, data.load()):
+            columns = [
+                name for name in (data.image_column, sequences.edited_image_column) if name in rows.column_names
+            ]
+            precompute_codes(rows, self.paths.codes(kind), tokenizer, processor, image_columns=columns)
 
     def mean_codes(self) -> int:
         """Returns the mean number of codes of the dynamic visual tokenizer, rounded, over held-out images."""
@@ -306,91 +275,16 @@ class Study:
         if self.paths.codes(kind).exists():
             given["codes"] = self.paths.codes(kind)
         named = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-        recipe = str(STUDY / "rows" / f"{row}.yaml")
-        return [recipe, *named, *self.rate(row), *self.options.common, *self.options.row, *self.best(row)]
+        flags = [str(STUDY / "rows" / f"{row}.yaml"), *named, *self.rate(row), *self.options.common, *self.options.row]
+        if row == EQUAL:
+            flags += ["--max_steps", str(self.equal_steps())]
+        return [*flags, *self.best(row)]
 
-    def arguments(self, row: str, seed: int, results: Path) -> Arguments:
-        return read_arguments([*self.flags(row, self.paths.runs / "unused", results), "--seed", str(seed)])
-
-    def rate(self, row: str) -> list[str]:
-        """Returns the flag with the learning rate that the sweep has found best, if there was one."""
-        found = read_json(self.paths.sweep).get(row)
-        return ["--learning_rate", str(found["best"])] if found else []
-
-    def best(self, row: str) -> list[str]:
-        """Returns the flag with the value that trials have found best, if there were any."""
-        found = read_json(self.paths.trials).get(row)
-        return _flag(TRIALS[row].flag, found["best"]) if found else []
-
-    def try_settings(self, row: str) -> None:
-        """Trains a row for a few steps with each value of its trials, and keeps the one that their task finds best."""
-        if row in read_json(self.paths.trials):
-            return
-        trials = TRIALS[row]
-        found = {json.dumps(value): self.try_one(row, value)["evaluation"]["results"] for value in trials.trained}
-        best = json.loads(self.choose(found, trials.task))
-        if trials.drawn:
-            reports = self.try_one(row, best, ["--tried", json.dumps(trials.drawn)])["tried"]
-            drawn = {
-                json.dumps(best | settings): report for settings, report in zip(trials.drawn, reports, strict=True)
-            }
-            best = json.loads(self.choose(drawn, trials.task))
-            found |= drawn
-        values = [
-            {"value": json.loads(text)} | {name: report[trials.task][name] for name in ("objects", "everything")}
-            for text, report in found.items()
-        ]
-        entry = {"steps": self.options.trial_steps, "task": trials.task, "values": values, "best": best}
-        self.add(self.paths.trials, row, entry)
-
-    def choose(self, found: dict[str, dict], task: str) -> str:
-        """Returns the name of the results in which most objects and most scenes are right."""
-        return max(found, key=lambda name: sum(found[name][task][key]["value"] for key in ("objects", "everything")))
-
-    def try_one(self, row: str, value, more: Sequence[str] = ()) -> dict:
-        """Returns the results of a row with a value of its trials."""
-        trials, flags = TRIALS[row], [*_flag(TRIALS[row].flag, value), *more]
-        folder = self.paths.runs / "trials" / f"{row}-{hashlib.sha256(json.dumps(flags).encode()).hexdigest()[:8]}"
-        path = folder / "results.json"
-        # Not the rows of the table, on which the best of several settings would look better than it is.
-        split, steps = self.arguments(row, 0, path)[2].eval_split, str(self.options.trial_steps)
-        judged = ["--test_split", split, "--tasks", trials.task, "--num_test_rows", str(NUM_TRIED_ROWS)]
-        flags = [*self.flags(row, folder, path), "--max_steps", steps, "--num_curve_points", "1", *judged, *flags]
-        if path.exists():
-            compare_recipes(path, read_json(path)["recipe"], describe_recipe(*read_arguments(flags)), ("codes",))
-        else:
-            self.run("study.train", flags)
-        return read_json(path)
-
-    def add(self, path: Path, row: str, entry: dict) -> None:
-        """Adds the entry of a row to a JSON file."""
-        with self.lock:
-            write_json(path, read_json(path) | {row: entry})
-
-    def tune(self, row: str) -> None:
-        """Trains a row for a few steps with each learning rate, and keeps the one with the least held-out loss."""
-        if row in read_json(self.paths.sweep):
-            return
-        losses, rates = {}, list(self.options.rates)
-        while rates:
-            rate = rates.pop(0)
-            folder = self.paths.runs / "sweep" / f"{row}-{rate}"
-            path = folder / "loss.json"
-            shorter = ["--only_loss", "true", "--max_steps", str(self.options.sweep_steps)]
-            flags = [*self.flags(row, folder, path), *shorter, "--learning_rate", str(rate)]
-            if path.exists():
-                compare_recipes(path, read_json(path)["recipe"], describe_recipe(*read_arguments(flags)), ("codes",))
-            else:
-                self.run("study.train", flags)
-            loss = read_json(path)["held_out_loss"]
-            losses[rate] = loss if math.isfinite(loss) else math.inf
-            best = min(losses, key=lambda rate: losses[rate])
-            # A best rate at the end of those that were tried may not be the best one.
-            if not rates and 1 < len(losses) < MAX_RATES:
-                rates = [best / 2] if best == min(losses) else [best * 2] if best == max(losses) else []
-        shown = {str(rate): loss for rate, loss in sorted(losses.items())}
-        entry = {"steps": self.options.sweep_steps, "held_out_losses": shown, "best": best}
-        self.add(self.paths.sweep, row, entry)
+    def equal_steps(self) -> int:
+        """Returns the steps in which a row that only reads sees as many of its sequences as LaVIT does."""
+        _, sequences, _, args = self.arguments(BASE, 0, self.paths.runs / "unused")
+        weights = sequences.weights
+        return round(args.max_steps * sum(weights.get(kind, 0) for kind in READING) / sum(weights.values()))
 
     def train_row(self, row: str, seed: int) -> None:
         """
@@ -402,21 +296,23 @@ class Study:
         name = f"{row}-seed{seed}"
         path = self.paths.results / f"{name}.json"
         if path.exists():
-            made, now = read_json(path)["recipe"], describe_recipe(*self.arguments(row, seed, path))
-            compare_recipes(path, made, now, set(OWN) - {"learning_rate", "seed"})
+            check_results(path, self.arguments(row, seed, path))
             return
-        flags = self.flags(row, self.paths.runs / name, path)
-        self.run("study.train", [*flags, "--seed", str(seed)])
+        flags = [*self.flags(row, self.paths.runs / name, path), "--seed", str(seed)]
+        # The rows of one kind of selection have one pixel decoder, which reconstructs alike in all of them.
+        if seed:
+            tasks = [task for task in self.arguments(row, seed, path)[0].tasks if task != "reconstruction"]
+            flags += ["--tasks", *tasks]
+        self.run("study.train", flags)
         with self.lock:
             self.write_page()
 
     def measure_dial(self) -> None:
         """Trains LaVIT once more, on the visual tokenizer with random budgets, and measures both curves."""
+        folder = self.paths.runs / "dial"
+        self.run_once(folder / "results.json", self.flags(BASE, folder, folder / "results.json", kind="random"))
         if self.paths.dial.exists():
             return
-        folder = self.paths.runs / "dial"
-        if not (folder / "results.json").exists():
-            self.run("study.train", self.flags(BASE, folder, folder / "results.json", kind="random"))
         plain = self.paths.runs / f"{BASE}-seed0", self.paths.decoder("dynamic")
         random = folder, self.paths.decoder("random")
         flags = ["--plain", *map(str, plain), "--random", *map(str, random), "--output", str(self.paths.dial)]
@@ -427,8 +323,11 @@ def _recipe(path: str) -> list[str]:
     return [path] if path else []
 
 
-def _flag(name: str, value) -> list[str]:
-    return [f"--{name}", json.dumps(value)]
+def _given_parts(flags: list[str], contents: list[str]) -> dict[str, str | None]:
+    """Returns the checksums of the parts that a recipe and flags name."""
+    named = yaml.safe_load(contents[0]) if contents else {}
+    named |= {name.removeprefix("--"): value for name, value in pairwise(flags) if name.startswith("--")}
+    return {name: fingerprint(named[name]) for name in ("vision_tower", "vae", "visual_tokenizer") if name in named}
 
 
 def main():

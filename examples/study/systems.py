@@ -14,9 +14,11 @@ from lavit_hf.modeling import LavitVisualTokenizerConfig
 from lavit_hf.training import LavitForCausalLMTrainer, SequenceArguments, freeze_parts
 
 from .adapters import DroppedForCausalLM, LinearForCausalLM, MlpForCausalLM, ResamplerForCausalLM
+from .json_files import fingerprint
 from .regression import RegressionForCausalLM, RegressionSettings, RegressionSubject, RegressionTrainer
 
 
+PARTS = ("visual_tokenizer", "image_decoder", "text_tokenizer")
 READING = ("caption", "question", "text")  # the kinds of sequences in which nothing is drawn
 
 
@@ -187,6 +189,11 @@ def build_system(
         image_start_token_id=model.config.image_start_token_id,
     )
     return model, processor
+
+
+def fingerprint_parts(arguments: StudyArguments) -> dict[str, str | None]:
+    """Returns the checksums of the parts of a row, whose contents tell more than their paths."""
+    return {name: fingerprint(getattr(arguments, name)) for name in PARTS}
 
 
 def describe_recipe(arguments: StudyArguments, sequences: SequenceArguments, data, args) -> dict:

@@ -10,13 +10,17 @@ import importlib.metadata
 import json
 import platform
 import time
+from collections.abc import Collection
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import torch
 from optimizers import OptimizerFactory
+from safetensors.torch import load_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback, TrainingArguments
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from lavit_hf import LavitImageDecoderPipeline, LavitProcessor, LavitVisualTokenizer
 from lavit_hf.data.code_files import MANIFEST_FILE, check_codebook
@@ -36,16 +40,26 @@ from lavit_hf.training import (
     run_script,
 )
 
-from .json_files import fingerprint, keep_recipe, read_json, write_json
+from .json_files import keep_recipe, only_process, read_json, write_json
 from .regression import RegressionForCausalLM
-from .systems import StudyArguments, build_system, describe_recipe
+from .systems import StudyArguments, build_system, describe_recipe, fingerprint_parts
 
 
 NUM_FITTED_IMAGES = 256  # to which the normalization of vectors is fitted
 NUM_COUNTED_IMAGES = 256  # whose positions are counted
 NUM_DRAWINGS = 8
 EVALUATIONS, RECIPE = "evaluations.json", "recipe.json"
-PARTS = ("visual_tokenizer", "image_decoder", "text_tokenizer")  # whose contents tell more than their paths
+NOT_KEPT = ("results", "output_dir", "codes", "tried", "image_generation")  # which training does not depend on
+CURVE_TASKS = ("captions", "questions", "drawing", "edits")
+# The metrics whose value is kept for each row, so that systems can be compared row by row.
+PAIRED = {
+    "captions": ("everything", "cider"),
+    "questions": ("accuracy",),
+    "drawing": ("everything",),
+    "edits": ("everything",),
+    "own_words": ("right",),
+    "reconstruction": ("everything", "psnr"),
+}
 PACKAGES = ("lavit-hf", "torch", "transformers", "diffusers", "datasets", "accelerate")
 
 Arguments = tuple[StudyArguments, SequenceArguments, DataArguments, TrainingArguments]
@@ -88,12 +102,13 @@ class Evaluator:
             "answers": sequences.answer_column,
         }
 
-    def __call__(self, model, num_rows: int) -> EvaluationReport:
-        """Runs all tasks of the row on the first `num_rows` rows, or fewer where pixels are made."""
+    def __call__(self, model, num_rows: int, tasks: Collection[str] = tuple(TASKS)) -> EvaluationReport:
+        """Runs those tasks of the row that are among `tasks` on its first rows, or fewer where pixels are made."""
         if self.pipeline is not None:
             self.pipeline.to(model.device)
-        drawn = [task for task in self.study.chosen_tasks if TASKS[task].needs_pixels]
-        read = [task for task in self.study.chosen_tasks if task not in drawn]
+        chosen = [task for task in self.study.chosen_tasks if task in tasks]
+        drawn = [task for task in chosen if TASKS[task].needs_pixels]
+        read = [task for task in chosen if task not in drawn]
         cases = ((read, num_rows), (drawn, min(num_rows, self.study.num_drawn_rows)))
         reports = [self.run(model, tasks, count) for tasks, count in cases if tasks]
         first, *others = reports
@@ -146,7 +161,7 @@ class StudyCallback(TrainerCallback):
         if step in self.steps and state.is_world_process_zero:
             found = read_json(path)
             if str(step) not in found:
-                report = self.evaluator(model, self.evaluator.study.num_curve_rows)
+                report = self.evaluator(model, self.evaluator.study.num_curve_rows, CURVE_TASKS)
                 write_json(path, found | {str(step): list_values(report)})
 
     def on_log(self, args, state, control, **kwargs):
@@ -263,27 +278,56 @@ def draw_prompts(model, evaluator: Evaluator) -> tuple[list[str], list]:
     return [" ".join(sample.lines) for sample in samples], [sample.images[0] for sample in samples]
 
 
-def try_settings(model: RegressionForCausalLM, evaluator: Evaluator, settings: dict) -> EvaluationReport:
-    """Evaluates a regression with other settings of drawing."""
-    before, model.regression = model.regression, replace(model.regression, **settings)
-    try:
-        return evaluator(model, evaluator.study.num_test_rows)
-    finally:
-        model.regression = before
+def try_settings(model, evaluator: Evaluator, settings: dict) -> EvaluationReport:
+    """Evaluates a model with other settings of drawing: of the regression, or of `image_generation`."""
+    if isinstance(model, RegressionForCausalLM):
+        model.regression = replace(model.regression, **settings)
+    else:
+        own = json.loads(evaluator.study.image_generation)
+        model.generation_config.image_generation = own | settings
+    return evaluator(model, evaluator.study.num_test_rows)
+
+
+def list_cases(report: EvaluationReport, evaluator: Evaluator) -> dict[str, dict[str, str]]:
+    """
+    Returns the values of paired metrics for each row, as numbers with spaces between. Answers are averaged over the
+    questions of a row, which are about one image.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for task, names in PAIRED.items():
+        for name in names:
+            metric = report.results.get(task, {}).get(name)
+            if metric is None:
+                continue
+            values = iter(metric.outcomes)
+            if task == "questions":
+                column = evaluator.columns["questions"]
+                questions = [row[column] for row in evaluator.rows.select_columns([column]).take(len(evaluator.rows))]
+                counts = [1 if isinstance(asked, str) else len(asked) for asked in questions]
+                groups = [list(islice(values, count)) for count in counts]
+                values = iter(sum(group) / len(group) for group in groups if group)
+            shown = " ".join("-" if value is None else f"{value:.4g}" for value in values)
+            found.setdefault(task, {})[name] = shown
+    return found
 
 
 def train_row(arguments: Arguments) -> dict:
     """Trains a row, from its last checkpoint if it was stopped, and returns its results."""
     study, given, data, args = arguments
-    recipe = describe_recipe(study, given, data, args)
-    keep_recipe(Path(args.output_dir, RECIPE), recipe, ("results", "output_dir", "codes"))
+    recipe, parts = describe_recipe(study, given, data, args), fingerprint_parts(study)
+    keep_recipe(Path(args.output_dir, RECIPE), recipe | {"parts": parts}, NOT_KEPT)
     trainer, processor = load_trainer(arguments)
     model = trainer.model
     evaluator = None
     if not study.only_loss:
         evaluator = Evaluator(study, given, data, processor)
-        trainer.add_callback(StudyCallback(evaluator, curve_steps(study, args.max_steps)))
-    trainer.train(resume_from_checkpoint=last_checkpoint(args))
+        trainer.add_callback(StudyCallback(evaluator, curve_steps(study, args.max_steps) if args.seed == 0 else []))
+    trained = Path(args.output_dir, SAFE_WEIGHTS_NAME)
+    tried = json.loads(study.tried)
+    if tried and trained.exists():
+        load_model(model, trained)
+    else:
+        trainer.train(resume_from_checkpoint=last_checkpoint(args))
     loss = held_out_loss(trainer, study.chosen.choose_sequences(given))
     trainer.save_model()
     trainer.save_state()
@@ -292,12 +336,12 @@ def train_row(arguments: Arguments) -> dict:
         "seed": args.seed,
         "held_out_loss": loss,
         "recipe": recipe,
-        "parts": {name: fingerprint(getattr(study, name)) for name in PARTS},
+        "parts": parts,
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
     if evaluator is None:
         return results
-    if tried := json.loads(study.tried):
+    if tried:
         return results | {"tried": [list_values(try_settings(model, evaluator, settings)) for settings in tried]}
     started = time.perf_counter()
     report = evaluator(model, study.num_test_rows)
@@ -310,7 +354,7 @@ def train_row(arguments: Arguments) -> dict:
     images = evaluator.read_images(NUM_COUNTED_IMAGES)
     with FlopCounterMode(display=False, depth=8) as counter:
         positions = encode_images(model.model.visual_tokenizer, processor, images).num_codes
-    parts = count_parts(counter, model.model.visual_tokenizer)
+    counted = count_parts(counter, model.model.visual_tokenizer)
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     curve = {int(step): found for step, found in read_json(Path(args.output_dir, EVALUATIONS)).items()}
     curve[args.max_steps] = list_values(report)
@@ -322,7 +366,7 @@ def train_row(arguments: Arguments) -> dict:
         "operations": {
             "per_step": operations,
             "total": operations * args.max_steps,
-            "visual_tokenizer_per_image": {part: count / len(images) for part, count in parts.items()},
+            "visual_tokenizer_per_image": {part: count / len(images) for part, count in counted.items()},
         },
         "seconds": {
             "training": round(sum(entry["seconds"] for entry in log), 1),
@@ -331,14 +375,16 @@ def train_row(arguments: Arguments) -> dict:
         "losses": [[entry["step"], entry["loss"]] for entry in log],
         "curve": [{"step": step, "values": values} for step, values in sorted(curve.items())],
         "evaluation": json.loads(report.to_json()),
+        "cases": list_cases(report, evaluator),
         "drawings": prompts,
     }
 
 
 def main():
     arguments = read_arguments()
-    study = arguments[0]
-    write_json(study.results, train_row(arguments))
+    study, args = arguments[0], arguments[-1]
+    with only_process(Path(args.output_dir)):
+        write_json(study.results, train_row(arguments))
 
 
 if __name__ == "__main__":

@@ -20,12 +20,16 @@ class Metric:
         count (`int`): The number of cases.
         interval (`list[float]` of length 2, *optional*): The 95% Wilson interval, for a share of cases.
         baselines (`dict[str, float]`, *optional*): The value of the same measure for results that ignore the input.
+        outcomes (`tuple[float, ...]`, *optional*):
+            The value of each case, or None for a case that does not count, to compare two models case by case. They
+            are not part of a saved report.
     """
 
     value: float
     count: int
     interval: list[float] | None = None
     baselines: Mapping[str, float] = field(default_factory=dict)
+    outcomes: tuple[float | None, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def is_rate(self) -> bool:
@@ -60,14 +64,15 @@ def average(values: Iterable[float | None], **baselines: Iterable[float | None])
     Returns:
         [`Metric`], or `None` if no case counts.
     """
+    outcomes = tuple(None if value is None else float(value) for value in values)
     known = {
         name: [float(value) for value in cases if value is not None]
-        for name, cases in {"value": values, **baselines}.items()
+        for name, cases in {"value": outcomes, **baselines}.items()
     }
     means = {name: fmean(cases) for name, cases in known.items() if cases}
     if "value" not in means:
         return None
-    return Metric(means.pop("value"), len(known["value"]), baselines=means)
+    return Metric(means.pop("value"), len(known["value"]), baselines=means, outcomes=outcomes)
 
 
 def rate(outcomes: Iterable[float | None], **baselines: Iterable[float | None]) -> Metric | None:

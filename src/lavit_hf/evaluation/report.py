@@ -31,9 +31,11 @@ class EvaluationReport:
     samples: dict[str, list[Sample]] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> str:
-        """Returns everything except the samples as JSON."""
+        """Returns everything as JSON, except the samples and the outcomes of single cases."""
         values = asdict(replace(self, samples={}))
         values.pop("samples")
+        for metric in (metric for metrics in values["results"].values() for metric in metrics.values()):
+            metric.pop("outcomes")
         return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod

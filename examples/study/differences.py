@@ -1,0 +1,132 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Differences between rows of the study, with the noise of training and of the test set."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import fmean, stdev, variance
+
+from scipy.stats import t
+
+
+Results = Mapping[str, Sequence[dict]]
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Value:
+    """
+    A measure over the seeds of a row.
+
+    Args:
+        values (`tuple[float, ...]`): The value of each seed.
+        cases (`tuple[float, ...]`, *optional*): The value of each row of the test set, averaged over seeds.
+        is_share (`bool`, *optional*, defaults to `False`): Whether the value is a share, from 0 to 1.
+    """
+
+    values: tuple[float, ...]
+    cases: tuple[float, ...] = ()
+    is_share: bool = False
+
+    @property
+    def mean(self) -> float:
+        """The mean over seeds."""
+        return fmean(self.values)
+
+    @property
+    def scale(self) -> float:
+        """The unit in which seeds differ alike for all rows: shares differ less near 0 and 1 than in between."""
+        share = (self.mean * len(self.cases) + 2) / (len(self.cases) + 4)
+        return share * (1 - share) if self.is_share else 1.0
+
+    def show(self, digits: int = 1, factor: float = 1.0) -> str:
+        """Writes the mean, and the standard deviation over seeds if there are several, such as `71.2 ± 0.4`."""
+        text = f"{factor * self.mean:.{digits}f}"
+        return text if len(self.values) == 1 else f"{text} ± {factor * stdev(self.values):.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """
+    The difference of a measure between two rows.
+
+    Args:
+        mean (`float`): The difference of the means over seeds.
+        error (`float`, *optional*): Its standard error, or None if no row has a second seed.
+        freedom (`int`, *optional*, defaults to 0): The degrees of freedom of the error.
+    """
+
+    mean: float
+    error: float | None
+    freedom: int = 0
+
+    @property
+    def half(self) -> float | None:
+        """Half of the width of its 95% interval."""
+        return None if self.error is None else float(t.ppf(1 - LEVEL / 2, self.freedom)) * self.error
+
+    @property
+    def p_value(self) -> float:
+        """The probability of a difference this large without a true one, 1 if it is unknown."""
+        if self.error is None:
+            return 1.0
+        return float(2 * t.sf(abs(self.mean) / self.error, self.freedom)) if self.error else float(self.mean == 0)
+
+
+def measure(results: Sequence[dict], task: str, metric: str) -> Value | None:
+    """Returns a measure over the seeds that have it, or None if there are none."""
+    found = [result for result in results if metric in result["evaluation"]["results"].get(task, {})]
+    if not found:
+        return None
+    metrics = [result["evaluation"]["results"][task][metric] for result in found]
+    cases = [read_cases(result.get("cases", {}).get(task, {}).get(metric, "")) for result in found]
+    averaged = tuple(map(fmean, zip(*cases, strict=True)))
+    return Value(tuple(one["value"] for one in metrics), averaged, metrics[0]["interval"] is not None)
+
+
+def read_cases(text: str) -> list[float]:
+    """Reads values with spaces between. A case that does not count is 0, in all rows of the study alike."""
+    return [0.0 if word == "-" else float(word) for word in text.split()]
+
+
+def seed_variance(values: Sequence[Value]) -> tuple[float, int]:
+    """
+    Returns the variance over seeds of the measures of all rows, in units of their `scale`, and its degrees of freedom.
+    A row alone, with its two or three seeds, would tell little of it.
+    """
+    several = [value for value in values if len(value.values) > 1]
+    freedom = sum(len(value.values) - 1 for value in several)
+    total = sum(variance(value.values) * (len(value.values) - 1) / value.scale**2 for value in several)
+    return (total / freedom if freedom else 0.0), freedom
+
+
+def subtract(results: Results, own: str, rival: str, task: str, metric: str) -> Difference | None:
+    """
+    Returns the difference of two rows, or None if one of them lacks the measure. Its error has the noise of seeds and
+    that of the test set: the variance of differences between single scenes, which both rows were tested on.
+    """
+    values = {row: value for row, found in results.items() if (value := measure(found, task, metric)) is not None}
+    if own not in values or rival not in values:
+        return None
+    first, second = values[own], values[rival]
+    pooled, freedom = seed_variance(list(values.values()))
+    if not freedom:
+        return Difference(first.mean - second.mean, None)
+    of_seeds = sum(pooled * value.scale**2 / len(value.values) for value in (first, second))
+    differences = [one - other for one, other in zip(first.cases, second.cases, strict=True)]
+    of_cases = variance(differences) / len(differences) if len(differences) > 1 else 0.0
+    return Difference(first.mean - second.mean, sqrt(of_seeds + of_cases), freedom)
+
+
+def decide(differences: Sequence[Difference]) -> list[str]:
+    """
+    Says of each of several differences that belong to one claim whether the claim holds for it. The chance of any
+    wrong verdict among them is 5% at most, by the method of Holm.
+    """
+    order = sorted(range(len(differences)), key=lambda index: differences[index].p_value)
+    verdicts = ["open"] * len(differences)
+    for place, index in enumerate(order):
+        if differences[index].p_value > LEVEL / (len(differences) - place):
+            break
+        verdicts[index] = "holds" if differences[index].mean > 0 else "does not hold"
+    return verdicts
