@@ -33,7 +33,7 @@ from transformers import (
 from lavit_hf import LavitForCausalLM, LavitProcessor, LavitVisualTokenizer
 from lavit_hf.data.code_files import check_codebook
 from lavit_hf.data.rows import RowStream
-from lavit_hf.modeling.generation_settings_lavit import check_plan_settings
+from lavit_hf.modeling import LavitGenerationConfig
 from lavit_hf.training import (
     DataArguments,
     LavitCollator,
@@ -159,8 +159,7 @@ def read_plan_settings(arguments: ModelArguments, sequences: SequenceArguments) 
     Raises:
         ValueError: If there are settings without plans, or they are no settings.
     """
-    settings = json.loads(arguments.plan_generation)
-    check_plan_settings(settings)
+    settings = LavitGenerationConfig(plan_generation=json.loads(arguments.plan_generation)).plan_generation
     if settings and not sequences.plans:
         raise ValueError(f"plan_generation needs a plan_column or an edited_plan_column, got {settings}.")
     return settings if sequences.plans else None

@@ -29,12 +29,14 @@ class Question:
         text (`str`): The question.
         references (`tuple[str, ...]`): Its right answers.
         kind (`str`, *optional*): The kind of the question.
+        has_reasons (`bool`, *optional*, defaults to `False`): Whether answers may begin with their reasons.
     """
 
     row: int
     text: str
     references: tuple[str, ...]
     kind: str | None = None
+    has_reasons: bool = False
 
 
 def normalize_answer(text: str) -> str:
@@ -87,16 +89,16 @@ def list_questions(rows: Sequence[dict]) -> list[Question]:
         texts, answers, kinds = row["questions"], row["answers"], row.get("question_kinds")
         if isinstance(texts, str):
             texts, answers, kinds = [texts], [answers], [kinds]
-        kinds = kinds or [None] * len(texts)
+        kinds, has_reasons = kinds or [None] * len(texts), is_scene(row.get("scene"))
         if not len(texts) == len(answers) == len(kinds):
             raise ValueError(f"Row {index} has {len(texts)} questions, {len(answers)} answers and {len(kinds)} kinds.")
         for text, given, kind in zip(texts, answers, kinds, strict=True):
             given = [given] if isinstance(given, str) else given
             # The files of VQAv2 hold each answer with who gave it and how sure they were.
             references = tuple(answer["answer"] if isinstance(answer, dict) else answer for answer in given)
-            if is_scene(row.get("scene")):
+            if has_reasons:
                 references = tuple(map(conclude, references))
-            questions.append(Question(index, text, references, kind))
+            questions.append(Question(index, text, references, kind, has_reasons))
     return questions
 
 
@@ -137,10 +139,7 @@ def evaluate_questions(subject: Subject, rows: Sequence[dict]) -> dict[str, Metr
     for _, batch in subject.batches(questions, "questions"):
         images = [image for q in batch for image in subject.read_images([rows[q.row]], q.row)]
         written = subject.answer((question.text for question in batch), images)
-        answers += [
-            conclude(text) if is_scene(rows[q.row].get("scene")) else text
-            for q, text in zip(batch, written, strict=True)
-        ]
+        answers += [conclude(text) if q.has_reasons else text for q, text in zip(batch, written, strict=True)]
         cases = zip(batch, written, strict=True)
         subject.show(images, lines=(f"{q.text}\nsays: {text}\nexpected: {q.references[0]}" for q, text in cases))
     return score_answers(questions, answers)

@@ -23,7 +23,7 @@ KINDS = {
     "interleaved": ("segments_column",),  # or the columns in `sequence_columns`
 }
 # The arguments that may name a column with the plan of an image.
-PLANS = {"draw": ("plan_column",), "edit": ("edited_plan_column",)}
+PLANS = {"draw": "plan_column", "edit": "edited_plan_column"}
 
 
 @dataclass
@@ -100,9 +100,9 @@ class SequenceArguments:
                 f"sequence_columns need a weight of the kind 'interleaved', got {self.sequence_columns} with "
                 f"{self.mixture}."
             )
-        named = {kind: getattr(self, name) for kind, (name,) in PLANS.items()}
+        named = {kind: getattr(self, name) for kind, name in PLANS.items()}
         self.plans = {kind: column for kind, column in named.items() if column is not None and kind in self.weights}
-        missing = [PLANS[kind][0] for kind in PLANS if kind in self.weights and kind not in self.plans]
+        missing = [kind for kind in PLANS if kind in self.weights and kind not in self.plans]
         if (self.plans and missing) or (any(named.values()) and not self.plans):
             raise ValueError(
                 "Either all drawings have plans or none: plan_column is for the kind draw and edited_plan_column for "
@@ -119,7 +119,7 @@ class SequenceArguments:
     def only(self, kind: str) -> "SequenceArguments":
         """Returns the same arguments with `kind` alone and without dropout, for evaluation."""
         columns = self.sequence_columns if kind == "interleaved" else []
-        plans = {name: None for other, (name,) in PLANS.items() if other != kind}
+        plans = {name: None for other, name in PLANS.items() if other != kind}
         return replace(
             self, mixture=[f"{kind}=1"], prompt_dropout=0.0, plan_dropout=0.0, sequence_columns=columns, **plans
         )
@@ -175,7 +175,7 @@ class SequenceReader:
                 wanted = " or ".join(map(repr, sorted(columns)))
                 raise ValueError(
                     f"Sequences of the kind {kind!r} need a column {wanted}; the dataset has {', '.join(names)}. "
-                    f"Set {' or '.join([*KINDS[kind], *PLANS.get(kind, ())])}."
+                    f"Set {' or '.join([*KINDS[kind], *([PLANS[kind]] if kind in PLANS else [])])}."
                 )
         selected = {name for _, columns in needed for name in columns}
         # The codes of images that enter as features tell how many positions these take.
