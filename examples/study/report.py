@@ -127,7 +127,7 @@ def load_results(folder: Path) -> dict[str, list[dict]]:
     for results in found.values():
         first = results[0]
         for result in results:  # seeds of a row have one recipe, and rows those of LaVIT but for what they are about
-            compare_recipes(first["row"], first["recipe"], result["recipe"], {*OWN, "tasks"} - {"learning_rate"})
+            compare_recipes(first["row"], first["recipe"], result["recipe"], set(OWN) - {"learning_rate"})
             compare_recipes(first["row"], first["parts"], result["parts"])
             if BASE in found:
                 check_budgets({BASE: found[BASE][0]["recipe"]} | {result["row"]: result["recipe"]})

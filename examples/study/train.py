@@ -23,7 +23,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from lavit_hf import LavitImageDecoderPipeline, LavitProcessor, LavitVisualTokenizer
-from lavit_hf.data.code_files import MANIFEST_FILE, check_codebook
+from lavit_hf.data.code_files import check_codebook
 from lavit_hf.data.loading import load_rows
 from lavit_hf.evaluation import TASKS, EvaluationReport, evaluate
 from lavit_hf.inference import encode_images
@@ -222,8 +222,7 @@ def load_sequences(
     train_rows, eval_rows = load_mixture(data, sequences, args)
     if study.codes is None:
         return train_rows, eval_rows
-    (manifest,) = Path(study.codes).glob(f"*/{MANIFEST_FILE}")
-    split = manifest.parent.name
+    split = str(train_rows.dataset.split or "train")  # as `precompute_codes` names its folder
     rows = load_rows(study.codes, split)
     if len(rows) != len(train_rows):
         raise ValueError(f"{study.codes} has {len(rows)} rows, and the recipe trains on {len(train_rows)}.")

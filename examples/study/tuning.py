@@ -217,7 +217,7 @@ def _flag(name: str, value) -> list[str]:
 def check_results(path: Path, arguments: Arguments) -> None:
     """Raises a `ValueError` if the results in `path` were made by another recipe or with other parts."""
     made, study = read_json(path), arguments[0]
-    ignored = set(OWN) - {"learning_rate", "seed"} | {"tasks"}
+    ignored = set(OWN) - {"learning_rate", "seed"}
     if study.only_loss or path.name == "results.json":  # made before the best way to draw was known
         ignored.add("image_generation")
     compare_recipes(path, made["recipe"], describe_recipe(*arguments), ignored)

@@ -137,11 +137,12 @@ def test_precomputed_codes_change_nothing(row, parts, tmp_path):
     tokenizer = LavitVisualTokenizer.from_pretrained(parts / "tokenizer")
     processor = AutoImageProcessor.from_pretrained(parts / "tokenizer")
     columns = ("image", "edited_image")
-    precompute_codes(rows, tmp_path / "codes", tokenizer, processor, image_columns=columns, num_workers=0)
+    for split in (rows, load_rows(parts / "data", "validation")):  # as the driver does
+        precompute_codes(split, tmp_path / "codes", tokenizer, processor, image_columns=columns, num_workers=0)
     plain = train_row(read_arguments(flags(row, parts, tmp_path, only_loss=True)))
     arguments = read_arguments(flags(row, parts, tmp_path, codes=tmp_path / "codes", only_loss=True))
     assert train_row(arguments)["held_out_loss"] == pytest.approx(plain["held_out_loss"], abs=1e-5)
-    arguments[2].num_train_rows = 20
+    arguments[2].num_train_rows, arguments[3].output_dir = 20, str(tmp_path / "fewer")
     with pytest.raises(ValueError, match="has 24 rows, and the recipe trains on 20"):
         train_row(arguments)
 
