@@ -15,6 +15,7 @@ from lavit_hf.data.shapes import (
     SHAPES,
     SIZES,
     DescribedObject,
+    arrangements,
     ask_questions,
     conclude,
     describe_layout,
@@ -451,12 +452,18 @@ def count_shapes(text):
 def test_requests_say_what_is_there(without_talk, monkeypatch):
     """All shapes of a scene are named, as often as they are there, and nothing else is."""
     monkeypatch.setattr(prompt_lists, "list_kin", lambda objects, wording: None)
-    monkeypatch.setattr(prompts, "_write_columns", prompts._write_sentences)
+    monkeypatch.setattr(arrangements, "_corners", lambda objects, wording: None)
+    for name in ("_write_columns", "_leave_open"):
+        monkeypatch.setattr(prompts, name, prompts._write_sentences)
     monkeypatch.setattr(prompt_lists, "_name_next", lambda item, wording: prompt_lists.name_group([item], wording))
     told, named = [], []
     for index, scene in enumerate(SCENES):
         for number in range(3):
             request = request_scene(scene, Random(f"{index} {number}"))
+            # Words for several objects, which are not places of one.
+            request = re.sub(
+                r"\b(?:in )?(?:the )?[\w-]+ (?:row|column)\b|in the middle (?:between|of them)", "", request
+            )
             text = plain(request)
             # A bare "plus" may be read in two ways.
             readings = [text, *(plain(re.sub(r"\bplus\b(?! s[iy])", word, request)) for word in ("cross", "and"))]
@@ -490,6 +497,111 @@ def test_columns_tell_one_thing_of_all_objects_in_their_order():
             assert said[field] in ([], values, values[:1] if len(set(values)) == 1 else values), (text, scene)
             forms.add((field, len(said[field]) == len(values), bool(repeated)))
     assert {(field, True, repeated) for field in ("color", "place") for repeated in (False, True)} <= forms
+
+
+@pytest.fixture
+def plain_words(monkeypatch):
+    """Objects are named in the names of their fields, and words are the first ones of their lists."""
+    monkeypatch.setattr(arrangements, "choose", lambda words, rng: words[0])
+    monkeypatch.setattr(Wording, "name", lambda self, item, count=1: f"<{item.place}>" + "*" * (count > 1))
+    monkeypatch.setattr(Wording, "place", lambda self, item: None)
+    monkeypatch.setattr(arrangements, "phrase_name", lambda rng, shape, *args, **kwargs: shape)
+    monkeypatch.setattr(arrangements, "phrase_relation", lambda relation, *args: relation)
+
+
+def write_arrangements(name):
+    """Yields what a pattern says of scenes, with each object as its place in angle brackets."""
+    for index, scene in enumerate(SCENES):
+        for number in range(6):
+            rng = Random(f"{index} {number}")
+            objects = rng.sample(scene.objects, len(scene.objects))
+            found = getattr(arrangements, name)(objects, Wording(rng, 0, 0)) if len(objects) > 1 else None
+            if found:
+                yield found[0], list(found[1]), scene
+
+
+def steps_to(place):
+    return divmod(PLACES.index(place), 3)
+
+
+HOLDS = {
+    "above": lambda first, second: first[0] < second[0],
+    "below": lambda first, second: first[0] > second[0],
+    "left": lambda first, second: first[1] < second[1],
+    "right": lambda first, second: first[1] > second[1],
+}
+RELATION = re.compile(r"\b(above|below|left|right)\b")
+
+
+def test_objects_around_another_one_are_where_the_text_says(plain_words):
+    seen = set()
+    for text, told, _ in write_arrangements("_around"):
+        anchor, *others = (steps_to(place) for place in re.findall("<(.*?)>", text))
+        assert sorted(f"<{item.place}>" for item in told) == sorted(re.findall("<.*?>", text)), text
+        said = RELATION.findall(re.sub("<.*?>", "", text))
+        assert len(said) == len(others), text
+        for relation, place in zip(said, others, strict=True):
+            assert HOLDS[relation](place, anchor), text
+            seen.add(relation)
+    assert seen == set(HOLDS)
+
+
+def test_each_object_of_a_chain_is_where_the_text_says(plain_words):
+    forms = set()
+    for text, told, _ in write_arrangements("_chain"):
+        places = [steps_to(item.place) for item in told]
+        said = RELATION.findall(re.sub("<.*?>", "", text))
+        for relation, first, second in zip(said, places[1:], places[:-1], strict=True):
+            assert HOLDS[relation](first, second), text
+        # Either each object follows "it", or it comes before the one that was named last.
+        order = [item.place for item in told]
+        of_two = [order[1], order[0], *order[2:]]
+        assert re.findall("<(.*?)>", text) in (order, of_two), text
+        forms.add(re.findall("<(.*?)>", text) == order)
+    assert forms == {True, False}
+
+
+def test_lines_are_in_their_order_and_complete(plain_words):
+    for name in ("_line", "_order"):
+        ends_seen = set()
+        for text, told, scene in write_arrangements(name):
+            places = [item.place for item in told]
+            if name == "_line":
+                which, kind = re.search(r"\b(top|middle|bottom|left|right) (row|column)", text).groups()
+                index = ("top", "middle", "bottom").index(which) if kind == "row" else None
+                index = ("left", "middle", "right").index(which) if index is None else index
+                axis = 0 if kind == "row" else 1
+                in_line = [item.place for item in scene.objects if steps_to(item.place)[axis] == index]
+                assert sorted(in_line) == sorted(places), text
+                if "*" in text:  # several equal ones
+                    continue
+            ends = re.search("(left|right|top|bottom) to (left|right|top|bottom)", text)
+            listed = re.findall("<(.*?)>", text)
+            assert sorted(listed) == sorted(places), text
+            axis = 1 if ends[1] in ("left", "right") else 0
+            steps = [steps_to(place)[axis] for place in listed]
+            assert steps == sorted(set(steps), reverse=ends[1] in ("right", "bottom")), text
+            ends_seen.add(ends[1])
+        assert ends_seen == ({"left", "top"} if name == "_line" else {"left", "right", "top", "bottom"})
+
+
+def test_what_is_between_corners_or_side_by_side_is_there(plain_words):
+    for text, (middle, *ends), _ in write_arrangements("_between"):
+        rows, columns = zip(*(steps_to(item.place) for item in ends), strict=True)
+        assert steps_to(middle.place) == (sum(rows) / 2, sum(columns) / 2), text
+        assert len(set(re.findall("<.*?>", text))) == 3, text
+    corners = set()
+    for text, told, _ in write_arrangements("_corners"):
+        assert all(" " in item.place for item in told), text
+        shared = set.intersection(*(set(item.place.split()) for item in told))
+        assert re.search(r"\b(top|bottom|left|right|opposite|)(?: ?corners?)", text)[1] == "".join(
+            shared or ({"opposite"} if len(told) == 2 else ())
+        ), text
+        corners.add((len(told), *shared))
+    assert {(2,), (2, "top"), (2, "left")} <= corners
+    for text, (first, second), _ in write_arrangements("_side_by_side"):
+        row, column = steps_to(first.place)
+        assert steps_to(second.place) in ((row, column + 1), (row, column - 1)), text
 
 
 def test_requests_name_two_of_a_kind_together():

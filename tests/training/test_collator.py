@@ -105,6 +105,24 @@ def test_several_questions_are_turns_of_a_chat(processor):
     assert label(processor, parts) == "".join(f"{answer}<|end|>" for answer in answers)
 
 
+def test_parts_of_a_text_may_be_no_labels(processor):
+    """`datasets` fills keys that some parts lack with None."""
+    parts = [
+        {"text": "red circle\n", "supervised": False},
+        {"text": "a blue", "supervised": None},
+        {"text": " square"},
+    ]
+    rows = Dataset.from_list([{"parts": parts}])
+    reader = SequenceReader(SequenceArguments(["text=1"], text_column="parts"))
+    for row in (rows[0], {"parts": parts}):
+        sequence = reader.compose(row, "row 0", Random(0))
+        assert "".join(part.text for part in sequence) == "red circle\na blue square"
+        assert label(processor, sequence) == "a blue square<|end|>"
+    for wrong in ([{"text": "red"}, "blue"], [{"supervised": False}], [{"text": None}]):
+        with pytest.raises(ValueError, match="row 7: The parts of a text must be"):
+            reader.compose({"parts": wrong}, "row 7", Random(0))
+
+
 def test_a_turn_ends_with_a_label(processor):
     """Text that is no label ends nothing by itself, as a paragraph that a user leaves out of the labels."""
     answer, asked = TextPart(" a", ends_turn=True), TextPart(" b", supervised=False)

@@ -65,7 +65,13 @@ class SequenceArguments:
     plan_dropout: float = field(
         default=0.25, metadata={"help": "The probability that a drawing or an edit has no plan."}
     )
-    text_column: str = field(default="caption", metadata={"help": "Column with the text of the kind 'text'."})
+    text_column: str = field(
+        default="caption",
+        metadata={
+            "help": "Column with the text of the kind 'text', or with several texts, of which each sequence has one, "
+            'or with the parts of one text as a list of {"text": ..., "supervised": true or false}.'
+        },
+    )
     question_column: str = field(default="questions", metadata={"help": "Column with a question, or a list of them."})
     answer_column: str = field(
         default="answers",
@@ -280,7 +286,14 @@ class SequenceReader:
         return [request, TextPart(TURN_END, supervised=False), TextPart(f"{plan}{TURN_END}")]
 
     def _text(self, row: dict, rng: Random) -> list[Part]:
-        return [TextPart(_one_of(row[self.arguments.text_column], rng))]
+        text = row[self.arguments.text_column]
+        if isinstance(text, str) or not any(isinstance(part, dict) for part in text):
+            return [TextPart(_one_of(text, rng))]
+        for part in text:
+            if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+                raise ValueError(f'The parts of a text must be {{"text": ..., "supervised": ...}}, got {part!r}.')
+        # `datasets` fills the keys that some parts lack with None.
+        return [TextPart(part["text"], part.get("supervised") is not False) for part in text]
 
     def _question(self, row: dict, rng: Random) -> list[Part]:
         questions, answers = row[self.arguments.question_column], row[self.arguments.answer_column]

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     import datasets
 
 # Part of the key of the cache. Raise it with every change of the rows.
-DATASET_VERSION = 8
+DATASET_VERSION = 9
 ROWS_PER_SHARD = 500
 NUM_CAPTIONS = 4
 NUM_PROMPTS = 4
+NUM_PLANS = 3
+PLANS_SEED = 1_000_000  # apart from the seeds that anyone would give
 
 
 def load_shapes(
@@ -59,7 +61,8 @@ def load_shapes(
         - `caption` (str), `instruction` (str), `edit_kind` (str);
         - `captions`, `edited_captions` (lists of 4 str): in several wordings, of which `caption` is the first;
         - `prompts` (list of 4 str): requests to draw `image`, in freer words than those of captions;
-        - `planned_prompts` (list of 4 str): the prompts, each with `layout` in the next line;
+        - `planned_prompts` (list of 6 dicts): requests to draw three other scenes of the split, each followed by the
+          layout of its scene, as segments of `text` of which the layouts are `supervised`;
         - `layout`, `edited_layout` (str): the objects in the order of reading, as [`describe_layout`] lists them;
         - `questions`, `answers`, `question_kinds` (lists of at most 8 str);
         - `scene`, `edited_scene` (lists of dicts): the objects, with `shape`, `color`, `size`, `place`, and `x`, `y`,
@@ -123,7 +126,7 @@ def make_row(index: int, split: str = "train", seed: int = 0, image_size: int = 
         "caption": captions[0],
         "captions": captions,
         "prompts": prompts,
-        "planned_prompts": [f"{prompt}\n{layout}" for prompt in prompts],
+        "planned_prompts": _plan_others(index, split, seed),
         "layout": layout,
         "scene": list_objects(scene),
         "questions": [question.text for question in questions],
@@ -136,6 +139,19 @@ def make_row(index: int, split: str = "train", seed: int = 0, image_size: int = 
         "edited_layout": describe_layout(edit.scene),
         "edited_scene": list_objects(edit.scene),
     }
+
+
+def _plan_others(index: int, split: str, seed: int) -> list[dict]:
+    """Returns requests to draw scenes and their layouts, from which a model learns to plan at little cost."""
+    segments = []
+    for number in range(NUM_PLANS):
+        scene = sample_scene(index, split, PLANS_SEED * (seed + 1) + number)
+        rng = scene_rng(index, split, seed, f"plan {number}")
+        texts = (request_scene(scene, rng) for _ in count())
+        request = next(text for text in texts if not is_own_words(text))
+        segments.append({"text": f"{request}\n", "supervised": False})
+        segments.append({"text": f"{describe_layout(scene)}\n", "supervised": True})
+    return segments
 
 
 def list_objects(scene: Scene) -> list[dict]:
@@ -155,7 +171,7 @@ def _features(datasets) -> datasets.Features:
             "caption": text,
             "captions": datasets.List(text),
             "prompts": datasets.List(text),
-            "planned_prompts": datasets.List(text),
+            "planned_prompts": datasets.List({"text": text, "supervised": datasets.Value("bool")}),
             "layout": text,
             "scene": datasets.List(item),
             "questions": datasets.List(text),

@@ -117,7 +117,12 @@ def list_kin(objects: Sequence[ShapeObject], wording: Wording) -> str | None:
     rng, first = wording.rng, objects[0]
     for shared, other in rng.sample((("shape", "color"), ("color", "shape"), ("shape", "size")), 3):
         kin = [item for item in objects if getattr(item, shared) == getattr(first, shared)]
-        if len(kin) != 2 or getattr(kin[0], other) == getattr(kin[1], other):
+        values = [getattr(item, other) for item in kin]
+        if len(kin) == 3 and shared == "shape" and other == "color" and len(set(values)) == 3:
+            rest = [item for item in objects if item not in kin]
+            text = _list_three(kin, wording)
+            return f"{text}, plus {list_objects_freely(rest, wording)}" if rest else text
+        if len(kin) != 2 or values[0] == values[1]:
             continue
         if other == "size" and kin[0].color != kin[1].color:
             continue
@@ -138,6 +143,23 @@ def list_kin(objects: Sequence[ShapeObject], wording: Wording) -> str | None:
             f"{rng.choice((', ', ' and ', ', plus '))}{list_objects_freely(rest, wording)}" if rest else ""
         )
     return None
+
+
+def _list_three(kin: Sequence[ShapeObject], wording: Wording) -> str:
+    """Names three objects of one shape in different colors, as in "three stars, one red, one blue and one pink"."""
+    rng, first = wording.rng, kin[0]
+    size = first.size if len({item.size for item in kin}) == 1 and rng.random() < wording.size_share else None
+    things = f"{choose(COUNTS[3], rng)} {phrase_name(rng, first.shape, None, size, count=3)}"
+    colors = [choose(COLOR_WORDS[item.color], rng) for item in kin]
+    ones = [f"one {color}" for color in colors]
+    texts = (
+        f"{things}, {', '.join(ones)}",
+        f"{things}, {join_words(ones)}",
+        f"{things}: {join_words(colors)}",
+        f"{things} in {join_words(colors)}",
+        f"{add_article(colors[0])} {first.shape}, {add_article(colors[1])} one and {add_article(colors[2])} one",
+    )
+    return rng.choice(texts)
 
 
 _WORDS = {"shape": SHAPE_WORDS, "color": COLOR_WORDS, "size": SIZE_WORDS}

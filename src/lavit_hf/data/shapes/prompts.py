@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 from random import Random
 
+from .arrangements import arrange
 from .captions import NUMBERS, describe_scene, join_words
 from .prompt_lists import Wording, count_shapes, group_equal, list_objects_freely, name_group
 from .scenes import COLORS, SHAPES, Scene, ShapeObject
@@ -119,16 +120,20 @@ def request_scene(scene: Scene, rng: Random) -> str:
     share = rng.random()
     if share < 0.05:
         text = _frame(count_shapes(objects, rng), rng)
+    elif share < 0.12:
+        text = _frame(_leave_open(objects, wording), rng)
     elif len(objects) > 1 and share < 0.35:
         text = _relate(objects, wording)
-    elif len(objects) > 1 and share < 0.46:
+    elif len(objects) > 1 and share < 0.44:
         text = _write_sentences(objects, wording)
-    elif share < 0.54:
+    elif share < 0.51:
         text = _write_notes(objects, wording)
-    elif share < (0.7 if len(objects) == 1 else 0.6):
+    elif share < (0.7 if len(objects) == 1 else 0.58):
         text = _write_traits(objects, wording)
-    elif len(objects) > 1 and share < 0.65:
+    elif len(objects) > 1 and share < 0.66:
         text = _write_columns(objects, wording)
+    elif len(objects) > 1 and share < 0.84 and (arranged := arrange(objects, wording)):
+        text = _frame(arranged, rng)
     else:
         text = _frame(list_objects_freely(objects, wording), rng)
     if rng.random() < 0.06:
@@ -137,6 +142,25 @@ def request_scene(scene: Scene, rng: Random) -> str:
         text = _deny(text, scene, rng)
     text += rng.choice(("", "", "", "", ".", ".", "!")) * (text[-1] not in "?.!")
     return respell(add_talk(text, rng), rng)
+
+
+def _leave_open(objects: Sequence[ShapeObject], wording: Wording) -> str:
+    """Names objects of which some have their shape or color left open, as in "something pink and a small star"."""
+    rng, names = wording.rng, []
+    hidden = rng.choice(("shape", "color"))
+    for item in objects:
+        size = item.size if rng.random() < wording.size_share else None
+        if names and rng.random() < 0.3:
+            name = wording.name(item)
+        elif hidden == "color":
+            name = add_article(phrase_name(rng, item.shape, None, size), rng)
+        elif rng.random() < 0.5:
+            word = choose(COLOR_WORDS[item.color], rng)
+            name = " ".join(filter(None, ("something", size and choose(SIZE_WORDS[size], rng), word)))
+        else:
+            name = add_article(phrase_name(rng, None, item.color, size), rng)
+        names.append(" ".join(filter(None, (name, wording.place(item)))))
+    return rng.choice((join_words(names), ", ".join(names), " and ".join(names)))
 
 
 def _relate(objects: Sequence[ShapeObject], wording: Wording) -> str:
@@ -247,8 +271,21 @@ def _write_traits(objects: Sequence[ShapeObject], wording: Wording) -> str:
         rest = [trait for trait in traits if trait[1] not in before]
         noun = add_article(" ".join([*before, phrase_name(rng, item.shape)]), rng)
         start = rng.choice(("{}", "draw {}", "there is {}", "i want {}", "just {}", "it's {}", "one thing: {}"))
-        style = rng.randrange(3)
+        style = rng.randrange(4)
         pieces = [start.format(noun)]
+        if style == 3 and rest:
+            adjectives = [word for field, word in rest if field != "place"]
+            places = [word for field, word in rest if field == "place"]
+            told = rng.choice((" and ", ", ", ", and ")).join(adjectives)
+            if adjectives and rng.random() < 0.4:
+                told = add_article(f"{' '.join(adjectives)} one", rng)
+            start = rng.choice(("{}", "can you draw me {}?", "could you draw {}?", "draw {}", "i need {}", "{}"))
+            texts.append(
+                rng.choice(("{} {}", "{}. {}", "{}, {}", "{} - {}")[start[-1] != "?" :]).format(
+                    start.format(noun), rng.choice((", ", " ", ". ")).join(filter(None, (told, *places)))
+                )
+            )
+            continue
         for field, word in rest:
             if style == 0:
                 pieces.append(word)
@@ -260,7 +297,7 @@ def _write_traits(objects: Sequence[ShapeObject], wording: Wording) -> str:
                 forms = ("it is {}", "make it {}", "it's {}", "it has to be {}", "and it is {}", "it should be {}")
                 pieces.append(rng.choice(forms).format(word))
         texts.append(rng.choice((". ", ", ", ". ", ", and ") if style else (". ", ", ")).join(pieces))
-    return rng.choice((". ", ". then ", ". also ")).join(texts)
+    return rng.choice((". ", ". then ", ". also ")).join(text.rstrip("?") for text in texts)
 
 
 def _write_columns(objects: Sequence[ShapeObject], wording: Wording) -> str:
@@ -272,6 +309,8 @@ def _write_columns(objects: Sequence[ShapeObject], wording: Wording) -> str:
         choose(known[field][getattr(item, field)], rng) if field in known else phrase_place(item.place, rng)
         for item in objects
     ]
+    if rng.random() < 0.2:
+        return _write_table(objects, rng)
     rest = ["color"] if field != "color" else ["size"] if rng.random() < wording.size_share else []
     names = [phrase_name(rng, item.shape, **{name: getattr(item, name) for name in rest}) for item in objects]
     shapes = [item.shape for item in objects]
@@ -282,14 +321,31 @@ def _write_columns(objects: Sequence[ShapeObject], wording: Wording) -> str:
         forms += ("{every} are {word}: {things}", "everything is {word}: {things}", "{things}. {every} are {word}")
         text = rng.choice(forms).format(things=join_words(things), every=every, word=words[0])
         return text.replace(f"all {NUMBERS[len(objects)]} of", "all of")
-    if len(set(shapes)) == len(shapes) and rng.random() < 0.6:
+    if len(set(shapes)) == len(shapes) and rng.random() < 0.7:
+        verb = rng.choice((" is", " is", "", " should be", " has to be"))
         shorts = [
-            f"the {shape}{rng.choice((' is', ' is', ''))} {word}" for shape, word in zip(shapes, words, strict=True)
+            f"the {shape}{rng.choice((verb, verb, ''))} {word}" for shape, word in zip(shapes, words, strict=True)
         ]
+        if rng.random() < 0.3 and rest:
+            shorts = [f"the {name}{verb or ' is'} {word}" for name, word in zip(names, words, strict=True)]
+            return rng.choice((" and ", ", ", ". ", " and ")).join(shorts)
         return f"{join_words(things)}{rng.choice((', ', '. ', ': '))}{rng.choice((', ', ' and ', '. ')).join(shorts)}"
     order = rng.choice(("", " in that order", " from first to last", ", in this order"))
     label = {"color": "colors: ", "size": "sizes: ", "place": "places: "}[field] if rng.random() < 0.4 else ""
     return f"{', '.join(things)}{rng.choice(('. ', ', ', '; '))}{label}{', '.join(words)}{order}"
+
+
+def _write_table(objects: Sequence[ShapeObject], rng: Random) -> str:
+    """Tells two or three things of all objects one after the other: "ring, star. pink, blue. top left, center"."""
+    columns = [
+        [choose(COLOR_WORDS[item.color], rng) for item in objects],
+        [phrase_name(rng, item.shape) for item in objects],
+        [item.place for item in objects],
+    ]
+    labels = rng.choice((("", "", ""), ("colors: ", "shapes: ", "places: "), ("", "", "")))
+    told = rng.sample(range(3), 3) if rng.random() < 0.6 else rng.sample(range(2), 2)
+    text = rng.choice((". ", "; ")).join(labels[index] + ", ".join(columns[index]) for index in told)
+    return text + rng.choice(("", "", ". in that order", ", in this order"))
 
 
 def _deny(text: str, scene: Scene, rng: Random) -> str:

@@ -103,11 +103,11 @@ _IMAGES = ("picture", "image", "canvas", "frame", "drawing", "page")
 
 
 def _corner(row: str, column: str) -> tuple[str, ...]:
-    compass = f"{'north' if row == 'top' else 'south'}-{'west' if column == 'left' else 'east'} corner"
+    north, west = "north" if row == "top" else "south", "west" if column == "left" else "east"
     rows = {"top": ("top", "upper"), "bottom": ("bottom", "lower")}[row]
     places = [pattern.format(name, column) for pattern in _CORNERS for name in rows]
     places += [f"{column} {name} corner" for name in rows]
-    places += [f"very {row} {column}", compass]
+    places += [f"very {row} {column}", f"{north}-{west} corner", f"{north}{west} corner", f"{north}{west}"]
     return tuple(f"{preposition} the {place}" for place in places for preposition in ("in", "at"))
 
 
