@@ -65,14 +65,19 @@ def prepare_prompts(
     Raises:
         ValueError: If `images` are not one list for each text.
     """
-    rows = images or [[]] * len(texts)
-    if len(rows) != len(texts) or not all(isinstance(row, Sequence) for row in rows):
-        raise ValueError(f"images must be a list of images for each of {len(texts)} texts, got {images!r}.")
-    before = [list(row) for row in rows]
+    before = _images_of_each(texts, images)
     prompts = [
         processor.image_token * len(row) + processor.escape(text) for row, text in zip(before, texts, strict=True)
     ]
     return processor(text=prompts, images=before if any(before) else None, return_tensors="pt", **kwargs)
+
+
+def _images_of_each(texts: Sequence[str], images: Images | None) -> list[list[Image.Image]]:
+    """Returns the images before each text, or raises the error of [`prepare_prompts`]."""
+    rows = images or [[]] * len(texts)
+    if len(rows) != len(texts) or not all(isinstance(row, Sequence) for row in rows):
+        raise ValueError(f"images must be a list of images for each of {len(texts)} texts, got {images!r}.")
+    return [list(row) for row in rows]
 
 
 def describe_unknown_words(processor: LavitProcessor, text: str) -> str | None:
@@ -162,23 +167,26 @@ def plan_drawings(
             Arguments of `generate` for plans, over those of the model. With `False`, no plans are written.
 
     Returns:
-        `list[str]`: The prompt of each drawing: the text with the plan after it, or the text alone if the text is
-        empty, if the plan is, or if the model writes no plans.
+        `list[str]`: The prompt of each drawing: the text in one line with the plan after it. The plan is missing if it
+        is empty, or the text is. If no plans are written, the prompts are the texts.
 
     Raises:
-        ValueError: If `plan_generation` has a setting that plans do not have, or the model writes no plans.
+        ValueError: If `plan_generation` has a setting that plans do not have, or the model writes no plans, or
+            `images` are not one list for each text.
     """
-    settings = plan_settings(model, plan_generation)
-    asked = [index for index, text in enumerate(texts) if one_line(text)]
-    prompts = list(texts)
-    if settings is None or not asked:
+    settings, rows = plan_settings(model, plan_generation), _images_of_each(texts, images)
+    if settings is None:
+        return list(texts)
+    prompts = [one_line(text) for text in texts]
+    asked = [index for index, prompt in enumerate(prompts) if prompt]
+    if not asked:
         return prompts
-    requests = [f"{one_line(texts[index])}{TURN_END}" for index in asked]
-    before = images and [images[index] for index in asked]
+    requests = [f"{prompts[index]}{TURN_END}" for index in asked]
+    before = [rows[index] for index in asked]
     # A plan ends as a turn does. Images before it are read as before a drawing.
     ends = [*end_ids(model.generation_config.eos_token_id), *turn_end_ids(processor.tokenizer)]
     settings |= {"eos_token_id": ends, "num_return_sequences": 1}
-    if before and any(before):
+    if any(before):
         settings["image_inputs"] = "codes"
     inputs = prepare_prompts(processor, requests, before, generation_mode="image").to(model.device)
     ids = model.generate(**inputs, return_full_text=False, **settings)
@@ -231,8 +239,8 @@ def draw_codes(
     """
     check_integer("num_return_sequences", num_return_sequences, 1)
     if plan_settings(model, plan_generation) is not None:
+        images = [before for before in _images_of_each(texts, images) for _ in range(num_return_sequences)]
         texts = [text for text in texts for _ in range(num_return_sequences)]
-        images = images and [before for before in images for _ in range(num_return_sequences)]
         texts = plan_drawings(model, processor, texts, images, plan_generation)
         num_return_sequences = 1
     inputs = prepare_prompts(processor, texts, images, generation_mode="image").to(model.device)

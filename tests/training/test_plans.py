@@ -70,11 +70,14 @@ def test_drawings_are_planned_if_a_plan_is_asked_for():
     short = plan_drawings(model, processor, texts, before, plan_generation={"max_new_tokens": 1})
     assert all(len(one) < len(prompt) for one, prompt in zip(short, prompts, strict=True))
     # An empty request has no plan, and one whose plan is empty is drawn as it is.
-    assert plan_drawings(model, processor, ["", texts[0], " \n"], [*before[:1] * 3]) == ["", prompts[0], " \n"]
+    assert plan_drawings(model, processor, ["", texts[0], " \n"], [*before[:1] * 3]) == ["", prompts[0], ""]
     line_break = processor.tokenizer.encode("\n", add_special_tokens=False)[-1]
     empty = {"sequence_bias": {(line_break,): 100.0}}
     assert plan_drawings(model, processor, texts, before, plan_generation=empty) == texts
     assert plan_drawings(model, processor, texts, before, plan_generation=False) == texts
+    for call in (plan_drawings, draw_codes):
+        with pytest.raises(ValueError, match="images must be a list of images for each of 3 texts"):
+            call(model, processor, texts, before[:2])
     # A plan has room for more than the default of transformers.
     model.generation_config.plan_generation = {}
     endless = {"sequence_bias": {(line_break,): -100.0, (processor.tokenizer.eos_token_id,): -100.0}}
