@@ -290,9 +290,13 @@ class SequenceReader:
         if isinstance(text, str) or not any(isinstance(part, dict) for part in text):
             return [TextPart(_one_of(text, rng))]
         for part in text:
-            if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+            is_part = isinstance(part, dict) and isinstance(part.get("text"), str)
+            if not is_part or set(part) - {"text", "supervised"}:
                 raise ValueError(f'The parts of a text must be {{"text": ..., "supervised": ...}}, got {part!r}.')
-        return [TextPart(part["text"], _supervised(part, True)) for part in text]
+        parts: list[Part] = [TextPart(part["text"], _supervised(part, True)) for part in text]
+        if not any(part.supervised and part.text for part in parts):  # type: ignore[union-attr] # texts alone
+            raise ValueError(f"A text must have a part that is a label, got {text!r}.")
+        return parts
 
     def _question(self, row: dict, rng: Random) -> list[Part]:
         questions, answers = row[self.arguments.question_column], row[self.arguments.answer_column]
