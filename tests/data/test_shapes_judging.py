@@ -166,6 +166,9 @@ def test_a_background_is_kept_or_not():
         pixels[:32, :32] += 25 if pixels.mean() < 160 else -25
         assert not keeps_background(before, Image.fromarray(pixels.clip(0, 255).astype(np.uint8)))
         assert not keeps_background(before, render_scene(replace(scene, background=other.background)))
+        flooded = np.asarray(after).copy()
+        flooded[:, :52] = COLOR_RGB["blue"]
+        assert not keeps_background(before, Image.fromarray(flooded))
 
 
 def test_own_words_are_judged():
