@@ -85,10 +85,8 @@ def test_planned_prompts_are_requests_of_other_scenes_with_their_layouts():
             assert not is_own_words(request["text"])
             described = parse_caption(plan["text"])
             assert all(None not in (item.color, item.size, item.place) for item in described)
-            assert (
-                f"{plan['text']}"
-                == ", ".join(f"{item.place}: {item.size} {item.color} {item.shape}" for item in described) + "\n"
-            )
+            layout = [f"{item.place}: {item.size} {item.color} {item.shape}" for item in described]
+            assert plan["text"] == ", ".join(layout) + "\n"
 
 
 def test_splits_share_no_scene():

@@ -193,8 +193,10 @@ def check_codebook(dataset_name: str | os.PathLike, split: str, codebook: torch.
     Raises a `ValueError` if `dataset_name` is the folder of a dataset whose `split` has precomputed codes, there or in
     subfolders, that belong to another codebook than `codebook` (codebook_size, code_dim). Other datasets pass.
     """
-    for folder, manifest in read_manifests(dataset_name, split).items():
-        if manifest["settings"].get("codebook") != codebook_fingerprint(codebook):
+    manifests = read_manifests(dataset_name, split)
+    fingerprint = codebook_fingerprint(codebook) if manifests else None
+    for folder, manifest in manifests.items():
+        if manifest["settings"].get("codebook") != fingerprint:
             raise ValueError(
                 f"The codes of {folder} were computed by another visual tokenizer than this model's: precompute "
                 "them with this model, or train with the visual tokenizer that computed them."

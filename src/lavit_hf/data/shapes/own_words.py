@@ -69,12 +69,12 @@ def _all_letters() -> frozenset[str]:
 
 def _letters(text: str) -> str:
     text = text.lower().replace("colour", "color").replace("centre", "center").replace("grey", "gray")
-    for word, shorter in ABBREVIATIONS.items():
-        for short in shorter:
-            text = re.sub(rf"(?<!\w){re.escape(short)}(?!\w)", word, text)
+    text = _SHORT.sub(lambda match: _WHOLE[match[0]], text)
     return " ".join(word for word in re.findall("[a-z0-9]+", text) if word not in _POLITE)
 
 
+_WHOLE = {short: word for word, shorter in ABBREVIATIONS.items() for short in shorter}
+_SHORT = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, _WHOLE))})(?!\w)")
 _POLITE = frozenset("please pls plz thanks thank you hi hello hey now just ok".split())
 
 
