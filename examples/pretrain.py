@@ -31,7 +31,6 @@ from transformers import (
 )
 
 from lavit_hf import LavitForCausalLM, LavitProcessor, LavitVisualTokenizer
-from lavit_hf.data.code_files import check_codebook
 from lavit_hf.data.rows import RowStream
 from lavit_hf.modeling import LavitGenerationConfig
 from lavit_hf.training import (
@@ -246,7 +245,7 @@ def main():
     model_args.model = checkpoint or model_args.model
     model, processor = load_model(model_args, list_texts(train_rows))
     set_plans(model, sequences, plan_settings)
-    check_codebook(data.dataset_name, data.train_split, model.model.visual_tokenizer.quantizer.codebook)
+    data.check_codebook(model.model.visual_tokenizer.quantizer.codebook)
     freeze_parts(model, model_args.freeze_parts)
     max_length = model_args.max_length or getattr(model.config.text_config, "max_position_embeddings", None)
 
