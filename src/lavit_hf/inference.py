@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 from transformers import BatchFeature
+from transformers.utils import logging
 
 from .diffusion import LavitImageDecoderPipeline
 from .modeling import LavitForCausalLM, LavitVisualTokenizer, LavitVisualTokenizerOutput
@@ -18,6 +19,7 @@ from .processing import LavitProcessor
 from .processing.chat_lavit import TURN_END, one_line, turn_end_ids
 
 
+logger = logging.get_logger(__name__)
 Images = Sequence[Sequence[Image.Image]]
 # The settings of tasks, for a model that has none of its own.
 TASK_SETTINGS: dict[str, dict[str, Any]] = {
@@ -80,6 +82,11 @@ def _images_of_each(texts: Sequence[str], images: Images | None) -> list[list[Im
     return [list(row) for row in rows]
 
 
+def _generate(model: LavitForCausalLM, inputs: BatchFeature, settings: dict[str, Any]) -> torch.Tensor:
+    """Returns the ids that are generated after prompts, also if the model is set to return a `ModelOutput`."""
+    return model.generate(**inputs, **settings | {"return_full_text": False, "return_dict_in_generate": False})
+
+
 def describe_unknown_words(processor: LavitProcessor, text: str) -> str | None:
     """
     Names the words of a text that are outside of the domain of a model.
@@ -127,7 +134,7 @@ def write_texts(
     settings = kwargs if task is None else _task_settings(model, task, kwargs)
     stops = [] if task is None else settings.pop("stop_strings", [])
     inputs = prepare_prompts(processor, texts, images).to(model.device)
-    ids = model.generate(**inputs, return_full_text=False, **settings)
+    ids = _generate(model, inputs, settings)
     written = [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
     ends = [min((text.index(stop) for stop in stops if stop in text), default=len(text)) for text in written]
     return [text[:end].strip() for text, end in zip(written, ends, strict=True)]
@@ -168,7 +175,8 @@ def plan_drawings(
 
     Returns:
         `list[str]`: The prompt of each drawing: the text in one line with the plan after it. The plan is missing if it
-        is empty, or the text is. If no plans are written, the prompts are the texts.
+        is empty or not finished within `max_new_tokens`, or the text is empty. If no plans are written, the prompts
+        are the texts.
 
     Raises:
         ValueError: If `plan_generation` has a setting that plans do not have, or the model writes no plans, or
@@ -186,13 +194,19 @@ def plan_drawings(
     # A plan ends as a turn does. Images before it are read as before a drawing.
     ends = [*end_ids(model.generation_config.eos_token_id), *turn_end_ids(processor.tokenizer)]
     settings |= {"eos_token_id": ends, "num_return_sequences": 1}
+    settings.setdefault("min_new_tokens", 0)  # that of texts does not hold
     if any(before):
         settings["image_inputs"] = "codes"
     inputs = prepare_prompts(processor, requests, before, generation_mode="image").to(model.device)
-    ids = model.generate(**inputs, return_full_text=False, **settings)
+    ids = _generate(model, inputs, settings)
     written = processor.batch_decode(ids, skip_special_tokens=True)
-    for index, request, text in zip(asked, requests, written, strict=True):
-        if plan := text.partition(TURN_END)[0].strip():
+    is_whole = torch.isin(ids, torch.tensor(ends, device=ids.device)).any(1).tolist()
+    for index, request, text, whole in zip(asked, requests, written, is_whole, strict=True):
+        plan = text.partition(TURN_END)[0].strip()
+        if not whole:
+            most = settings["max_new_tokens"]
+            logger.warning(f"The plan of {prompts[index]!r} does not end within {most} tokens, and is left out.")
+        elif plan:
             prompts[index] = f"{request}{plan}{TURN_END}"
     return prompts
 
@@ -245,7 +259,7 @@ def draw_codes(
         num_return_sequences = 1
     inputs = prepare_prompts(processor, texts, images, generation_mode="image").to(model.device)
     settings = {"generation_mode": "image", "num_return_sequences": num_return_sequences, **kwargs}
-    ids = model.generate(**inputs, return_full_text=False, **settings)
+    ids = _generate(model, inputs, settings)
     return [processor.decode_interleaved(row)[0].codes for row in ids]  # type: ignore[union-attr, misc] # an image
 
 

@@ -207,6 +207,8 @@ def test_own_words_are_left_out_of_the_rows(monkeypatch):
         monkeypatch.setattr(module, "is_own_words", lambda text: False)
     assert texts() & own
     assert is_own_words("Please, what COLOUR is the star")
+    unmarked = [re.sub("[-'’]", "", case.text) for case in load_own_words()]
+    assert all(map(is_own_words, unmarked))
     talked = [respell(case.text.lower(), Random(seed)) for case in load_own_words() for seed in range(30)]
     assert all(map(is_own_words, talked))
     assert any(re.search(r"\bu\b|&|\bw/", text) for text in talked)

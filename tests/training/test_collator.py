@@ -138,6 +138,8 @@ def test_a_turn_ends_with_a_label(processor):
     assert label(processor, [TextPart(" a", False, ends_turn=True), asked, TextPart(" c")]) == " c<|end|>"
     assert label(processor, [answer, TextPart(" c"), asked]) == " a c"
     assert label(processor, [TextPart(" a"), TextPart("", False)]) == " a<|end|>"
+    assert label(processor, [asked, TextPart("")]) == "<|end|>"
+    assert label(processor, [answer, asked, TextPart("", ends_turn=True), asked]) == " a<|end|><|end|>"
     image = ImagePart(None, [1, 2], supervised=False)
     assert label(processor, [answer, image, asked, TextPart(" c")]) == " a c<|end|>"
 

@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 
 from lavit_hf import LavitForCausalLM
 from lavit_hf.evaluation import EvaluationSettings, evaluate
-from lavit_hf.inference import draw_codes, plan_drawings, prepare_prompts
+from lavit_hf.inference import draw_codes, plan_drawings, prepare_prompts, write_texts
 from lavit_hf.processing.chat_lavit import turn_end_ids
 from lavit_hf.training import LavitCollator, SequenceArguments, SequenceReader
 
@@ -20,7 +20,7 @@ from ..tiny import NUM_PATCHES
 from .small import make_dataset, make_model, make_processor
 
 
-def test_drawings_are_planned_if_a_plan_is_asked_for():
+def test_drawings_are_planned_if_a_plan_is_asked_for(caplog):
     """The library asks where a model has settings for plans. Prompts alone are drawn without a plan."""
     processor, dataset = make_processor(), make_dataset(3)
     plans = [row["caption"].replace(" above ", " ") for row in dataset]
@@ -67,8 +67,9 @@ def test_drawings_are_planned_if_a_plan_is_asked_for():
     assert draw_codes(model, processor, texts, before, plan_generation=False, do_sample=False) == expected
     # Line breaks of a request would end it.
     assert plan_drawings(model, processor, [f"{texts[0]}\n"], before[:1]) == prompts[:1]
-    short = plan_drawings(model, processor, texts, before, plan_generation={"max_new_tokens": 1})
-    assert all(len(one) < len(prompt) for one, prompt in zip(short, prompts, strict=True))
+    # A plan that is cut off would be drawn as if it were whole.
+    assert plan_drawings(model, processor, texts, before, plan_generation={"max_new_tokens": 1}) == texts
+    assert "does not end within 1 tokens, and is left out" in caplog.text
     # An empty request has no plan, and one whose plan is empty is drawn as it is.
     assert plan_drawings(model, processor, ["", texts[0], " \n"], [*before[:1] * 3]) == ["", prompts[0], ""]
     line_break = processor.tokenizer.encode("\n", add_special_tokens=False)[-1]
@@ -81,8 +82,13 @@ def test_drawings_are_planned_if_a_plan_is_asked_for():
     # A plan has room for more than the default of transformers.
     model.generation_config.plan_generation = {}
     endless = {"sequence_bias": {(line_break,): -100.0, (processor.tokenizer.eos_token_id,): -100.0}}
-    [long] = plan_drawings(model, processor, texts[:1], before[:1], plan_generation=endless)
-    assert len(processor.tokenizer.encode(long.split("\n")[1], add_special_tokens=False)) > 60
+    assert plan_drawings(model, processor, texts[:1], before[:1], plan_generation=endless) == texts[:1]
+    assert "does not end within 64 tokens" in caplog.text
+    # Settings of texts are none of plans, and codes are returned as they are whatever `generate` returns.
+    model.generation_config.min_new_tokens, model.generation_config.return_dict_in_generate = 40, True
+    assert plan_drawings(model, processor, texts, before) == prompts
+    assert draw_codes(model, processor, texts, before, do_sample=False) == changed
+    assert write_texts(model, processor, texts[:1], max_new_tokens=40)[0]
 
 
 def test_settings_of_plans_are_saved_and_told(tmp_path):
@@ -166,12 +172,15 @@ def test_rows_may_lack_plans_and_a_plan_is_one_line():
     reader = SequenceReader(SequenceArguments(["draw=1"], plan_column="plan", plan_dropout=0.0, prompt_dropout=0.0))
     row = {"caption": "two\nlines", "image_codes": [1, 2]}
 
-    def texts(plan):
-        return [getattr(part, "text", "image") for part in reader.compose(row | {"plan": plan}, "row 3", Random(0))]
+    def texts(plan, **columns):
+        planned = row | {"plan": plan} | columns
+        return [getattr(part, "text", "image") for part in reader.compose(planned, "row 3", Random(0))]
 
     assert texts("a red star ") == ["two lines", "\n", "a red star\n", "image"]
-    for plan in (None, "", []):
-        assert texts(plan) == ["two\nlines", "image"]
+    # These are the prompts that `plan_drawings` returns.
+    for plan in (None, "", [], " \n"):
+        assert texts(plan) == ["two lines", "image"]
+    assert texts("a red star", caption=" \n") == ["", "image"]
     with pytest.raises(
         ValueError, match=r"row 3: A plan must be a single line, got '1\. star\\n2\. ring' in column 'plan'"
     ):

@@ -275,14 +275,15 @@ class SequenceReader:
 
     def _request(self, kind: str, text: str, row: dict, rng: Random) -> list[Part]:
         """Returns a request to draw, with the plan of the row if it has one."""
-        column = self.arguments.plans.get(kind)
-        if column is None or not _has_any(row, {column}) or rng.random() < self.arguments.plan_dropout:
-            return [TextPart(text, self.arguments.supervise_prompts)]
-        plan = _one_of(row[column], rng).strip()
+        column, prompt = self.arguments.plans.get(kind), one_line(text)
+        # As in `plan_drawings`, an empty prompt has no plan, and an empty plan is none.
+        plan = _one_of(row[column], rng).strip() if column and prompt and _has_any(row, {column}) else ""
+        if not plan or rng.random() < self.arguments.plan_dropout:
+            return [TextPart(prompt if column else text, self.arguments.supervise_prompts)]
         if TURN_END in plan:
             raise ValueError(f"A plan must be a single line, got {plan!r} in column {column!r}.")
         # The mark behind the request is no label: the user writes it to ask for a plan.
-        request = TextPart(one_line(text), self.arguments.supervise_prompts)
+        request = TextPart(prompt, self.arguments.supervise_prompts)
         return [request, TextPart(TURN_END, supervised=False), TextPart(f"{plan}{TURN_END}")]
 
     def _text(self, row: dict, rng: Random) -> list[Part]:

@@ -56,8 +56,8 @@ class OwnWords:
 
 def is_own_words(text: str) -> bool:
     """
-    Returns whether a text is one of [`load_own_words`], whatever its case, marks, spelling, abbreviations and polite
-    words.
+    Returns whether a text is one of [`load_own_words`], whatever its case, marks, spaces, spelling, abbreviations and
+    polite words.
     """
     return _letters(text) in _all_letters()
 
@@ -70,7 +70,8 @@ def _all_letters() -> frozenset[str]:
 def _letters(text: str) -> str:
     text = text.lower().replace("colour", "color").replace("centre", "center").replace("grey", "gray")
     text = _SHORT.sub(lambda match: _WHOLE[match[0]], text)
-    return " ".join(word for word in re.findall("[a-z0-9]+", text) if word not in _POLITE)
+    words = re.findall("[a-z0-9]+", re.sub("['’]", "", text))
+    return "".join(word for word in words if word not in _POLITE)  # "top-left", "top left" and "topleft" are one
 
 
 _WHOLE = {short: word for word, shorter in ABBREVIATIONS.items() for short in shorter}
