@@ -53,12 +53,12 @@ class Way:
 
 WAYS = {
     "bfloat16": Way(),
-    "static cache": Way(static=True),
+    "static-cache": Way(static=True),
     "compiled": Way(static=True, compiled=True),
     "float32": Way("float32"),
-    "float32, compiled": Way("float32", static=True, compiled=True),
+    "float32-compiled": Way("float32", static=True, compiled=True),
     "int8": Way(int8=True),
-    "int8, compiled": Way(int8=True, static=True, compiled=True),
+    "int8-compiled": Way(int8=True, static=True, compiled=True),
 }
 
 

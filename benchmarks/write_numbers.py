@@ -33,6 +33,8 @@ SMALL_MODEL = (
     ("drawings: shape and color of every object right", "drawing.objects", "unrelated: another drawing"),
     ("drawings: stated places right", "drawing.places", "unrelated: another drawing"),
     ("edits: everything right", "edits.everything", "unedited: the image before the edit"),
+    ("edits: the background is as before", "edits.background", "unrelated: the background of another image"),
+    ("prompts, questions and edits in a user's own words: right", "own_words.right", ""),
     (
         "image to tokens to image: shape and color of every object right",
         "reconstruction.objects",

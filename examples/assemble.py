@@ -28,6 +28,7 @@ from lavit_hf.training import write_model_card
 
 USAGE = """\
 from lavit_hf import LavitForCausalLM, LavitImageDecoderPipeline, LavitProcessor
+from lavit_hf.inference import decode_codes, draw_codes
 
 model, processor = LavitForCausalLM.from_pretrained(path), LavitProcessor.from_pretrained(path)
 
@@ -37,10 +38,8 @@ ids = model.generate(**inputs, max_new_tokens=64, return_full_text=False)
 print(processor.decode(ids[0], skip_special_tokens=True))
 
 # Draw
-inputs = processor(text=prompt, return_tensors="pt")
-ids = model.generate(**inputs, generation_mode="image")
 pipe = LavitImageDecoderPipeline.from_pretrained(path)
-image = pipe(processor.decode_interleaved(ids[0])[-1].codes).images[0]
+[image] = decode_codes(pipe, draw_codes(model, processor, [prompt]))
 """
 
 

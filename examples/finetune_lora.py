@@ -14,7 +14,6 @@ from peft import get_peft_model
 from transformers import TrainingArguments, set_seed
 
 from lavit_hf import LavitForCausalLM, LavitProcessor
-from lavit_hf.data.code_files import check_codebook
 from lavit_hf.training import (
     DataArguments,
     LavitCollator,
@@ -56,7 +55,7 @@ def main():
     set_seed(args.seed)
     processor = LavitProcessor.from_pretrained(model_args.model)
     base = LavitForCausalLM.from_pretrained(model_args.model, dtype=model_args.dtype)
-    check_codebook(data.dataset_name, data.train_split, base.model.visual_tokenizer.quantizer.codebook)
+    data.check_codebook(base.model.visual_tokenizer.quantizer.codebook)
     model = get_peft_model(base, lora_config(base, lora))
     model.print_trainable_parameters()
 

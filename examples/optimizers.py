@@ -5,6 +5,7 @@ Optimizers for any `Trainer`: learning rates for parts of the model, and Muon fo
     trainer = Trainer(model, args, optimizer_cls_and_kwargs=(OptimizerFactory, {"args": args, "use_muon": True}), ...)
 """
 
+from functools import partial
 from itertools import product
 
 import torch
@@ -82,19 +83,11 @@ def hidden_matrices(model: nn.Module) -> set[nn.Parameter]:
 class Float32Muon(Muon):
     """
     `torch.optim.Muon` with an orthogonalization in float32. That of torch is in bfloat16, which processors without
-    units for it compute about twenty times slower.
+    units for it compute about twenty times slower. Its steps are those of `adjust_lr_fn="match_rms_adamw"`.
 
     Args:
-        args: Same as in `torch.optim.Muon`. `adjust_lr_fn` must be `"match_rms_adamw"`.
-
-    Raises:
-        ValueError: If `adjust_lr_fn` is another one.
+        args: Same as in `torch.optim.Muon`.
     """
-
-    def __init__(self, *args, adjust_lr_fn: str | None = None, **kwargs):
-        if adjust_lr_fn != "match_rms_adamw":
-            raise ValueError(f"adjust_lr_fn must be 'match_rms_adamw', got {adjust_lr_fn!r}.")
-        super().__init__(*args, adjust_lr_fn=adjust_lr_fn, **kwargs)
 
     @torch.no_grad()
     def step(self, closure=None) -> float | None:
@@ -113,7 +106,6 @@ class Float32Muon(Muon):
                 mean = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
                 update = gradient.lerp(mean, momentum) if group["nesterov"] else mean
                 update = orthogonalize(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
-                # The only one of the adjustments of torch that `MuonWithAdamW` uses.
                 rate = group["lr"] * 0.2 * max(matrix.shape) ** 0.5
                 matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.to(matrix), alpha=-rate)
         return loss
@@ -160,9 +152,8 @@ class MuonWithAdamW(Optimizer):
         for group in groups:
             by_kind[group["use_muon"]].append(group)
         is_slow = by_kind[True][0]["params"][0].device.type == "cpu" and not has_bfloat16_units("cpu")
-        muon = (Float32Muon if is_slow else Muon)(
-            by_kind[True], lr=settings["lr"], momentum=momentum, adjust_lr_fn="match_rms_adamw"
-        )
+        muon_class = Float32Muon if is_slow else partial(Muon, adjust_lr_fn="match_rms_adamw")
+        muon = muon_class(by_kind[True], lr=settings["lr"], momentum=momentum)
         # Without another matrix or vector, there is no AdamW.
         self.optimizers: list[Optimizer] = [AdamW(by_kind[False], **settings), muon] if by_kind[False] else [muon]
         super().__init__([group for optimizer in self.optimizers for group in optimizer.param_groups], {})

@@ -31,7 +31,6 @@ from transformers import (
 )
 
 from lavit_hf import LavitForCausalLM, LavitProcessor, LavitVisualTokenizer
-from lavit_hf.data.code_files import check_codebook
 from lavit_hf.data.rows import RowStream
 from lavit_hf.modeling import LavitGenerationConfig
 from lavit_hf.training import (
@@ -152,9 +151,9 @@ def load_model(arguments: ModelArguments, texts: Iterable[str] = ()) -> tuple[La
     return model, processor
 
 
-def read_plan_settings(arguments: ModelArguments, sequences: SequenceArguments) -> dict | None:
+def read_plan_settings(arguments: ModelArguments, sequences: SequenceArguments) -> dict:
     """
-    Returns the settings of plans if the sequences have any, and None otherwise.
+    Returns the settings of plans that are given.
 
     Raises:
         ValueError: If there are settings without plans, or they are no settings.
@@ -162,7 +161,15 @@ def read_plan_settings(arguments: ModelArguments, sequences: SequenceArguments) 
     settings = LavitGenerationConfig(plan_generation=json.loads(arguments.plan_generation)).plan_generation
     if settings and not sequences.plans:
         raise ValueError(f"plan_generation needs a plan_column or an edited_plan_column, got {settings}.")
-    return settings if sequences.plans else None
+    return settings
+
+
+def set_plans(model: LavitForCausalLM, sequences: SequenceArguments, settings: dict) -> None:
+    """Saves with the model whether it plans its drawings, which depends on the drawings that it learns, and how."""
+    if sequences.plans:
+        model.generation_config.plan_generation = (model.generation_config.plan_generation or {}) | settings
+    elif not {"draw", "edit"}.isdisjoint(sequences.weights):
+        model.generation_config.plan_generation = None
 
 
 def load_language_model(
@@ -229,7 +236,7 @@ def main():
         ModelArguments, SequenceArguments, DataArguments, TrainingArguments
     )
     set_seed(args.seed)
-    plans = read_plan_settings(model_args, sequences)
+    plan_settings = read_plan_settings(model_args, sequences)
     # 1. The data: rows of a dataset become sequences of text and images
     train_rows, eval_rows = load_mixture(data, sequences, args)
 
@@ -237,9 +244,8 @@ def main():
     checkpoint = last_checkpoint(args)
     model_args.model = checkpoint or model_args.model
     model, processor = load_model(model_args, list_texts(train_rows))
-    if plans is not None:
-        model.generation_config.plan_generation = plans
-    check_codebook(data.dataset_name, data.train_split, model.model.visual_tokenizer.quantizer.codebook)
+    set_plans(model, sequences, plan_settings)
+    data.check_codebook(model.model.visual_tokenizer.quantizer.codebook)
     freeze_parts(model, model_args.freeze_parts)
     max_length = model_args.max_length or getattr(model.config.text_config, "max_position_embeddings", None)
 

@@ -19,7 +19,6 @@ from diffusers.models.attention_processor import AttnProcessor
 from transformers import AutoImageProcessor, TrainingArguments, set_seed
 
 from lavit_hf import LavitImageDecoderPipeline, LavitVisualTokenizer
-from lavit_hf.data.code_files import check_codebook
 from lavit_hf.data.loading import column_names
 from lavit_hf.processing import new_image_processor
 from lavit_hf.training import (
@@ -103,7 +102,7 @@ def main():
     )
     if model_args.attn_implementation == "eager":
         pipeline.unet.set_attn_processor(AttnProcessor())
-    check_codebook(data.dataset_name, data.train_split, tokenizer.quantizer.codebook)
+    data.check_codebook(tokenizer.quantizer.codebook)
     model = LavitImageDecoderForTraining(
         pipeline,
         tokenizer,

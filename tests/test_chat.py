@@ -38,7 +38,7 @@ def test_a_conversation(monkeypatch, command_line, tmp_path, image):
             "/reset",
             "/edit make it green",
             f"/save {tmp_path / 'none.png'}",
-            "hello",
+            "bonjour",
             "draw a small blue star on the right",
             "/quit",
         ]
@@ -57,7 +57,7 @@ def test_a_conversation(monkeypatch, command_line, tmp_path, image):
     assert "edit needs an image: give one, or draw one first" in output
     assert "`draw a small blue star on the right` draws" in output.partition("orange")[0]
     assert "This model knows scenes of colored shapes" in output.partition("orange")[0]
-    assert "does not know 'hello'. It knows scenes of colored shapes" in warnings
+    assert "does not know 'bonjour'. It knows scenes of colored shapes" in warnings
     assert output.count(f"{tmp_path / 'star.png'} exists") == 1
     assert output.count("/save needs a file") == 1
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -92,6 +92,25 @@ def test_answers_stand_in_later_prompts_as_they_were_written(demo, image, monkey
     assert len(prompts) == len(questions)
     for result, prompt in zip(results, prompts[1:], strict=False):
         assert prompt[: result.shape[1] - 1] == result[0, :-1].tolist()
+
+
+def test_a_drawing_of_a_conversation_may_be_drawn_without_a_plan(demo, monkeypatch):
+    model, processor, pipe = demo
+    generate, modes = model.generate, []
+
+    def recorded(**kwargs):
+        modes.append(kwargs.get("generation_mode", "text"))
+        return generate(**kwargs)
+
+    monkeypatch.setattr(model, "generate", recorded)
+    conversation = Conversation(model, processor, pipe, num_inference_steps=1)
+    for settings, expected in (({}, ["text", "image"]), ({"plan_generation": False}, ["image"])):
+        modes.clear()
+        list(conversation.draw("a large red star", **settings))
+        assert modes == expected
+        modes.clear()
+        list(conversation.edit("paint the star blue", **settings))
+        assert modes == expected
 
 
 def test_each_image_is_read_in_one_turn(demo, monkeypatch):

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,10 @@ def make_datasets() -> None:
         lambda row: {"text": row["caption"], "question": row["questions"][0], "answer": row["answers"][0]}
     )
     asked = asked.select_columns(["image", "text", "question", "answer"])
+    Path("tars/0").mkdir(parents=True)
+    with tarfile.open("tars/0/000.tar", "w") as tar:
+        for index in range(8):
+            tar.add(f"photos/{index}.png", f"{index}.jpg")
     for name in ("my-captions", "my-questions", "my-dataset", "owner/name"):
         Path(name).mkdir(parents=True)
         for split in ("train", "validation"):

@@ -15,14 +15,17 @@ from lavit_hf.evaluation import evaluate
 
 # What its card must show, of scenes of the test split.
 FLOORS = {
-    ("captions", "objects"): 0.9,
-    ("questions", "accuracy"): 0.9,
-    ("drawing", "objects"): 0.8,
-    ("drawing", "places"): 0.7,
-    ("edits", "everything"): 0.6,
-    ("reconstruction", "objects"): 0.9,
+    ("captions", "objects"): 0.97,
+    ("questions", "accuracy"): 0.97,
+    ("questions", "accuracy_relation"): 0.95,
+    ("drawing", "objects"): 0.94,
+    ("drawing", "places"): 0.94,
+    ("edits", "everything"): 0.88,
+    ("edits", "background"): 0.9,
+    ("reconstruction", "objects"): 0.95,
+    ("own_words", "right"): 0.88,
     ("tokens", "codebook_usage"): 0.8,
-    ("tokens", "objects_spearman"): 0.5,
+    ("tokens", "objects_spearman"): 0.9,
 }
 
 
@@ -49,7 +52,7 @@ def test_the_card_tells_what_was_measured():
     results, text = written["results"], ModelCard.load(demo_checkpoint() / "README.md").text
     for (task, name), floor in FLOORS.items():
         assert results[task][name]["value"] >= floor, (task, name)
-    assert results["tokens"]["kept_fraction"]["value"] <= 0.45
+    assert results["tokens"]["kept_fraction"]["value"] <= 0.35
     for task, name in FLOORS:
         value = results[task][name]["value"]
         shown = f"{100 * value:.1f}%" if results[task][name].get("interval") else f"{value:.3f}"
@@ -61,7 +64,7 @@ def test_it_reads_and_draws(demo):
     rows = [make_row(index, "test") for index in range(24)]
     report = evaluate(*demo, rows)
     for (task, name), floor in FLOORS.items():
-        if name != "codebook_usage":  # grows with the number of pictures
+        if name != "codebook_usage":  # grows with the number of images
             assert report.results[task][name].value >= floor - 0.2, (task, name)
 
 

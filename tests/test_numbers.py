@@ -25,6 +25,7 @@ TINY_TEXT = "--hidden-size 64 --layers 1"
 # Arguments with which each script measures something small.
 TOY = {
     "convert": "--shards 1 --shard-mb 128",
+    "decoding": f"{TINY_TEXT} --num-codes 2 --runs 1 --ways bfloat16 static-cache float32 int8",
     "expanded_inputs": f"{TINY_TEXT} --batch-size 1 --text-length 4 --runs 1 --vision-layers 1 --merger-layers 1",
     "generation": f"{TINY_TEXT} --num-codes 2 --runs 1 --dtype float32 --plot PLOT",
     "loading": "--codebook-size 16 --text-size 32 --runs 1",

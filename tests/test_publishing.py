@@ -126,7 +126,8 @@ def test_round_trip(kind, converted, hub, tmp_path):
     assert {name.split("/")[0] for name in hub.downloads} == parts
     noise = torch.Generator().manual_seed(0)
     drawn = pipe(codes, num_inference_steps=2, generator=noise, output_type="pt").images
-    assert torch.equal(drawn, torch.load(tmp_path / "drawn.pt"))
+    # Another process may round sums differently.
+    torch.testing.assert_close(drawn, torch.load(tmp_path / "drawn.pt"), atol=1e-5, rtol=0)
 
 
 def test_a_converted_folder_carries_its_code(converted, hub, tmp_path):

@@ -53,7 +53,7 @@ WRONG_VALUES = (
         "--without nope",
         "--tasks questions",
     ),
-    *("--model missing", "--model text.txt", "--model a/b/c", "--model .."),
+    *("--model missing", "--model text.txt", "--model a/b/c", "--model ..", "--model images"),
     *("--output text.txt", "--output /proc/nothing.png", "--overlay text.txt", "--overlay taken"),
     *("--samples-dir text.txt", "--image missing.png", "--image text.txt", "--image images"),
 )

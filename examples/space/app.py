@@ -49,7 +49,7 @@ EXAMPLES = (6, 3, 11)  # scenes of the test split
 QUESTIONS = ["what color is the star?", "is there a red square?", "how many objects are there?"]
 DRAWINGS = [
     "a large yellow star at the top left, a small blue circle on the right and a large red ring at the bottom",
-    "two objects: a small green triangle in the center and a large purple square at the top right",
+    "Could you draw three little pink stars and a big green box, please?",
 ]
 INSTRUCTIONS = ["paint the star blue", "remove the star"]
 

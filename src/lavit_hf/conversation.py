@@ -3,7 +3,7 @@
 
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -125,10 +125,15 @@ class Conversation:
             del self.messages[-2 if self.messages[-1]["role"] == "assistant" else -1 :]
             raise
         if answer and answer[-1]["type"] == "text":
-            answer[-1]["text"] = answer[-1]["text"].removesuffix(TURN_END)
+            answer[-1]["text"] = answer[-1]["text"].rstrip(TURN_END)
 
     def draw(
-        self, prompt: str, images: Sequence[Image.Image] = (), preview_every: int | None = None, **settings
+        self,
+        prompt: str,
+        images: Sequence[Image.Image] = (),
+        preview_every: int | None = None,
+        plan_generation: dict[str, Any] | Literal[False] | None = None,
+        **settings,
     ) -> Generator[Piece, None, None]:
         """
         Draws a prompt code by code, and then keeps the request and the drawing as messages.
@@ -137,12 +142,18 @@ class Conversation:
             prompt (`str`): What to draw.
             images (`list[PIL.Image.Image]`, *optional*): Images before the prompt.
             preview_every (`int`, *optional*): The number of codes after which the unfinished image is shown again.
+            plan_generation (`dict` or `False`, *optional*): Same as in [`plan_drawings`].
             settings: Arguments of `generate`, such as `guidance_scale`.
         """
-        yield from self._draw(prompt, images, self._decode, preview_every, **settings)
+        yield from self._draw(prompt, images, self._decode, preview_every, plan_generation, **settings)
 
     def edit(
-        self, instruction: str, image: Any = None, preview_every: int | None = None, **settings
+        self,
+        instruction: str,
+        image: Any = None,
+        preview_every: int | None = None,
+        plan_generation: dict[str, Any] | Literal[False] | None = None,
+        **settings,
     ) -> Generator[Piece, None, None]:
         """
         Draws an image with a change, and then keeps the request and the result as messages. The parts of the image in
@@ -152,7 +163,7 @@ class Conversation:
             instruction (`str`): The change.
             image (an image as [`read_image`] takes it, *optional*):
                 The image before the change. Default: the last one of the conversation.
-            preview_every, settings: Same as in [`~Conversation.draw`].
+            preview_every, plan_generation, settings: Same as in [`~Conversation.draw`].
 
         Raises:
             ValueError: If the instruction is empty, or there is no image.
@@ -167,10 +178,12 @@ class Conversation:
         def decode(codes: list[int]) -> Image.Image:
             return decode_edits(self.pipeline, [image], [source], [codes], self.seed, **self.settings)[0]
 
-        yield from self._draw(instruction, [image], decode, preview_every, **settings)
+        yield from self._draw(instruction, [image], decode, preview_every, plan_generation, **settings)
 
-    def _draw(self, prompt: str, images, decode, preview_every, **settings) -> Generator[Piece, None, None]:
-        texts = plan_drawings(self.model, self.processor, [prompt], [images])
+    def _draw(
+        self, prompt: str, images, decode, preview_every, plan_generation, **settings
+    ) -> Generator[Piece, None, None]:
+        texts = plan_drawings(self.model, self.processor, [prompt], [images], plan_generation)
         inputs = prepare_prompts(self.processor, texts, [images], generation_mode="image")
         for piece in self._stream(inputs, decode, preview_every, generation_mode="image", **settings):
             if isinstance(piece, StreamedImage) and piece.complete:

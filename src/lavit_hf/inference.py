@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 from transformers import BatchFeature
+from transformers.utils import logging
 
 from .diffusion import LavitImageDecoderPipeline
 from .modeling import LavitForCausalLM, LavitVisualTokenizer, LavitVisualTokenizerOutput
@@ -18,13 +19,14 @@ from .processing import LavitProcessor
 from .processing.chat_lavit import TURN_END, one_line, turn_end_ids
 
 
+logger = logging.get_logger(__name__)
 Images = Sequence[Sequence[Image.Image]]
 # The settings of tasks, for a model that has none of its own.
 TASK_SETTINGS: dict[str, dict[str, Any]] = {
     "caption": {"max_new_tokens": 64},
     "answer": {"max_new_tokens": 32, "stop_strings": ["\n"]},
-    "plan": {"max_new_tokens": 64},
 }
+PLAN_SETTINGS = {"max_new_tokens": 64}
 
 
 @torch.no_grad()
@@ -65,14 +67,24 @@ def prepare_prompts(
     Raises:
         ValueError: If `images` are not one list for each text.
     """
-    rows = images or [[]] * len(texts)
-    if len(rows) != len(texts) or not all(isinstance(row, Sequence) for row in rows):
-        raise ValueError(f"images must be a list of images for each of {len(texts)} texts, got {images!r}.")
-    before = [list(row) for row in rows]
+    before = _images_of_each(texts, images)
     prompts = [
         processor.image_token * len(row) + processor.escape(text) for row, text in zip(before, texts, strict=True)
     ]
     return processor(text=prompts, images=before if any(before) else None, return_tensors="pt", **kwargs)
+
+
+def _images_of_each(texts: Sequence[str], images: Images | None) -> list[list[Image.Image]]:
+    """Returns the images before each text, or raises the error of [`prepare_prompts`]."""
+    rows = images or [[]] * len(texts)
+    if len(rows) != len(texts) or not all(isinstance(row, Sequence) for row in rows):
+        raise ValueError(f"images must be a list of images for each of {len(texts)} texts, got {images!r}.")
+    return [list(row) for row in rows]
+
+
+def _generate(model: LavitForCausalLM, inputs: BatchFeature, settings: dict[str, Any]) -> torch.Tensor:
+    """Returns the ids that are generated after prompts, also if the model is set to return a `ModelOutput`."""
+    return model.generate(**inputs, **settings | {"return_full_text": False, "return_dict_in_generate": False})
 
 
 def describe_unknown_words(processor: LavitProcessor, text: str) -> str | None:
@@ -122,7 +134,7 @@ def write_texts(
     settings = kwargs if task is None else _task_settings(model, task, kwargs)
     stops = [] if task is None else settings.pop("stop_strings", [])
     inputs = prepare_prompts(processor, texts, images).to(model.device)
-    ids = model.generate(**inputs, return_full_text=False, **settings)
+    ids = _generate(model, inputs, settings)
     written = [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
     ends = [min((text.index(stop) for stop in stops if stop in text), default=len(text)) for text in written]
     return [text[:end].strip() for text, end in zip(written, ends, strict=True)]
@@ -149,7 +161,7 @@ def plan_drawings(
     processor: LavitProcessor,
     texts: Sequence[str],
     images: Images | None = None,
-    plan_generation: dict[str, Any] | None = None,
+    plan_generation: dict[str, Any] | Literal[False] | None = None,
 ) -> list[str]:
     """
     Lets a model plan what it is going to draw, if it was trained to do so: its `generation_config` has
@@ -158,33 +170,59 @@ def plan_drawings(
 
     Args:
         model, processor, texts, images: Same as in [`write_texts`].
-        plan_generation (`dict`, *optional*): Arguments of `generate` for plans, over those of the model.
+        plan_generation (`dict` or `False`, *optional*):
+            Arguments of `generate` for plans, over those of the model. With `False`, no plans are written.
 
     Returns:
-        `list[str]`: The prompt of each drawing: the text with the plan after it, or the text alone if the model writes
-        no plans.
+        `list[str]`: The prompt of each drawing: the text in one line with the plan after it. The plan is missing if it
+        is empty or not finished within `max_new_tokens`, or the text is empty. If no plans are written, the prompts
+        are the texts.
 
     Raises:
-        ValueError: If `plan_generation` has a setting that plans do not have.
+        ValueError: If `plan_generation` has a setting that plans do not have, or the model writes no plans, or
+            `images` are not one list for each text.
     """
-    check_plan_settings(plan_generation)
-    if not writes_plans(model):
+    settings, rows = plan_settings(model, plan_generation), _images_of_each(texts, images)
+    if settings is None:
         return list(texts)
-    requests = [f"{one_line(text)}{TURN_END}" for text in texts]
+    prompts = [one_line(text) for text in texts]
+    asked = [index for index, prompt in enumerate(prompts) if prompt]
+    if not asked:
+        return prompts
+    requests = [f"{prompts[index]}{TURN_END}" for index in asked]
+    before = [rows[index] for index in asked]
     # A plan ends as a turn does. Images before it are read as before a drawing.
     ends = [*end_ids(model.generation_config.eos_token_id), *turn_end_ids(processor.tokenizer)]
-    settings = _task_settings(model, "plan", plan_generation or {}) | {"eos_token_id": ends, "num_return_sequences": 1}
-    if images and any(images):
+    settings |= {"eos_token_id": ends, "num_return_sequences": 1}
+    settings.setdefault("min_new_tokens", 0)  # that of texts does not hold
+    if any(before):
         settings["image_inputs"] = "codes"
-    inputs = prepare_prompts(processor, requests, images, generation_mode="image").to(model.device)
-    ids = model.generate(**inputs, return_full_text=False, **settings)
-    plans = [text.partition(TURN_END)[0].strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
-    return [f"{request}{plan}{TURN_END}" for request, plan in zip(requests, plans, strict=True)]
+    inputs = prepare_prompts(processor, requests, before, generation_mode="image").to(model.device)
+    ids = _generate(model, inputs, settings)
+    written = processor.batch_decode(ids, skip_special_tokens=True)
+    is_whole = torch.isin(ids, torch.tensor(ends, device=ids.device)).any(1).tolist()
+    for index, request, text, whole in zip(asked, requests, written, is_whole, strict=True):
+        plan = text.partition(TURN_END)[0].strip()
+        if not whole:
+            most = settings["max_new_tokens"]
+            logger.warning(f"The plan of {prompts[index]!r} does not end within {most} tokens, and is left out.")
+        elif plan:
+            prompts[index] = f"{request}{plan}{TURN_END}"
+    return prompts
 
 
-def writes_plans(model: LavitForCausalLM) -> bool:
-    """Whether a model was trained to write plans before it draws."""
-    return getattr(model.generation_config, "plan_generation", None) is not None
+def plan_settings(model: LavitForCausalLM, plan_generation: dict[str, Any] | Literal[False] | None) -> dict | None:
+    """
+    Returns the arguments of `generate` for plans, or None if drawings have no plans. The argument is that of
+    [`plan_drawings`], which raises the same errors.
+    """
+    own = getattr(model.generation_config, "plan_generation", None)
+    if plan_generation is False:
+        return None
+    check_plan_settings(plan_generation)
+    if own is None and plan_generation is not None:
+        raise ValueError(f"This model writes no plans, got plan_generation={plan_generation!r}.")
+    return None if own is None else PLAN_SETTINGS | own | (plan_generation or {})
 
 
 def draw_codes(
@@ -204,25 +242,24 @@ def draw_codes(
         num_return_sequences (`int`, *optional*, defaults to 1):
             The number of drawings of each prompt. Each one has a plan of its own.
         plan_generation (`dict` or `False`, *optional*):
-            Same as in [`plan_drawings`]. With `False`, a model that writes plans draws without them.
+            Same as in [`plan_drawings`].
         kwargs: Arguments of `generate`, such as `guidance_scale`.
 
     Returns:
         `list[list[int]]`: The codes of each drawing, from 0 to `codebook_size - 1`.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of its range, or settings of plans are given and the model writes none.
     """
     check_integer("num_return_sequences", num_return_sequences, 1)
-    if plan_generation is not False and writes_plans(model):
+    if plan_settings(model, plan_generation) is not None:
+        images = [before for before in _images_of_each(texts, images) for _ in range(num_return_sequences)]
         texts = [text for text in texts for _ in range(num_return_sequences)]
-        images = images and [before for before in images for _ in range(num_return_sequences)]
-        own = plan_generation if isinstance(plan_generation, dict) else None
-        texts = plan_drawings(model, processor, texts, images, own)
+        texts = plan_drawings(model, processor, texts, images, plan_generation)
         num_return_sequences = 1
     inputs = prepare_prompts(processor, texts, images, generation_mode="image").to(model.device)
     settings = {"generation_mode": "image", "num_return_sequences": num_return_sequences, **kwargs}
-    ids = model.generate(**inputs, return_full_text=False, **settings)
+    ids = _generate(model, inputs, settings)
     return [processor.decode_interleaved(row)[0].codes for row in ids]  # type: ignore[union-attr, misc] # an image
 
 

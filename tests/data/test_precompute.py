@@ -25,7 +25,7 @@ from transformers import AutoImageProcessor
 
 from lavit_hf import LavitProcessor, LavitVisualTokenizer
 from lavit_hf.data import code_files, precompute
-from lavit_hf.data.loading import load_rows
+from lavit_hf.data.loading import check_codebook, load_rows
 from lavit_hf.data.precompute import precompute_codes
 from lavit_hf.processing import read_image
 
@@ -126,14 +126,66 @@ def test_rows_come_back_with_their_codes(compute, shapes, expected, read, tmp_pa
     assert file_times(tmp_path / "out") == before
 
 
-def test_codes_of_another_tokenizer_are_refused(compute, shapes, model, tmp_path):
-    compute(shapes, tmp_path / "out")
+# Names of a dataset whose rows all lie in {out}/train, and of its split.
+NAMES = {
+    "folder": ({"dataset_name": "{out}"}, "train"),
+    "slice": ({"dataset_name": "{out}"}, "train[:10%]"),
+    "sum": ({"dataset_name": "{out}"}, "test+train[5:]"),
+    "home": ({"dataset_name": "~/codes"}, "train"),
+    "folders of several runs": ({"dataset_name": "{out}/.."}, "train"),
+    "deeper folders": ({"dataset_name": "{out}/../.."}, "train"),
+    "folder of a split": ({"dataset_name": "{out}/train"}, "train"),
+    "shard": ({"dataset_name": "{out}/train/000001.parquet"}, "train"),
+    "data_dir": ({"dataset_name": "{out}", "data_dir": "train"}, "train"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_codes_are_checked_whatever_the_dataset_is_called(compute, shapes, model, tmp_path, monkeypatch, name):
+    out = tmp_path / "data" / "home" / "codes"
+    monkeypatch.setenv("HOME", str(out.parent))
+    compute(shapes, out)
+    if name == "sum":
+        compute("shapes", out, split="test")
+    arguments, split = NAMES[name]
+    arguments = {key: value.format(out=out) for key, value in arguments.items()}
+    loading = {"cache_dir": str(tmp_path / "cache"), **arguments}
     codebook = LavitVisualTokenizer.from_pretrained(model, dtype="bfloat16").quantizer.codebook
-    code_files.check_codebook(tmp_path / "out", "train[:10%]", codebook)
-    with pytest.raises(ValueError, match="out were computed by another visual tokenizer"):
-        code_files.check_codebook(tmp_path / "out", "train", codebook + 0.1)
-    for other in ("shapes", "owner/name", tmp_path):  # datasets without precomputed codes
-        code_files.check_codebook(other, "train", codebook)
+    check_codebook(codebook, split=split, **arguments)
+    with pytest.raises(ValueError, match="were computed by another visual tokenizer"):
+        check_codebook(codebook + 0.1, split=split, **arguments)
+    assert "image_codes" in load_rows(split=split, **loading).column_names
+    manifest = out / "train" / "codes.json"
+    manifest.write_text(json.dumps({"settings": {"codebook": "sha256:0"}}))
+    with pytest.raises(ValueError, match="train were computed by another visual tokenizer"):
+        check_codebook(codebook, split=split, **arguments)
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match="train is not complete"):
+            load_rows(split=split, streaming=streaming, **loading)
+
+
+def test_datasets_without_codes_pass(shapes, model, tmp_path):
+    shapes.save_to_disk(tmp_path / "saved")
+    for other in ("shapes", tmp_path / "saved"):
+        check_codebook(torch.zeros(4, 2), other)
+    shapes.to_parquet(tmp_path / "rows.parquet")
+    check_codebook(torch.zeros(4, 2), tmp_path / "rows.parquet")
+
+
+def test_folders_of_several_runs_are_one_dataset(compute, shapes, expected, read, tmp_path):
+    parts = {"a": range(4), "b": range(4, NUM_ROWS)}
+    for name, rows in parts.items():
+        compute(shapes.select(rows), tmp_path / "codes" / name)
+    for streaming in (False, True):
+        assert read(tmp_path / "codes", streaming=streaming) == expected
+
+
+@pytest.mark.parametrize("folder", ["b", "train", "b/c"])
+def test_a_dataset_within_another_is_refused(compute, shapes, tmp_path, folder):
+    """The card of the outer dataset lists its own files alone, so that the inner rows would be left out."""
+    compute(shapes, tmp_path / "out")
+    with pytest.raises(ValueError, match=f"{folder} lies in the dataset .*out"):
+        compute(shapes, tmp_path / "out" / folder)
 
 
 @pytest.mark.parametrize("settings", [{"batch_size": 1}, {"batch_size": 16}, {"num_workers": 2, "batch_size": 3}])

@@ -25,6 +25,7 @@ from lavit_hf.data.shapes import (
     sample_scene,
 )
 from lavit_hf.data.shapes.loading import make_row
+from lavit_hf.data.shapes.own_words import is_own_words
 from lavit_hf.data.shapes.rendering import SHAPE_AREA, SHAPE_PERIMETER, render_background, signed_distance
 from lavit_hf.data.shapes.scenes import BACKGROUNDS, GAP, SHAPE_EXTENT, SIZE_RADIUS, fits, object_gap
 
@@ -67,8 +68,25 @@ def test_the_rows_are_those_of_this_version():
     row = make_row(0)
     assert row["caption"].startswith("this picture shows a large cyan circle in the center, a small cyan square")
     assert (row["instruction"], row["questions"][0]) == ("make the red circle large", "is there a large cyan ring?")
-    assert row["prompts"][0].startswith("a disk that is large, a very small square box, a small circle. colors: cyan,")
+    assert row["prompts"][0].startswith(
+        "a large circle, a box which is small-sized, a tiny little circle. colors: cyan,"
+    )
     assert np.asarray(row["image"]).mean() == pytest.approx(185.3, abs=0.5)
+
+
+def test_planned_prompts_are_requests_of_other_scenes_with_their_layouts():
+    for index in range(40):
+        row = make_row(index)
+        requests, plans = row["planned_prompts"][::2], row["planned_prompts"][1::2]
+        assert [part["supervised"] for part in row["planned_prompts"]] == [False, True] * 3
+        assert len({plan["text"] for plan in plans} | {f"{row['layout']}\n"}) == 4
+        for request, plan in zip(requests, plans, strict=True):
+            assert request["text"].count("\n") == plan["text"].count("\n") == 1
+            assert not is_own_words(request["text"])
+            described = parse_caption(plan["text"])
+            assert all(None not in (item.color, item.size, item.place) for item in described)
+            layout = [f"{item.place}: {item.size} {item.color} {item.shape}" for item in described]
+            assert plan["text"] == ", ".join(layout) + "\n"
 
 
 def test_splits_share_no_scene():

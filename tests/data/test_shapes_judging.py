@@ -33,6 +33,7 @@ from lavit_hf.data.shapes import (
 from lavit_hf.data.shapes.loading import list_objects, make_row
 from lavit_hf.data.shapes.own_words import is_own_words
 from lavit_hf.data.shapes.scenes import COLOR_RGB, sample_object
+from lavit_hf.data.shapes.small_talk import respell
 
 
 FIELDS = ("shape", "color", "size", "place")
@@ -165,6 +166,9 @@ def test_a_background_is_kept_or_not():
         pixels[:32, :32] += 25 if pixels.mean() < 160 else -25
         assert not keeps_background(before, Image.fromarray(pixels.clip(0, 255).astype(np.uint8)))
         assert not keeps_background(before, render_scene(replace(scene, background=other.background)))
+        flooded = np.asarray(after).copy()
+        flooded[:, :52] = COLOR_RGB["blue"]
+        assert not keeps_background(before, Image.fromarray(flooded))
 
 
 def test_own_words_are_judged():
@@ -183,11 +187,11 @@ def test_own_words_are_judged():
             assert case.is_drawn(read_scene(render_scene(drawn))), case.text
             fewer = Scene(drawn.objects[1:], drawn.background)
             assert not case.is_drawn(read_scene(render_scene(fewer))), case.text
-    assert load_own_words()[60].scene == cases[60].scene
+    assert [case.scene for case in load_own_words()] == [case.scene for case in cases]
 
 
 def test_own_words_are_left_out_of_the_rows(monkeypatch):
-    """In whatever case and with whatever marks. Some would be there otherwise."""
+    """They are left out whatever their case and marks. Some would be there otherwise."""
     own = {re.sub("[^a-z0-9]+", " ", case.text.lower()).strip() for case in load_own_words()}
     names = ("captions", "edited_captions", "prompts", "questions")
 
@@ -203,6 +207,11 @@ def test_own_words_are_left_out_of_the_rows(monkeypatch):
         monkeypatch.setattr(module, "is_own_words", lambda text: False)
     assert texts() & own
     assert is_own_words("Please, what COLOUR is the star")
+    unmarked = [re.sub("[-'’]", "", case.text) for case in load_own_words()]
+    assert all(map(is_own_words, unmarked))
+    talked = [respell(case.text.lower(), Random(seed)) for case in load_own_words() for seed in range(30)]
+    assert all(map(is_own_words, talked))
+    assert any(re.search(r"\bu\b|&|\bw/", text) for text in talked)
     assert not is_own_words("what color is the other star?")
 
 
@@ -224,6 +233,10 @@ def draw(described, index):
     ("relation", "places", "is_true"),
     [
         ("above", ("top", "bottom left"), True),
+        ("above", ("top left", "center"), True),
+        ("left of", ("top left", "center"), True),
+        ("next to", ("top left", "center"), False),
+        ("left of", ("top", "bottom right"), False),
         ("above", ("left", "top"), False),
         ("above", ("left", "right"), False),
         ("below", ("bottom", "center"), True),

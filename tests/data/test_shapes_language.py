@@ -30,10 +30,11 @@ from lavit_hf.data.shapes import (
 )
 from lavit_hf.data.shapes import edits as edits_module
 from lavit_hf.data.shapes import questions as questions_module
-from lavit_hf.data.shapes.captions import PLACE_PHRASES as PLAIN_PLACES
+from lavit_hf.data.shapes.arrangements import TO_IT, TO_THAT
+from lavit_hf.data.shapes.captions import PLAIN_PLACES
 from lavit_hf.data.shapes.comparisons import ask_all, compare
 from lavit_hf.data.shapes.prompt_lists import Wording, list_kin
-from lavit_hf.data.shapes.scenes import fits
+from lavit_hf.data.shapes.scenes import find_relations, fits
 from lavit_hf.data.shapes.small_talk import ABBREVIATIONS, add_talk, respell
 from lavit_hf.data.shapes.words import (
     COLOR_WORDS,
@@ -42,7 +43,7 @@ from lavit_hf.data.shapes.words import (
     RELATION_PHRASES,
     SHAPE_WORDS,
     SIZE_WORDS,
-    find_relations,
+    phrase_relation,
     pluralize,
 )
 
@@ -254,7 +255,7 @@ def check_answer(text, question, scene):
         else:
             relation, name = re.search("~(.*?)~ (.*)", text).groups()
             assert any(
-                f"{item.color} {item.shape}" == answer and relation in find_relations(item, other)
+                f"{item.color} {item.shape}" == answer and relation in find_relations(item.place, other.place)
                 for item in scene.objects
                 for other in find(name, scene)
                 if item is not other
@@ -302,6 +303,10 @@ def test_comparisons_are_right():
             forms.add(check_comparison(plain(text), reasons, conclusion, scene))
             answers.append(conclusion)
     assert forms == {"same", "than", "which", "more", "all"}
+    # Where all values are alike, the answer still depends on the question.
+    asked = filter(None, (ask_all(scene, Random(index)) for index, scene in enumerate(SCENES * 5)))
+    alike = [conclude(answer) for _, answer in asked if len(set(answer.rpartition(": ")[0].split(", "))) == 1]
+    assert 0.3 < alike.count("yes") / len(alike) < 0.7
     assert 0.3 < answers.count("yes") / (answers.count("yes") + answers.count("no")) < 0.7
 
 
@@ -561,6 +566,45 @@ def test_each_object_of_a_chain_is_where_the_text_says(plain_words):
     assert forms == {True, False}
 
 
+def test_words_for_the_object_before_are_not_those_for_the_object_in_the_middle():
+    """Otherwise one text would describe two arrangements."""
+    words = [{word for entry in table.values() for word in entry} for table in (TO_IT, TO_THAT)]
+    assert not words[0] & words[1]
+    assert not any(re.search(r"\b(?:it|its|this)\b", word) for word in words[1])
+
+
+def test_relations_of_requests_hold(plain_words, monkeypatch):
+    """The second object is the one after the relation, or the first one of the text: "a ring. left of it, a star"."""
+    monkeypatch.setattr(prompts, "phrase_name", lambda rng, shape, *args, **kwargs: shape)
+    monkeypatch.setattr(prompts, "phrase_relation", lambda relation, *args: f"~{relation}~")
+    monkeypatch.setattr(prompts, "list_objects_freely", lambda objects, wording: "others")
+    forms = set()
+    for index, scene in enumerate(SCENES * 4):
+        if len(scene.objects) < 2:
+            continue
+        rng = Random(index)
+        text = prompts._relate(rng.sample(scene.objects, len(scene.objects)), Wording(rng, 0, 0))
+        text = re.sub(r"(to|on) its (left|right)", r"~\2 of~ it", text)
+        named, said = re.findall("<(.*?)>", text), re.findall("~(.*?)~", text)
+        if len(said) != 1 or len(named) != 2:  # no relation holds, or there are two of them
+            continue
+        after = re.search("~ <(.*?)>", text)
+        second = after[1] if after else named[0]
+        [first] = [place for place in named if place != second]
+        assert said[0] in find_relations(first, second), text
+        forms.add((after is None, named.index(second)))
+    assert forms == {(True, 0), (False, 0), (False, 1)}
+
+
+def test_words_for_neighbors_are_not_used_at_a_distance():
+    star, ring = (replace(SCENES[0].objects[0], x=1 / 2, y=y) for y in (1 / 6, 5 / 6))
+    center = replace(ring, y=1 / 2)
+    close = re.compile("directly|just|right above|on top of")
+    for second, are_close in ((ring, False), (center, True)):
+        phrases = {phrase_relation("above", star, second, Random(seed)) for seed in range(200)}
+        assert any(map(close.search, phrases)) == are_close
+
+
 def test_lines_are_in_their_order_and_complete(plain_words):
     for name in ("_line", "_order"):
         ends_seen = set()
@@ -586,7 +630,9 @@ def test_lines_are_in_their_order_and_complete(plain_words):
 
 
 def test_what_is_between_corners_or_side_by_side_is_there(plain_words):
-    for text, (middle, *ends), _ in write_arrangements("_between"):
+    found = list(write_arrangements("_between"))
+    assert len(found) > 20
+    for text, (middle, *ends), _ in found:
         rows, columns = zip(*(steps_to(item.place) for item in ends), strict=True)
         assert steps_to(middle.place) == (sum(rows) / 2, sum(columns) / 2), text
         assert len(set(re.findall("<.*?>", text))) == 3, text
@@ -599,7 +645,9 @@ def test_what_is_between_corners_or_side_by_side_is_there(plain_words):
         ), text
         corners.add((len(told), *shared))
     assert {(2,), (2, "top"), (2, "left")} <= corners
-    for text, (first, second), _ in write_arrangements("_side_by_side"):
+    found = list(write_arrangements("_side_by_side"))
+    assert len(found) > 20
+    for text, (first, second), _ in found:
         row, column = steps_to(first.place)
         assert steps_to(second.place) in ((row, column + 1), (row, column - 1)), text
 

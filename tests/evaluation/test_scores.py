@@ -102,6 +102,10 @@ def test_edits(rows, read):
     assert sum(metric.count for name, metric in metrics.items() if name.startswith("everything_")) == len(rows)
     unchanged = score_edits([row["edited_scene"] for row in rows], read, read)
     assert unchanged["everything"].value == 0
+    assert unchanged["background"] is None
+    kept = {"kept": [True, True, False, True], "kept_by_chance": [False, True, False, False]}
+    background = score_edits([row["edited_scene"] for row in rows], edited, read, kinds, **kept)["background"]
+    assert (background.value, background.count, background.baselines) == (0.75, 4, {"unrelated": 0.25})
 
 
 def test_one_case_has_no_baseline(rows, read):

@@ -69,7 +69,7 @@ def test_packed_is_dense_with_trained_weights(demo, factor):
 
 
 def test_the_shipped_model_says_what_it_was_trained_with(demo):
-    assert demo[0].config.visual_tokenizer_config.attention_smoothing == 1e-6
+    assert demo[0].config.visual_tokenizer_config.attention_smoothing == 0.0
 
 
 def make_attention(scale: float):

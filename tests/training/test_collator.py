@@ -118,9 +118,15 @@ def test_parts_of_a_text_may_be_no_labels(processor):
         sequence = reader.compose(row, "row 0", Random(0))
         assert "".join(part.text for part in sequence) == "red circle\na blue square"
         assert label(processor, sequence) == "a blue square<|end|>"
-    for wrong in ([{"text": "red"}, "blue"], [{"supervised": False}], [{"text": None}]):
+    misspelled = [{"text": "red", "supervized": False}]
+    for wrong in ([{"text": "red"}, "blue"], [{"supervised": False}], [{"text": None}], misspelled):
         with pytest.raises(ValueError, match="row 7: The parts of a text must be"):
             reader.compose({"parts": wrong}, "row 7", Random(0))
+    for wrong in ([{"text": ""}], [{"text": "red", "supervised": False}]):
+        with pytest.raises(ValueError, match="row 7: A text must have a part that is a label"):
+            reader.compose({"parts": wrong}, "row 7", Random(0))
+    with pytest.raises(ValueError, match="row 7: supervised must be True or False, got 0"):
+        reader.compose({"parts": [{"text": "red", "supervised": 0}]}, "row 7", Random(0))
 
 
 def test_a_turn_ends_with_a_label(processor):
@@ -132,6 +138,8 @@ def test_a_turn_ends_with_a_label(processor):
     assert label(processor, [TextPart(" a", False, ends_turn=True), asked, TextPart(" c")]) == " c<|end|>"
     assert label(processor, [answer, TextPart(" c"), asked]) == " a c"
     assert label(processor, [TextPart(" a"), TextPart("", False)]) == " a<|end|>"
+    assert label(processor, [asked, TextPart("")]) == "<|end|>"
+    assert label(processor, [answer, asked, TextPart("", ends_turn=True), asked]) == " a<|end|><|end|>"
     image = ImagePart(None, [1, 2], supervised=False)
     assert label(processor, [answer, image, asked, TextPart(" c")]) == " a c<|end|>"
 

@@ -93,11 +93,6 @@ def test_muon_in_float32_is_muon(args, monkeypatch):
         assert error < (0.03 if name in ("first.weight", "second.weight") else 0.01), name
 
 
-def test_only_the_adjustment_that_is_applied_is_taken():
-    with pytest.raises(ValueError, match="adjust_lr_fn must be 'match_rms_adamw', got 'original'"):
-        Float32Muon([torch.nn.Parameter(torch.ones(2, 2))], adjust_lr_fn="original")
-
-
 def test_orthogonalization():
     tall = torch.randn(24, 8, generator=torch.Generator().manual_seed(0))
     coefficients = inspect.signature(Muon).parameters["ns_coefficients"].default

@@ -7,12 +7,12 @@ from random import Random
 
 import pytest
 import torch
-from pretrain import ModelArguments, read_plan_settings
+from pretrain import ModelArguments, read_plan_settings, set_plans
 from transformers import GenerationConfig
 
 from lavit_hf import LavitForCausalLM
 from lavit_hf.evaluation import EvaluationSettings, evaluate
-from lavit_hf.inference import draw_codes, plan_drawings, prepare_prompts
+from lavit_hf.inference import draw_codes, plan_drawings, prepare_prompts, write_texts
 from lavit_hf.processing.chat_lavit import turn_end_ids
 from lavit_hf.training import LavitCollator, SequenceArguments, SequenceReader
 
@@ -20,7 +20,7 @@ from ..tiny import NUM_PATCHES
 from .small import make_dataset, make_model, make_processor
 
 
-def test_drawings_are_planned_if_a_plan_is_asked_for():
+def test_drawings_are_planned_if_a_plan_is_asked_for(caplog):
     """The library asks where a model has settings for plans. Prompts alone are drawn without a plan."""
     processor, dataset = make_processor(), make_dataset(3)
     plans = [row["caption"].replace(" above ", " ") for row in dataset]
@@ -67,8 +67,28 @@ def test_drawings_are_planned_if_a_plan_is_asked_for():
     assert draw_codes(model, processor, texts, before, plan_generation=False, do_sample=False) == expected
     # Line breaks of a request would end it.
     assert plan_drawings(model, processor, [f"{texts[0]}\n"], before[:1]) == prompts[:1]
-    short = plan_drawings(model, processor, texts, before, plan_generation={"max_new_tokens": 1})
-    assert all(len(one) < len(prompt) for one, prompt in zip(short, prompts, strict=True))
+    # A plan that is cut off would be drawn as if it were whole.
+    assert plan_drawings(model, processor, texts, before, plan_generation={"max_new_tokens": 1}) == texts
+    assert "does not end within 1 tokens, and is left out" in caplog.text
+    # An empty request has no plan, and one whose plan is empty is drawn as it is.
+    assert plan_drawings(model, processor, ["", texts[0], " \n"], [*before[:1] * 3]) == ["", prompts[0], ""]
+    line_break = processor.tokenizer.encode("\n", add_special_tokens=False)[-1]
+    empty = {"sequence_bias": {(line_break,): 100.0}}
+    assert plan_drawings(model, processor, texts, before, plan_generation=empty) == texts
+    assert plan_drawings(model, processor, texts, before, plan_generation=False) == texts
+    for call in (plan_drawings, draw_codes):
+        with pytest.raises(ValueError, match="images must be a list of images for each of 3 texts"):
+            call(model, processor, texts, before[:2])
+    # A plan has room for more than the default of transformers.
+    model.generation_config.plan_generation = {}
+    endless = {"sequence_bias": {(line_break,): -100.0, (processor.tokenizer.eos_token_id,): -100.0}}
+    assert plan_drawings(model, processor, texts[:1], before[:1], plan_generation=endless) == texts[:1]
+    assert "does not end within 64 tokens" in caplog.text
+    # Settings of texts are none of plans, and codes are returned as they are whatever `generate` returns.
+    model.generation_config.min_new_tokens, model.generation_config.return_dict_in_generate = 40, True
+    assert plan_drawings(model, processor, texts, before) == prompts
+    assert draw_codes(model, processor, texts, before, do_sample=False) == changed
+    assert write_texts(model, processor, texts[:1], max_new_tokens=40)[0]
 
 
 def test_settings_of_plans_are_saved_and_told(tmp_path):
@@ -85,6 +105,8 @@ def test_settings_of_plans_are_saved_and_told(tmp_path):
     settings |= {"plan_generation": {"do_sample": True}}
     plans = evaluate(model, processor, None, rows, **settings).protocol["decoding"]["plans"]
     assert plans == {"max_new_tokens": 3, "do_sample": True}
+    settings |= {"plan_generation": False}
+    assert "plans" not in evaluate(model, processor, None, rows, **settings).protocol["decoding"]
     assert EvaluationSettings().plan_generation is None
 
 
@@ -94,7 +116,11 @@ def test_settings_of_plans_are_saved_and_told(tmp_path):
         (48, "must be a dict with settings of a GenerationConfig, got 48"),
         (GenerationConfig(), "must be a dict with settings of a GenerationConfig, got GenerationConfig"),
         ({"max_new_tokenz": 12}, "got 'max_new_tokenz'"),
-        ({"stop_strings": ["."]}, "without eos_token_id, num_return_sequences, stop_strings, got 'stop_strings'"),
+        (
+            {"stop_strings": ["."]},
+            "without eos_token_id, .*, return_dict_in_generate, stop_strings, got 'stop_strings'",
+        ),
+        ({"guidance_scale": 2.0}, "got 'guidance_scale'"),
         ({"num_return_sequences": 2}, "got 'num_return_sequences'"),
         ({"max_new_tokens": 0}, "max_new_tokens of plan_generation must be an integer of at least 1, got 0"),
     ],
@@ -104,6 +130,28 @@ def test_wrong_settings_of_plans_are_refused_at_once(settings, message):
     model = make_model(make_processor())
     with pytest.raises(ValueError, match=message):
         model.generation_config.plan_generation = settings
+    model.generation_config.plan_generation = {}
+    for given in (settings, True, "off"):
+        with pytest.raises(ValueError, match="plan_generation must"):
+            EvaluationSettings(plan_generation=given)
+        with pytest.raises(ValueError, match="plan_generation must"):
+            draw_codes(model, None, ["red"], plan_generation=given)
+
+
+def test_settings_of_plans_for_a_model_without_plans_are_refused():
+    processor = make_processor()
+    model, rows = make_model(processor).eval(), list(make_dataset(1))
+    settings = {"do_sample": True}
+    for call in (
+        lambda: draw_codes(model, processor, ["red"], plan_generation=settings),
+        lambda: plan_drawings(model, processor, ["red"], plan_generation=settings),
+        lambda: evaluate(model, processor, None, rows, plan_generation=settings),
+    ):
+        with pytest.raises(ValueError, match="This model writes no plans, got plan_generation={'do_sample': True}"):
+            call()
+    inputs = prepare_prompts(processor, ["red"], generation_mode="image")
+    with pytest.raises(ValueError, match="generate writes no plans, got plan_generation: use .*plan_drawings"):
+        model.generate(**inputs, generation_mode="image", plan_generation=settings)
 
 
 def test_plans_go_with_all_drawings_or_with_none():
@@ -124,12 +172,15 @@ def test_rows_may_lack_plans_and_a_plan_is_one_line():
     reader = SequenceReader(SequenceArguments(["draw=1"], plan_column="plan", plan_dropout=0.0, prompt_dropout=0.0))
     row = {"caption": "two\nlines", "image_codes": [1, 2]}
 
-    def texts(plan):
-        return [getattr(part, "text", "image") for part in reader.compose(row | {"plan": plan}, "row 3", Random(0))]
+    def texts(plan, **columns):
+        planned = row | {"plan": plan} | columns
+        return [getattr(part, "text", "image") for part in reader.compose(planned, "row 3", Random(0))]
 
     assert texts("a red star ") == ["two lines", "\n", "a red star\n", "image"]
-    for plan in (None, "", []):
-        assert texts(plan) == ["two\nlines", "image"]
+    # These are the prompts that `plan_drawings` returns.
+    for plan in (None, "", [], " \n"):
+        assert texts(plan) == ["two lines", "image"]
+    assert texts("a red star", caption=" \n") == ["", "image"]
     with pytest.raises(
         ValueError, match=r"row 3: A plan must be a single line, got '1\. star\\n2\. ring' in column 'plan'"
     ):
@@ -143,8 +194,7 @@ def test_a_model_that_learns_plans_is_saved_as_one_that_writes_them():
         arguments = ModelArguments(model="folder", plan_generation=json.dumps(settings))
         return read_plan_settings(arguments, SequenceArguments(["draw=1"], **columns))
 
-    assert read({}) is None
-    assert read({}, plan_column="plan") == {}
+    assert read({}) == read({}, plan_column="plan") == {}
     assert read({"do_sample": True}, plan_column="plan") == {"do_sample": True}
     with pytest.raises(
         ValueError, match="plan_generation needs a plan_column or an edited_plan_column, got {'do_sample'"
@@ -152,9 +202,29 @@ def test_a_model_that_learns_plans_is_saved_as_one_that_writes_them():
         read({"do_sample": True})
 
 
+def test_training_keeps_the_settings_of_plans_while_drawings_have_plans():
+    model = make_model(make_processor())
+    planned, plain = SequenceArguments(["draw=1"], plan_column="plan"), SequenceArguments(["draw=1"])
+
+    def settings_after(sequences, settings):
+        set_plans(model, sequences, settings)
+        return model.generation_config.plan_generation
+
+    assert settings_after(SequenceArguments(["caption=1"]), {}) is None
+    assert settings_after(planned, {"do_sample": True}) == {"do_sample": True}
+    assert settings_after(planned, {}) == {"do_sample": True}
+    assert settings_after(planned, {"max_new_tokens": 9}) == {"do_sample": True, "max_new_tokens": 9}
+    assert settings_after(SequenceArguments(["caption=1"]), {}) == {"do_sample": True, "max_new_tokens": 9}
+    assert settings_after(plain, {}) is None
+
+
 def test_a_turn_ends_with_every_token_that_ends_a_line():
     """Many tokenizers join a mark and a line break."""
     tokenizer = make_processor().tokenizer
     tokenizer.add_tokens([".\n"])
     joined = tokenizer.convert_tokens_to_ids(".\n")
-    assert {joined, tokenizer.encode("\n", add_special_tokens=False)[-1]} <= set(turn_end_ids(tokenizer))
+    ends = set(turn_end_ids(tokenizer))
+    assert {joined, tokenizer.encode("\n", add_special_tokens=False)[-1]} <= ends
+    others = set(tokenizer.get_vocab().values()) - ends
+    assert not any("\n" in text for text in tokenizer.batch_decode([[index] for index in others]))
+    assert len(others) > len(ends)

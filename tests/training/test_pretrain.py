@@ -27,6 +27,7 @@ from lavit_hf.training import (
     SequenceArguments,
     SequenceReader,
     freeze_parts,
+    has_bfloat16_units,
     last_checkpoint,
     parse_recipe,
 )
@@ -267,12 +268,12 @@ def test_the_recipe():
     classes = (ModelArguments, SequenceArguments, DataArguments, TrainingArguments)
     model, sequences, _, arguments = parse_recipe(*classes, args=[recipe, "--learning_rates", "lm_head=1e-4"])
     assert sequences.weights == {
-        "caption": 1,
+        "caption": 2,
         "draw": 2,
         "question": 2,
         "edit": 3.5,
         "interleaved": 0.5,
-        "text": 2.0,
+        "text": 2.5,
     }
     assert read_config(model.language_model_config, make_processor().tokenizer).hidden_size == 256
     assert model.part_learning_rates == {"lm_head": 1e-4}
@@ -298,6 +299,17 @@ def test_recipes_take_bfloat16_where_the_device_has_units_for_it(has_units, flag
     assert read(*flag, "--bf16", "false") is False
     monkeypatch.setattr("lavit_hf.training.scripts.HfArgumentParser.parse_args_into_dataclasses", parse_known)
     assert parse_recipe(TrainingArguments, args=[str(recipe), *flag, "--use_cpu", "false"]) == str(not has_units)
+
+
+def test_help_of_a_recipe_has_all_arguments(tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("bf16: auto\nuse_cpu: true\n")
+    with pytest.raises(SystemExit) as stopped:
+        parse_recipe(SequenceArguments, TrainingArguments, args=[str(recipe), "--help"])
+    assert stopped.value.code == 0
+    assert "--plan_column" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="device must be 'cpu' or 'cuda', got 'mps'"):
+        has_bfloat16_units("mps")
 
 
 def parse_known(self, args, return_remaining_strings=False):

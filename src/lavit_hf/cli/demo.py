@@ -14,7 +14,7 @@ from .loading import console, load_decoder, load_model, save_image
 
 
 DEMO_SCENE = 6  # of the test split: a star, a square and a triangle
-PROMPT = "a large yellow star at the top left, a small blue circle on the right and a large red ring at the bottom"
+PROMPT = "Two tiny yellow stars above a big blue ring, please!"
 QUESTION = "what color is the star?"
 INSTRUCTION = "paint the star blue"
 SHOWN_SIZE = 256  # pixels; the model draws at 64

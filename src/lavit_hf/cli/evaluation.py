@@ -41,8 +41,10 @@ def evaluate(
     dtype: options.Dtype = "auto",
 ) -> None:
     """
-    Evaluate a model by the tasks captions, questions, drawing, edits, reconstruction and tokens. Prints a table, and
-    writes JSON with the protocol.
+    Evaluate a model by the tasks captions, questions, drawing, edits, reconstruction, tokens and own_words. Prints a
+    table, and writes JSON with the protocol.
+
+    The task own_words has 200 prompts, questions and edits of the shapes in a person's own words.
 
     Datasets have the columns image, caption, questions, answers and question_kinds, or others by --column.
 

@@ -103,8 +103,13 @@ def load_decoder(model: str, decoder: Decoder, like) -> LavitImageDecoderPipelin
         model (`str`): The folder or repository of the model that it belongs to.
         decoder (`Decoder`): Which of the pixel decoders.
         like (`PreTrainedModel`): The model whose device and data type it gets.
+
+    Raises:
+        ValueError: If the model is a folder without a pixel decoder of low resolution, which is asked for.
     """
     subfolder = "lowres_decoder" if decoder is Decoder.lowres else None
+    if subfolder and Path(model).is_dir() and not (Path(model) / subfolder).is_dir():
+        raise ValueError(f"--decoder lowres needs a model with a folder {subfolder}, and {model} has none.")
     with progress.status(f"Loading the {decoder} pixel decoder"):
         pipeline = LavitImageDecoderPipeline.from_pretrained(model, subfolder=subfolder, dtype=like.dtype)
     pipeline.set_progress_bar_config(desc="pixels", leave=False)

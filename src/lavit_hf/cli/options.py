@@ -18,6 +18,7 @@ from ..demo import demo_checkpoint
 
 
 DEMO = str(demo_checkpoint())
+CONFIGS = ("config.json", "adapter_config.json")  # of a model, and of an adapter to one
 
 
 class Decoder(StrEnum):
@@ -32,13 +33,15 @@ def check_model(model: str) -> str:
     Returns the name of a model, and says so if it is the small one.
 
     Raises:
-        ValueError: If there is no such folder, and the name is not that of a repository.
+        ValueError: If there is no such folder, and the name is not that of a repository, or the folder has no model.
     """
     if model == DEMO:
         print("The small model that ships with the library knows colored shapes only.", file=sys.stderr)
     # A mistyped folder is not worth minutes of asking the Hub.
     elif not Path(model).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
         raise ValueError(f"The model must be a folder, or a repository of the Hub as owner/name: there is no {model}.")
+    elif Path(model).is_dir() and not any((Path(model) / name).is_file() for name in CONFIGS):
+        raise ValueError(f"The model must be a folder with one of {', '.join(CONFIGS)}, got {model}.")
     return model
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fsspec.core import url_to_fs
 from huggingface_hub import DatasetCardData
 
 from ..publishing.files import replacing_file
@@ -125,14 +126,25 @@ def find_shards(folder: Path) -> set[int]:
     return {int(path.stem) for path in folder.glob("[0-9]*.parquet")}
 
 
-def read_manifest(dataset_name: str | os.PathLike, split: str) -> dict:
-    """Reads the manifest of `split` in the folder `dataset_name`, or returns {} for a dataset without codes."""
-    path = Path(dataset_name) / _first_split(split) / MANIFEST_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def read_manifest(folder: str | os.PathLike) -> dict:
+    """
+    Reads the manifest in the `folder` of a split, on this machine or of a repository of the Hub, as a URL. Returns {}
+    if there is none.
+    """
+    files, path = url_to_fs(f"{folder}/{MANIFEST_FILE}")
+    return json.loads(files.read_text(path)) if files.isfile(path) else {}
 
 
 def check_output(output: Path) -> None:
-    """Raises a `ValueError` if the folder `output` holds other files than a dataset with precomputed codes."""
+    """
+    Raises a `ValueError` if the folder `output` holds other files than a dataset with precomputed codes, or lies in
+    such a dataset, whose card would hide it.
+    """
+    for parent in output.absolute().parents:
+        if any(parent.glob(f"*/{MANIFEST_FILE}")):
+            raise ValueError(
+                f"{output} lies in the dataset {parent}, whose card does not list it: name a folder outside."
+            )
     manifests = list(output.glob(f"*/{MANIFEST_FILE}"))
     if not manifests and any(path.is_file() and path.name[0] != "." for path in (output, *output.rglob("*"))):
         raise ValueError(f"{output} holds other files than a dataset with precomputed codes: name a new folder.")
@@ -155,7 +167,8 @@ def open_split(output: Path, split: str, settings: dict, is_main_process: bool) 
         ValueError: If the folder holds something else, or was begun with other settings.
     """
     check_output(output)
-    folder, manifest = output / _first_split(split), read_manifest(output, split)
+    folder = output / re.split(r"\W", split)[0]
+    manifest = read_manifest(folder)
     if manifest:
         begun = manifest["settings"]
         other = [
@@ -179,19 +192,6 @@ def codebook_fingerprint(codebook: torch.Tensor) -> str:
     return f"sha256:{hashlib.sha256(codebook.detach().float().cpu().numpy().tobytes()).hexdigest()}"
 
 
-def check_codebook(dataset_name: str | os.PathLike, split: str, codebook: torch.Tensor) -> None:
-    """
-    Raises a `ValueError` if `dataset_name` is the folder of a dataset whose `split` has precomputed codes that belong
-    to another codebook than `codebook` (codebook_size, code_dim). Other datasets pass.
-    """
-    manifest = read_manifest(dataset_name, split)
-    if manifest and manifest["settings"].get("codebook") != codebook_fingerprint(codebook):
-        raise ValueError(
-            f"The codes of {dataset_name} were computed by another visual tokenizer than this model's: precompute "
-            "them with this model, or train with the visual tokenizer that computed them."
-        )
-
-
 def complete_split(folder: Path, input_rows: int | None, is_main_process: bool) -> CodesSummary:
     """
     Checks that a split has all its shards. The main process then writes the list of broken images, the counts, and the
@@ -208,7 +208,7 @@ def complete_split(folder: Path, input_rows: int | None, is_main_process: bool) 
     Raises:
         ValueError: If the split has another number of rows, or a shard is missing.
     """
-    shards, manifest = sorted(find_shards(folder)), read_manifest(folder.parent, folder.name)
+    shards, manifest = sorted(find_shards(folder)), read_manifest(folder)
     records = [read_record(shard_path(folder, shard)) for shard in shards]
     found = sum(record["input_rows"] for record in records)
     if found == 0:
@@ -234,7 +234,7 @@ def complete_split(folder: Path, input_rows: int | None, is_main_process: bool) 
 
 def _write_card(output: Path) -> None:
     splits = sorted(path.parent.name for path in output.glob(f"*/{MANIFEST_FILE}"))
-    manifests = {name: read_manifest(output, name) for name in splits}
+    manifests = {name: read_manifest(output / name) for name in splits}
     summaries = {name: CodesSummary(**entry["counts"]) for name, entry in manifests.items() if "counts" in entry}
     files = [{"split": name, "path": f"{name}/*.parquet"} for name in summaries]
     data = DatasetCardData(configs=[{"config_name": "default", "data_files": files}], tags=["lavit"])
@@ -245,11 +245,6 @@ def _write_card(output: Path) -> None:
     )
     card = CARD.format(data=data.to_yaml(), title=output.name, table=table, file=MANIFEST_FILE)
     _write_text(output / "README.md", card)
-
-
-def _first_split(split: str) -> str:
-    """Returns the first name in a split, a slice or a sum of splits, such as `train` in `train[:10%]+test`."""
-    return re.split(r"\W", split)[0]
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -3,11 +3,14 @@
 
 import hashlib
 import os
+import posixpath
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .code_files import read_manifest
+import torch
+
+from .code_files import codebook_fingerprint, read_manifest
 from .shapes import load_shapes
 
 
@@ -63,13 +66,12 @@ def load_rows(
     name = str(dataset_name)
     if num_rows is not None and num_rows < 1:
         raise ValueError(f"num_rows must be at least 1, got {num_rows}.")
-    is_saved = any((Path(name) / file).is_file() for file in ("state.json", "dataset_dict.json"))
-    if (name == "shapes" or is_saved or Path(name).is_file()) and (config_name or data_dir):
+    if (name == "shapes" or _is_saved(name) or Path(name).is_file()) and (config_name or data_dir):
         raise ValueError(f"{name!r} takes neither config_name nor data_dir, got {config_name!r} and {data_dir!r}.")
     if name == "shapes":
         rows = {} if num_rows is None else {"num_rows": num_rows}
         dataset = load_shapes(split, seed=seed, streaming=streaming, cache_dir=cache_dir, **rows)
-    elif is_saved:
+    elif _is_saved(name):
         dataset = _load_saved(name, split, streaming)
     else:
         dataset = _load_dataset(name, split, config_name, data_dir, streaming, cache_dir)
@@ -90,31 +92,88 @@ def _load_saved(folder: str, split: str, streaming: bool):
 
 def _load_dataset(name: str, split: str, config_name, data_dir, streaming: bool, cache_dir):
     """Loads what `datasets.load_dataset` reads."""
-    path, source = Path(name).expanduser(), {"path": name, "data_dir": data_dir and str(data_dir)}
-    if path.is_file():
-        source = {"path": str(path.absolute().parent), "data_files": path.name}
-    elif path.is_dir():
-        manifest = read_manifest(path, split)
-        if manifest and "counts" not in manifest:
-            raise ValueError(
-                f"Split {split!r} of {name} is not complete: run the same `precompute-codes` again to continue it."
-            )
-        source["path"] = os.path.abspath(path)
-    elif name in FORMATS:
-        if data_dir is None:  # `datasets` would read the files of the current folder
-            raise ValueError(f"{name!r} is a format, and needs data_dir, the folder with its files.")
-        source["data_dir"] = str(Path(data_dir).expanduser())
-    elif "://" not in name and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise ValueError(f"There is no folder or file {name}.")
+    source = _source(name, data_dir) | {"name": config_name}
     try:
-        if path.is_dir() and not streaming:
-            builder = datasets.load_dataset_builder(**source, name=config_name, cache_dir=cache_dir)
-            cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
-            cache_dir = str(cache / _fingerprint_files(builder.config.data_files))
-        return datasets.load_dataset(**source, name=config_name, split=split, streaming=streaming, cache_dir=cache_dir)
+        if _is_local(source):
+            files = datasets.load_dataset_builder(**source, cache_dir=cache_dir).config.data_files or {}
+            for folder, manifest in _read_manifests(source["path"], split, files).items():
+                if "counts" not in manifest:
+                    hint = "run the same `precompute-codes` again to continue it"
+                    raise ValueError(f"{folder} is not complete: {hint}.")
+            if not streaming:
+                cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
+                cache_dir = str(cache / _fingerprint_files(files))
+        return datasets.load_dataset(**source, split=split, streaming=streaming, cache_dir=cache_dir)
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
         place = name if data_dir is None else f"{name} in {data_dir}"
         raise ValueError(f"Cannot load split {split!r} of {place}: {error.__cause__ or error}") from error
+
+
+def _source(name: str, data_dir: str | os.PathLike | None) -> dict[str, Any]:
+    """Returns the arguments of `datasets.load_dataset` that name a dataset."""
+    path, folder = Path(name).expanduser(), data_dir and str(Path(data_dir).expanduser())
+    if path.is_file():
+        return {"path": os.path.abspath(path.parent), "data_files": path.name}
+    if path.is_dir():
+        return {"path": os.path.abspath(path), "data_dir": folder}
+    if name in FORMATS and data_dir is None:  # `datasets` would read the files of the current folder
+        raise ValueError(f"{name!r} is a format, and needs data_dir, the folder with its files.")
+    if "://" not in name and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise ValueError(f"There is no folder or file {name}.")
+    return {"path": name, "data_dir": folder}
+
+
+def check_codebook(
+    codebook: torch.Tensor,
+    dataset_name: str | os.PathLike,
+    split: str = "train",
+    *,
+    config_name: str | None = None,
+    data_dir: str | os.PathLike | None = None,
+) -> None:
+    """
+    Checks that the precomputed codes of a dataset belong to a codebook. The other arguments are those of
+    [`load_rows`]. Datasets without codes pass.
+
+    Args:
+        codebook (`torch.Tensor` of shape `(codebook_size, code_dim)`): The codebook of a visual tokenizer.
+
+    Raises:
+        ValueError: If files of `split`, in any folder of the dataset, have codes of another codebook.
+    """
+    name = str(dataset_name)
+    if name == "shapes" or _is_saved(name):
+        return
+    source = _source(name, data_dir)
+    files = datasets.load_dataset_builder(**source, name=config_name).config.data_files or {}
+    manifests = _read_manifests(source["path"], split, files)
+    fingerprint = codebook_fingerprint(codebook) if manifests else None
+    for folder, manifest in manifests.items():
+        if manifest["settings"].get("codebook") != fingerprint:
+            raise ValueError(
+                f"The codes of {folder} were computed by another visual tokenizer than this model's: precompute "
+                "them with this model, or train with the visual tokenizer that computed them."
+            )
+
+
+def _read_manifests(path: str, split: str, files: Mapping[str, Sequence[str]]) -> dict[str, dict]:
+    """Reads the manifests in the folders of all `files` of a split, a slice or a sum of splits."""
+    names = [part.partition("[")[0].strip() for part in split.split("+")]
+    folders = {
+        posixpath.dirname(file) for name in (files if "all" in names else names) for file in files.get(name, [])
+    }
+    if os.path.isabs(path):  # a split that has only begun may have no files yet
+        folders |= {os.path.join(path, name) for name in names if name not in files}
+    return {folder: manifest for folder in sorted(folders) if (manifest := read_manifest(folder))}
+
+
+def _is_saved(name: str) -> bool:
+    """Whether `name` is a folder that `save_to_disk` wrote."""
+    return any((Path(name) / file).is_file() for file in ("state.json", "dataset_dict.json"))
+
+
+def _is_local(source: Mapping[str, Any]) -> bool:
+    return os.path.isabs(source["path"]) or source["path"] in FORMATS
 
 
 def _fingerprint_files(data_files: Mapping[str, Any] | None) -> str:

@@ -78,8 +78,8 @@ def answer_score(answer: str, references: Sequence[str]) -> float:
 
 def list_questions(rows: Sequence[dict]) -> list[Question]:
     """
-    Lists the questions of rows. A row has one question with its answers, or lists of these. From answers about shapes,
-    which may begin with reasons, the conclusions are taken.
+    Lists the questions of rows. A row has one question with its answers, or lists of these. Answers about shapes may
+    begin with reasons, of which only the conclusion is kept.
 
     Raises:
         ValueError: If the lists of a row have different lengths.

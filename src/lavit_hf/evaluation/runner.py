@@ -14,7 +14,7 @@ from torch import nn
 from .. import __version__
 from ..data.loading import load_rows
 from ..diffusion import LavitImageDecoderPipeline
-from ..inference import writes_plans
+from ..inference import plan_settings
 from ..modeling import LavitForCausalLM, LavitGenerationConfig
 from ..modeling.freezing_lavit import evaluation_mode
 from ..processing import LavitProcessor
@@ -58,7 +58,7 @@ TASKS = {
         needs_pixels=True,
     ),
     "reconstruction": Task(evaluate_reconstruction, ("image",), "image-to-image", needs_pixels=True),
-    # The texts come with the library, so that only the scenes, which they are about, need to be those of the dataset.
+    # The texts are part of the library and describe scenes of `load_shapes`, so the dataset must have such scenes.
     "own_words": Task(evaluate_own_words, ("image", "scene"), "text-to-image", needs_pixels=True),
     "tokens": Task(evaluate_tokens, ("image",), "image-feature-extraction"),
 }
@@ -148,6 +148,7 @@ def evaluate(
             )
         model = model.get_base_model()
     processor.check_vocabulary(model.config)
+    plan_settings(model, given.plan_generation)  # before time is spent
     if pipeline is not None:  # with the same components, but a state and a progress bar of its own
         pipeline = type(pipeline)(**pipeline.components, **pipeline.parameters)
         pipeline.set_progress_bar_config(disable=True)
@@ -218,11 +219,8 @@ def _describe(subject: Subject) -> dict:
         "answers": GREEDY | {"max_new_tokens": settings.max_answer_tokens},
         "drawing": subject.drawing_settings(),
     }
-    if writes_plans(model):
-        decoding["plans"] = {
-            **getattr(model.generation_config, "plan_generation", {}),
-            **(settings.plan_generation or {}),
-        }
+    if (plans := plan_settings(model, settings.plan_generation)) is not None:
+        decoding["plans"] = plans
     if pipeline is not None and pipeline.num_timesteps:  # after its last call a pipeline tells its settings
         decoding["pixels"] = {
             "scheduler": type(pipeline.scheduler).__name__,

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ..diffusion import LavitImageDecoderPipeline
 from ..inference import decode_codes, decode_edits, draw_codes, encode_images, write_texts
 from ..modeling import LavitForCausalLM, LavitVisualTokenizerOutput
+from ..modeling.generation_settings_lavit import check_plan_settings
 from ..processing import LavitProcessor, read_image
 from ..visualization import Sample
 
@@ -36,7 +37,7 @@ class EvaluationSettings:
         image_generation (`dict`, *optional*):
             Settings of drawing codes, such as `guidance_scale`, `temperature` and `top_k`, over those of the model's
             `generation_config.image_generation`.
-        plan_generation (`dict`, *optional*): Settings of plans over those of the model. See [`plan_drawings`].
+        plan_generation (`dict` or `False`, *optional*): Same as in [`plan_drawings`].
         image_decoding (`dict`, *optional*):
             Arguments of the pixel decoder, such as `num_inference_steps` and `guidance_scale`.
         columns (`dict[str, str]`, *optional*):
@@ -58,7 +59,7 @@ class EvaluationSettings:
     max_caption_tokens: int = 64
     max_answer_tokens: int = 32
     image_generation: Mapping[str, Any] = field(default_factory=dict)
-    plan_generation: dict[str, Any] | None = None
+    plan_generation: dict[str, Any] | Literal[False] | None = None
     image_decoding: Mapping[str, Any] = field(default_factory=dict)
     columns: Mapping[str, str] = field(default_factory=dict)
     clip_model: str | None = None
@@ -69,6 +70,8 @@ class EvaluationSettings:
         for name in ("batch_size", "max_caption_tokens", "max_answer_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.plan_generation is not False:
+            check_plan_settings(self.plan_generation)
         if unknown := [name for name in self.columns if name not in COLUMNS]:
             raise ValueError(f"columns must be names for {', '.join(COLUMNS)}, got {unknown[0]!r}.")
 

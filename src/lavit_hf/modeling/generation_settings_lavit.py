@@ -106,12 +106,11 @@ def check_plan_settings(settings: dict[str, Any] | None) -> None:
     if settings is not None and not isinstance(settings, dict):
         raise ValueError(f"plan_generation must be a dict with settings of a GenerationConfig, got {settings!r}.")
     # A plan is a text, and ends where a turn does.
-    fixed = ("eos_token_id", "num_return_sequences", "stop_strings", "image_generation", "plan_generation")
+    fixed = ("eos_token_id", "guidance_scale", "num_return_sequences", "return_dict_in_generate", "stop_strings")
     for name in settings or {}:
         if name not in SETTINGS or name in fixed:
             raise ValueError(
-                f"plan_generation must hold settings of a GenerationConfig without {', '.join(fixed[:3])}, "
-                f"got {name!r}."
+                f"plan_generation must hold settings of a GenerationConfig without {', '.join(fixed)}, got {name!r}."
             )
     check_integers(settings or {}, " of plan_generation")
 
@@ -174,6 +173,8 @@ class LavitGenerationSettings:
             raise ValueError(f"max_images and first_modality go with generation_mode='interleaved', got {mode!r}.")
         if max_images is not None:
             check_integer("max_images", max_images, 1)
+        if "plan_generation" in arguments:
+            raise ValueError("generate writes no plans, got plan_generation: use lavit_hf.inference.plan_drawings.")
         if first_modality not in (None, "text", "image"):
             raise ValueError(f"first_modality must be 'text' or 'image', got {first_modality!r}.")
         self.generation_mode, self.max_images = mode, max_images

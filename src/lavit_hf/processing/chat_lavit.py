@@ -70,7 +70,8 @@ def turn_end_ids(tokenizer) -> list[int]:
     Args:
         tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
     """
-    # Names of the line break in byte-level and in sentencepiece vocabularies.
+    # Names of the line break in byte-level and in sentencepiece vocabularies. In the latter, the first is a letter.
     breaks = ("\u010a", "<0x0A>", TURN_END)
-    found = {index for token, index in tokenizer.get_vocab().items() if token.endswith(breaks)}
+    named = [index for token, index in tokenizer.get_vocab().items() if token.endswith(breaks)]
+    found = {index for index in named if tokenizer.decode([index]).endswith(TURN_END)}
     return sorted(found | {tokenizer.encode(TURN_END, add_special_tokens=False)[-1]})

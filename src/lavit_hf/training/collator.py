@@ -141,7 +141,7 @@ class LavitCollator:
             # A token that begins in the answer, such as ".\n", is not what the model says next.
             if ends_turn and ids and not part.supervised and not crosses:
                 piece.labels[0] = end
-            if ids:
+            if ids or part.supervised:  # an empty label is an end alone
                 ends_turn, is_label = part.supervised and part.ends_turn, part.supervised
             yield piece
         if isinstance(row[-1], TextPart):

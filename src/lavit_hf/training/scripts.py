@@ -16,7 +16,7 @@ from accelerate import PartialState
 from PIL import Image
 from transformers import HfArgumentParser, TrainerCallback
 
-from ..data.loading import FORMATS, load_rows
+from ..data.loading import FORMATS, check_codebook, load_rows
 from ..data.rows import ImageReader, RowDataset, RowStream
 from ..modeling.freezing_lavit import evaluation_mode
 
@@ -58,7 +58,12 @@ def has_bfloat16_units(device: str) -> bool | None:
 
     Returns:
         `bool`, or None for the processor with a version of torch that cannot tell.
+
+    Raises:
+        ValueError: If the device is another one.
     """
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device must be 'cpu' or 'cuda', got {device!r}.")
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if not hasattr(torch.cpu, "get_capabilities"):
@@ -74,7 +79,7 @@ def _decide_bf16(args: list[str]) -> list[str]:
         index + 1 for index, arg in enumerate(args[:-1]) if arg == "--bf16" and args[index + 1].lower() == "auto"
     ]
     if places:
-        parser = HfArgumentParser(_Device)
+        parser = HfArgumentParser(_Device, add_help=False)
         (chosen, _) = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
         on_gpu = torch.cuda.is_available() and not chosen.use_cpu
         for place in places:
@@ -139,6 +144,16 @@ class DataArguments:
         except ValueError as error:
             advice = "Unless streaming, train_split 'train[:95%]' with eval_split 'train[95%:]' holds out rows."
             raise ValueError(f"{error} {advice}") from error
+
+    def check_codebook(self, codebook: torch.Tensor) -> None:
+        """
+        Raises a `ValueError` if the splits have precomputed codes of another codebook than `codebook` (codebook_size,
+        code_dim).
+        """
+        for split in filter(None, (self.train_split, self.eval_split)):
+            check_codebook(
+                codebook, self.dataset_name, split, config_name=self.dataset_config_name, data_dir=self.data_dir
+            )
 
     def load_images(self) -> tuple[RowDataset | RowStream, RowDataset | None]:
         """Loads the rows to train on and those to evaluate on, with their images read."""

@@ -275,14 +275,15 @@ class SequenceReader:
 
     def _request(self, kind: str, text: str, row: dict, rng: Random) -> list[Part]:
         """Returns a request to draw, with the plan of the row if it has one."""
-        column = self.arguments.plans.get(kind)
-        if column is None or not _has_any(row, {column}) or rng.random() < self.arguments.plan_dropout:
-            return [TextPart(text, self.arguments.supervise_prompts)]
-        plan = _one_of(row[column], rng).strip()
+        column, prompt = self.arguments.plans.get(kind), one_line(text)
+        # As in `plan_drawings`, an empty prompt has no plan, and an empty plan is none.
+        plan = _one_of(row[column], rng).strip() if column and prompt and _has_any(row, {column}) else ""
+        if not plan or rng.random() < self.arguments.plan_dropout:
+            return [TextPart(prompt if column else text, self.arguments.supervise_prompts)]
         if TURN_END in plan:
             raise ValueError(f"A plan must be a single line, got {plan!r} in column {column!r}.")
-        # The mark behind the request is no label. It is the user's, who asks for a plan by it.
-        request = TextPart(one_line(text), self.arguments.supervise_prompts)
+        # The mark behind the request is no label: the user writes it to ask for a plan.
+        request = TextPart(prompt, self.arguments.supervise_prompts)
         return [request, TextPart(TURN_END, supervised=False), TextPart(f"{plan}{TURN_END}")]
 
     def _text(self, row: dict, rng: Random) -> list[Part]:
@@ -290,10 +291,13 @@ class SequenceReader:
         if isinstance(text, str) or not any(isinstance(part, dict) for part in text):
             return [TextPart(_one_of(text, rng))]
         for part in text:
-            if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+            is_part = isinstance(part, dict) and isinstance(part.get("text"), str)
+            if not is_part or set(part) - {"text", "supervised"}:
                 raise ValueError(f'The parts of a text must be {{"text": ..., "supervised": ...}}, got {part!r}.')
-        # `datasets` fills the keys that some parts lack with None.
-        return [TextPart(part["text"], part.get("supervised") is not False) for part in text]
+        parts: list[Part] = [TextPart(part["text"], _supervised(part, True)) for part in text]
+        if not any(part.supervised and part.text for part in parts):  # type: ignore[union-attr] # texts alone
+            raise ValueError(f"A text must have a part that is a label, got {text!r}.")
+        return parts
 
     def _question(self, row: dict, rng: Random) -> list[Part]:
         questions, answers = row[self.arguments.question_column], row[self.arguments.answer_column]
@@ -331,7 +335,7 @@ class SequenceReader:
             if segment["type"] == "text":
                 is_prompt = not reads and all(isinstance(part, TextPart) for part in parts) and "image" in types
                 supervised = self.arguments.supervise_prompts or not is_prompt
-                parts.append(TextPart(segment["text"], segment.get("supervised", supervised)))
+                parts.append(TextPart(segment["text"], _supervised(segment, supervised)))
                 continue
             image_input = self.arguments.image_inputs if reads and "image" in segment else "codes"
             supervised = self.arguments.supervise_images or not reads
@@ -340,7 +344,7 @@ class SequenceReader:
                     {"image": segment.get("image"), "image_codes": segment.get("codes")},
                     "image",
                     segment.get("image_input", image_input),
-                    supervised=segment.get("supervised", supervised),
+                    supervised=_supervised(segment, supervised),
                 )
             )
         return parts
@@ -359,6 +363,16 @@ class SequenceReader:
             else:
                 yield {"type": "text", "text": TURN_END * follows_text + _one_of(row[column], rng)}
                 follows_text = True
+
+
+def _supervised(entry: dict, default: bool) -> bool:
+    """Returns whether a text or an image of a row is a label. `datasets` fills keys that an entry lacks with None."""
+    value = entry.get("supervised")
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise ValueError(f"supervised must be True or False, got {value!r}.")
+    return value
 
 
 def _image(row: dict, column: str, image_input: str = "codes", **kwargs) -> ImagePart:

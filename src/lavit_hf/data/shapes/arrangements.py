@@ -6,24 +6,22 @@ from random import Random
 
 from .captions import join_words
 from .prompt_lists import Wording, list_objects_freely
-from .scenes import ShapeObject
-from .words import (
-    COUNTS,
-    choose,
-    find_relations,
-    phrase_name,
-    phrase_relation,
-    steps_between,
-    steps_to_middle,
-)
+from .scenes import ShapeObject, find_relations, steps_between, steps_to_middle
+from .words import COUNTS, choose, phrase_name, phrase_relation
 
 
-# The words for a relation to an object that was named before.
+# The words for a relation to the object in the middle of others, and to the object before.
 TO_IT = {
-    "above": ("above it", "over it", "on top of it", "above that", "higher up", "above this one"),
-    "below": ("below it", "under it", "underneath", "beneath it", "below that", "underneath it", "under that"),
+    "above": ("above it", "over it", "higher up", "above this one"),
+    "below": ("below it", "under it", "underneath", "beneath it", "underneath it"),
     "left of": ("to its left", "on its left", "left of it", "to the left of it", "on the left of it"),
     "right of": ("to its right", "on its right", "right of it", "to the right of it", "on the right of it"),
+}
+TO_THAT = {
+    "above": ("above that", "over that", "above that one", "over that one"),
+    "below": ("below that", "under that", "beneath that", "below that one", "underneath that one"),
+    "left of": ("to the left of that", "left of that", "left of that one", "on the left of that"),
+    "right of": ("to the right of that", "right of that", "right of that one", "on the right of that"),
 }
 LINES = {
     "row": (("top", "upper"), ("middle",), ("bottom", "lower")),
@@ -54,7 +52,7 @@ Arranged = tuple[str, Sequence[ShapeObject]] | None
 def _around(objects: Sequence[ShapeObject], wording: Wording) -> Arranged:
     """Tells where others are relative to one object: "a circle with a square to its right and a star to its left"."""
     rng, anchor = wording.rng, objects[0]
-    others = [(item, _to_it(item, anchor, rng)) for item in objects[1:]]
+    others = [(item, _relative(item, anchor, TO_IT, rng)) for item in objects[1:]]
     others = [(item, words) for item, words in others if words]
     if not others:
         return None
@@ -78,7 +76,7 @@ def _chain(objects: Sequence[ShapeObject], wording: Wording) -> Arranged:
     shapes = [item.shape for item in objects]
     steps: list[str] = []
     for item in objects[1:]:
-        words = _to_it(item, told[-1], rng)
+        words = _relative(item, told[-1], TO_THAT, rng)
         if words is None:
             break
         told.append(item)
@@ -89,7 +87,7 @@ def _chain(objects: Sequence[ShapeObject], wording: Wording) -> Arranged:
     if style == 0 or len(set(shapes)) < len(shapes):
         pieces = [f"{words} {wording.name(item)}" for item, words in zip(told[1:], steps, strict=True)]
         return f"{wording.name(told[0])}, {rng.choice((', ', ', and ', ' and ')).join(pieces)}", told
-    sentences = []
+    sentences: list[str] = []
     for first, second in zip(told[1:], told[:-1], strict=True):
         relation = phrase_relation(_directions(first, second)[0], first, second, rng)
         known = f"the {phrase_name(rng, second.shape)}" if sentences else wording.name(second)
@@ -102,8 +100,8 @@ def _between(objects: Sequence[ShapeObject], wording: Wording) -> Arranged:
     rng, (first, *others) = wording.rng, objects
     for one in others:
         for two in others:
-            across, down = steps_between(one, first)
-            if one is not two and (across, down) == steps_between(first, two) and (across, down) != (0, 0):
+            across, down = steps_between(one.place, first.place)
+            if one is not two and (across, down) == steps_between(first.place, two.place) and (across, down) != (0, 0):
                 between = rng.choice(("between", "in between", "in the middle between", "right between"))
                 names = [wording.name(item) for item in (one, two)]
                 if rng.random() < 0.5:
@@ -187,7 +185,7 @@ def _corners(objects: Sequence[ShapeObject], wording: Wording) -> Arranged:
 
 def _side_by_side(objects: Sequence[ShapeObject], wording: Wording) -> Arranged:
     rng, (first, second, *_) = wording.rng, objects
-    across, down = steps_between(first, second)
+    across, down = steps_between(first.place, second.place)
     if abs(across) != 1 or down:
         return None
     names = f"{wording.name(first)} and {wording.name(second)}"
@@ -204,9 +202,9 @@ def _side_by_side(objects: Sequence[ShapeObject], wording: Wording) -> Arranged:
 
 
 def _directions(first: ShapeObject, second: ShapeObject) -> list[str]:
-    return [relation for relation in find_relations(first, second) if relation in TO_IT]
+    return [relation for relation in find_relations(first.place, second.place) if relation in TO_IT]
 
 
-def _to_it(item: ShapeObject, anchor: ShapeObject, rng: Random) -> str | None:
-    relations = _directions(item, anchor)
-    return choose(TO_IT[rng.choice(relations)], rng) if relations else None
+def _relative(item: ShapeObject, other: ShapeObject, words: dict[str, Sequence[str]], rng: Random) -> str | None:
+    relations = _directions(item, other)
+    return choose(words[rng.choice(relations)], rng) if relations else None

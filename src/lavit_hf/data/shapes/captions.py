@@ -29,7 +29,7 @@ BACKGROUND_WORDS = {
     "dots": "dotted",
     "noise": "cloudy",
 }
-PLACE_PHRASES = {
+PLAIN_PLACES = {
     "top left": ("at the top left", "in the top left corner"),
     "top": ("at the top",),
     "top right": ("at the top right", "in the top right corner"),
@@ -69,7 +69,7 @@ def describe_layout(scene: Scene) -> str:
     blue star, bottom: large red ring".
     """
     objects = sorted(scene.objects, key=lambda item: PLACES.index(item.place))
-    return ", ".join(f"{item.place}: {item.size} {item.color} {item.shape}" for item in objects)
+    return _places_first_briefly(objects, "size color shape")
 
 
 def _name_groups(objects: list[ShapeObject]) -> list[str]:
@@ -95,9 +95,9 @@ def name_object(item: ShapeObject | DescribedObject, article: str, fields: str) 
     return f"{article} {words}".strip()
 
 
-def phrase_place(place: str, rng: Random) -> str:
+def _phrase_place(place: str, rng: Random) -> str:
     """Returns the phrase for a place, such as "in the middle"."""
-    return rng.choice(PLACE_PHRASES[place])
+    return rng.choice(PLAIN_PLACES[place])
 
 
 def join_words(parts: list[str]) -> str:
@@ -107,7 +107,7 @@ def join_words(parts: list[str]) -> str:
 
 def _listed(frame: str) -> Callable:
     def wording(objects, fields, rng):
-        parts = [f"{name_object(item, 'a', fields)} {phrase_place(item.place, rng)}" for item in objects]
+        parts = [f"{name_object(item, 'a', fields)} {_phrase_place(item.place, rng)}" for item in objects]
         return frame.format(join_words(parts))
 
     return wording
@@ -120,20 +120,20 @@ def _counted(objects, fields, rng):
 
 def _places_first(objects, fields, rng):
     return join_words(
-        [f"{phrase_place(item.place, rng)} there is {name_object(item, 'a', fields)}" for item in objects]
+        [f"{_phrase_place(item.place, rng)} there is {name_object(item, 'a', fields)}" for item in objects]
     )
 
 
-def _places_first_briefly(objects, fields, rng):
+def _places_first_briefly(objects, fields, rng=None):
     return ", ".join(f"{item.place}: {name_object(item, '', fields)}" for item in objects)
 
 
 def _briefly(objects, fields, rng):
-    return ", ".join(f"{name_object(item, '', fields)} {phrase_place(item.place, rng)}" for item in objects)
+    return ", ".join(f"{name_object(item, '', fields)} {_phrase_place(item.place, rng)}" for item in objects)
 
 
 def _sentences(objects, fields, rng):
-    parts = [f"{name_object(item, 'a', fields)} is {phrase_place(item.place, rng)}." for item in objects]
+    parts = [f"{name_object(item, 'a', fields)} is {_phrase_place(item.place, rng)}." for item in objects]
     return " ".join(parts)
 
 

@@ -5,8 +5,8 @@ from random import Random
 
 from .captions import NUMBERS, PLURALS
 from .references import give_reasons, refer_to
-from .scenes import Scene, ShapeObject
-from .words import add_article, steps_between
+from .scenes import COLORS, SHAPES, SIZES, Scene, ShapeObject, steps_between
+from .words import add_article
 
 
 Asked = tuple[str, str] | None  # a question and its answer, or None if the scene has none of the kind
@@ -49,7 +49,7 @@ def compare(scene: Scene, rng: Random) -> Asked:
 
 def _which_of_two(first: ShapeObject, second: ShapeObject, rng: Random) -> Asked:
     """Asks which of two shapes is larger, smaller, higher, lower or further to a side."""
-    across, down = steps_between(first, second)
+    across, down = steps_between(first.place, second.place)
     sizes = {"bigger": "large", "larger": "large", "smaller": "small"}
     words = [(word, (first.size, second.size), first.size == size) for word, size in sizes.items()]
     words = words if first.size != second.size else []
@@ -71,14 +71,23 @@ def _which_of_two(first: ShapeObject, second: ShapeObject, rng: Random) -> Asked
 
 
 def ask_all(scene: Scene, rng: Random) -> Asked:
-    """Asks whether all objects share a color, a shape or a size."""
-    field = rng.choice(("color", "shape", "size"))
-    values = [getattr(item, field) for item in scene.objects]
+    """Asks whether all objects share a color, a shape or a size. Neither answer is much commoner than the other."""
+    if len(scene.objects) == 1:
+        return None
+    fields = {"color": COLORS, "shape": SHAPES, "size": SIZES}
+    found = {field: [getattr(item, field) for item in scene.objects] for field in fields}
+    alike = [field for field in fields if len(set(found[field])) == 1]
+    if not alike and rng.random() < 0.6:
+        return None
+    field = rng.choice(alike if alike and rng.random() < 0.8 else tuple(fields))
+    values = found[field]
     value = rng.choice(values)
+    if field in alike and rng.random() < 0.3:
+        value = rng.choice([other for other in fields[field] if other != value])
     if rng.random() < 0.5:
         name = PLURALS[value] if field == "shape" else value
         text = rng.choice(("are all objects {}?", "are they all {}?", "are all shapes {}?", "all of them {}?"))
     else:
         name = add_article(value) if field == "shape" else value
         text = rng.choice(("is everything {}?", "is every object {}?", "everything's {}, right?", "is each one {}?"))
-    return text.format(name), give_reasons(values, "yes" if len(set(values)) == 1 else "no")
+    return text.format(name), give_reasons(values, "yes" if set(values) == {value} else "no")

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from itertools import product
 from random import Random
 
-from .captions import PLACE_PHRASES as PLAIN_PLACES
-from .captions import name_object
+from .captions import PLAIN_PLACES, name_object
 from .own_words import is_own_words
-from .references import refer_to, relate_to_one
+from .references import refer_freely, refer_to, relate_to_one
 from .scenes import (
     COLORS,
     MAX_OBJECTS,
@@ -23,18 +22,10 @@ from .scenes import (
     sample_object,
     sample_paint,
     sample_radius,
-)
-from .small_talk import add_talk, respell
-from .words import (
-    COLOR_WORDS,
-    SIZE_WORDS,
-    add_article,
-    choose,
-    phrase_name,
-    phrase_place,
-    refer_freely,
     steps_to_middle,
 )
+from .small_talk import add_talk, respell
+from .words import COLOR_WORDS, SIZE_WORDS, add_article, choose, phrase_name, phrase_place
 
 
 @dataclass(frozen=True)

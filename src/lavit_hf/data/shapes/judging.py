@@ -37,6 +37,7 @@ PADDING = 3  # pixels around a region, for the comparison with shapes
 BLURS = (0, 2)  # of edges, in pixels: as rendered, and blurred as decoders blur them
 MAX_ERROR = 0.028
 MEAN_CHANGE, LARGE_CHANGE, LARGE_CHANGE_SHARE = 6, 20, 0.05  # of a background that is kept
+MIN_BACKGROUND = 0.25  # of all pixels; scenes and their edits leave 40% or more
 MIN_RADIUS, MAX_RADIUS = 0.075, 0.185
 
 
@@ -62,7 +63,8 @@ def keeps_background(before: Image.Image, after: Image.Image) -> bool:
     Whether an edit has left the background as it was, where no object is or was.
 
     Compares the pixels, at 64 x 64, that are at least 3 pixels away from every saturated color in both images. They
-    are kept if they differ by at most 6 of 255 in the mean, and at most one in twenty differs by more than 20.
+    are kept if they differ by at most 6 of 255 in the mean, and at most one in twenty differs by more than 20. Fewer
+    than a quarter of all pixels are too few to be compared, and count as changed.
 
     Args:
         before, after (`PIL.Image.Image`): The image before and after the edit.
@@ -72,7 +74,7 @@ def keeps_background(before: Image.Image, after: Image.Image) -> bool:
     for _ in range(PADDING):
         colored = _grown(colored)
     difference = np.abs(pixels[0] - pixels[1]).max(axis=-1)[~colored]
-    if not difference.size:
+    if difference.size < MIN_BACKGROUND * colored.size:
         return False
     return bool(difference.mean() <= MEAN_CHANGE and (difference > LARGE_CHANGE).mean() <= LARGE_CHANGE_SHARE)
 

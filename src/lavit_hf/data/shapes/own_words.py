@@ -11,13 +11,11 @@ from itertools import permutations
 
 from .captions import DescribedObject
 from .judging import ReadObject, scene_matches
-from .scenes import Background, Scene, ShapeObject, sample_object, sample_scene, scene_rng
+from .scenes import Background, Scene, ShapeObject, find_relations, sample_object, sample_scene, scene_rng
+from .small_talk import ABBREVIATIONS
 
 
 FIELDS = ("shape", "color", "size", "place")
-CLEAR_DISTANCE = 1 / 8  # of the side, between objects of which one is above or left of the other
-NEAR_DISTANCE = 1 / 2  # of the side, between objects that are next to each other
-ASIDE = 1 / 6  # of the side, by which objects next to each other may be out of line
 
 
 @dataclass(frozen=True)
@@ -44,19 +42,23 @@ class OwnWords:
 
     def is_drawn(self, found: Sequence[ReadObject]) -> bool:
         """Returns whether the objects `found` in a drawing are exactly those of the text, in its relations."""
-        if len(found) != len(self.objects):
-            return False
-        orders = permutations(found) if self.relations else [tuple(found)]
-        return any(
-            all(_holds(order[first], relation, order[second]) for first, relation, second in self.relations)
-            and (not self.relations or all(map(_fits, self.objects, order)))
-            and scene_matches(self.objects, order, FIELDS)
-            for order in orders
+        if not self.relations:
+            return scene_matches(self.objects, found, FIELDS)
+        return len(found) == len(self.objects) and any(
+            all(map(_fits, self.objects, order))
+            and all(
+                relation in find_relations(order[first].place, order[second].place)
+                for first, relation, second in self.relations
+            )
+            for order in permutations(found)
         )
 
 
 def is_own_words(text: str) -> bool:
-    """Returns whether a text is one of [`load_own_words`], whatever its case, marks, spelling and polite words."""
+    """
+    Returns whether a text is one of [`load_own_words`], whatever its case, marks, spaces, spelling, abbreviations and
+    polite words.
+    """
     return _letters(text) in _all_letters()
 
 
@@ -66,10 +68,14 @@ def _all_letters() -> frozenset[str]:
 
 
 def _letters(text: str) -> str:
-    words = re.findall("[a-z0-9]+", text.lower().replace("colour", "color").replace("centre", "center"))
-    return " ".join(word for word in words if word not in _POLITE)
+    text = text.lower().replace("colour", "color").replace("centre", "center").replace("grey", "gray")
+    text = _SHORT.sub(lambda match: _WHOLE[match[0]], text)
+    words = re.findall("[a-z0-9]+", re.sub("['’]", "", text))
+    return "".join(word for word in words if word not in _POLITE)  # "top-left", "top left" and "topleft" are one
 
 
+_WHOLE = {short: word for word, shorter in ABBREVIATIONS.items() for short in shorter}
+_SHORT = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, _WHOLE))})(?!\w)")
 _POLITE = frozenset("please pls plz thanks thank you hi hello hey now just ok".split())
 
 
@@ -113,16 +119,3 @@ def _make_scene(index: int, described: Sequence[dict]) -> Scene:
 
 def _fits(described: DescribedObject, found: ReadObject) -> bool:
     return scene_matches([described], [found], FIELDS)
-
-
-def _holds(first: ReadObject, relation: str, second: ReadObject) -> bool:
-    across, down = second.x - first.x, second.y - first.y
-    if relation == "next to":
-        return (across**2 + down**2) ** 0.5 <= NEAR_DISTANCE and min(abs(across), abs(down)) <= ASIDE
-    step, other = {
-        "above": (down, across),
-        "below": (-down, across),
-        "left of": (across, down),
-        "right of": (-across, down),
-    }[relation]
-    return step >= max(CLEAR_DISTANCE, abs(other))

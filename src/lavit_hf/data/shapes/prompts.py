@@ -7,19 +7,9 @@ from random import Random
 from .arrangements import arrange
 from .captions import NUMBERS, describe_scene, join_words
 from .prompt_lists import Wording, count_shapes, group_equal, list_objects_freely, name_group
-from .scenes import COLORS, SHAPES, Scene, ShapeObject
+from .scenes import COLORS, SHAPES, Scene, ShapeObject, find_relations
 from .small_talk import add_talk, respell
-from .words import (
-    COLOR_WORDS,
-    SIZE_WORDS,
-    add_article,
-    choose,
-    find_relations,
-    phrase_name,
-    phrase_place,
-    phrase_relation,
-    pluralize,
-)
+from .words import COLOR_WORDS, SIZE_WORDS, add_article, choose, phrase_name, phrase_place, phrase_relation, pluralize
 
 
 # Words that people write before and after the objects that they want to see.
@@ -146,7 +136,8 @@ def request_scene(scene: Scene, rng: Random) -> str:
 
 def _leave_open(objects: Sequence[ShapeObject], wording: Wording) -> str:
     """Names objects of which some have their shape or color left open, as in "something pink and a small star"."""
-    rng, names = wording.rng, []
+    rng = wording.rng
+    names: list[str] = []
     hidden = rng.choice(("shape", "color"))
     for item in objects:
         size = item.size if rng.random() < wording.size_share else None
@@ -166,7 +157,7 @@ def _leave_open(objects: Sequence[ShapeObject], wording: Wording) -> str:
 def _relate(objects: Sequence[ShapeObject], wording: Wording) -> str:
     """Tells where one object is relative to another, and lists the others."""
     rng, (first, second, *others) = wording.rng, objects
-    relations = find_relations(first, second)
+    relations = find_relations(first.place, second.place)
     if not relations:
         return _frame(list_objects_freely(objects, wording), rng)
     key = rng.choice(relations)
@@ -175,7 +166,7 @@ def _relate(objects: Sequence[ShapeObject], wording: Wording) -> str:
     one, other = sparse.name(first), sparse.name(second)
     share = rng.random()
     place = sparse.place(second)
-    if others and share < 0.12 and (chained := find_relations(second, others[0])):
+    if others and share < 0.12 and (chained := find_relations(second.place, others[0].place)):
         third = sparse.name(others[0])
         link = rng.choice((", which is {} {}", ", and that is {} {}", " {} {}", ". the {name} is {} {}"))
         name = phrase_name(rng, second.shape)
@@ -259,45 +250,48 @@ def _write_notes(objects: Sequence[ShapeObject], wording: Wording) -> str:
 
 def _write_traits(objects: Sequence[ShapeObject], wording: Wording) -> str:
     """Tells each object in several short sentences: "there is a star. it is blue. make it big"."""
-    rng, texts = wording.rng, []
-    for item in objects:
-        traits = [("color", choose(COLOR_WORDS[item.color], rng))]
-        if rng.random() < wording.size_share:
-            traits.append(("size", choose(SIZE_WORDS[item.size], rng)))
-        if place := wording.place(item):
-            traits.append(("place", place))
-        rng.shuffle(traits)
-        before = [word for field, word in traits[: rng.randrange(2)] if field != "place"]
-        rest = [trait for trait in traits if trait[1] not in before]
-        noun = add_article(" ".join([*before, phrase_name(rng, item.shape)]), rng)
-        start = rng.choice(("{}", "draw {}", "there is {}", "i want {}", "just {}", "it's {}", "one thing: {}"))
-        style = rng.randrange(4)
-        pieces = [start.format(noun)]
-        if style == 3 and rest:
-            adjectives = [word for field, word in rest if field != "place"]
-            places = [word for field, word in rest if field == "place"]
-            told = rng.choice((" and ", ", ", ", and ")).join(adjectives)
-            if adjectives and rng.random() < 0.4:
-                told = add_article(f"{' '.join(adjectives)} one", rng)
-            start = rng.choice(("{}", "can you draw me {}?", "could you draw {}?", "draw {}", "i need {}", "{}"))
-            texts.append(
-                rng.choice(("{} {}", "{}. {}", "{}, {}", "{} - {}")[start[-1] != "?" :]).format(
-                    start.format(noun), rng.choice((", ", " ", ". ")).join(filter(None, (told, *places)))
-                )
-            )
-            continue
-        for field, word in rest:
-            if style == 0:
-                pieces.append(word)
-            elif field == "place":
-                pieces.append(
-                    rng.choice(("put it {}", "it is {}", "it's {}", "place it {}", "it goes {}")).format(word)
-                )
-            else:
-                forms = ("it is {}", "make it {}", "it's {}", "it has to be {}", "and it is {}", "it should be {}")
-                pieces.append(rng.choice(forms).format(word))
-        texts.append(rng.choice((". ", ", ", ". ", ", and ") if style else (". ", ", ")).join(pieces))
-    return rng.choice((". ", ". then ", ". also ")).join(text.rstrip("?") for text in texts)
+    texts = [_tell_traits(item, wording) for item in objects]
+    return wording.rng.choice((". ", ". then ", ". also ")).join(text.rstrip("?") for text in texts)
+
+
+def _tell_traits(item: ShapeObject, wording: Wording) -> str:
+    rng = wording.rng
+    traits = [("color", choose(COLOR_WORDS[item.color], rng))]
+    if rng.random() < wording.size_share:
+        traits.append(("size", choose(SIZE_WORDS[item.size], rng)))
+    if place := wording.place(item):
+        traits.append(("place", place))
+    rng.shuffle(traits)
+    before = [word for field, word in traits[: rng.randrange(2)] if field != "place"]
+    rest = [trait for trait in traits if trait[1] not in before]
+    noun = add_article(" ".join([*before, phrase_name(rng, item.shape)]), rng)
+    style = rng.randrange(4)
+    if style == 3 and rest:
+        return _add_traits(noun, rest, rng)
+    start = rng.choice(("{}", "draw {}", "there is {}", "i want {}", "just {}", "it's {}", "one thing: {}"))
+    pieces = [start.format(noun)]
+    for field, word in rest:
+        if style == 0:
+            forms: tuple[str, ...] = ("{}",)
+        elif field == "place":
+            forms = ("put it {}", "it is {}", "it's {}", "place it {}", "it goes {}")
+        else:
+            forms = ("it is {}", "make it {}", "it's {}", "it has to be {}", "and it is {}", "it should be {}")
+        pieces.append(rng.choice(forms).format(word))
+    return rng.choice((". ", ", ", ". ", ", and ") if style else (". ", ", ")).join(pieces)
+
+
+def _add_traits(noun: str, traits: Sequence[tuple[str, str]], rng: Random) -> str:
+    """Asks for an object and then tells its traits at once: "can you draw me a star? a big blue one, at the top"."""
+    adjectives = [word for field, word in traits if field != "place"]
+    places = [word for field, word in traits if field == "place"]
+    told = rng.choice((" and ", ", ", ", and ")).join(adjectives)
+    if adjectives and rng.random() < 0.4:
+        told = add_article(f"{' '.join(adjectives)} one", rng)
+    start = rng.choice(("{}", "can you draw me {}?", "could you draw {}?", "draw {}", "i need {}", "{}"))
+    forms = ("{} {}",) if start.endswith("?") else ("{}. {}", "{}, {}", "{} - {}")
+    rest = rng.choice((", ", " ", ". ")).join(filter(None, (told, *places)))
+    return rng.choice(forms).format(start.format(noun), rest)
 
 
 def _write_columns(objects: Sequence[ShapeObject], wording: Wording) -> str:

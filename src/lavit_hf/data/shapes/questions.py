@@ -9,18 +9,9 @@ from .captions import NUMBERS, PLURALS, DescribedObject, name_object
 from .comparisons import Asked, ask_all, compare
 from .own_words import is_own_words
 from .references import give_reasons, refer_to, relate_to_one
-from .scenes import COLORS, PLACES, SHAPES, SIZES, Scene, ShapeObject
+from .scenes import COLORS, PLACES, SHAPES, SIZES, Scene, ShapeObject, share_side, steps_between
 from .small_talk import add_talk, respell
-from .words import (
-    OPPOSITES,
-    add_article,
-    choose,
-    phrase_name,
-    phrase_place,
-    phrase_relation,
-    share_side,
-    steps_between,
-)
+from .words import OPPOSITES, add_article, choose, phrase_name, phrase_place, phrase_relation
 
 
 @dataclass(frozen=True)
@@ -259,7 +250,7 @@ def _ask_relation(scene: Scene, rng: Random) -> Asked:
         if None in names or names[0] == names[1]:
             continue
         places = first.place, second.place
-        across, down = steps_between(first, second)
+        across, down = steps_between(first.place, second.place)
         if rng.random() < 0.25 and (across or down):
             is_across = rng.random() < 0.5 if across and down else bool(across)
             pair = ["left", "right"] if is_across else ["above", "below"]
@@ -291,7 +282,7 @@ def _ask_relation(scene: Scene, rng: Random) -> Asked:
 
 def _clearly(relation: str, first: ShapeObject, second: ShapeObject) -> bool | None:
     """Whether a relation holds, or None where people may differ."""
-    across, down = steps_between(first, second)
+    across, down = steps_between(first.place, second.place)
     if relation == "next to":
         far = max(abs(across), abs(down))
         return True if abs(across) + abs(down) == 1 else False if far == 2 else None

@@ -126,6 +126,40 @@ def place_at(x: float, y: float) -> str:
     return PLACES[3 * row + column]
 
 
+def share_side(place: str, other: str) -> bool:
+    """Whether someone could call two places by the name of the same side, such as "left" and "top left"."""
+    sides = [word for word in place.split() if word in other.split()]
+    return bool(sides) and " " not in place
+
+
+def steps_to_middle(place: str) -> tuple[int, int]:
+    """Returns by how many rows and columns a place is beyond the center."""
+    row, column = divmod(PLACES.index(place), 3)
+    return row - 1, column - 1
+
+
+def steps_between(first: str, second: str) -> tuple[int, int]:
+    """Returns by how many columns (from the left) and rows (from the top) the second place is beyond the first."""
+    rows, columns = zip(*(divmod(PLACES.index(place), 3) for place in (first, second)), strict=True)
+    return columns[1] - columns[0], rows[1] - rows[0]
+
+
+def find_relations(first: str, second: str) -> list[str]:
+    """
+    Returns all of "above", "below", "left of", "right of" and "next to" that clearly hold from a first place to a
+    second one. Two of them hold if the places are as many rows as columns apart.
+    """
+    across, down = steps_between(first, second)
+    found = []
+    if down and abs(down) >= abs(across):
+        found.append("above" if down > 0 else "below")
+    if across and abs(across) >= abs(down):
+        found.append("left of" if across > 0 else "right of")
+    if abs(across) + abs(down) == 1:
+        found.append("next to")
+    return found
+
+
 def sample_scene(index: int, split: str = "train", seed: int = 0) -> Scene:
     """
     Samples the scene number `index` of a `split` and a `seed`. The same arguments always give the same scene.

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What people write around a request and does not change it: greetings, reasons, other spellings, abbreviations."""
+"""Small talk around requests, other spellings and abbreviations, none of which changes what is asked for."""
 
 import re
 from random import Random

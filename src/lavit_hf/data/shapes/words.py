@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import TypeVar
 
-from .scenes import PLACES, Scene, ShapeObject
+from .scenes import ShapeObject, steps_between
 
 
 Words = TypeVar("Words")
@@ -219,108 +219,12 @@ def phrase_name(
     )
 
 
-def refer_freely(item: ShapeObject, scene: Scene, rng: Random, hidden: Sequence[str] = ()) -> str | None:
-    """
-    Names an object of a scene so that no other one fits, with "the" and in free words, such as "the upper star" or
-    "the big thing in the middle".
-
-    Args:
-        item ([`ShapeObject`]): The object.
-        scene ([`Scene`]): The scene with the object.
-        rng (`random.Random`): Draws the words.
-        hidden (`Sequence[str]`, *optional*):
-            The fields of "shape", "color", "size" and "place" that are not to be told.
-
-    Returns:
-        `str` or `None`: The name, or None if the fields that may be told fit another object, too.
-    """
-    choices = {
-        fields: weight
-        for fields, weight in _REFERENCES.items()
-        if not set(fields) & set(hidden)
-        and [all(getattr(other, f) == getattr(item, f) for f in fields) for other in scene.objects].count(True) == 1
-    }
-    if not choices:
-        return None
-    (fields,) = rng.choices(list(choices), list(choices.values()))
-    told = {field: getattr(item, field) for field in fields if field != "place"}
-    alike = [other for other in scene.objects if all(getattr(other, f) == v for f, v in told.items() if f != "size")]
-    if len(alike) == 2 and rng.random() < 0.4:
-        compared = [*_compare(item, next(other for other in alike if other is not item), rng, hidden)]
-        if compared:
-            name = phrase_name(rng, **{field: value for field, value in told.items() if field != "size"})
-            return f"the {rng.choice(compared)} {name}"
-    name = f"the {phrase_name(rng, **told)}"
-    if "place" not in fields:
-        return name
-    exact = any(share_side(item.place, other.place) for other in scene.objects if other is not item)
-    return f"{name} {phrase_place(item.place, rng, exact=exact)}"
-
-
-_REFERENCES = {
-    ("shape",): 4,
-    ("color", "shape"): 4,
-    ("color",): 1.5,
-    ("size", "shape"): 1.5,
-    ("size", "color", "shape"): 1,
-    ("size", "color"): 0.5,
-    ("size",): 0.5,
-    ("shape", "place"): 1,
-    ("color", "shape", "place"): 0.5,
-    ("place",): 0.8,
-}
-
-
-def _compare(item: ShapeObject, other: ShapeObject, rng: Random, hidden: Sequence[str]):
-    """Yields words that tell an object from another one: by size, and by column or row."""
-    if item.size != other.size and "size" not in hidden:
-        yield rng.choice(COMPARATIVES[item.size])
-    if "place" in hidden:
-        return
-    across, down = steps_between(item, other)
-    if across:
-        yield "left" if across > 0 else "right"
-    if down:
-        yield rng.choice(("upper", "top", "higher") if down > 0 else ("lower", "bottom"))
-
-
 def phrase_relation(relation: str, first: ShapeObject, second: ShapeObject, rng: Random) -> str:
-    """Returns words for a relation. Words such as "directly above" need both objects in one column or row."""
+    """Returns words for a relation. Words such as "directly above" need objects in neighboring places."""
     words: Sequence[str] = RELATION_PHRASES[relation]
-    if all(steps_between(first, second)):
-        words = [phrase for phrase in words if not _IN_LINE.search(phrase)]
+    if sum(map(abs, steps_between(first.place, second.place))) != 1:
+        words = [phrase for phrase in words if not _CLOSE.search(phrase)]
     return choose(words, rng)
 
 
-_IN_LINE = re.compile("directly|just|right (?:above|below|next)|on top of")
-
-
-def share_side(place: str, other: str) -> bool:
-    """Whether someone could call two places by the name of the same side, such as "left" and "top left"."""
-    sides = [word for word in place.split() if word in other.split()]
-    return bool(sides) and " " not in place
-
-
-def steps_to_middle(place: str) -> tuple[int, int]:
-    """Returns by how many rows and columns a place is beyond the center."""
-    row, column = divmod(PLACES.index(place), 3)
-    return row - 1, column - 1
-
-
-def steps_between(first: ShapeObject, second: ShapeObject) -> tuple[int, int]:
-    """Returns by how many columns (from the left) and rows (from the top) the second object is beyond the first."""
-    rows, columns = zip(*(divmod(PLACES.index(item.place), 3) for item in (first, second)), strict=True)
-    return columns[1] - columns[0], rows[1] - rows[0]
-
-
-def find_relations(first: ShapeObject, second: ShapeObject) -> list[str]:
-    """Returns all of "above", "below", "left of", "right of" and "next to" that clearly hold from first to second."""
-    across, down = steps_between(first, second)
-    found = []
-    if down and abs(down) >= abs(across):
-        found.append("above" if down > 0 else "below")
-    if across and abs(across) >= abs(down):
-        found.append("left of" if across > 0 else "right of")
-    if abs(across) + abs(down) == 1:
-        found.append("next to")
-    return found
+_CLOSE = re.compile("directly|just|right (?:above|below|next)|on top of")
