@@ -39,7 +39,7 @@ $(RUNS)/model/README.md: $(RUNS)/lavit/README.md $(RUNS)/image_decoder/README.md
 
 # Compares LaVIT with other systems, see docs/study.md. What is there is not run again; what was stopped is resumed.
 .PHONY: study
-study: $(RUNS)/vision_tower/README.md $(RUNS)/vae/README.md
+study:
 	$(PYTHON) examples/study/run.py --sweep --trials
 
 # Runs the common test suites of transformers on LaVIT's classes, after `pip install -e ".[dev,conformance]"`.

@@ -66,8 +66,8 @@ class Claim:
 
 
 ONE_TRAINING = (
-    "Each kind of selection has one visual tokenizer and one pixel decoder. The intervals do not have the noise of "
-    "training these."
+    "All rows of a seed that select patches alike share a visual tokenizer and a pixel decoder. The intervals do not "
+    "have all of the noise of training these."
 )
 CLAIMS = (
     Claim(
@@ -117,8 +117,9 @@ def load_results(folder: Path) -> dict[str, list[dict]]:
     Loads the results of all rows, by row and in the order of seeds.
 
     Raises:
-        ValueError: If rows were trained with different budgets.
+        ValueError: If rows were trained with different budgets, or rows of one seed with different parts.
     """
+    parts: dict[tuple[int, str], dict] = {}
     found: dict[str, list[dict]] = {}
     for row in ROWS:
         paths = sorted(folder.glob(f"{row}-seed[0-9]*.json"))
@@ -128,7 +129,8 @@ def load_results(folder: Path) -> dict[str, list[dict]]:
         first = results[0]
         for result in results:  # seeds of a row have one recipe, and rows those of LaVIT but for what they are about
             compare_recipes(first["row"], first["recipe"], result["recipe"], set(OWN) - {"learning_rate"})
-            compare_recipes(first["row"], first["parts"], result["parts"])
+            like = parts.setdefault((result["seed"], result["recipe"]["visual_tokenizer"]), result)
+            compare_recipes(like["row"], like["parts"], result["parts"])
             if BASE in found:
                 check_budgets({BASE: found[BASE][0]["recipe"]} | {result["row"]: result["recipe"]})
     return found

@@ -22,6 +22,7 @@ from pathlib import Path
 from threading import Lock
 
 import yaml
+from diffusers import AutoencoderKL
 
 
 EXAMPLES = Path(__file__).resolve().parents[1]
@@ -32,10 +33,10 @@ from study import report  # noqa: E402
 from study.budgets import BASE, EQUAL, ROWS, check_budgets  # noqa: E402
 from study.json_files import fingerprint, keep_recipe  # noqa: E402
 from study.systems import READING  # noqa: E402
-from study.tuning import RATE_OF, RATES, TRIALS, Tuning, check_results  # noqa: E402
+from study.tuning import RATE_OF, RATES, TRIALS, Tuning, check_parts, check_results  # noqa: E402
 from transformers import AutoImageProcessor  # noqa: E402
 
-from lavit_hf import LavitVisualTokenizer  # noqa: E402
+from lavit_hf import LavitVisualTokenizer, demo_checkpoint  # noqa: E402
 from lavit_hf.data.precompute import precompute_codes  # noqa: E402
 from lavit_hf.training import load_mixture  # noqa: E402
 
@@ -76,6 +77,14 @@ class Paths:
         return self.runs / "codes" / kind
 
     @property
+    def vision_tower(self) -> Path:
+        return self.runs / "vision_tower"
+
+    @property
+    def vae(self) -> Path:
+        return self.runs / "vae"
+
+    @property
     def text_tokenizer(self) -> Path:
         return self.runs / "text_tokenizer"
 
@@ -93,9 +102,9 @@ def parse_options(flags: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num_seeds", type=int, help="seeds of each row. Default: 2, and 3 for the main rows")
     parser.add_argument("--sweep", action="store_true", help="choose each row's learning rate by a sweep")
     parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="learning rates of the sweep")
-    parser.add_argument("--sweep_steps", type=int, default=300, help="steps of each run of the sweep")
+    parser.add_argument("--sweep_steps", type=int, default=200, help="steps of each run of the sweep")
     parser.add_argument("--trials", action="store_true", help="try several settings of the rivals in TRIALS")
-    parser.add_argument("--trial_steps", type=int, default=500, help="steps of each trial")
+    parser.add_argument("--trial_steps", type=int, default=300, help="steps of each trial")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, which share the processor's cores")
     parser.add_argument("--no_codes", action="store_true", help="do not precompute codes, which takes disk space")
     parser.add_argument("--no_dial", action="store_true", help="leave the dial out")
@@ -149,6 +158,7 @@ class Study(Tuning):
         kinds = list(dict.fromkeys(["dynamic", *map(self.kind_of, self.options.rows)]))
         if "--language_model" not in self.options.row:
             self.make_text_tokenizer()
+        self.take_given_parts()
         self.make_parts("dynamic")
         made = {"dynamic", *(kind for (kind,) in self.each(self.make_parts, [(kind,) for kind in kinds[1:]]))}
         rows = [row for row in self.options.rows if self.kind_of(row) in made]
@@ -156,10 +166,10 @@ class Study(Tuning):
         first = [row for row in rows if row not in RATE_OF]
         tuned = {row for (row,) in self.each(self.tune_all, [(row,) for row in first])}
         rows = [row for row in rows if RATE_OF.get(row, row) not in set(first) - tuned]
-        seeds = range(max(map(self.num_seeds, self.options.rows)))
-        self.each(self.train_row, [(row, seed) for seed in seeds for row in rows if seed < self.num_seeds(row)])
-        if not self.options.no_dial and BASE in rows:
-            self.each(self.make_dial, [()])
+        for seed in range(max(map(self.num_seeds, self.options.rows))):
+            self.each(self.train_row, [(row, seed) for row in rows if seed < self.num_seeds(row)])
+            if seed == 0 and BASE in rows and not self.options.no_dial:  # it needs the model of this seed
+                self.each(self.make_dial, [()])
         self.write_page()
         self.check()
 
@@ -213,9 +223,21 @@ class Study(Tuning):
         tokenizer = train_text_tokenizer(list_texts(rows), study.text_vocab_size, lowercase=True)
         tokenizer.save_pretrained(self.paths.text_tokenizer)
 
+    def take_given_parts(self) -> None:
+        """Writes the vision tower and the VAE of the model that ships with the library into folders of their own."""
+        tower, vae = self.paths.vision_tower, self.paths.vae
+        if self.options.tokenizer_recipe and not (tower / "config.json").exists():
+            AutoImageProcessor.from_pretrained(demo_checkpoint()).save_pretrained(tower)
+            tokenizer = LavitVisualTokenizer.from_pretrained(demo_checkpoint(), dtype="float32")
+            tokenizer.vision_tower.save_pretrained(tower)
+        if self.options.decoder_recipe and not (vae / "config.json").exists():
+            AutoencoderKL.from_pretrained(demo_checkpoint(), subfolder="vae").save_pretrained(vae)
+
     def train_tokenizer(self, kind: str) -> None:
         options, folder = self.options, self.paths.tokenizer(kind)
         flags = [*_recipe(options.tokenizer_recipe), *TOKENIZERS[kind], "--output_dir", str(folder)]
+        if options.tokenizer_recipe:
+            flags += ["--vision_tower", str(self.paths.vision_tower)]
         if kind == "fixed":
             flags += ["--num_codes", str(self.mean_codes())]
         self.train_part("study.train_tokenizer", folder, [*flags, *options.common, *options.tokenizer])
@@ -223,6 +245,8 @@ class Study(Tuning):
     def train_decoder(self, kind: str) -> None:
         options, folder, tokenizer = self.options, self.paths.decoder(kind), self.paths.tokenizer(kind)
         flags = [*_recipe(options.decoder_recipe), "--visual_tokenizer", str(tokenizer), "--output_dir", str(folder)]
+        if options.decoder_recipe:
+            flags += ["--vae", str(self.paths.vae)]
         flags += [*options.common, *options.decoder]
         if not options.no_codes:  # so that the visual tokenizer need not run in each step
             flags += ["--dataset_name", str(self.paths.codes(kind))]
@@ -291,13 +315,15 @@ class Study(Tuning):
         Trains and evaluates a row.
 
         Raises:
-            ValueError: If its results were made by another recipe.
+            ValueError: If its results were made by another recipe, or another row of this seed with other parts.
         """
         name = f"{row}-seed{seed}"
         path = self.paths.results / f"{name}.json"
         if path.exists():
             check_results(path, self.arguments(row, seed, path))
             return
+        for other in sorted(self.paths.results.glob(f"*-seed{seed}.json")):
+            check_parts(other, self.arguments(row, seed, path))
         flags = [*self.flags(row, self.paths.runs / name, path), "--seed", str(seed)]
         # The rows of one kind of selection have one pixel decoder, which reconstructs alike in all of them.
         if seed:

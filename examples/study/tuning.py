@@ -122,7 +122,7 @@ class Tuning:
         trials = TRIALS[row]
         made = {"steps": self.options.trial_steps, "trials": asdict(trials), "parts": self.fingerprints(row)}
         if row in (known := read_json(self.trials_file)):
-            compare_recipes(self.trials_file, known[row]["made"], made)
+            compare_recipes(self.trials_file, known[row]["made"], made, {"parts"})
             return
         found = {json.dumps(value): self.try_one(row, value) for value in trials.trained}
         best = json.loads(self.choose(found, trials.task))
@@ -170,6 +170,7 @@ class Tuning:
         arguments = read_arguments(flags)
         if path.exists():
             check_results(path, arguments)
+            check_parts(path, arguments)
         else:
             self.run("study.train", flags)
         return read_json(path)
@@ -187,7 +188,7 @@ class Tuning:
         """Trains a row for a few steps with each learning rate, and keeps the one with the least held-out loss."""
         made = {"steps": self.options.sweep_steps, "rates": list(self.options.rates), "parts": self.fingerprints(row)}
         if row in (known := read_json(self.sweep_file)):
-            compare_recipes(self.sweep_file, known[row]["made"], made)
+            compare_recipes(self.sweep_file, known[row]["made"], made, {"parts"})
             return
         losses, rates = {}, list(self.options.rates)
         while rates:
@@ -215,10 +216,19 @@ def _flag(name: str, value) -> list[str]:
 
 
 def check_results(path: Path, arguments: Arguments) -> None:
-    """Raises a `ValueError` if the results in `path` were made by another recipe or with other parts."""
+    """Raises a `ValueError` if the results in `path` were made by another recipe."""
     made, study = read_json(path), arguments[0]
     ignored = set(OWN) - {"learning_rate", "seed"}
     if study.only_loss or path.name == "results.json":  # made before the best way to draw was known
         ignored.add("image_generation")
     compare_recipes(path, made["recipe"], describe_recipe(*arguments), ignored)
-    compare_recipes(path, made["parts"], fingerprint_parts(study))
+
+
+def check_parts(path: Path, arguments: Arguments) -> None:
+    """
+    Raises a `ValueError` if the results in `path` were made with a visual tokenizer of the same kind that is not the
+    same. Seeds may differ in their parts, which are trained anew if their folder is lost.
+    """
+    made, study = read_json(path), arguments[0]
+    if Path(made["recipe"]["visual_tokenizer"]).name == Path(study.visual_tokenizer).name:
+        compare_recipes(path, made["parts"], fingerprint_parts(study))

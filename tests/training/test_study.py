@@ -23,7 +23,7 @@ from study.report import find_pictures, load_results, make_trials, render, write
 from study.run import Study, parse_options
 from study.systems import SYSTEMS, describe_recipe, fingerprint_parts
 from study.train import NUM_DRAWINGS, count_operations, count_parts, load_trainer, read_arguments, train_row
-from study.tuning import RATE_OF, TRIALS, Trials
+from study.tuning import RATE_OF, TRIALS, Trials, check_parts
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoImageProcessor
 
@@ -122,7 +122,7 @@ def test_another_budget_is_refused(results):
     """A fault is put into a recipe, and into results."""
     recipes = {row: read_recipe(row) for row in ROWS}
     recipes["adapter_mlp"]["max_steps"] *= 2
-    with pytest.raises(ValueError, match=r"Row 'adapter_mlp' has max_steps=3000, but 'lavit' has 1500"):
+    with pytest.raises(ValueError, match=r"Row 'adapter_mlp' has max_steps=2000, but 'lavit' has 1000"):
         check_budgets(recipes)
     made = {row: dict(found["recipe"]) for row, found in results.items() if row != "adapter_resampler"}
     check_budgets(made)
@@ -221,14 +221,14 @@ def test_the_driver_takes_the_best_rate_and_runs_nothing_twice(tmp_path, monkeyp
     Study(parse_options(command.split()), run).run_all()
     assert run.runs == []
     options = parse_options([*command.split(), "--row", "--max_steps 7"])
-    refused = pytest.RaisesExc(ValueError, match="was made with max_steps=1500, and the recipe has 7")
+    refused = pytest.RaisesExc(ValueError, match="was made with max_steps=1000, and the recipe has 7")
     with pytest.RaisesGroup(refused, refused):
         Study(options, run).run_all()
     options = parse_options([*command.split(), "--tokenizer", "--max_steps 7"])
     with pytest.raises(ValueError, match=r"dynamic.json was made with flags=.*max_steps', '7'"):
         Study(options, run).run_all()
-    with pytest.RaisesGroup(pytest.RaisesExc(ValueError, match="sweep.json was made with steps=300, and .* has 200")):
-        Study(parse_options([*command.split(), "--sweep_steps", "200"]), run).run_all()
+    with pytest.RaisesGroup(pytest.RaisesExc(ValueError, match="sweep.json was made with steps=200, and .* has 100")):
+        Study(parse_options([*command.split(), "--sweep_steps", "100"]), run).run_all()
 
 
 def test_a_row_that_fails_stops_no_other(tmp_path, monkeypatch):
@@ -354,7 +354,7 @@ def test_verdicts_of_a_claim_are_right_together():
 
 def test_equal_data_takes_the_steps_that_the_weights_say(tmp_path):
     study = Study(parse_options(f"--runs {tmp_path} --results {tmp_path}".split()))
-    assert study.arguments(EQUAL, 0, tmp_path / "x.json")[-1].max_steps == read_recipe(EQUAL)["max_steps"] == 628
+    assert study.arguments(EQUAL, 0, tmp_path / "x.json")[-1].max_steps == read_recipe(EQUAL)["max_steps"] == 419
     options = parse_options([*f"--runs {tmp_path} --results {tmp_path}".split(), "--row", "--max_steps 860"])
     assert Study(options).arguments(EQUAL, 0, tmp_path / "x.json")[-1].max_steps == 360
 
@@ -367,9 +367,17 @@ def test_changed_parts_and_seeds_of_other_recipes_are_refused(results, parts, tm
     write_json(tmp_path / "lavit-seed1.json", longer)
     with pytest.raises(ValueError, match="lavit was made with max_steps=3, and the recipe has 4"):
         load_results(tmp_path)
-    write_json(tmp_path / "lavit-seed1.json", results["lavit"] | {"parts": {"visual_tokenizer": "another"}})
-    with pytest.raises(ValueError, match="lavit was made with image_decoder="):
+    # A folder of parts that was lost is made anew for the next seed, but never for some rows of a seed.
+    others = {"parts": results["lavit"]["parts"] | {"visual_tokenizer": "another"}}
+    write_json(tmp_path / "lavit-seed1.json", results["lavit"] | others | {"seed": 1})
+    assert len(load_results(tmp_path)["lavit"]) == 2
+    write_json(tmp_path / "lavit_text_only-seed1.json", results["lavit_text_only"] | {"seed": 1})
+    with pytest.raises(ValueError, match="lavit was made with visual_tokenizer='another'"):
         load_results(tmp_path)
+    arguments = read_arguments(flags("lavit_text_only", parts, tmp_path))
+    check_parts(tmp_path / "lavit-seed0.json", arguments)
+    with pytest.raises(ValueError, match="lavit-seed1.json was made with visual_tokenizer='another'"):
+        check_parts(tmp_path / "lavit-seed1.json", arguments)
     changed = shutil.copytree(parts / "tokenizer", tmp_path / "tokenizer")
     before = fingerprint(changed)
     config = json.loads((changed / "config.json").read_text())
