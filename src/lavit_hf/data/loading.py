@@ -132,11 +132,11 @@ def check_codebook(
     data_dir: str | os.PathLike | None = None,
 ) -> None:
     """
-    Checks that the precomputed codes of a dataset belong to a codebook. The other arguments are those of
-    [`load_rows`]. Datasets without codes pass.
+    Checks that the precomputed codes of a dataset belong to a codebook. Datasets without codes pass.
 
     Args:
         codebook (`torch.Tensor` of shape `(codebook_size, code_dim)`): The codebook of a visual tokenizer.
+        dataset_name, split, config_name, data_dir: Same as in [`load_rows`].
 
     Raises:
         ValueError: If files of `split`, in any folder of the dataset, have codes of another codebook.

@@ -124,7 +124,7 @@ class Subject:
         return write_texts(self.model, self.processor, texts, before, max_new_tokens=max_new_tokens, **GREEDY)
 
     def answer(self, questions: Iterable[str], images: list[Image.Image]) -> list[str]:
-        """Answers a question about each image, in one line."""
+        """Answers one of `questions` about each of `images`, in one line."""
         texts = [self.processor.vqa_prompt.format(question=question) for question in questions]
         written = self.write(texts, images, self.settings.max_answer_tokens)
         return [text.partition("\n")[0].strip() for text in written]
