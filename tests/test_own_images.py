@@ -73,6 +73,8 @@ def commands() -> list[list[str]]:
         words = abridged(command)
         if "--max_steps" in words:
             words += ["--max_steps", "2"]
+        if "--load_best_model_at_end" in words:
+            words += ["--eval_steps", "1", "--save_steps", "1"]
         if "train_image_decoder.py" in command:
             words += ["--num_inference_steps", "2"]
         if "train_visual_tokenizer.py" in command:
