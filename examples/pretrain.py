@@ -86,7 +86,11 @@ class ModelArguments:
         default=True, metadata={"help": "Whether the adapter's merger starts as that of the visual tokenizer."}
     )
     image_generation: str = field(
-        default="{}", metadata={"help": "JSON with defaults of drawing codes, such as guidance_scale and top_k."}
+        default="{}",
+        metadata={
+            "help": "JSON with defaults of drawing codes, such as guidance_scale. Codes are sampled unless it has "
+            "do_sample."
+        },
     )
     plan_generation: str = field(
         default="{}",
@@ -146,8 +150,9 @@ def load_model(arguments: ModelArguments, texts: Iterable[str] = ()) -> tuple[La
         )
     if arguments.attn_implementation is not None:
         model.set_attn_implementation(arguments.attn_implementation)
-    if settings := json.loads(arguments.image_generation):
-        model.generation_config.image_generation = settings
+    settings = json.loads(arguments.image_generation)
+    if settings or arguments.model is None:  # greedy drawings of one prompt would all be the same
+        model.generation_config.image_generation = {"do_sample": True} | settings
     return model, processor
 
 

@@ -100,7 +100,8 @@ def home(tmp_path_factory) -> Path:
 
 
 def test_the_road_to_one_folder(home):
-    log = (home / "log").read_text()
+    # Two checkpoints in one second, which a real run does not write, have no order in time.
+    log = (home / "log").read_text().replace("[transformers] mtime may not be reliable", "")
     assert [alarm for alarm in ALARMS if alarm in log] == []
     for name in TRAINED:
         card = (home / name / "README.md").read_text()
@@ -116,6 +117,8 @@ def test_the_road_to_one_folder(home):
     assert (home / "my-lavit" / "samples" / "captions.png").is_file()
     assert json.loads((home / "my-evaluation.json").read_text())["results"].keys() >= {"captions", "reconstruction"}
     assert Image.open(home / "drawing.png").size == (64, 64)
+    # Several drawings of a prompt differ.
+    assert LavitForCausalLM.from_pretrained(home / "my-lavit").generation_config.image_generation.do_sample is True
 
 
 def test_the_folder_is_published(home, monkeypatch, tmp_path):

@@ -246,7 +246,7 @@ def test_killed_and_started_again_is_undisturbed(monkeypatch, parts, tmp_path):
 
     folder = tmp_path / "killed"
     model, processor = AutoModelForCausalLM.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
-    assert model.generation_config.image_generation == GenerationConfig(guidance_scale=2.0, top_k=5)
+    assert model.generation_config.image_generation == GenerationConfig(do_sample=True, guidance_scale=2.0, top_k=5)
     assert model.generation_config.eos_token_id == processor.tokenizer.eos_token_id
     drawn = model.generate(**processor(text="red above blue", return_tensors="pt"), generation_mode="image")
     assert processor.decode_interleaved(drawn[0])[0].text == "red above blue"
@@ -371,7 +371,7 @@ def test_a_whole_model_to_go_on_from(tmp_path):
     processor.save_pretrained(tmp_path)
     model, loaded = load_model(ModelArguments(model=str(tmp_path), image_generation='{"top_k": 3}'))
     assert model.config.image_start_token_id == loaded.image_start_token_id
-    assert model.generation_config.image_generation == GenerationConfig(top_k=3)
+    assert model.generation_config.image_generation == GenerationConfig(do_sample=True, top_k=3)
 
 
 @pytest.mark.parametrize(
