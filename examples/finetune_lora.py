@@ -55,11 +55,11 @@ def main():
     set_seed(args.seed)
     processor = LavitProcessor.from_pretrained(model_args.model)
     base = LavitForCausalLM.from_pretrained(model_args.model, dtype=model_args.dtype)
-    data.check_codebook(base.model.visual_tokenizer.quantizer.codebook)
     model = get_peft_model(base, lora_config(base, lora))
     model.print_trainable_parameters()
 
     train_rows, eval_rows = load_mixture(data, sequences, args)
+    data.check_codebook(base.model.visual_tokenizer.quantizer.codebook)
     trainer = LavitForCausalLMTrainer(
         model,
         args,

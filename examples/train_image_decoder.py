@@ -102,7 +102,6 @@ def main():
     )
     if model_args.attn_implementation == "eager":
         pipeline.unet.set_attn_processor(AttnProcessor())
-    data.check_codebook(tokenizer.quantizer.codebook)
     model = LavitImageDecoderForTraining(
         pipeline,
         tokenizer,
@@ -111,6 +110,7 @@ def main():
         train_feature_decoder=model_args.train_feature_decoder,
     )
     train_rows, eval_rows = data.load_images()
+    data.check_codebook(tokenizer.quantizer.codebook)
     height, width = pipeline.default_size
     image_processors = {
         "images": new_image_processor(
