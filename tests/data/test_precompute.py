@@ -164,6 +164,25 @@ def test_codes_are_checked_whatever_the_dataset_is_called(compute, shapes, model
             load_rows(split=split, streaming=streaming, **loading)
 
 
+@pytest.mark.parametrize("text", ['{"a": 1}\n{"a": 2}\n', '[{"a": 1}]', '{"a": 1}', "no JSON"])
+def test_a_file_of_the_same_name_is_no_manifest(shapes, tmp_path, text):
+    shapes.to_parquet(tmp_path / "rows" / "rows.parquet")
+    (tmp_path / "rows" / "codes.json").write_text(text)
+    check_codebook(torch.zeros(4, 2), tmp_path / "rows" / "rows.parquet")
+    assert len(load_rows(tmp_path / "rows" / "rows.parquet", cache_dir=str(tmp_path / "cache"))) == NUM_ROWS
+    code_files.check_output(tmp_path / "new")
+
+
+def test_an_output_beside_a_dataset_is_taken(compute, shapes, tmp_path, monkeypatch):
+    compute(shapes, tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "out")
+    code_files.check_output(Path("..", "new"))
+    strange = tmp_path / "a::b#c" / "train"
+    strange.mkdir(parents=True)
+    (strange / "codes.json").write_text((tmp_path / "out" / "train" / "codes.json").read_text())
+    assert code_files.read_manifest(strange)
+
+
 def test_datasets_without_codes_pass(shapes, model, tmp_path):
     shapes.save_to_disk(tmp_path / "saved")
     for other in ("shapes", tmp_path / "saved"):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 from huggingface_hub import DatasetCardData
 
 from ..publishing.files import replacing_file
@@ -129,10 +130,16 @@ def find_shards(folder: Path) -> set[int]:
 def read_manifest(folder: str | os.PathLike) -> dict:
     """
     Reads the manifest in the `folder` of a split, on this machine or of a repository of the Hub, as a URL. Returns {}
-    if there is none.
+    if there is none, or if the file of this name is something else.
     """
-    files, path = url_to_fs(f"{folder}/{MANIFEST_FILE}")
-    return json.loads(files.read_text(path)) if files.isfile(path) else {}
+    path = f"{folder}/{MANIFEST_FILE}"
+    # A local path may have characters that mean something in a URL.
+    files, path = url_to_fs(path) if "://" in path else (LocalFileSystem(), path)
+    try:
+        manifest = json.loads(files.read_text(path, encoding="utf-8")) if files.isfile(path) else {}
+    except ValueError:
+        return {}
+    return manifest if isinstance(manifest, dict) and isinstance(manifest.get("settings"), dict) else {}
 
 
 def check_output(output: Path) -> None:
@@ -140,8 +147,8 @@ def check_output(output: Path) -> None:
     Raises a `ValueError` if the folder `output` holds other files than a dataset with precomputed codes, or lies in
     such a dataset, whose card would hide it.
     """
-    for parent in output.absolute().parents:
-        if any(parent.glob(f"*/{MANIFEST_FILE}")):
+    for parent in Path(os.path.abspath(output)).parents:
+        if any(read_manifest(path.parent) for path in parent.glob(f"*/{MANIFEST_FILE}")):
             raise ValueError(
                 f"{output} lies in the dataset {parent}, whose card does not list it: name a folder outside."
             )
