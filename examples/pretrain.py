@@ -148,12 +148,41 @@ def load_model(arguments: ModelArguments, texts: Iterable[str] = ()) -> tuple[La
             codebook_size=model.config.codebook_size,
             image_start_token_id=model.config.image_start_token_id,
         )
+    apply_settings(model, arguments)
+    return model, processor
+
+
+def apply_settings(model: LavitForCausalLM, arguments: ModelArguments) -> None:
+    """Gives a model the attention and the defaults of drawing that the arguments have."""
     if arguments.attn_implementation is not None:
         model.set_attn_implementation(arguments.attn_implementation)
     settings = json.loads(arguments.image_generation)
     if settings or arguments.model is None:  # greedy drawings of one prompt would all be the same
         model.generation_config.image_generation = {"do_sample": True} | settings
-    return model, processor
+
+
+def make_trainer(
+    model: LavitForCausalLM,
+    processor: LavitProcessor,
+    arguments: ModelArguments,
+    args: TrainingArguments,
+    trainer_class: type[LavitForCausalLMTrainer] = LavitForCausalLMTrainer,
+    **rows,
+) -> LavitForCausalLMTrainer:
+    """Makes the trainer of a model, with the lengths and the optimizer of the arguments. `rows` are its datasets."""
+    max_length = arguments.max_length or getattr(model.config.text_config, "max_position_embeddings", None)
+    optimizer = None
+    if arguments.use_muon or arguments.part_learning_rates:
+        settings = {"learning_rates": arguments.part_learning_rates, "use_muon": arguments.use_muon}
+        optimizer = (OptimizerFactory, {"args": args, **settings})
+    return trainer_class(
+        model,
+        args,
+        data_collator=LavitCollator(processor, model.config.num_patches, max_length),
+        processing_class=processor,
+        optimizer_cls_and_kwargs=optimizer,
+        **rows,
+    )
 
 
 def read_plan_settings(arguments: ModelArguments, sequences: SequenceArguments) -> dict:
@@ -252,22 +281,9 @@ def main():
     set_plans(model, sequences, plan_settings)
     data.check_codebook(model.model.visual_tokenizer.quantizer.codebook)
     freeze_parts(model, model_args.freeze_parts)
-    max_length = model_args.max_length or getattr(model.config.text_config, "max_position_embeddings", None)
 
     # 3. Training
-    optimizer = None
-    if model_args.use_muon or model_args.part_learning_rates:
-        settings = {"learning_rates": model_args.part_learning_rates, "use_muon": model_args.use_muon}
-        optimizer = (OptimizerFactory, {"args": args, **settings})
-    trainer = LavitForCausalLMTrainer(
-        model,
-        args,
-        train_dataset=train_rows,
-        eval_dataset=eval_rows,
-        data_collator=LavitCollator(processor, model.config.num_patches, max_length),
-        processing_class=processor,
-        optimizer_cls_and_kwargs=optimizer,
-    )
+    trainer = make_trainer(model, processor, model_args, args, train_dataset=train_rows, eval_dataset=eval_rows)
     trainer.train(resume_from_checkpoint=checkpoint)
     if eval_rows is not None:
         trainer.evaluate()

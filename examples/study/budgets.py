@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What rows of the study may differ in. A row with another budget than the others is refused."""
+"""The lines in which rows of the study may differ. A row with another budget than the others is refused."""
 
 from collections.abc import Mapping
 from typing import Any

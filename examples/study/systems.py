@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
-from pretrain import ModelArguments, load_language_model
+from pretrain import ModelArguments, apply_settings, load_language_model
 from transformers import AutoModelForCausalLM, PreTrainedConfig, set_seed
 
 from lavit_hf import LavitForCausalLM, LavitProcessor, LavitVisualTokenizer
@@ -175,10 +175,7 @@ def build_system(
         copy_merger=arguments.copy_merger,
     )
     model.config.image_inputs = sequences.image_inputs
-    if arguments.attn_implementation is not None:
-        model.set_attn_implementation(arguments.attn_implementation)
-    if settings := json.loads(arguments.image_generation):
-        model.generation_config.image_generation = settings
+    apply_settings(model, arguments)
     if isinstance(model, RegressionForCausalLM):
         model.regression = arguments.regression_settings
     freeze_parts(model, arguments.freeze_parts)

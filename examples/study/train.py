@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from optimizers import OptimizerFactory
+from pretrain import make_trainer
 from safetensors.torch import load_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback, TrainingArguments
@@ -29,7 +29,6 @@ from lavit_hf.inference import encode_images
 from lavit_hf.processing import read_image
 from lavit_hf.training import (
     DataArguments,
-    LavitCollator,
     LavitForCausalLMTrainer,
     MixtureRows,
     SequenceArguments,
@@ -240,25 +239,12 @@ def load_trainer(arguments: Arguments) -> tuple[LavitForCausalLMTrainer, LavitPr
     sequences = study.chosen.choose_sequences(given)
     train_rows, eval_rows = load_sequences(study, sequences, data, args)
     model, processor = build_system(study, sequences, args.seed)
-    max_length = study.max_length or getattr(model.config.text_config, "max_position_embeddings", None)
     if isinstance(model, RegressionForCausalLM):
-        rows = train_rows.dataset.select_columns([data.image_column]).take(NUM_FITTED_IMAGES)
-        images = [read_image(row[data.image_column]) for row in rows]
+        fitted = train_rows.dataset.select_columns([data.image_column]).take(NUM_FITTED_IMAGES)
+        images = [read_image(row[data.image_column]) for row in fitted]
         model.fit_targets(encode_images(model.model.visual_tokenizer, processor, images).vectors)
-    optimizer = None
-    if study.use_muon or study.part_learning_rates:
-        settings = {"learning_rates": study.part_learning_rates, "use_muon": study.use_muon}
-        optimizer = (OptimizerFactory, {"args": args, **settings})
-    trainer = study.chosen.trainer_class(
-        model,
-        args,
-        train_dataset=train_rows,
-        eval_dataset=eval_rows,
-        data_collator=LavitCollator(processor, model.config.num_patches, max_length),
-        processing_class=processor,
-        optimizer_cls_and_kwargs=optimizer,
-    )
-    return trainer, processor
+    rows = {"train_dataset": train_rows, "eval_dataset": eval_rows}
+    return make_trainer(model, processor, study, args, study.chosen.trainer_class, **rows), processor
 
 
 def held_out_loss(trainer: LavitForCausalLMTrainer, sequences: SequenceArguments) -> float:

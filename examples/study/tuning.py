@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What is tuned before the rows of the study are run: learning rates, and settings of LaVIT and of its rivals."""
+"""Tunes learning rates, and settings of LaVIT and of its rivals, before the rows of the study are run."""
 
 import argparse
 import hashlib

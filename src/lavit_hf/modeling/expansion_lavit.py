@@ -42,7 +42,7 @@ class LavitSequences(ModelOutput):
         feature_counts (`torch.LongTensor` of shape `(num_images,)`, *optional*):
             The number of features of each of these images.
         image_tokens ([`LavitVisualTokenizerOutput`], *optional*):
-            What the visual tokenizer made of all images, whose vectors a model may read in place of codes.
+            The output of the visual tokenizer for all images, whose vectors a model may read in place of codes.
     """
 
     input_ids: torch.LongTensor | None = None

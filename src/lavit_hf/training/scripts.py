@@ -150,10 +150,10 @@ class DataArguments:
         Raises a `ValueError` if the splits have precomputed codes of another codebook than `codebook` (codebook_size,
         code_dim).
         """
-        for split in filter(None, (self.train_split, self.eval_split)):
-            check_codebook(
-                codebook, self.dataset_name, split, config_name=self.dataset_config_name, data_dir=self.data_dir
-            )
+        splits = "+".join(filter(None, (self.train_split, self.eval_split)))
+        check_codebook(
+            codebook, self.dataset_name, splits, config_name=self.dataset_config_name, data_dir=self.data_dir
+        )
 
     def load_images(self) -> tuple[RowDataset | RowStream, RowDataset | None]:
         """Loads the rows to train on and those to evaluate on, with their images read."""
