@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from safetensors import safe_open
+
 from lavit_hf.publishing.files import replacing_file
 
 
@@ -83,3 +86,15 @@ def fingerprint(folder: str | Path | None) -> str | None:
         found.update(path.relative_to(folder).as_posix().encode())
         found.update(path.read_bytes())
     return found.hexdigest()[:16] if paths else None
+
+
+def fingerprint_weights(folder: str | Path | None, module: str) -> str | None:
+    """Returns a checksum of the weights of a `module` of the model in a local folder, or None if there are none."""
+    found, names = hashlib.sha256(), []
+    for path in [] if folder is None else sorted(Path(folder).glob("*.safetensors")):
+        with safe_open(path, framework="pt") as weights:
+            for name in sorted(name for name in weights.keys() if module in name.split(".")):  # noqa: SIM118
+                names.append(name)
+                found.update(name.encode())
+                found.update(weights.get_tensor(name).reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16] if names else None

@@ -22,6 +22,7 @@ from .budgets import BASE, OWN, ROWS, check_budgets
 from .differences import Results, Value, decide, subtract
 from .json_files import compare_recipes, read_json
 from .plots import plot_curves, plot_dial
+from .systems import compare_parts
 
 
 MADE_BY = "made by examples/study/report.py"
@@ -119,7 +120,7 @@ def load_results(folder: Path) -> dict[str, list[dict]]:
     Raises:
         ValueError: If rows were trained with different budgets, or rows of one seed with different parts.
     """
-    parts: dict[tuple[int, str], dict] = {}
+    known: list[dict] = []
     found: dict[str, list[dict]] = {}
     for row in ROWS:
         paths = sorted(folder.glob(f"{row}-seed[0-9]*.json"))
@@ -129,8 +130,10 @@ def load_results(folder: Path) -> dict[str, list[dict]]:
         first = results[0]
         for result in results:  # seeds of a row have one recipe, and rows those of LaVIT but for what they are about
             compare_recipes(first["row"], first["recipe"], result["recipe"], set(OWN) - {"learning_rate"})
-            like = parts.setdefault((result["seed"], result["recipe"]["visual_tokenizer"]), result)
-            compare_recipes(like["row"], like["parts"], result["parts"])
+            for other in known:
+                if other["seed"] == result["seed"]:
+                    compare_parts(other["row"], other, result["recipe"], result["parts"])
+            known.append(result)
             if BASE in found:
                 check_budgets({BASE: found[BASE][0]["recipe"]} | {result["row"]: result["recipe"]})
     return found

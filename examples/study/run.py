@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
@@ -31,13 +30,15 @@ sys.path.insert(0, str(EXAMPLES))  # where the scripts are that the stages run
 from pretrain import list_texts, train_text_tokenizer  # noqa: E402
 from study import report  # noqa: E402
 from study.budgets import BASE, EQUAL, ROWS, check_budgets  # noqa: E402
-from study.json_files import fingerprint, keep_recipe  # noqa: E402
-from study.systems import READING  # noqa: E402
+from study.json_files import compare_recipes, fingerprint, keep_recipe, read_json, write_json  # noqa: E402
+from study.systems import READING, describe_recipe  # noqa: E402
+from study.train import read_arguments  # noqa: E402
 from study.tuning import RATE_OF, RATES, TRIALS, Tuning, check_parts, check_results  # noqa: E402
 from transformers import AutoImageProcessor  # noqa: E402
 
 from lavit_hf import LavitVisualTokenizer, demo_checkpoint  # noqa: E402
 from lavit_hf.data.precompute import precompute_codes  # noqa: E402
+from lavit_hf.publishing.files import replacing  # noqa: E402
 from lavit_hf.training import load_mixture  # noqa: E402
 
 
@@ -77,16 +78,11 @@ class Paths:
         return self.runs / "codes" / kind
 
     @property
-    def vision_tower(self) -> Path:
-        return self.runs / "vision_tower"
-
-    @property
-    def vae(self) -> Path:
-        return self.runs / "vae"
-
-    @property
     def text_tokenizer(self) -> Path:
         return self.runs / "text_tokenizer"
+
+    def row(self, row: str, seed: int) -> Path:
+        return self.results / f"{row}-seed{seed}.json"
 
     @property
     def dial(self) -> Path:
@@ -139,7 +135,7 @@ class Study(Tuning):
 
     def __init__(self, options: argparse.Namespace, run=run_module):
         self.options = options
-        self.run = partial(run, jobs=options.jobs)
+        self.run_module, self.jobs = run, 1
         self.lock = Lock()  # of files that several jobs write
         self.errors: list[Exception] = []
         self.paths = Paths(options.runs, options.results)
@@ -148,38 +144,79 @@ class Study(Tuning):
         }
         check_budgets(self.recipes)
 
+    def run(self, module: str, flags: list[str]) -> None:
+        self.run_module(module, flags, self.jobs)
+
     def run_all(self) -> None:
         """
         Runs all that is missing, and writes the page. A row that fails does not stop the others.
 
         Raises:
-            ExceptionGroup: If rows have failed.
+            ExceptionGroup: If rows have failed, or if results were made by another recipe or with other parts. These
+                are found before anything is run.
         """
-        kinds = list(dict.fromkeys(["dynamic", *map(self.kind_of, self.options.rows)]))
-        if "--language_model" not in self.options.row:
-            self.make_text_tokenizer()
-        self.take_given_parts()
-        self.make_parts("dynamic")
-        made = {"dynamic", *(kind for (kind,) in self.each(self.make_parts, [(kind,) for kind in kinds[1:]]))}
-        rows = [row for row in self.options.rows if self.kind_of(row) in made]
+        rows = self.options.rows
+        cases = [(row, seed) for row in rows for seed in range(self.num_seeds(row))]
+        self.each(self.check_row, cases)
+        has_dial = BASE in rows and not self.options.no_dial
+        if has_dial:
+            self.each(self.check_dial, [()])
+        self.check()
+        missing = {case for case in cases if not self.paths.row(*case).exists()}
+        self.run_missing(missing, has_dial)
+        self.write_page()
+        self.check()
+
+    def run_missing(self, missing: set[tuple[str, int]], has_dial: bool) -> None:
+        """Runs rows and seeds that are missing, what they need, and the dial."""
+        incomplete = {row for row, _ in missing}
+        made = self.make_all_parts({self.kind_of(row) for row in incomplete})
+        # Parts that are gone are needed by no complete row.
+        rows = [row for row in self.options.rows if self.kind_of(row) in made or row not in incomplete]
         # First the rows whose rates and settings others take.
         first = [row for row in rows if row not in RATE_OF]
         tuned = {row for (row,) in self.each(self.tune_all, [(row,) for row in first])}
         rows = [row for row in rows if RATE_OF.get(row, row) not in set(first) - tuned]
         for seed in range(max(map(self.num_seeds, self.options.rows))):
-            self.each(self.train_row, [(row, seed) for row in rows if seed < self.num_seeds(row)])
-            if seed == 0 and BASE in rows and not self.options.no_dial:  # it needs the model of this seed
-                self.each(self.make_dial, [()])
-        self.write_page()
-        self.check()
+            self.each(self.train_row, [(row, seed) for row in rows if (row, seed) in missing])
+            if seed == 0 and has_dial and self.paths.row(BASE, 0).exists():  # it needs the model of this seed
+                self.each(self.measure_dial, [()])
 
-    def make_dial(self) -> None:
-        self.make_parts("random")
-        self.measure_dial()
+    def make_all_parts(self, needed: set[str]) -> set[str]:
+        """
+        Makes the parts of the kinds of selection that are needed, and returns the kinds that did not fail. Parts that
+        are there are checked. Those that are gone and whose rows have results are not made again.
+        """
+        needed = needed | {"dynamic"} if needed else needed  # others take its number of codes, rates and settings
+        kinds = list(dict.fromkeys(["dynamic", *map(self.kind_of, self.options.rows)]))
+        kinds = [kind for kind in kinds if kind in needed or self.paths.tokenizer(kind).with_suffix(".json").exists()]
+        if needed and "--language_model" not in self.options.row:
+            self.make_text_tokenizer()
+        made = self.each(self.make_parts, [(kind,) for kind in kinds if kind == "dynamic"])
+        if made:
+            made += self.each(self.make_parts, [(kind,) for kind in kinds if kind != "dynamic"])
+        return {kind for (kind,) in made}
+
+    def check_row(self, row: str, seed: int) -> None:
+        """
+        Checks the results of a row before anything is run, or the parts that it is going to have.
+
+        Raises:
+            ValueError: If its results were made by another recipe, or the other rows of this seed with other parts.
+        """
+        path = self.paths.row(row, seed)
+        arguments = self.arguments(row, seed, path)
+        if path.exists():
+            check_results(path, arguments)
+            return
+        for other in sorted(self.paths.results.glob(f"*-seed{seed}.json")):
+            if read_json(other)["recipe"]["visual_tokenizer"] == self.kind_of(row):
+                check_parts(other, arguments)
 
     def each(self, run: Callable[..., None], cases: list[tuple]) -> list[tuple]:
         """Runs all cases, several at a time, and returns those that did not fail."""
-        with ThreadPoolExecutor(self.options.jobs) as pool:
+        self.jobs = max(min(self.options.jobs, len(cases)), 1)
+        with ThreadPoolExecutor(self.jobs) as pool:
             futures = [pool.submit(run, *case) for case in cases]
         self.errors += [error for error in map(Future.exception, futures) if isinstance(error, Exception)]
         return [case for case, future in zip(cases, futures, strict=True) if future.exception() is None]
@@ -221,23 +258,31 @@ class Study(Tuning):
             return
         rows, _ = load_mixture(data, sequences, args)
         tokenizer = train_text_tokenizer(list_texts(rows), study.text_vocab_size, lowercase=True)
-        tokenizer.save_pretrained(self.paths.text_tokenizer)
+        with replacing(self.paths.text_tokenizer) as folder:
+            tokenizer.save_pretrained(folder)
 
-    def take_given_parts(self) -> None:
-        """Writes the vision tower and the VAE of the model that ships with the library into folders of their own."""
-        tower, vae = self.paths.vision_tower, self.paths.vae
-        if self.options.tokenizer_recipe and not (tower / "config.json").exists():
-            AutoImageProcessor.from_pretrained(demo_checkpoint()).save_pretrained(tower)
-            tokenizer = LavitVisualTokenizer.from_pretrained(demo_checkpoint(), dtype="float32")
-            tokenizer.vision_tower.save_pretrained(tower)
-        if self.options.decoder_recipe and not (vae / "config.json").exists():
-            AutoencoderKL.from_pretrained(demo_checkpoint(), subfolder="vae").save_pretrained(vae)
+    def shipped_part(self, recipe: str, name: str) -> list[str]:
+        """
+        Returns the flag of a part of the model that ships with the library, and writes it into a folder of its own if
+        it is not there. A recipe that names another part keeps it.
+        """
+        if not recipe or _read_recipe(recipe).get(name) != f"runs/study/{name}":
+            return []
+        place = self.paths.runs / name
+        if not (place / "config.json").exists():
+            with replacing(place) as folder:
+                if name == "vae":
+                    AutoencoderKL.from_pretrained(demo_checkpoint(), subfolder="vae").save_pretrained(folder)
+                else:
+                    AutoImageProcessor.from_pretrained(demo_checkpoint()).save_pretrained(folder)
+                    tokenizer = LavitVisualTokenizer.from_pretrained(demo_checkpoint(), dtype="float32")
+                    tokenizer.vision_tower.save_pretrained(folder)
+        return [f"--{name}", str(place)]
 
     def train_tokenizer(self, kind: str) -> None:
         options, folder = self.options, self.paths.tokenizer(kind)
         flags = [*_recipe(options.tokenizer_recipe), *TOKENIZERS[kind], "--output_dir", str(folder)]
-        if options.tokenizer_recipe:
-            flags += ["--vision_tower", str(self.paths.vision_tower)]
+        flags += self.shipped_part(options.tokenizer_recipe, "vision_tower")
         if kind == "fixed":
             flags += ["--num_codes", str(self.mean_codes())]
         self.train_part("study.train_tokenizer", folder, [*flags, *options.common, *options.tokenizer])
@@ -245,8 +290,7 @@ class Study(Tuning):
     def train_decoder(self, kind: str) -> None:
         options, folder, tokenizer = self.options, self.paths.decoder(kind), self.paths.tokenizer(kind)
         flags = [*_recipe(options.decoder_recipe), "--visual_tokenizer", str(tokenizer), "--output_dir", str(folder)]
-        if options.decoder_recipe:
-            flags += ["--vae", str(self.paths.vae)]
+        flags += self.shipped_part(options.decoder_recipe, "vae")
         flags += [*options.common, *options.decoder]
         if not options.no_codes:  # so that the visual tokenizer need not run in each step
             flags += ["--dataset_name", str(self.paths.codes(kind))]
@@ -315,16 +359,12 @@ class Study(Tuning):
         Trains and evaluates a row.
 
         Raises:
-            ValueError: If its results were made by another recipe, or another row of this seed with other parts.
+            ValueError: If another row of this seed was made with other parts.
         """
-        name = f"{row}-seed{seed}"
-        path = self.paths.results / f"{name}.json"
-        if path.exists():
-            check_results(path, self.arguments(row, seed, path))
-            return
+        path = self.paths.row(row, seed)
         for other in sorted(self.paths.results.glob(f"*-seed{seed}.json")):
             check_parts(other, self.arguments(row, seed, path))
-        flags = [*self.flags(row, self.paths.runs / name, path), "--seed", str(seed)]
+        flags = [*self.flags(row, self.paths.runs / path.stem, path), "--seed", str(seed)]
         # The rows of one kind of selection have one pixel decoder, which reconstructs alike in all of them.
         if seed:
             tasks = [task for task in self.arguments(row, seed, path)[0].tasks if task != "reconstruction"]
@@ -333,20 +373,56 @@ class Study(Tuning):
         with self.lock:
             self.write_page()
 
-    def measure_dial(self) -> None:
-        """Trains LaVIT once more, on the visual tokenizer with random budgets, and measures both curves."""
+    def dial_flags(self) -> list[str]:
+        """Returns the flags of the training of LaVIT on the visual tokenizer with random budgets."""
         folder = self.paths.runs / "dial"
-        self.run_once(folder / "results.json", self.flags(BASE, folder, folder / "results.json", kind="random"))
+        return self.flags(BASE, folder, folder / "results.json", kind="random")
+
+    def check_dial(self) -> None:
+        """
+        Checks the dial before anything is run, or the model of the first seed that it is going to measure.
+
+        Raises:
+            ValueError: If the dial was made by another recipe, or the pixel decoder is not that of the first seed.
+            FileNotFoundError: If the first seed has results, and its model is gone.
+        """
+        path = self.paths.row(BASE, 0)
+        model = self.paths.runs / path.stem
+        if self.paths.dial.exists():
+            check_results(self.paths.dial, read_arguments(self.dial_flags()))
+            compare_recipes(
+                self.paths.dial, {"flags": read_json(self.paths.dial)["flags"]}, {"flags": self.options.dial}
+            )
+        elif path.exists():
+            if not (model / "config.json").exists():
+                raise FileNotFoundError(
+                    f"The dial measures the model of {path}, but {model} has no model. Delete the results to train it "
+                    "again, or leave the dial out with --no_dial."
+                )
+            check_parts(path, self.arguments(BASE, 0, path))
+
+    def measure_dial(self) -> None:
+        """Trains LaVIT once more, on a visual tokenizer with random budgets, and measures both curves."""
         if self.paths.dial.exists():
             return
+        self.make_parts("random")
+        folder, hidden = self.paths.runs / "dial", self.paths.runs / "dial.json"
+        self.run_once(folder / "results.json", self.dial_flags())
+        self.check_dial()  # the pixel decoder may have changed since
         plain = self.paths.runs / f"{BASE}-seed0", self.paths.decoder("dynamic")
         random = folder, self.paths.decoder("random")
-        flags = ["--plain", *map(str, plain), "--random", *map(str, random), "--output", str(self.paths.dial)]
+        flags = ["--plain", *map(str, plain), "--random", *map(str, random), "--output", str(hidden)]
         self.run("study.dial", [*flags, *self.options.dial])
+        made = {"recipe": describe_recipe(*read_arguments(self.dial_flags())), "flags": self.options.dial}
+        write_json(self.paths.dial, made | read_json(hidden))
 
 
 def _recipe(path: str) -> list[str]:
     return [path] if path else []
+
+
+def _read_recipe(path: str) -> dict:
+    return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
 
 
 def _given_parts(flags: list[str], contents: list[str]) -> dict[str, str | None]:

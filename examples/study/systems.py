@@ -3,6 +3,7 @@
 
 import json
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import torch
 from pretrain import ModelArguments, apply_settings, load_language_model
@@ -14,11 +15,12 @@ from lavit_hf.modeling import LavitVisualTokenizerConfig
 from lavit_hf.training import LavitForCausalLMTrainer, SequenceArguments, freeze_parts
 
 from .adapters import DroppedForCausalLM, LinearForCausalLM, MlpForCausalLM, ResamplerForCausalLM
-from .json_files import fingerprint
+from .json_files import compare_recipes, fingerprint, fingerprint_weights
 from .regression import RegressionForCausalLM, RegressionSettings, RegressionSubject, RegressionTrainer
 
 
-PARTS = ("visual_tokenizer", "image_decoder", "text_tokenizer")
+OF_A_KIND = ("visual_tokenizer", "image_decoder")  # the parts that differ between kinds of selection
+PARTS = (*OF_A_KIND, "text_tokenizer")
 READING = ("caption", "question", "text")  # the kinds of sequences in which nothing is drawn
 
 
@@ -189,16 +191,45 @@ def build_system(
 
 
 def fingerprint_parts(arguments: StudyArguments) -> dict[str, str | None]:
-    """Returns the checksums of the parts of a row, whose contents tell more than their paths."""
-    return {name: fingerprint(getattr(arguments, name)) for name in PARTS}
+    """
+    Returns the checksums of the parts of a row, whose contents tell more than their paths, and those of the vision
+    tower and of the VAE in them.
+    """
+    decoder = arguments.image_decoder
+    return {name: fingerprint(getattr(arguments, name)) for name in PARTS} | {
+        "vision_tower": fingerprint_weights(arguments.visual_tokenizer, "vision_tower"),
+        "vae": None if decoder is None else fingerprint(Path(decoder, "vae")),
+    }
+
+
+def compare_parts(path: str | Path, made: dict, recipe: dict, parts: dict) -> None:
+    """
+    Checks that a result was made with the parts that another row of the same seed has. Rows with other kinds of visual
+    tokenizers share the rest.
+
+    Args:
+        path (`str` or `Path`): What is made, for the message.
+        made (`dict`): The result, with its recipe and parts.
+        recipe (`dict`): The recipe of the other row.
+        parts (`dict`): The checksums of its parts.
+
+    Raises:
+        ValueError: If a part differs.
+    """
+    is_like = made["recipe"]["visual_tokenizer"] == recipe["visual_tokenizer"]
+    compare_recipes(path, made["parts"], parts, () if is_like else OF_A_KIND)
 
 
 def describe_recipe(arguments: StudyArguments, sequences: SequenceArguments, data, args) -> dict:
-    """Returns the recipe of a run in plain values: all that the outcome depends on."""
+    """
+    Returns the recipe of a run in plain values: all that the outcome depends on. Of a part, it has the name of its
+    folder, which tells its kind wherever the folder lies.
+    """
     names = (
         *("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "weight_decay"),
         *("adam_beta1", "adam_beta2", "warmup_steps", "lr_scheduler_kwargs", "max_grad_norm", "bf16", "seed"),
     )
     training = {name: getattr(args, name) for name in names}
     training["lr_scheduler_type"] = str(args.lr_scheduler_type.value)
-    return asdict(arguments) | asdict(sequences) | asdict(data) | training
+    parts = {name: Path(part).name for name in PARTS if (part := getattr(arguments, name)) is not None}
+    return asdict(arguments) | asdict(sequences) | asdict(data) | training | parts

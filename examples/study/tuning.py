@@ -6,14 +6,13 @@ import hashlib
 import json
 import math
 import subprocess
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
 
 from .budgets import BASE, OWN
 from .json_files import compare_recipes, read_json, write_json
-from .systems import describe_recipe, fingerprint_parts
+from .systems import compare_parts, describe_recipe, fingerprint_parts
 from .train import Arguments, read_arguments
 
 
@@ -81,13 +80,11 @@ class Tuning:
 
     Attributes:
         options (`argparse.Namespace`): The options of the command line.
-        run (`Callable`): Runs a module with flags.
         runs, results (`Path`): The folders of trained models and of results.
         lock (`Lock`): A lock for files that several jobs write.
     """
 
     options: argparse.Namespace
-    run: Callable[..., None]
     lock: Lock
 
     @property
@@ -97,6 +94,10 @@ class Tuning:
     @property
     def trials_file(self) -> Path:
         return self.options.results / "trials.json"
+
+    def run(self, module: str, flags: list[str]) -> None:
+        """Runs a module with flags."""
+        raise NotImplementedError
 
     def flags(self, row: str, output: Path, results: Path) -> list[str]:
         """Returns the flags of a run of a row."""
@@ -226,9 +227,7 @@ def check_results(path: Path, arguments: Arguments) -> None:
 
 def check_parts(path: Path, arguments: Arguments) -> None:
     """
-    Raises a `ValueError` if the results in `path` were made with a visual tokenizer of the same kind that is not the
-    same. Seeds may differ in their parts, which are trained anew if their folder is lost.
+    Raises a `ValueError` if the results in `path` were made with other parts. Seeds may differ in their parts, which
+    are trained anew if their folder is lost, and kinds of selection have visual tokenizers of their own.
     """
-    made, study = read_json(path), arguments[0]
-    if Path(made["recipe"]["visual_tokenizer"]).name == Path(study.visual_tokenizer).name:
-        compare_recipes(path, made["parts"], fingerprint_parts(study))
+    compare_parts(path, read_json(path), describe_recipe(*arguments), fingerprint_parts(arguments[0]))

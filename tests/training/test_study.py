@@ -21,7 +21,7 @@ from study.differences import Difference, decide, subtract
 from study.json_files import fingerprint, only_process, read_json, write_json
 from study.report import find_pictures, load_results, make_trials, render, write_page
 from study.run import Study, parse_options
-from study.systems import SYSTEMS, describe_recipe, fingerprint_parts
+from study.systems import SYSTEMS, compare_parts, describe_recipe, fingerprint_parts
 from study.train import NUM_DRAWINGS, count_operations, count_parts, load_trainer, read_arguments, train_row
 from study.tuning import RATE_OF, TRIALS, Trials, check_parts
 from torch.utils.flop_counter import FlopCounterMode
@@ -225,10 +225,85 @@ def test_the_driver_takes_the_best_rate_and_runs_nothing_twice(tmp_path, monkeyp
     with pytest.RaisesGroup(refused, refused):
         Study(options, run).run_all()
     options = parse_options([*command.split(), "--tokenizer", "--max_steps 7"])
-    with pytest.raises(ValueError, match=r"dynamic.json was made with flags=.*max_steps', '7'"):
+    refused = pytest.RaisesExc(ValueError, match=r"dynamic.json was made with flags=.*max_steps', '7'")
+    with pytest.RaisesGroup(refused):
         Study(options, run).run_all()
     with pytest.RaisesGroup(pytest.RaisesExc(ValueError, match="sweep.json was made with steps=200, and .* has 100")):
         Study(parse_options([*command.split(), "--sweep_steps", "100"]), run).run_all()
+    # Complete results need no parts, and may have been made in another folder.
+    shutil.rmtree(tmp_path / "runs")
+    Study(parse_options([*command.split(), "--runs", f"{tmp_path}/others"]), run).run_all()
+    assert run.runs == []
+    assert not (tmp_path / "others").exists()
+
+
+def test_changed_parts_are_refused_before_anything_is_run(results, parts, tmp_path):
+    """A row that shares a seed and a kind of selection with results needs their parts."""
+    command = f"--runs {tmp_path}/runs --results {tmp_path}/results --rows lavit discrete_input --num_seeds 1"
+    run = Recorded({})
+    study = Study(parse_options([*command.split(), "--no_dial"]), run)
+    arguments = study.arguments(BASE, 0, tmp_path)
+    for name, part in (("tokenizer", study.paths.tokenizer("dynamic")), ("decoder", study.paths.decoder("dynamic"))):
+        shutil.copytree(parts / name, part)
+    shutil.copytree(parts / "text", study.paths.text_tokenizer)
+    made = results["lavit"] | {"recipe": describe_recipe(*arguments), "parts": fingerprint_parts(arguments[0])}
+    assert None not in made["parts"].values()
+    write_json(study.paths.row(BASE, 0), made)
+    study.check_row("discrete_input", 0)
+    tokenizer, decoder = study.paths.text_tokenizer, study.paths.decoder("dynamic")
+    for path, name in ((decoder, "image_decoder"), (tokenizer, "text_tokenizer")):
+        path.rename(tmp_path / "away")
+        refused = pytest.RaisesExc(ValueError, match=f"lavit-seed0.json was made with {name}='.*the recipe has None")
+        with pytest.RaisesGroup(refused):
+            Study(study.options, run).run_all()
+        (tmp_path / "away").rename(path)
+    # The dial decodes the codes of that model.
+    refused = pytest.RaisesExc(FileNotFoundError, match="lavit-seed0 has no model. Delete the results")
+    with pytest.RaisesGroup(refused):
+        Study(parse_options(command.split()), run).run_all()
+    model = tmp_path / "runs" / "lavit-seed0" / "config.json"
+    write_json(model, {})
+    study.check_dial()
+    shutil.rmtree(study.paths.decoder("dynamic"))
+    with pytest.raises(ValueError, match="lavit-seed0.json was made with image_decoder="):
+        study.check_dial()
+    recipe = describe_recipe(*read_arguments(study.dial_flags()))
+    write_json(study.paths.dial, {"recipe": recipe, "flags": [], "curves": []})
+    study.check_dial()
+    study.options.dial = ["--num_rows", "7"]
+    with pytest.raises(
+        ValueError, match=r"dial.json was made with flags=\[\], and the recipe has \['--num_rows', '7'\]"
+    ):
+        study.check_dial()
+    assert run.runs == []
+
+
+def test_the_shipped_parts_are_for_recipes_that_name_them(tmp_path, monkeypatch):
+    study = Study(parse_options(["--runs", f"{tmp_path}/runs"]))
+    recipe = (STUDY / "decoder.yaml").read_text(encoding="utf-8")
+    own = tmp_path / "own.yaml"
+    own.write_text(recipe.replace("runs/study/vae", "my-vae"), encoding="utf-8")
+    assert study.shipped_part(str(own), "vae") == study.shipped_part("", "vae") == []
+    own.write_text(recipe.replace("max_steps: 2000", "max_steps: 20"), encoding="utf-8")
+
+    def stop(self, folder):
+        save(self, folder)
+        raise KeyboardInterrupt
+
+    save = AutoencoderKL.save_pretrained
+    monkeypatch.setattr(AutoencoderKL, "save_pretrained", stop)
+    with pytest.raises(KeyboardInterrupt):
+        study.shipped_part(str(own), "vae")
+    monkeypatch.undo()
+    assert not (tmp_path / "runs" / "vae" / "config.json").exists()
+    flags = ["--vae", f"{tmp_path}/runs/vae"]
+    assert study.shipped_part(str(own), "vae") == flags == study.shipped_part(str(own), "vae")
+    AutoencoderKL.from_pretrained(tmp_path / "runs" / "vae")
+    assert study.shipped_part(str(STUDY / "tokenizer.yaml"), "vision_tower") == [
+        "--vision_tower",
+        f"{tmp_path}/runs/vision_tower",
+    ]
+    assert (tmp_path / "runs" / "vision_tower" / "preprocessor_config.json").exists()
 
 
 def test_a_row_that_fails_stops_no_other(tmp_path, monkeypatch):
@@ -239,7 +314,8 @@ def test_a_row_that_fails_stops_no_other(tmp_path, monkeypatch):
     record = Recorded({"0.001": float("nan"), "0.002": 2.5, "0.004": 2.4, "0.008": 2.6})
 
     def run(module: str, given: list[str], jobs: int) -> None:
-        assert jobs == 2
+        # What is run alone has all cores: the parts, and the sweep of the one row that others take the rate of.
+        assert jobs == (2 if module == "study.train" and "only_loss" not in " ".join(given) else 1)
         if given[0].endswith("adapter_linear.yaml"):
             raise RuntimeError("a fault")
         record(module, given)
@@ -374,6 +450,11 @@ def test_changed_parts_and_seeds_of_other_recipes_are_refused(results, parts, tm
     write_json(tmp_path / "lavit_text_only-seed1.json", results["lavit_text_only"] | {"seed": 1})
     with pytest.raises(ValueError, match="lavit was made with visual_tokenizer='another'"):
         load_results(tmp_path)
+    # Another kind of selection has its own visual tokenizer and pixel decoder, and no other VAE.
+    others = results["lavit"]["parts"] | {"visual_tokenizer": "its own", "image_decoder": "its own"}
+    compare_parts("lavit", results["lavit"], {"visual_tokenizer": "all"}, others)
+    with pytest.raises(ValueError, match="lavit was made with vae='.*', and the recipe has 'another'"):
+        compare_parts("lavit", results["lavit"], {"visual_tokenizer": "all"}, others | {"vae": "another"})
     arguments = read_arguments(flags("lavit_text_only", parts, tmp_path))
     check_parts(tmp_path / "lavit-seed0.json", arguments)
     with pytest.raises(ValueError, match="lavit-seed1.json was made with visual_tokenizer='another'"):
