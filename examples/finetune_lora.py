@@ -59,7 +59,6 @@ def main():
     model.print_trainable_parameters()
 
     train_rows, eval_rows = load_mixture(data, sequences, args)
-    data.check_codebook(base.model.visual_tokenizer.quantizer.codebook)
     trainer = LavitForCausalLMTrainer(
         model,
         args,

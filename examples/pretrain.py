@@ -279,7 +279,6 @@ def main():
     model_args.model = checkpoint or model_args.model
     model, processor = load_model(model_args, list_texts(train_rows))
     set_plans(model, sequences, plan_settings)
-    data.check_codebook(model.model.visual_tokenizer.quantizer.codebook)
     freeze_parts(model, model_args.freeze_parts)
 
     # 3. Training

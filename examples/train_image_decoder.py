@@ -110,7 +110,6 @@ def main():
         train_feature_decoder=model_args.train_feature_decoder,
     )
     train_rows, eval_rows = data.load_images()
-    data.check_codebook(tokenizer.quantizer.codebook)
     height, width = pipeline.default_size
     image_processors = {
         "images": new_image_processor(

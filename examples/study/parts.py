@@ -47,6 +47,9 @@ class Paths:
     def tokenizer(self, kind: str) -> Path:
         return self.runs / "tokenizers" / kind
 
+    def is_begun(self, kind: str) -> bool:
+        return self.tokenizer(kind).with_suffix(".json").exists()
+
     def decoder(self, kind: str) -> Path:
         return self.runs / "decoders" / kind
 

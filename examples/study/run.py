@@ -27,7 +27,7 @@ sys.path.insert(0, str(EXAMPLES))  # where the scripts are that the stages run
 from study import report  # noqa: E402
 from study.budgets import BASE, EQUAL, ROWS, check_budgets  # noqa: E402
 from study.json_files import compare_recipes, read_json, write_json  # noqa: E402
-from study.parts import Parts, Paths  # noqa: E402
+from study.parts import TOKENIZERS, Parts, Paths  # noqa: E402
 from study.systems import READING, describe_recipe  # noqa: E402
 from study.train import read_arguments  # noqa: E402
 from study.tuning import RATE_OF, RATES, TRIALS, check_parts, check_results  # noqa: E402
@@ -118,7 +118,8 @@ class Study(Parts):
     def run_missing(self, missing: set[tuple[str, int]], has_dial: bool) -> None:
         """Runs rows and seeds that are missing, what they need, and the dial."""
         incomplete = {row for row, _ in missing}
-        made = self.make_all_parts({self.kind_of(row) for row in incomplete})
+        needs_dial = has_dial and not self.paths.dial.exists()
+        made = self.make_all_parts({*map(self.kind_of, incomplete)} | ({"random"} if needs_dial else set()))
         # Parts that are gone are needed by no complete row.
         rows = [row for row in self.options.rows if self.kind_of(row) in made or row not in incomplete]
         # First the rows whose rates and settings others take.
@@ -127,7 +128,8 @@ class Study(Parts):
         rows = [row for row in rows if RATE_OF.get(row, row) not in set(first) - tuned]
         for seed in range(max(map(self.num_seeds, self.options.rows))):
             self.each(self.train_row, [(row, seed) for row in rows if (row, seed) in missing])
-            if seed == 0 and has_dial and self.paths.row(BASE, 0).exists():  # it needs the model of this seed
+            # The dial measures the model of this seed.
+            if seed == 0 and needs_dial and "random" in made and self.paths.row(BASE, 0).exists():
                 self.each(self.measure_dial, [()])
 
     def make_all_parts(self, needed: set[str]) -> set[str]:
@@ -136,13 +138,13 @@ class Study(Parts):
         are there are checked. Those that are gone and whose rows have results are not made again.
         """
         needed = needed | {"dynamic"} if needed else needed  # others take its number of codes, rates and settings
-        kinds = list(dict.fromkeys(["dynamic", *map(self.kind_of, self.options.rows)]))
-        kinds = [kind for kind in kinds if kind in needed or self.paths.tokenizer(kind).with_suffix(".json").exists()]
+        asked = {"dynamic", *map(self.kind_of, self.options.rows)}
+        kinds = [kind for kind in TOKENIZERS if kind in needed or (kind in asked and self.paths.is_begun(kind))]
         if needed and "--language_model" not in self.options.row:
             self.make_text_tokenizer()
-        made = self.each(self.make_parts, [(kind,) for kind in kinds if kind == "dynamic"])
-        if made:
-            made += self.each(self.make_parts, [(kind,) for kind in kinds if kind != "dynamic"])
+        made = self.each(self.make_parts, [(kind,) for kind in kinds if kind != "fixed"])
+        if ("dynamic",) in made:  # whose mean number of codes "fixed" has
+            made += self.each(self.make_parts, [(kind,) for kind in kinds if kind == "fixed"])
         return {kind for (kind,) in made}
 
     def check_row(self, row: str, seed: int) -> None:
@@ -263,9 +265,6 @@ class Study(Parts):
 
     def measure_dial(self) -> None:
         """Trains LaVIT once more, on a visual tokenizer with random budgets, and measures both curves."""
-        if self.paths.dial.exists():
-            return
-        self.make_parts("random")
         folder, hidden = self.paths.runs / "dial", self.paths.runs / "dial.json"
         self.run_once(folder / "results.json", self.dial_flags())
         self.check_dial()  # the pixel decoder may have changed since

@@ -25,9 +25,11 @@ from transformers import AutoImageProcessor
 
 from lavit_hf import LavitProcessor, LavitVisualTokenizer
 from lavit_hf.data import code_files, precompute
-from lavit_hf.data.loading import check_codebook, load_rows
+from lavit_hf.data.loading import load_rows
 from lavit_hf.data.precompute import precompute_codes
+from lavit_hf.data.rows import ImageReader, RowDataset, RowStream, check_codebook
 from lavit_hf.processing import read_image
+from lavit_hf.training import SequenceArguments, SequenceReader
 
 from ..tiny import CODEBOOK_SIZE, IMAGE_SIZE, text_tokenizer, tiny_lavit
 
@@ -94,7 +96,8 @@ def expected(model, shapes) -> list[dict]:
     def codes(value) -> list[int]:
         return tokenizer(**image_processor(read_image(value), return_tensors="pt")).codes.tolist()
 
-    return [row | {f"{column}_codes": codes(row[column]) for column in COLUMNS} for row in shapes]
+    fingerprint = {"codebook_fingerprint": code_files.codebook_fingerprint(tokenizer.quantizer.codebook)}
+    return [row | {f"{column}_codes": codes(row[column]) for column in COLUMNS} | fingerprint for row in shapes]
 
 
 def file_times(output: Path) -> dict[str, int]:
@@ -141,7 +144,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_codes_are_checked_whatever_the_dataset_is_called(compute, shapes, model, tmp_path, monkeypatch, name):
+def test_a_split_that_is_not_complete_is_refused_whatever_it_is_called(compute, shapes, tmp_path, monkeypatch, name):
     out = tmp_path / "data" / "home" / "codes"
     monkeypatch.setenv("HOME", str(out.parent))
     compute(shapes, out)
@@ -150,25 +153,66 @@ def test_codes_are_checked_whatever_the_dataset_is_called(compute, shapes, model
     arguments, split = NAMES[name]
     arguments = {key: value.format(out=out) for key, value in arguments.items()}
     loading = {"cache_dir": str(tmp_path / "cache"), **arguments}
-    codebook = LavitVisualTokenizer.from_pretrained(model, dtype="bfloat16").quantizer.codebook
-    check_codebook(codebook, split=split, **arguments)
-    with pytest.raises(ValueError, match="were computed by another visual tokenizer"):
-        check_codebook(codebook + 0.1, split=split, **arguments)
     assert "image_codes" in load_rows(split=split, **loading).column_names
-    manifest = out / "train" / "codes.json"
-    manifest.write_text(json.dumps({"settings": {"codebook": "sha256:0"}}))
-    with pytest.raises(ValueError, match="train were computed by another visual tokenizer"):
-        check_codebook(codebook, split=split, **arguments)
+    (out / "train" / "codes.json").write_text(json.dumps({"settings": {}}))
     for streaming in (False, True):
         with pytest.raises(ValueError, match="train is not complete"):
             load_rows(split=split, streaming=streaming, **loading)
+
+
+def save_with_datasets(out: Path, place: Path):
+    datasets.load_dataset(str(out), split="train").save_to_disk(place)
+    return load_rows(place)
+
+
+def link_shards(out: Path, place: Path):
+    place.mkdir()
+    for path in (out / "train").glob("*.parquet"):
+        (place / path.name).symlink_to(path)
+    return load_rows(place)
+
+
+COPIES = {
+    "folder": lambda out, place: load_rows(out),
+    "stream": lambda out, place: load_rows(out, streaming=True),
+    "shard": lambda out, place: load_rows(out / "train" / "000001.parquet"),
+    "some rows": lambda out, place: load_rows(out).filter(lambda row: row["captions"] != []).select([7, 2]),
+    "saved by datasets": save_with_datasets,
+    "links": link_shards,
+    "other columns": lambda out, place: load_rows(out).rename_column("caption", "text"),
+}
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_codes_are_known_wherever_they_were_copied(compute, shapes, model, tmp_path, monkeypatch, copy):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    compute(shapes, tmp_path / "out")
+    rows = COPIES[copy](tmp_path / "out", tmp_path / "copy")
+    reader = SequenceReader(SequenceArguments(["draw=1"], prompt_column="prompts"))
+    rows = (RowStream if isinstance(rows, datasets.IterableDataset) else RowDataset)(rows, reader)
+    codebook = LavitVisualTokenizer.from_pretrained(model, dtype="bfloat16").quantizer.codebook
+    for given in (rows, {"draw": rows}):
+        check_codebook(codebook, None, given)
+        with pytest.raises(ValueError, match="were computed by another visual tokenizer than this model's"):
+            check_codebook(codebook + 0.1, given)
+    assert len(list(rows)) > 0
+
+
+def test_codes_of_two_visual_tokenizers_are_no_dataset(compute, shapes, tmp_path):
+    compute(shapes, tmp_path / "codes")
+    first = load_rows(tmp_path / "codes", cache_dir=str(tmp_path / "cache"))
+    others = first.remove_columns("codebook_fingerprint").add_column("codebook_fingerprint", ["another"] * NUM_ROWS)
+    for rows in (datasets.concatenate_datasets([first, others]), datasets.concatenate_datasets([others, first])):
+        read = RowDataset(rows, ImageReader())
+        assert read[NUM_ROWS - 1]
+        with pytest.raises(ValueError, match=f"The codes of row {NUM_ROWS} were computed by another visual tokenizer"):
+            read[NUM_ROWS]
 
 
 @pytest.mark.parametrize("text", ['{"a": 1}\n{"a": 2}\n', '[{"a": 1}]', '{"a": 1}', "no JSON"])
 def test_a_file_of_the_same_name_is_no_manifest(shapes, tmp_path, text):
     shapes.to_parquet(tmp_path / "rows" / "rows.parquet")
     (tmp_path / "rows" / "codes.json").write_text(text)
-    check_codebook(torch.zeros(4, 2), tmp_path / "rows" / "rows.parquet")
     assert len(load_rows(tmp_path / "rows" / "rows.parquet", cache_dir=str(tmp_path / "cache"))) == NUM_ROWS
     code_files.check_output(tmp_path / "new")
 
@@ -183,12 +227,12 @@ def test_an_output_beside_a_dataset_is_taken(compute, shapes, tmp_path, monkeypa
     assert code_files.read_manifest(strange)
 
 
-def test_datasets_without_codes_pass(shapes, model, tmp_path):
-    shapes.save_to_disk(tmp_path / "saved")
-    for other in ("shapes", tmp_path / "saved"):
-        check_codebook(torch.zeros(4, 2), other)
-    shapes.to_parquet(tmp_path / "rows.parquet")
-    check_codebook(torch.zeros(4, 2), tmp_path / "rows.parquet")
+def test_datasets_without_codes_pass(shapes):
+    rows = RowDataset(shapes, ImageReader())
+    assert rows.codebook is None
+    check_codebook(torch.zeros(4, 2), rows, None, [{"image_codes": [1]}])
+    empty = RowDataset(shapes.add_column("codebook_fingerprint", ["a"] * NUM_ROWS).select([]), ImageReader())
+    check_codebook(torch.zeros(4, 2), empty)
 
 
 def test_folders_of_several_runs_are_one_dataset(compute, shapes, expected, read, tmp_path):
@@ -478,7 +522,7 @@ def test_command(model, command_line, tmp_path, photos, read):
     assert code == 0
     assert "5 rows, 5 images" in out
     assert "cannot be read: 2, see broken.jsonl" in out
-    assert set(read(tmp_path / "out")[0]) == {"caption", "image_codes"}
+    assert set(read(tmp_path / "out")[0]) == {"caption", "image_codes", "codebook_fingerprint"}
     expected = "must be a folder, or a repository of the Hub as owner/name"
     code, _, error = run(photos, tmp_path / "other", "--model", tmp_path / "nowhere")
     assert code == 1

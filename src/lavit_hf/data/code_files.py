@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fsspec.core import url_to_fs
-from fsspec.implementations.local import LocalFileSystem
 from huggingface_hub import DatasetCardData
 
 from ..publishing.files import replacing_file
@@ -27,6 +25,9 @@ except ImportError as error:
 
 # In the folder of each split with precomputed codes. It has the key "counts" once the split is complete.
 MANIFEST_FILE = "codes.json"
+# The column with the fingerprint of the codebook that the codes of a row belong to. It stays with rows wherever they
+# are copied.
+CODEBOOK_COLUMN = "codebook_fingerprint"
 # The key of a shard's record in the metadata of its parquet file.
 RECORD_KEY = b"lavit_hf"
 CARD = """---
@@ -42,8 +43,9 @@ A dataset with the codes of its images, ready for training, written by `lavit-hf
 {table}
 
 The codes of the images in a column `image` are in `image_codes`, 0 to codebook size - 1, in raster order of the kept
-patches. Codes are only valid for the visual tokenizer that computed them. Its fingerprint is in `{file}` of each
-split, with the other settings. Skipped rows have broken images, which are listed in `broken.jsonl`.
+patches. Codes are only valid for the visual tokenizer that computed them: the column `{column}` has the fingerprint of
+its codebook, and `{file}` of each split has everything else that codes depend on. Skipped rows have broken images,
+which are listed in `broken.jsonl`.
 """
 
 
@@ -129,14 +131,12 @@ def find_shards(folder: Path) -> set[int]:
 
 def read_manifest(folder: str | os.PathLike) -> dict:
     """
-    Reads the manifest in the `folder` of a split, on this machine or of a repository of the Hub, as a URL. Returns {}
-    if there is none, or if the file of this name is something else.
+    Reads the manifest in the `folder` of a split. Returns {} if there is none, or if the file of this name holds
+    something else.
     """
-    path = f"{folder}/{MANIFEST_FILE}"
-    # A local path may have characters that mean something in a URL.
-    files, path = url_to_fs(path) if "://" in path else (LocalFileSystem(), path)
+    path = Path(folder, MANIFEST_FILE)
     try:
-        manifest = json.loads(files.read_text(path, encoding="utf-8")) if files.isfile(path) else {}
+        manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError:
         return {}
     return manifest if isinstance(manifest, dict) and isinstance(manifest.get("settings"), dict) else {}
@@ -196,7 +196,7 @@ def open_split(output: Path, split: str, settings: dict, is_main_process: bool) 
 
 def codebook_fingerprint(codebook: torch.Tensor) -> str:
     """Returns a hash of `codebook` (codebook_size, code_dim), on which alone the meaning of codes depends."""
-    return f"sha256:{hashlib.sha256(codebook.detach().float().cpu().numpy().tobytes()).hexdigest()}"
+    return hashlib.sha256(codebook.detach().float().cpu().numpy().tobytes()).hexdigest()[:16]
 
 
 def complete_split(folder: Path, input_rows: int | None, is_main_process: bool) -> CodesSummary:
@@ -250,7 +250,7 @@ def _write_card(output: Path) -> None:
         f"{summary.mean_codes:.1f} |"
         for name, summary in summaries.items()
     )
-    card = CARD.format(data=data.to_yaml(), title=output.name, table=table, file=MANIFEST_FILE)
+    card = CARD.format(data=data.to_yaml(), title=output.name, table=table, column=CODEBOOK_COLUMN, file=MANIFEST_FILE)
     _write_text(output / "README.md", card)
 
 

@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from .code_files import codebook_fingerprint, read_manifest
+from .code_files import read_manifest
 from .shapes import load_shapes
 
 
@@ -121,39 +119,6 @@ def _source(name: str, data_dir: str | os.PathLike | None) -> dict[str, Any]:
     if "://" not in name and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ValueError(f"There is no folder or file {name}.")
     return {"path": name, "data_dir": folder}
-
-
-def check_codebook(
-    codebook: torch.Tensor,
-    dataset_name: str | os.PathLike,
-    split: str = "train",
-    *,
-    config_name: str | None = None,
-    data_dir: str | os.PathLike | None = None,
-) -> None:
-    """
-    Checks that the precomputed codes of a dataset belong to a codebook. Datasets without codes pass.
-
-    Args:
-        codebook (`torch.Tensor` of shape `(codebook_size, code_dim)`): The codebook of a visual tokenizer.
-        dataset_name, split, config_name, data_dir: Same as in [`load_rows`].
-
-    Raises:
-        ValueError: If files of `split`, in any folder of the dataset, have codes of another codebook.
-    """
-    name = str(dataset_name)
-    if name == "shapes" or _is_saved(name):
-        return
-    source = _source(name, data_dir)
-    files = datasets.load_dataset_builder(**source, name=config_name).config.data_files or {}
-    manifests = _read_manifests(source["path"], split, files)
-    fingerprint = codebook_fingerprint(codebook) if manifests else None
-    for folder, manifest in manifests.items():
-        if manifest["settings"].get("codebook") != fingerprint:
-            raise ValueError(
-                f"The codes of {folder} were computed by another visual tokenizer than this model's: precompute "
-                "them with this model, or train with the visual tokenizer that computed them."
-            )
 
 
 def _read_manifests(path: str, split: str, files: Mapping[str, Sequence[str]]) -> dict[str, dict]:

@@ -23,6 +23,7 @@ from transformers import BaseImageProcessor
 from ..modeling import LavitVisualTokenizer
 from ..processing.image_reading_lavit import read_content, read_image
 from .code_files import (
+    CODEBOOK_COLUMN,
     CodesSummary,
     ShardWriter,
     codebook_fingerprint,
@@ -76,7 +77,7 @@ def precompute_codes(
         image_processor (`BaseImageProcessor`): The image processor of the visual tokenizer.
         image_columns (`Sequence[str]`, *optional*, defaults to `("image",)`):
             Columns with one image per row. The codes of a column `image`, from 0 to codebook size - 1, become the
-            column `image_codes`, a list of int32.
+            column `image_codes`, a list of int32. The column `codebook_fingerprint` tells whose codes they are.
         keep_images (`bool`, *optional*, defaults to `True`):
             Whether to write the images, with their files embedded. Otherwise all columns of images are left out.
         broken_images (`str`, *optional*, defaults to `"raise"`):
@@ -142,7 +143,8 @@ def precompute_codes(
                 if batch.broken and broken_images == "raise":
                     raise ValueError(batch.broken[0]["error"])
                 codes = _encode(visual_tokenizer, batch.pixel_values)
-                writer.write(_finish_table(batch, codes, keep_images), batch.num_rows, codes, batch.broken)
+                table = _finish_table(batch, codes, settings["codebook"], keep_images)
+                writer.write(table, batch.num_rows, codes, batch.broken)
                 progress.update(batch.num_rows)
             writer.finish()
 
@@ -163,8 +165,9 @@ def _check_image_columns(rows, image_columns: Sequence[str]) -> None:
         is_image = isinstance(feature, datasets.Image | dict) or getattr(feature, "dtype", None) in IMAGE_DTYPES
         if not is_image:
             raise ValueError(f"Column {column!r} must hold one image, or its path, per row; it holds {feature}.")
-        if codes_column(column) in rows.features:
-            raise ValueError(f"The dataset has a column {codes_column(column)!r} already.")
+        for added in (codes_column(column), CODEBOOK_COLUMN):
+            if added in rows.features:
+                raise ValueError(f"The dataset has a column {added!r} already.")
 
 
 def codes_column(image_column: str) -> str:
@@ -313,8 +316,11 @@ def _encode(visual_tokenizer: LavitVisualTokenizer, pixel_values: torch.FloatTen
     return [codes.numpy() for codes in outputs.codes.int().cpu().split(outputs.num_codes.tolist())]
 
 
-def _finish_table(batch: _Batch, codes: list[np.ndarray], keep_images: bool) -> pa.Table:
-    """Returns the rows of a batch with their codes, and with the files of all images embedded or left out."""
+def _finish_table(batch: _Batch, codes: list[np.ndarray], codebook: str, keep_images: bool) -> pa.Table:
+    """
+    Returns the rows of a batch with their codes and the fingerprint of the codebook, and with the files of all images
+    embedded or left out.
+    """
     features = datasets.Features.from_arrow_schema(batch.table.schema)
     columns = {name: batch.table[name] for name in features}
     for name, feature in features.items():
@@ -327,6 +333,8 @@ def _finish_table(batch: _Batch, codes: list[np.ndarray], keep_images: bool) -> 
         codes_of_column = codes[place * len(files) : (place + 1) * len(files)]
         columns[codes_column(name)] = pa.array(codes_of_column, pa.list_(pa.int32()))
         features[codes_column(name)] = datasets.List(datasets.Value("int32"))
+    columns[CODEBOOK_COLUMN] = pa.array([codebook] * len(batch.table))
+    features[CODEBOOK_COLUMN] = datasets.Value("string")
     if not keep_images:
         features = {name: feature for name, feature in features.items() if not isinstance(feature, datasets.Image)}
     schema = datasets.Features(features).arrow_schema

@@ -1,7 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Rows of a dataset as torch datasets, with their images read and broken images skipped or reported."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -9,7 +9,8 @@ import torch
 from transformers.utils import logging
 
 from ..processing import read_image
-from .loading import check_columns, leave_undecoded
+from .code_files import CODEBOOK_COLUMN, codebook_fingerprint
+from .loading import check_columns, column_names, leave_undecoded
 
 
 logger = logging.get_logger(__name__)
@@ -62,6 +63,9 @@ class _RowSource:
         check_broken_images(broken_images)
         self.dataset, self.reader = reader.select(leave_undecoded(dataset)), reader
         self.skip, self.seed = broken_images == "skip", seed
+        self.codebook: str | None = None  # the fingerprint of the codebook of precomputed codes
+        if CODEBOOK_COLUMN in column_names(self.dataset):
+            self.codebook = next(iter(self.dataset.select_columns([CODEBOOK_COLUMN])), {}).get(CODEBOOK_COLUMN)
         # Shared memory, so that DataLoader workers that outlive an epoch learn of the next one.
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
 
@@ -77,7 +81,16 @@ class _RowSource:
         return self.reader.compose(row, _name(key), Random(f"{self.seed} {int(self._epoch)} {key}"))
 
     def make(self, row: dict, *key: int) -> Any | None:
-        """Returns the item that is made from a row, or None if an image is broken and skipped."""
+        """
+        Returns the item that is made from a row, or None if an image is broken and skipped.
+
+        Raises:
+            ValueError: If the row has codes of another codebook than the first row of the dataset.
+        """
+        if row.get(CODEBOOK_COLUMN) != self.codebook:
+            raise ValueError(
+                f"The codes of {_name(key)} were computed by another visual tokenizer than those of the first row."
+            )
         item = self.compose(row, *key)
         try:
             return self.reader.read(item, _name(key))
@@ -151,3 +164,24 @@ class RowStream(_RowSource, torch.utils.data.IterableDataset):
             item = self.make(row, index, number)
             if item is not None:
                 yield item
+
+
+def check_codebook(codebook: torch.Tensor, *rows) -> None:
+    """
+    Checks that precomputed codes belong to a codebook.
+
+    Args:
+        codebook (`torch.Tensor` of shape `(codebook_size, code_dim)`): The codebook of a model.
+        rows ([`RowDataset`], [`RowStream`] or a dictionary of them, *optional*):
+            The rows to train or to evaluate on. Rows without codes and datasets of other classes pass.
+
+    Raises:
+        ValueError: If rows have codes of another codebook.
+    """
+    datasets = [one for given in rows for one in (given.values() if isinstance(given, Mapping) else [given])]
+    found = {one.codebook for one in datasets if isinstance(one, _RowSource)} - {None}
+    if found and found != {codebook_fingerprint(codebook)}:
+        raise ValueError(
+            "The codes of the dataset were computed by another visual tokenizer than this model's: precompute them "
+            "with this model, or train with the visual tokenizer that computed them."
+        )

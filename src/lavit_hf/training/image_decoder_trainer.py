@@ -10,6 +10,7 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from transformers import TrainerCallback, TrainingArguments
 
+from ..data.rows import check_codebook
 from ..visualization import Sample, draw_sheet
 from .image_decoder import LavitImageDecoderForTraining
 from .trainer import LavitTrainer
@@ -40,7 +41,8 @@ class LavitImageDecoderTrainer(LavitTrainer):
         kwargs: Same arguments as [`LavitTrainer`].
 
     Raises:
-        ValueError: If `ema_decay` is out of its range, or with FSDP, whose sharded parameters cannot be averaged.
+        ValueError: If `ema_decay` is out of its range; if rows have precomputed codes of another visual tokenizer; or
+            with FSDP, whose sharded parameters cannot be averaged.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class LavitImageDecoderTrainer(LavitTrainer):
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay}.")
         super().__init__(model, args, **kwargs)
+        check_codebook(model.feature_decoder.codebook, self.train_dataset, self.eval_dataset)
         if self.is_fsdp_enabled:
             raise ValueError(
                 "The pixel decoder's averaged weights do not work with FSDP: use DDP or DeepSpeed ZeRO 2."

@@ -2,11 +2,13 @@
 """Stage 2 and fine-tuning: next-token prediction over text and codes, in which every label has the same weight."""
 
 import torch
+from peft import PeftModel
 from torch.nn.functional import cross_entropy
 from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
+from ..data.rows import check_codebook
 from ..modeling.expansion_lavit import IGNORE_INDEX, count_labels
 from ..modeling.packing_lavit import supports_packing
 from .collator import LavitCollator
@@ -44,7 +46,8 @@ class LavitForCausalLMTrainer(LavitTrainer):
     Raises:
         ValueError: If `label_smoothing_factor` or `compute_loss_func` is set, which would not see the codes; if
             gradients are accumulated with DeepSpeed; if an adapter of `peft` in the visual tokenizer is trained, which
-            would change codes; if the processor of a [`LavitCollator`] has another vocabulary.
+            would change codes; if the processor of a [`LavitCollator`] has another vocabulary; if rows have
+            precomputed codes of another visual tokenizer.
     """
 
     # `Trainer` reads it, and would otherwise divide the loss by the number of accumulated batches.
@@ -67,6 +70,8 @@ class LavitForCausalLMTrainer(LavitTrainer):
                 )
             args.train_sampling_strategy = "sequential"
         super().__init__(model, args, **kwargs)
+        lavit = model.get_base_model() if isinstance(model, PeftModel) else model
+        check_codebook(lavit.model.visual_tokenizer.quantizer.codebook, self.train_dataset, self.eval_dataset)
         if isinstance(self.data_collator, LavitCollator):
             self.data_collator.processor.check_vocabulary(self.model.config)
         if self.is_deepspeed_enabled and args.gradient_accumulation_steps > 1:

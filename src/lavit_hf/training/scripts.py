@@ -16,7 +16,7 @@ from accelerate import PartialState
 from PIL import Image
 from transformers import HfArgumentParser, TrainerCallback
 
-from ..data.loading import FORMATS, check_codebook, load_rows
+from ..data.loading import FORMATS, load_rows
 from ..data.rows import ImageReader, RowDataset, RowStream
 from ..modeling.freezing_lavit import evaluation_mode
 
@@ -144,16 +144,6 @@ class DataArguments:
         except ValueError as error:
             advice = "Unless streaming, train_split 'train[:95%]' with eval_split 'train[95%:]' holds out rows."
             raise ValueError(f"{error} {advice}") from error
-
-    def check_codebook(self, codebook: torch.Tensor) -> None:
-        """
-        Raises a `ValueError` if the splits have precomputed codes of another codebook than `codebook` (codebook_size,
-        code_dim).
-        """
-        splits = "+".join(filter(None, (self.train_split, self.eval_split)))
-        check_codebook(
-            codebook, self.dataset_name, splits, config_name=self.dataset_config_name, data_dir=self.data_dir
-        )
 
     def load_images(self) -> tuple[RowDataset | RowStream, RowDataset | None]:
         """Loads the rows to train on and those to evaluate on, with their images read."""

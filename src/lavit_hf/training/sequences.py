@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
+from ..data.code_files import CODEBOOK_COLUMN
 from ..data.loading import column_names
 from ..processing import read_image
 from ..processing.chat_lavit import QUESTION_END, QUESTION_START, TURN_END, one_line
@@ -186,6 +187,7 @@ class SequenceReader:
         selected = {name for _, columns in needed for name in columns}
         # The codes of images that enter as features tell how many positions these take.
         selected |= {f"{column}_codes" for column in self.image_columns if column in selected}
+        selected.add(CODEBOOK_COLUMN)
         return dataset.select_columns(sorted(selected & set(names)))
 
     def _needed(self, kind: str) -> list[set[str]]:
