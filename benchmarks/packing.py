@@ -30,7 +30,7 @@ from lavit_hf import LavitForCausalLM, LavitProcessor
 from lavit_hf.data.loading import load_rows
 from lavit_hf.data.precompute import precompute_codes
 from lavit_hf.demo import demo_checkpoint
-from lavit_hf.training import LavitCollator, MixtureRows, SequenceArguments, has_bfloat16_units
+from lavit_hf.training import LavitCollator, MixtureRows, SequenceArguments, prefers_bfloat16
 
 
 WAYS = ("padded", "by length", "packed")
@@ -84,12 +84,12 @@ def main() -> None:
     parser.add_argument("--hidden-size", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--attention", default="eager", help="attn_implementation; the recipe's is the default")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: what the machine has units for")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: the faster one")
     parser.add_argument("--device", default="cpu")
     add_output(parser)
     args = parser.parse_args()
 
-    name = args.dtype or ("bfloat16" if has_bfloat16_units(args.device.partition(":")[0]) else "float32")
+    name = args.dtype or ("bfloat16" if prefers_bfloat16(args.device.partition(":")[0]) else "float32")
     processor = LavitProcessor.from_pretrained(demo_checkpoint())
     model = build_model(args, processor.image_start_token_id)
     with tempfile.TemporaryDirectory() as folder:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 from transformers import TrainingArguments
 
-from lavit_hf.training import has_bfloat16_units
+from lavit_hf.training import prefers_bfloat16
 
 
 class OptimizerFactory:
@@ -151,7 +151,7 @@ class MuonWithAdamW(Optimizer):
         by_kind: list[list[dict]] = [[], []]
         for group in groups:
             by_kind[group["use_muon"]].append(group)
-        is_slow = by_kind[True][0]["params"][0].device.type == "cpu" and not has_bfloat16_units("cpu")
+        is_slow = by_kind[True][0]["params"][0].device.type == "cpu" and not prefers_bfloat16("cpu")
         muon_class = Float32Muon if is_slow else partial(Muon, adjust_lr_fn="match_rms_adamw")
         muon = muon_class(by_kind[True], lr=settings["lr"], momentum=momentum)
         # Without another matrix or vector, there is no AdamW.

@@ -136,13 +136,10 @@ def test_the_command_is_as_typed(monkeypatch):
     assert figures.typed_command() == "OMP_NUM_THREADS=1 python -m tests.parity"
 
 
-@pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16", "bf16"])
-def test_the_processor_is_known_by_its_units(flag, monkeypatch):
+def test_the_processor_is_known_by_its_faster_dtype(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["benchmarks/loading.py"])
-    for has_units, words, kind in ((True, ", bfloat16 units", "bf16"), (False, ", no bfloat16 units", "no-bf16")):
-        monkeypatch.setattr(
-            "torch.cpu.get_capabilities", lambda has=has_units: {flag: has, "avx2": True}, raising=False
-        )
+    for is_faster, words, kind in ((True, "faster in bfloat16", "bf16"), (False, "faster in float32", "no-bf16")):
+        monkeypatch.setattr(figures, "prefers_bfloat16", lambda device, is_faster=is_faster: is_faster)
         assert figures.describe_machine()["processor"].endswith(words)
         assert figures.default_output() == figures.RESULTS / f"loading.{kind}.json"
 

@@ -59,7 +59,7 @@ def train(model, optimizer, steps: int) -> float:
 
 def test_each_part_is_moved_by_its_own(args, monkeypatch):
     """One step is one of `torch.optim.Muon` on hidden matrices, and one of AdamW on everything else."""
-    monkeypatch.setattr(optimizers, "has_bfloat16_units", lambda device: True)
+    monkeypatch.setattr(optimizers, "prefers_bfloat16", lambda device: True)
     model, optimizer = make(args, learning_rates={"first.bias": 2e-2})
     expected, _ = make(args)
     train(model, optimizer, 1)
@@ -79,10 +79,10 @@ def test_each_part_is_moved_by_its_own(args, monkeypatch):
 
 
 def test_muon_in_float32_is_muon(args, monkeypatch):
-    """Processors without units for bfloat16 take the same steps up to the rounding of bfloat16."""
+    """Processors that are slower in bfloat16 take the same steps up to its rounding."""
     moved = []
-    for has_units, kind in ((True, Muon), (False, Float32Muon)):
-        monkeypatch.setattr(optimizers, "has_bfloat16_units", lambda device, has_units=has_units: has_units)
+    for is_faster, kind in ((True, Muon), (False, Float32Muon)):
+        monkeypatch.setattr(optimizers, "prefers_bfloat16", lambda device, is_faster=is_faster: is_faster)
         model, optimizer = make(args)
         assert type(optimizer.optimizers[1]) is kind
         start = {name: value.clone() for name, value in model.state_dict().items()}

@@ -27,9 +27,9 @@ from lavit_hf.training import (
     SequenceArguments,
     SequenceReader,
     freeze_parts,
-    has_bfloat16_units,
     last_checkpoint,
     parse_recipe,
+    prefers_bfloat16,
 )
 
 from ..tiny import NUM_PATCHES, TEXT
@@ -282,12 +282,12 @@ def test_the_recipe():
 
 
 @pytest.mark.parametrize("flag", [["--bf16", "auto"], ["--bf16=Auto"]], ids=str)
-@pytest.mark.parametrize("has_units", [False, True])
-def test_recipes_take_bfloat16_where_the_device_has_units_for_it(has_units, flag, tmp_path, monkeypatch):
+@pytest.mark.parametrize("is_faster", [False, True])
+def test_recipes_take_bfloat16_where_the_device_is_faster_in_it(is_faster, flag, tmp_path, monkeypatch):
     """A GPU counts unless the run leaves it alone."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: not has_units)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_units, "avx2": True}, raising=False)
+    faster = {"cpu": is_faster, "cuda": not is_faster}
+    monkeypatch.setattr("lavit_hf.training.scripts.prefers_bfloat16", lambda device: faster[device])
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"output_dir: {tmp_path}\nuse_cpu: true\n")
 
@@ -295,10 +295,23 @@ def test_recipes_take_bfloat16_where_the_device_has_units_for_it(has_units, flag
         (arguments,) = parse_recipe(TrainingArguments, args=[str(recipe), *words])
         return arguments.bf16
 
-    assert read(*flag) is has_units
+    assert read(*flag) is is_faster
     assert read(*flag, "--bf16", "false") is False
     monkeypatch.setattr("lavit_hf.training.scripts.HfArgumentParser.parse_args_into_dataclasses", parse_known)
-    assert parse_recipe(TrainingArguments, args=[str(recipe), *flag, "--use_cpu", "false"]) == str(not has_units)
+    assert parse_recipe(TrainingArguments, args=[str(recipe), *flag, "--use_cpu", "false"]) == str(not is_faster)
+
+
+@pytest.mark.parametrize("slow", [torch.float32, torch.bfloat16])
+def test_the_faster_dtype_is_found_by_trying(slow, monkeypatch):
+    """A product of matrices in one dtype takes longer than it does."""
+    multiply = torch.Tensor.__matmul__
+
+    def wait(self, other):
+        time.sleep(0.05 if self.dtype == slow else 0)
+        return multiply(self, other)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", wait)
+    assert prefers_bfloat16.__wrapped__("cpu") is (slow == torch.float32)
 
 
 def test_help_of_a_recipe_has_all_arguments(tmp_path, capsys):
@@ -308,8 +321,6 @@ def test_help_of_a_recipe_has_all_arguments(tmp_path, capsys):
         parse_recipe(SequenceArguments, TrainingArguments, args=[str(recipe), "--help"])
     assert stopped.value.code == 0
     assert "--plan_column" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="device must be 'cpu' or 'cuda', got 'mps'"):
-        has_bfloat16_units("mps")
 
 
 def parse_known(self, args, return_remaining_strings=False):

@@ -13,8 +13,8 @@ from .parts import ImagePart, TextPart
 from .scripts import (
     DataArguments,
     SamplesCallback,
-    has_bfloat16_units,
     parse_recipe,
+    prefers_bfloat16,
     run_script,
     spread_rows,
 )
@@ -48,7 +48,7 @@ __all__ = [
     "load_stage_one",
     "lora_config",
     "new_image_decoder",
-    "has_bfloat16_units",
+    "prefers_bfloat16",
     "parse_recipe",
     "read_numbers",
     "run_script",
