@@ -168,7 +168,9 @@ class Study(Parts):
         self.jobs = max(min(self.options.jobs, len(cases)), 1)
         with ThreadPoolExecutor(self.jobs) as pool:
             futures = [pool.submit(run, *case) for case in cases]
-        self.errors += [error for error in map(Future.exception, futures) if isinstance(error, Exception)]
+        errors = [error for error in map(Future.exception, futures) if error is not None]
+        # The parser of arguments ends a program.
+        self.errors += [error if isinstance(error, Exception) else RuntimeError(repr(error)) for error in errors]
         return [case for case, future in zip(cases, futures, strict=True) if future.exception() is None]
 
     def check(self) -> None:
@@ -202,7 +204,7 @@ class Study(Parts):
             "output_dir": output,
             "results": results,
         }
-        if self.paths.codes(kind).exists():
+        if not self.options.no_codes and self.paths.codes(kind).exists():
             given["codes"] = self.paths.codes(kind)
         named = [word for name, value in given.items() for word in (f"--{name}", str(value))]
         flags = [str(STUDY / "rows" / f"{row}.yaml"), *named, *self.rate(row), *self.options.common, *self.options.row]

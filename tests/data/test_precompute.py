@@ -191,22 +191,49 @@ def test_codes_are_known_wherever_they_were_copied(compute, shapes, model, tmp_p
     reader = SequenceReader(SequenceArguments(["draw=1"], prompt_column="prompts"))
     rows = (RowStream if isinstance(rows, datasets.IterableDataset) else RowDataset)(rows, reader)
     codebook = LavitVisualTokenizer.from_pretrained(model, dtype="bfloat16").quantizer.codebook
-    for given in (rows, {"draw": rows}):
-        check_codebook(codebook, None, given)
-        with pytest.raises(ValueError, match="were computed by another visual tokenizer than this model's"):
-            check_codebook(codebook + 0.1, given)
+    check_codebook(codebook, None, rows)
     assert len(list(rows)) > 0
+    holders = [rows, {"draw": rows}]
+    if isinstance(rows, RowDataset):
+        holders += [torch.utils.data.Subset(rows, [0]), torch.utils.data.ConcatDataset([[1], rows])]
+
+    def read_with_another(given):
+        check_codebook(codebook + 0.1, given)
+        next(iter(rows))  # rows of a stream are checked when they are read
+
+    for given in holders:
+        with pytest.raises(ValueError, match="were computed by another visual tokenizer than this model's"):
+            read_with_another(given)
 
 
-def test_codes_of_two_visual_tokenizers_are_no_dataset(compute, shapes, tmp_path):
+def test_codes_count_where_they_are_read(compute, shapes, model, tmp_path):
+    """Rows without codes may stand beside others, and codes that are not read may be of any visual tokenizer."""
     compute(shapes, tmp_path / "codes")
-    first = load_rows(tmp_path / "codes", cache_dir=str(tmp_path / "cache"))
-    others = first.remove_columns("codebook_fingerprint").add_column("codebook_fingerprint", ["another"] * NUM_ROWS)
-    for rows in (datasets.concatenate_datasets([first, others]), datasets.concatenate_datasets([others, first])):
-        read = RowDataset(rows, ImageReader())
-        assert read[NUM_ROWS - 1]
-        with pytest.raises(ValueError, match=f"The codes of row {NUM_ROWS} were computed by another visual tokenizer"):
-            read[NUM_ROWS]
+    coded = load_rows(tmp_path / "codes", cache_dir=str(tmp_path / "cache"))
+    codebook = LavitVisualTokenizer.from_pretrained(model).quantizer.codebook
+    draw, text = SequenceArguments(["draw=1"], prompt_column="prompts"), SequenceArguments(["text=1"])
+    alone = shapes.select_columns(coded.column_names[: len(shapes.column_names)])
+    for parts in ([coded, alone], [alone, coded]):
+        rows = RowDataset(datasets.concatenate_datasets(parts), SequenceReader(draw))
+        check_codebook(codebook, rows)
+        assert len(list(rows)) == 2 * NUM_ROWS
+        with pytest.raises(ValueError, match="another visual tokenizer"):
+            check_codebook(codebook + 0.1, rows)
+    stripped = coded.remove_columns(["image_codes", "edited_image_codes"])
+    text.text_column = "captions"
+    for rows in (RowDataset(coded, SequenceReader(text)), RowDataset(stripped, SequenceReader(draw))):
+        check_codebook(codebook + 0.1, rows)
+    check_codebook(codebook, RowDataset(coded.with_transform(lambda row: row), ImageReader()))
+
+
+def test_codes_of_another_column_are_added(compute, shapes, expected, read, tmp_path):
+    compute(shapes, tmp_path / "one", image_columns=["image"])
+    rows = load_rows(tmp_path / "one", cache_dir=str(tmp_path / "cache"))
+    compute(rows, tmp_path / "both", image_columns=["edited_image"])
+    assert read(tmp_path / "both") == expected
+    others = rows.remove_columns("codebook_fingerprint").add_column("codebook_fingerprint", ["another"] * NUM_ROWS)
+    with pytest.raises(ValueError, match="has codes of another visual tokenizer, 'another', not"):
+        compute(others, tmp_path / "others", image_columns=["edited_image"])
 
 
 @pytest.mark.parametrize("text", ['{"a": 1}\n{"a": 2}\n', '[{"a": 1}]', '{"a": 1}', "no JSON"])
@@ -228,11 +255,7 @@ def test_an_output_beside_a_dataset_is_taken(compute, shapes, tmp_path, monkeypa
 
 
 def test_datasets_without_codes_pass(shapes):
-    rows = RowDataset(shapes, ImageReader())
-    assert rows.codebook is None
-    check_codebook(torch.zeros(4, 2), rows, None, [{"image_codes": [1]}])
-    empty = RowDataset(shapes.add_column("codebook_fingerprint", ["a"] * NUM_ROWS).select([]), ImageReader())
-    check_codebook(torch.zeros(4, 2), empty)
+    check_codebook(torch.zeros(4, 2), RowDataset(shapes, ImageReader()), None, [{"image_codes": [1]}])
 
 
 def test_folders_of_several_runs_are_one_dataset(compute, shapes, expected, read, tmp_path):

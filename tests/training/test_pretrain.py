@@ -15,9 +15,11 @@ import pytest
 import torch
 from datasets import Dataset
 from optimizers import OptimizerFactory
+from peft import LoraConfig, get_peft_model
 from pretrain import ModelArguments, list_texts, load_model, read_config, train_text_tokenizer
 from transformers import AutoModelForCausalLM, AutoProcessor, GenerationConfig, TrainingArguments
 
+from lavit_hf.data.code_files import codebook_fingerprint
 from lavit_hf.data.rows import RowStream
 from lavit_hf.training import (
     DataArguments,
@@ -42,6 +44,7 @@ from .small import (
     make_processor,
     run_in_processes,
     save_visual_tokenizer,
+    tokenize,
 )
 
 
@@ -105,6 +108,39 @@ def test_the_log_has_text_and_codes_apart(tmp_path):
     assert losses(trainer) == pytest.approx([outputs.loss.item()], abs=2e-3)
     assert entries(trainer, "loss_on_text") == pytest.approx([outputs.token_losses[~is_code].mean().item()], abs=2e-3)
     assert entries(trainer, "loss_on_codes") == pytest.approx([outputs.token_losses[is_code].mean().item()], abs=2e-3)
+
+
+def test_codes_of_another_visual_tokenizer_are_refused(tmp_path):
+    """Rows are checked in the constructor and later, also without a model and with an adapter."""
+    processor = make_processor()
+    model = make_model(processor)
+    coded = tokenize(make_dataset(4), model.model.visual_tokenizer)
+    fingerprints = {"own": codebook_fingerprint(model.model.visual_tokenizer.quantizer.codebook), "another": "0"}
+    own, another = (
+        MixtureRows(coded.add_column("codebook_fingerprint", [value] * len(coded)), SequenceArguments(["draw=1"]))
+        for value in fingerprints.values()
+    )
+    trainer = make_trainer(tmp_path, rows=own, model=model, eval_dataset={"own": own})
+    trainer.evaluate()
+    trainer = LavitForCausalLMTrainer(
+        None,
+        make_arguments(tmp_path, max_steps=1, per_device_train_batch_size=2),
+        model_init=lambda: model,
+        train_dataset=own,
+        data_collator=LavitCollator(processor, model.config.num_patches),
+    )
+    trainer.train()
+    adapted = get_peft_model(model, LoraConfig(target_modules=r".*language_model.*q_proj"))
+    refused = pytest.raises(ValueError, match="were computed by another visual tokenizer than this model's")
+    for call in (
+        lambda: trainer.evaluate(another),
+        lambda: trainer.predict(another),
+        lambda: make_trainer(tmp_path, rows=another, model=model),
+        lambda: make_trainer(tmp_path, rows=own, model=model, eval_dataset={"draw": another}),
+        lambda: make_trainer(tmp_path, rows=another, model=adapted),
+    ):
+        with refused:
+            call()
 
 
 def test_each_kind_is_evaluated_apart(tmp_path):

@@ -165,9 +165,8 @@ def _check_image_columns(rows, image_columns: Sequence[str]) -> None:
         is_image = isinstance(feature, datasets.Image | dict) or getattr(feature, "dtype", None) in IMAGE_DTYPES
         if not is_image:
             raise ValueError(f"Column {column!r} must hold one image, or its path, per row; it holds {feature}.")
-        for added in (codes_column(column), CODEBOOK_COLUMN):
-            if added in rows.features:
-                raise ValueError(f"The dataset has a column {added!r} already.")
+        if codes_column(column) in rows.features:
+            raise ValueError(f"The dataset has a column {codes_column(column)!r} already.")
 
 
 def codes_column(image_column: str) -> str:
@@ -333,6 +332,9 @@ def _finish_table(batch: _Batch, codes: list[np.ndarray], codebook: str, keep_im
         codes_of_column = codes[place * len(files) : (place + 1) * len(files)]
         columns[codes_column(name)] = pa.array(codes_of_column, pa.list_(pa.int32()))
         features[codes_column(name)] = datasets.List(datasets.Value("int32"))
+    others = {*columns[CODEBOOK_COLUMN].to_pylist()} - {codebook} if CODEBOOK_COLUMN in columns else ()
+    if others:
+        raise ValueError(f"The dataset has codes of another visual tokenizer, {others.pop()!r}, not {codebook!r}.")
     columns[CODEBOOK_COLUMN] = pa.array([codebook] * len(batch.table))
     features[CODEBOOK_COLUMN] = datasets.Value("string")
     if not keep_images:

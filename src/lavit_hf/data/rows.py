@@ -16,6 +16,10 @@ from .loading import check_columns, column_names, leave_undecoded
 logger = logging.get_logger(__name__)
 
 BROKEN_IMAGES = ("raise", "skip")
+OTHER_CODES = (
+    "The codes of {} were computed by another visual tokenizer than this model's: precompute them with this model, or "
+    "train with the visual tokenizer that computed them."
+)
 
 
 def check_broken_images(broken_images: str) -> None:
@@ -63,9 +67,6 @@ class _RowSource:
         check_broken_images(broken_images)
         self.dataset, self.reader = reader.select(leave_undecoded(dataset)), reader
         self.skip, self.seed = broken_images == "skip", seed
-        self.codebook: str | None = None  # the fingerprint of the codebook of precomputed codes
-        if CODEBOOK_COLUMN in column_names(self.dataset):
-            self.codebook = next(iter(self.dataset.select_columns([CODEBOOK_COLUMN])), {}).get(CODEBOOK_COLUMN)
         # Shared memory, so that DataLoader workers that outlive an epoch learn of the next one.
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
 
@@ -81,16 +82,7 @@ class _RowSource:
         return self.reader.compose(row, _name(key), Random(f"{self.seed} {int(self._epoch)} {key}"))
 
     def make(self, row: dict, *key: int) -> Any | None:
-        """
-        Returns the item that is made from a row, or None if an image is broken and skipped.
-
-        Raises:
-            ValueError: If the row has codes of another codebook than the first row of the dataset.
-        """
-        if row.get(CODEBOOK_COLUMN) != self.codebook:
-            raise ValueError(
-                f"The codes of {_name(key)} were computed by another visual tokenizer than those of the first row."
-            )
+        """Returns the item that is made from a row, or None if an image is broken and skipped."""
         item = self.compose(row, *key)
         try:
             return self.reader.read(item, _name(key))
@@ -138,6 +130,13 @@ class RowDataset(_RowSource, torch.utils.data.Dataset):
                 return item
         raise ValueError(f"None of the {len(self)} rows has images that can be read.")
 
+    def check_codebook(self, codebook: str) -> None:
+        """Raises a `ValueError` if rows have codes of another codebook than that of the fingerprint `codebook`."""
+        if CODEBOOK_COLUMN in self.dataset.column_names and _has_codes(self.dataset):
+            found = self.dataset.with_format("arrow").select_columns([CODEBOOK_COLUMN]).unique(CODEBOOK_COLUMN)
+            if {*found} - {None, codebook}:
+                raise ValueError(OTHER_CODES.format("the dataset"))
+
     def locate(self, index: int) -> int:
         """Returns the number of the row in the dataset from which the item at `index` is made."""
         return index
@@ -153,6 +152,12 @@ class RowStream(_RowSource, torch.utils.data.IterableDataset):
         dataset, reader, broken_images, seed: Same as in [`RowDataset`], with a `datasets.IterableDataset`.
     """
 
+    codebook: str | None = None  # the fingerprint that rows with codes must have
+
+    def check_codebook(self, codebook: str) -> None:
+        """Refuses rows with codes of another codebook than that of the fingerprint `codebook` when they are read."""
+        self.codebook = codebook if _has_codes(self.dataset) else None
+
     def set_epoch(self, epoch: int) -> None:
         super().set_epoch(epoch)
         self.dataset.set_epoch(epoch)
@@ -161,6 +166,8 @@ class RowStream(_RowSource, torch.utils.data.IterableDataset):
         worker = torch.utils.data.get_worker_info()
         number = 0 if worker is None else worker.id
         for index, row in enumerate(self.dataset):
+            if self.codebook is not None and row.get(CODEBOOK_COLUMN) not in (None, self.codebook):
+                raise ValueError(OTHER_CODES.format(f"row {index}"))
             item = self.make(row, index, number)
             if item is not None:
                 yield item
@@ -168,20 +175,27 @@ class RowStream(_RowSource, torch.utils.data.IterableDataset):
 
 def check_codebook(codebook: torch.Tensor, *rows) -> None:
     """
-    Checks that precomputed codes belong to a codebook.
+    Checks that precomputed codes belong to a codebook. Those of a stream are checked when they are read.
 
     Args:
         codebook (`torch.Tensor` of shape `(codebook_size, code_dim)`): The codebook of a model.
-        rows ([`RowDataset`], [`RowStream`] or a dictionary of them, *optional*):
-            The rows to train or to evaluate on. Rows without codes and datasets of other classes pass.
+        rows ([`RowDataset`] or [`RowStream`], *optional*):
+            The rows to train or to evaluate on, also in dictionaries, and in `Subset` and `ConcatDataset` of torch.
+            Rows without codes and datasets of other classes pass.
 
     Raises:
         ValueError: If rows have codes of another codebook.
     """
-    datasets = [one for given in rows for one in (given.values() if isinstance(given, Mapping) else [given])]
-    found = {one.codebook for one in datasets if isinstance(one, _RowSource)} - {None}
-    if found and found != {codebook_fingerprint(codebook)}:
-        raise ValueError(
-            "The codes of the dataset were computed by another visual tokenizer than this model's: precompute them "
-            "with this model, or train with the visual tokenizer that computed them."
-        )
+    for given in rows:
+        if isinstance(given, RowDataset | RowStream):
+            given.check_codebook(codebook_fingerprint(codebook))
+        elif isinstance(given, Mapping):
+            check_codebook(codebook, *given.values())
+        elif isinstance(given, torch.utils.data.Subset):
+            check_codebook(codebook, given.dataset)
+        elif isinstance(given, torch.utils.data.ConcatDataset):
+            check_codebook(codebook, *given.datasets)
+
+
+def _has_codes(dataset) -> bool:
+    return any(name.endswith("_codes") for name in column_names(dataset))

@@ -10,7 +10,6 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from transformers import TrainerCallback, TrainingArguments
 
-from ..data.rows import check_codebook
 from ..visualization import Sample, draw_sheet
 from .image_decoder import LavitImageDecoderForTraining
 from .trainer import LavitTrainer
@@ -51,7 +50,6 @@ class LavitImageDecoderTrainer(LavitTrainer):
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay}.")
         super().__init__(model, args, **kwargs)
-        check_codebook(model.feature_decoder.codebook, self.train_dataset, self.eval_dataset)
         if self.is_fsdp_enabled:
             raise ValueError(
                 "The pixel decoder's averaged weights do not work with FSDP: use DDP or DeepSpeed ZeRO 2."
@@ -59,6 +57,10 @@ class LavitImageDecoderTrainer(LavitTrainer):
         self.decoder = model
         self.average = EMAModel(model.trained_parameters().values(), decay=ema_decay)
         self.add_callback(_AverageCallback(self))
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        return self.model.feature_decoder.codebook
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:

@@ -8,7 +8,6 @@ from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
-from ..data.rows import check_codebook
 from ..modeling.expansion_lavit import IGNORE_INDEX, count_labels
 from ..modeling.packing_lavit import supports_packing
 from .collator import LavitCollator
@@ -70,8 +69,6 @@ class LavitForCausalLMTrainer(LavitTrainer):
                 )
             args.train_sampling_strategy = "sequential"
         super().__init__(model, args, **kwargs)
-        lavit = model.get_base_model() if isinstance(model, PeftModel) else model
-        check_codebook(lavit.model.visual_tokenizer.quantizer.codebook, self.train_dataset, self.eval_dataset)
         if isinstance(self.data_collator, LavitCollator):
             self.data_collator.processor.check_vocabulary(self.model.config)
         if self.is_deepspeed_enabled and args.gradient_accumulation_steps > 1:
@@ -84,6 +81,11 @@ class LavitForCausalLMTrainer(LavitTrainer):
         self._wants_logits = False  # in evaluation, what the caller of `prediction_step` asks for
         # Sums over the batches of the current step.
         self._num_labels = self._loss = torch.zeros((), device=args.device)
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        lavit = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        return lavit.model.visual_tokenizer.quantizer.codebook
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """

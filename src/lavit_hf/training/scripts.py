@@ -60,7 +60,7 @@ def parse_recipe(*argument_classes: type, args: list[str] | None = None) -> tupl
 def prefers_bfloat16(device: str) -> bool:
     """
     Whether a device multiplies matrices clearly faster in bfloat16 than in float32. It is tried once in a process,
-    since processors whose flags name bfloat16 may still be slower in it.
+    since processors whose flags name bfloat16 may still be slower in it. A CUDA device tells by itself.
 
     Args:
         device (`str`): A device of torch, such as `"cpu"` or `"cuda"`.
@@ -68,16 +68,16 @@ def prefers_bfloat16(device: str) -> bool:
     Returns:
         `bool`: Whether bfloat16 is at least `BFLOAT16_GAIN` times as fast.
     """
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        matrix = torch.ones(512, 512, dtype=dtype, device=device)
-        times = []
-        for _ in range(6):  # the first one prepares kernels
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    matrices = [torch.ones(512, 512, dtype=dtype, device=device) for dtype in (torch.float32, torch.bfloat16)]
+    times: list[list[float]] = [[], []]
+    for _ in range(6):  # the first time prepares kernels
+        for matrix, taken in zip(matrices, times, strict=True):
             start = time.perf_counter()
             (matrix @ matrix)[0, 0].item()  # waits for the device
-            times.append(time.perf_counter() - start)
-        seconds[dtype] = min(times)
-    return seconds[torch.float32] > BFLOAT16_GAIN * seconds[torch.bfloat16]
+            taken.append(time.perf_counter() - start)
+    return min(times[0]) > BFLOAT16_GAIN * min(times[1])
 
 
 def _decide_bf16(args: list[str]) -> list[str]:

@@ -187,8 +187,10 @@ class SequenceReader:
         selected = {name for _, columns in needed for name in columns}
         # The codes of images that enter as features tell how many positions these take.
         selected |= {f"{column}_codes" for column in self.image_columns if column in selected}
-        selected.add(CODEBOOK_COLUMN)
-        return dataset.select_columns(sorted(selected & set(names)))
+        selected &= set(names)
+        if any(name.endswith("_codes") for name in selected):
+            selected |= {CODEBOOK_COLUMN} & set(names)
+        return dataset.select_columns(sorted(selected))
 
     def _needed(self, kind: str) -> list[set[str]]:
         """Returns the columns that a kind needs, each with the names of which one is enough."""

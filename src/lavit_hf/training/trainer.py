@@ -17,6 +17,8 @@ from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
+from ..data.rows import check_codebook
+
 
 logger = logging.get_logger(__name__)
 
@@ -63,6 +65,9 @@ class LavitTrainer(Trainer):
 
     Args:
         args, kwargs: Same arguments as `Trainer`.
+
+    Raises:
+        ValueError: If rows have precomputed codes of another visual tokenizer.
     """
 
     def __init__(self, *args, **kwargs):
@@ -73,7 +78,28 @@ class LavitTrainer(Trainer):
             self.args.dataloader_pin_memory = False  # torch would warn that there is nothing to pin it for
         # Without labels, Trainer computes no loss in evaluation. Here, the images are what the model learns from.
         self.label_names = self.label_names or [next(iter(signature(self.model.forward).parameters))]
+        self.check_rows(self.train_dataset, self.eval_dataset)
         self._measured: dict[bool, dict[str, list]] = {True: {}, False: {}}
+
+    @property
+    def codebook(self) -> torch.Tensor | None:
+        """The codebook (codebook_size, code_dim) that precomputed codes of rows must belong to, if they are read."""
+        return None
+
+    def check_rows(self, *rows) -> None:
+        """Raises a `ValueError` if rows have precomputed codes of another visual tokenizer, see [`check_codebook`]."""
+        if self.codebook is not None:
+            check_codebook(self.codebook, *rows)
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        """Same arguments as `Trainer.get_eval_dataloader`."""
+        self.check_rows(eval_dataset)
+        return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset):
+        """Same arguments as `Trainer.get_test_dataloader`."""
+        self.check_rows(test_dataset)
+        return super().get_test_dataloader(test_dataset)
 
     def measure(self, outputs) -> dict[str, torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
         """
