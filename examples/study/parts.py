@@ -1,6 +1,8 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Makes the parts that rows share: a text tokenizer, visual tokenizers, their codes, and pixel decoders."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -46,9 +48,6 @@ class Paths:
 
     def tokenizer(self, kind: str) -> Path:
         return self.runs / "tokenizers" / kind
-
-    def is_begun(self, kind: str) -> bool:
-        return self.tokenizer(kind).with_suffix(".json").exists()
 
     def decoder(self, kind: str) -> Path:
         return self.runs / "decoders" / kind
@@ -121,7 +120,8 @@ class Parts(Tuning):
         flags += self.shipped_part(options.tokenizer_recipe, "vision_tower")
         if kind == "fixed":
             flags += ["--num_codes", str(self.mean_codes())]
-        self.train_part("study.train_tokenizer", folder, [*flags, *options.common, *options.tokenizer])
+        flags += [*options.common, *options.tokenizer]
+        self.train_part("study.train_tokenizer", folder, flags, self.shared_recipe("visual_tokenizer"))
 
     def train_decoder(self, kind: str) -> None:
         options, folder, tokenizer = self.options, self.paths.decoder(kind), self.paths.tokenizer(kind)
@@ -130,12 +130,23 @@ class Parts(Tuning):
         flags += [*options.common, *options.decoder]
         if not options.no_codes:  # so that the visual tokenizer need not run in each step
             flags += ["--dataset_name", str(self.paths.codes(kind))]
-        self.train_part("train_image_decoder", folder, flags)
+        self.train_part("train_image_decoder", folder, flags, self.shared_recipe("image_decoder"))
 
-    def train_part(self, module: str, folder: Path, flags: list[str]) -> None:
+    def shared_recipe(self, part: str) -> str:
+        """Returns a checksum of what all visual tokenizers, or pixel decoders, of the study are trained by."""
+        options = self.options
+        path, own = {
+            "visual_tokenizer": (options.tokenizer_recipe, options.tokenizer),
+            "image_decoder": (options.decoder_recipe, options.decoder),
+        }[part]
+        text = Path(path).read_text(encoding="utf-8") if path else ""
+        return hashlib.sha256(json.dumps([text, options.common, own]).encode()).hexdigest()[:16]
+
+    def train_part(self, module: str, folder: Path, flags: list[str], shared: str) -> None:
         """Trains a part that is missing."""
         contents = [Path(flag).read_text(encoding="utf-8") for flag in flags[:1] if not flag.startswith("--")]
         recipe = {"module": module, "flags": flags, "recipe": contents, "parts": _given_parts(flags, contents)}
+        recipe["shared"] = shared
         keep_recipe(folder.with_suffix(".json"), recipe)
         if not (folder / "README.md").exists():
             self.run(module, flags)

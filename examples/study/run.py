@@ -28,9 +28,9 @@ from study import report  # noqa: E402
 from study.budgets import BASE, EQUAL, ROWS, check_budgets  # noqa: E402
 from study.json_files import compare_recipes, read_json, write_json  # noqa: E402
 from study.parts import TOKENIZERS, Parts, Paths  # noqa: E402
-from study.systems import READING, describe_recipe  # noqa: E402
+from study.systems import OF_A_KIND, READING, compare_parts, describe_recipe, fingerprint_parts  # noqa: E402
 from study.train import read_arguments  # noqa: E402
-from study.tuning import RATE_OF, RATES, TRIALS, check_parts, check_results  # noqa: E402
+from study.tuning import RATES, TRIALS, check_parts, check_results  # noqa: E402
 
 
 STUDY = EXAMPLES / "study"
@@ -103,65 +103,84 @@ class Study(Parts):
             ExceptionGroup: If rows have failed, or if results were made by another recipe or with other parts. These
                 are found before anything is run.
         """
-        rows = self.options.rows
-        cases = [(row, seed) for row in rows for seed in range(self.num_seeds(row))]
+        cases = [(row, seed) for row in self.options.rows for seed in range(self.num_seeds(row))]
+        report.load_results(self.options.results)
         self.each(self.check_row, cases)
-        has_dial = BASE in rows and not self.options.no_dial
+        has_dial = BASE in self.options.rows and not self.options.no_dial
         if has_dial:
             self.each(self.check_dial, [()])
         self.check()
-        missing = {case for case in cases if not self.paths.row(*case).exists()}
-        self.run_missing(missing, has_dial)
+        missing = [case for case in cases if not self.paths.row(*case).exists()]
+        self.run_missing(missing, has_dial and not self.paths.dial.exists())
         self.write_page()
         self.check()
 
-    def run_missing(self, missing: set[tuple[str, int]], has_dial: bool) -> None:
-        """Runs rows and seeds that are missing, what they need, and the dial."""
-        incomplete = {row for row, _ in missing}
-        needs_dial = has_dial and not self.paths.dial.exists()
-        made = self.make_all_parts({*map(self.kind_of, incomplete)} | ({"random"} if needs_dial else set()))
-        # Parts that are gone are needed by no complete row.
-        rows = [row for row in self.options.rows if self.kind_of(row) in made or row not in incomplete]
+    def run_missing(self, missing: list[tuple[str, int]], needs_dial: bool) -> None:
+        """Runs rows and seeds that are missing, what they need, and the dial if it is missing."""
+        rows = list(dict.fromkeys(row for row, _ in missing))
+        untuned = {row: self.missing_tuning(row) for row in rows}
+        sources = sorted({source for needed in untuned.values() for source in needed})
+        kinds = {*map(self.kind_of, [*rows, *sources])} | ({"random"} if needs_dial else set())
+        made = self.make_all_parts(kinds)
         # First the rows whose rates and settings others take.
-        first = [row for row in rows if row not in RATE_OF]
-        tuned = {row for (row,) in self.each(self.tune_all, [(row,) for row in first])}
-        rows = [row for row in rows if RATE_OF.get(row, row) not in set(first) - tuned]
+        tuned = self.each(self.tune_all, [(row,) for row in sources if self.kind_of(row) in made])
+        failed = {*sources} - {row for (row,) in tuned}
+        rows = [row for row in rows if self.kind_of(row) in made and not failed & {*untuned[row]}]
         for seed in range(max(map(self.num_seeds, self.options.rows))):
-            self.each(self.train_row, [(row, seed) for row in rows if (row, seed) in missing])
+            self.each(self.train_row, [case for case in missing if case[1] == seed and case[0] in rows])
             # The dial measures the model of this seed.
             if seed == 0 and needs_dial and "random" in made and self.paths.row(BASE, 0).exists():
                 self.each(self.measure_dial, [()])
 
-    def make_all_parts(self, needed: set[str]) -> set[str]:
-        """
-        Makes the parts of the kinds of selection that are needed, and returns the kinds that did not fail. Parts that
-        are there are checked. Those that are gone and whose rows have results are not made again.
-        """
-        needed = needed | {"dynamic"} if needed else needed  # others take its number of codes, rates and settings
-        asked = {"dynamic", *map(self.kind_of, self.options.rows)}
-        kinds = [kind for kind in TOKENIZERS if kind in needed or (kind in asked and self.paths.is_begun(kind))]
-        if needed and "--language_model" not in self.options.row:
+    def make_all_parts(self, kinds: set[str]) -> set[str]:
+        """Makes the parts of kinds of selection, and returns the kinds that did not fail."""
+        kinds = kinds | {"dynamic"} if "fixed" in kinds else kinds  # whose mean number of codes it has
+        if kinds and "--language_model" not in self.options.row:
             self.make_text_tokenizer()
-        made = self.each(self.make_parts, [(kind,) for kind in kinds if kind != "fixed"])
-        if ("dynamic",) in made:  # whose mean number of codes "fixed" has
-            made += self.each(self.make_parts, [(kind,) for kind in kinds if kind == "fixed"])
+        made = self.each(self.make_parts, [(kind,) for kind in TOKENIZERS if kind in kinds - {"fixed"}])
+        if "fixed" in kinds and ("dynamic",) in made:
+            made += self.each(self.make_parts, [("fixed",)])
         return {kind for (kind,) in made}
 
     def check_row(self, row: str, seed: int) -> None:
         """
-        Checks the results of a row before anything is run, or the parts that it is going to have.
+        Checks the results of a row before anything is run, or that they can stand beside the other results.
 
         Raises:
-            ValueError: If its results were made by another recipe, or the other rows of this seed with other parts.
+            ValueError: If results were made by another recipe or without the tuning that is asked for, or if other
+                rows have other budgets, or those of this seed other parts.
         """
         path = self.paths.row(row, seed)
         arguments = self.arguments(row, seed, path)
         if path.exists():
             check_results(path, arguments)
+            self.check_shared_recipes(path)
+            if missing := self.missing_tuning(row):
+                names = ", ".join(missing)
+                raise ValueError(f"{path} was made before {names} was tuned: delete it, or omit --sweep and --trials.")
             return
-        for other in sorted(self.paths.results.glob(f"*-seed{seed}.json")):
-            if read_json(other)["recipe"]["visual_tokenizer"] == self.kind_of(row):
-                check_parts(other, arguments)
+        recipe, parts = describe_recipe(*arguments), fingerprint_parts(arguments[0])
+        for other in sorted(self.paths.results.glob("*-seed[0-9]*.json")):
+            made = read_json(other)
+            self.check_shared_recipes(other)
+            if made["recipe"]["row"] == BASE:
+                check_budgets({BASE: made["recipe"], row: recipe})
+            if made["recipe"]["seed"] == seed:
+                is_like = made["recipe"]["visual_tokenizer"] == recipe["visual_tokenizer"]
+                # Parts of another kind of selection may not have been made yet.
+                made["parts"] = {name: part for name, part in made["parts"].items() if is_like or parts.get(name)}
+                present = {name: parts.get(name) for name in made["parts"]}
+                compare_parts(other, made, recipe, present)
+
+    def check_shared_recipes(self, path: Path) -> None:
+        """Raises a `ValueError` if the parts of the results in `path` were trained by another recipe than now."""
+        for part in OF_A_KIND:
+            made = read_json(path)["parts"].get(f"{part}_recipe")
+            if made not in (None, self.shared_recipe(part)):
+                raise ValueError(
+                    f"The {part} of {path} was trained by another recipe, or with other flags: delete the results, or "
+                    "give the same recipe and flags."
+                )
 
     def each(self, run: Callable[..., None], cases: list[tuple]) -> list[tuple]:
         """Runs all cases, several at a time, and returns those that did not fail."""
@@ -247,12 +266,18 @@ class Study(Parts):
         Checks the dial before anything is run, or the model of the first seed that it is going to measure.
 
         Raises:
-            ValueError: If the dial was made by another recipe, or the pixel decoder is not that of the first seed.
+            ValueError: If the dial was made by another recipe or of another model, or the pixel decoder is not that of
+                the first seed.
             FileNotFoundError: If the first seed has results, and its model is gone.
         """
         path = self.paths.row(BASE, 0)
         model = self.paths.runs / path.stem
         if self.paths.dial.exists():
+            measured, parts = read_json(self.paths.dial)["parts"], read_json(path).get("parts")
+            if measured != parts:
+                raise ValueError(
+                    f"{self.paths.dial} has not measured the model of {path}: delete it to measure again."
+                )
             check_results(self.paths.dial, read_arguments(self.dial_flags()))
             compare_recipes(
                 self.paths.dial, {"flags": read_json(self.paths.dial)["flags"]}, {"flags": self.options.dial}
@@ -274,7 +299,11 @@ class Study(Parts):
         random = folder, self.paths.decoder("random")
         flags = ["--plain", *map(str, plain), "--random", *map(str, random), "--output", str(hidden)]
         self.run("study.dial", [*flags, *self.options.dial])
-        made = {"recipe": describe_recipe(*read_arguments(self.dial_flags())), "flags": self.options.dial}
+        made = {
+            "recipe": describe_recipe(*read_arguments(self.dial_flags())),
+            "flags": self.options.dial,
+            "parts": read_json(self.paths.row(BASE, 0))["parts"],
+        }
         write_json(self.paths.dial, made | read_json(hidden))
 
 

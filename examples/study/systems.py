@@ -15,7 +15,7 @@ from lavit_hf.modeling import LavitVisualTokenizerConfig
 from lavit_hf.training import LavitForCausalLMTrainer, SequenceArguments, freeze_parts
 
 from .adapters import DroppedForCausalLM, LinearForCausalLM, MlpForCausalLM, ResamplerForCausalLM
-from .json_files import compare_recipes, fingerprint, fingerprint_weights
+from .json_files import compare_recipes, fingerprint, fingerprint_weights, read_json
 from .regression import RegressionForCausalLM, RegressionSettings, RegressionSubject, RegressionTrainer
 
 
@@ -192,14 +192,18 @@ def build_system(
 
 def fingerprint_parts(arguments: StudyArguments) -> dict[str, str | None]:
     """
-    Returns the checksums of the parts of a row, whose contents tell more than their paths, and those of the vision
-    tower and of the VAE in them.
+    Returns the checksums of the parts of a row, whose contents tell more than their paths, those of the vision tower
+    and of the VAE in them, and of the recipe that all visual tokenizers, or pixel decoders, are trained by.
     """
     decoder = arguments.image_decoder
-    return {name: fingerprint(getattr(arguments, name)) for name in PARTS} | {
+    found = {name: fingerprint(getattr(arguments, name)) for name in PARTS} | {
         "vision_tower": fingerprint_weights(arguments.visual_tokenizer, "vision_tower"),
         "vae": None if decoder is None else fingerprint(Path(decoder, "vae")),
     }
+    for name in OF_A_KIND:
+        folder = getattr(arguments, name)
+        found[f"{name}_recipe"] = folder and read_json(Path(folder).with_suffix(".json")).get("shared")
+    return found
 
 
 def compare_parts(path: str | Path, made: dict, recipe: dict, parts: dict) -> None:

@@ -118,13 +118,44 @@ class Tuning:
         names = [name for name in found if name == row or TRIALS[name].all_rows]
         return [word for name in names for word in _flag(TRIALS[name].flag, found[name]["best"])]
 
+    def sweep_settings(self) -> dict:
+        return {"steps": self.options.sweep_steps, "rates": list(self.options.rates)}
+
+    def trial_settings(self, row: str) -> dict:
+        return {"steps": self.options.trial_steps, "trials": asdict(TRIALS[row])}
+
+    def is_swept(self, row: str) -> bool:
+        """Whether the learning rate of a row was swept; raises a `ValueError` if it was with other settings."""
+        return self.is_known(self.sweep_file, row, self.sweep_settings())
+
+    def is_tried(self, row: str) -> bool:
+        """Whether the settings of a row were tried; raises a `ValueError` if they were in another way."""
+        return self.is_known(self.trials_file, row, self.trial_settings(row))
+
+    def is_known(self, path: Path, row: str, settings: dict) -> bool:
+        known = read_json(path)
+        if row in known:
+            compare_recipes(path, known[row]["made"], settings, {"parts"})
+        return row in known
+
+    def missing_tuning(self, row: str) -> list[str]:
+        """
+        Returns the rows that are to be tuned for the sake of a row, and are not: the one that it has its learning rate
+        of, and those whose best settings it takes.
+        """
+        source = RATE_OF.get(row, row)
+        missing = {source} if self.options.sweep and not self.is_swept(source) else set()
+        if self.options.trials:
+            wanted = [name for name, trials in TRIALS.items() if name == row or trials.all_rows]
+            missing |= {name for name in wanted if not self.is_tried(name)}
+        return sorted(missing)
+
     def try_settings(self, row: str) -> None:
         """Trains a row for a few steps with each value of its trials, and keeps the one that their task finds best."""
         trials = TRIALS[row]
-        made = {"steps": self.options.trial_steps, "trials": asdict(trials), "parts": self.fingerprints(row)}
-        if row in (known := read_json(self.trials_file)):
-            compare_recipes(self.trials_file, known[row]["made"], made, {"parts"})
+        if self.is_tried(row):
             return
+        made = self.trial_settings(row) | {"parts": self.fingerprints(row)}
         found = {json.dumps(value): self.try_one(row, value) for value in trials.trained}
         best = json.loads(self.choose(found, trials.task))
         if trials.drawn:
@@ -186,11 +217,15 @@ class Tuning:
             write_json(path, read_json(path) | {row: entry})
 
     def tune(self, row: str) -> None:
-        """Trains a row for a few steps with each learning rate, and keeps the one with the least held-out loss."""
-        made = {"steps": self.options.sweep_steps, "rates": list(self.options.rates), "parts": self.fingerprints(row)}
-        if row in (known := read_json(self.sweep_file)):
-            compare_recipes(self.sweep_file, known[row]["made"], made, {"parts"})
+        """
+        Trains a row for a few steps with each learning rate, and keeps the one with the least held-out loss.
+
+        Raises:
+            ValueError: If there is none, since all runs have failed.
+        """
+        if self.is_swept(row):
             return
+        made = self.sweep_settings() | {"parts": self.fingerprints(row)}
         losses, rates = {}, list(self.options.rates)
         while rates:
             rate = rates.pop(0)
@@ -205,8 +240,12 @@ class Tuning:
             losses[rate] = loss if math.isfinite(loss) else math.inf
             best = min(losses, key=lambda rate: losses[rate])
             # A best rate at the end of those that were tried may not be the best one.
-            if not rates and 1 < len(losses) < MAX_RATES:
+            if not rates and 1 < len(losses) < MAX_RATES and math.isfinite(losses[best]):
                 rates = [best / 2] if best == min(losses) else [best * 2] if best == max(losses) else []
+        if not math.isfinite(losses[best]):
+            raise ValueError(
+                f"No learning rate of {', '.join(map(str, losses))} trains {row!r}: see the errors above."
+            )
         shown = {str(rate): loss for rate, loss in sorted(losses.items())}
         entry = {"made": made, "held_out_losses": shown, "best": best}
         self.add(self.sweep_file, row, entry)

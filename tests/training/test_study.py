@@ -203,7 +203,7 @@ class Recorded:
         else:
             arguments = read_arguments(given)
             found = {"recipe": describe_recipe(*arguments), "parts": fingerprint_parts(arguments[0])}
-            write_json(named["results"], found)
+            write_json(named["results"], found | {"row": arguments[0].row, "seed": arguments[3].seed})
 
 
 def test_the_driver_takes_the_best_rate_and_runs_nothing_twice(tmp_path, monkeypatch):
@@ -225,16 +225,48 @@ def test_the_driver_takes_the_best_rate_and_runs_nothing_twice(tmp_path, monkeyp
     with pytest.RaisesGroup(refused, refused):
         Study(options, run).run_all()
     options = parse_options([*command.split(), "--tokenizer", "--max_steps 7"])
-    refused = pytest.RaisesExc(ValueError, match=r"dynamic.json was made with flags=.*max_steps', '7'")
-    with pytest.RaisesGroup(refused):
+    refused = pytest.RaisesExc(ValueError, match="The visual_tokenizer of .*mlp-seed.* was trained by another recipe")
+    with pytest.RaisesGroup(refused, refused):
         Study(options, run).run_all()
-    with pytest.RaisesGroup(pytest.RaisesExc(ValueError, match="sweep.json was made with steps=200, and .* has 100")):
+    options = parse_options([*command.split(), "--rows", "fixed_all", "--decoder", "--max_steps 7"])
+    refused = pytest.RaisesExc(ValueError, match="The image_decoder of .*mlp-seed0.* was trained by another recipe")
+    with pytest.RaisesGroup(refused, refused):  # also beside other kinds of selection
+        Study(options, run).run_all()
+    refused = pytest.RaisesExc(ValueError, match="sweep.json was made with steps=200, and .* has 100")
+    with pytest.RaisesGroup(refused, refused):
         Study(parse_options([*command.split(), "--sweep_steps", "100"]), run).run_all()
     # Complete results need no parts, and may have been made in another folder.
     shutil.rmtree(tmp_path / "runs")
     Study(parse_options([*command.split(), "--runs", f"{tmp_path}/others"]), run).run_all()
     assert run.runs == []
     assert not (tmp_path / "others").exists()
+
+
+def test_results_without_the_tuning_that_is_asked_for_are_refused(tmp_path, monkeypatch):
+    """A row that shares the learning rate of another one tunes that one, and complete results are not tuned later."""
+    for name in ("make_text_tokenizer", "write_page"):
+        monkeypatch.setattr(Study, name, lambda self: None)
+    monkeypatch.setattr(Study, "compute_codes", lambda self, kind: None)
+    run = Recorded({"0.001": 3.0, "0.002": 2.5, "0.004": 2.7, "nan": float("nan")})
+    command = f"--runs {tmp_path}/runs --results {tmp_path}/results --no_dial --num_seeds 1 --rows".split()
+    Study(parse_options([*command, "adapter_linear"]), run).run_all()
+    run.runs.clear()
+    for row in ("adapter_linear", "adapter_mlp"):
+        options = parse_options([*command, "adapter_linear", row, "--sweep"])
+        refused = pytest.RaisesExc(ValueError, match="linear-seed0.json was made before adapter_mlp was tuned")
+        with pytest.RaisesGroup(*[refused] * (1 if row == "adapter_mlp" else 2)):
+            Study(options, run).run_all()
+    assert run.runs == []
+    (tmp_path / "results" / "adapter_linear-seed0.json").unlink()
+    Study(parse_options([*command, "adapter_linear", "--sweep"]), run).run_all()
+    assert list(read_json(tmp_path / "results" / "sweep.json")) == ["adapter_mlp"]
+    made = read_json(tmp_path / "results" / "adapter_linear-seed0.json")["recipe"]
+    assert made["learning_rate"] == 0.002
+    run.losses = dict.fromkeys(run.losses, float("nan"))
+    failed = pytest.RaisesExc(ValueError, match="No learning rate of 0.001, 0.002, 0.004.* trains 'regression'")
+    with pytest.RaisesGroup(failed):
+        Study(parse_options([*command, "regression", "--sweep"]), run).run_all()
+    assert list(read_json(tmp_path / "results" / "sweep.json")) == ["adapter_mlp"]
 
 
 def test_changed_parts_are_refused_before_anything_is_run(results, parts, tmp_path):
@@ -245,6 +277,8 @@ def test_changed_parts_are_refused_before_anything_is_run(results, parts, tmp_pa
     arguments = study.arguments(BASE, 0, tmp_path)
     for name, part in (("tokenizer", study.paths.tokenizer("dynamic")), ("decoder", study.paths.decoder("dynamic"))):
         shutil.copytree(parts / name, part)
+        part_of = {"tokenizer": "visual_tokenizer", "decoder": "image_decoder"}[name]
+        write_json(part.with_suffix(".json"), {"shared": study.shared_recipe(part_of)})
     shutil.copytree(parts / "text", study.paths.text_tokenizer)
     made = results["lavit"] | {"recipe": describe_recipe(*arguments), "parts": fingerprint_parts(arguments[0])}
     assert None not in made["parts"].values()
@@ -268,8 +302,12 @@ def test_changed_parts_are_refused_before_anything_is_run(results, parts, tmp_pa
     with pytest.raises(ValueError, match="lavit-seed0.json was made with image_decoder="):
         study.check_dial()
     recipe = describe_recipe(*read_arguments(study.dial_flags()))
-    write_json(study.paths.dial, {"recipe": recipe, "flags": [], "curves": []})
+    write_json(study.paths.dial, {"recipe": recipe, "flags": [], "curves": [], "parts": made["parts"]})
     study.check_dial()
+    write_json(study.paths.row(BASE, 0), made | {"parts": made["parts"] | {"visual_tokenizer": "trained anew"}})
+    with pytest.raises(ValueError, match=r"dial.json has not measured the model of .*lavit-seed0.json"):
+        study.check_dial()
+    write_json(study.paths.row(BASE, 0), made)
     study.options.dial = ["--num_rows", "7"]
     with pytest.raises(
         ValueError, match=r"dial.json was made with flags=\[\], and the recipe has \['--num_rows', '7'\]"
