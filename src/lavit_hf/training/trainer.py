@@ -87,7 +87,15 @@ class LavitTrainer(Trainer):
         return None
 
     def check_rows(self, *rows) -> None:
-        """Raises a `ValueError` if rows have precomputed codes of another visual tokenizer, see [`check_codebook`]."""
+        """
+        Checks that precomputed codes belong to the model.
+
+        Args:
+            rows ([`RowDataset`] or [`RowStream`], *optional*): The rows, as [`check_codebook`] takes them.
+
+        Raises:
+            ValueError: If rows have codes of another visual tokenizer.
+        """
         if self.codebook is not None:
             check_codebook(self.codebook, *rows)
 
