@@ -139,14 +139,14 @@ class Parts(Tuning):
             "visual_tokenizer": (options.tokenizer_recipe, options.tokenizer),
             "image_decoder": (options.decoder_recipe, options.decoder),
         }[part]
-        text = Path(path).read_text(encoding="utf-8") if path else ""
-        return hashlib.sha256(json.dumps([text, options.common, own]).encode()).hexdigest()[:16]
+        recipe = _read_recipe(path) if path else {}
+        return hashlib.sha256(json.dumps([recipe, options.common, own]).encode()).hexdigest()[:16]
 
     def train_part(self, module: str, folder: Path, flags: list[str], shared: str) -> None:
         """Trains a part that is missing."""
         contents = [Path(flag).read_text(encoding="utf-8") for flag in flags[:1] if not flag.startswith("--")]
-        recipe = {"module": module, "flags": flags, "recipe": contents, "parts": _given_parts(flags, contents)}
-        recipe["shared"] = shared
+        recipe = {"module": module, "flags": flags, "recipe": contents, "shared": shared}
+        recipe["parts"] = _given_parts(flags, contents)
         keep_recipe(folder.with_suffix(".json"), recipe)
         if not (folder / "README.md").exists():
             self.run(module, flags)
