@@ -273,15 +273,13 @@ class Study(Parts):
         path = self.paths.row(BASE, 0)
         model = self.paths.runs / path.stem
         if self.paths.dial.exists():
-            measured, parts = read_json(self.paths.dial)["parts"], read_json(path).get("parts")
-            if measured != parts:
+            dial = read_json(self.paths.dial)
+            if dial["parts"] != read_json(path).get("parts"):
                 raise ValueError(
                     f"{self.paths.dial} has not measured the model of {path}: delete it to measure again."
                 )
             check_results(self.paths.dial, read_arguments(self.dial_flags()))
-            compare_recipes(
-                self.paths.dial, {"flags": read_json(self.paths.dial)["flags"]}, {"flags": self.options.dial}
-            )
+            compare_recipes(self.paths.dial, {"flags": dial["flags"]}, {"flags": self.options.dial})
         elif path.exists():
             if not (model / "config.json").exists():
                 raise FileNotFoundError(

@@ -212,7 +212,7 @@ def compare_parts(path: str | Path, made: dict, recipe: dict, parts: dict) -> No
     tokenizers share the rest.
 
     Args:
-        path (`str` or `Path`): What is made, for the message.
+        path (`str` or `Path`): The name of the result in the message.
         made (`dict`): The result, with its recipe and parts.
         recipe (`dict`): The recipe of the other row.
         parts (`dict`): The checksums of its parts.
@@ -226,8 +226,8 @@ def compare_parts(path: str | Path, made: dict, recipe: dict, parts: dict) -> No
 
 def describe_recipe(arguments: StudyArguments, sequences: SequenceArguments, data, args) -> dict:
     """
-    Returns the recipe of a run in plain values: all that the outcome depends on. Of a part, it has the name of its
-    folder, which tells its kind wherever the folder lies.
+    Returns the recipe of a run in plain values: all that the outcome depends on. A part is named by its folder
+    alone, which tells its kind wherever the folder lies.
     """
     names = (
         *("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "weight_decay"),

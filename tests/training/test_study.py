@@ -352,7 +352,7 @@ def test_a_row_that_fails_stops_no_other(tmp_path, monkeypatch):
     record = Recorded({"0.001": float("nan"), "0.002": 2.5, "0.004": 2.4, "0.008": 2.6})
 
     def run(module: str, given: list[str], jobs: int) -> None:
-        # What is run alone has all cores: the parts, and the sweep of the one row that others take the rate of.
+        # A case that is run alone has all cores: the parts, and the sweep of the row that others take the rate of.
         assert jobs == (2 if module == "study.train" and "only_loss" not in " ".join(given) else 1)
         if given[0].endswith("adapter_linear.yaml"):
             raise RuntimeError("a fault")
