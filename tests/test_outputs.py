@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -145,8 +145,12 @@ def test_an_interrupt(seconds, here):
     assert running.stderr
     assert any("small model" in line for line in running.stderr)
     time.sleep(seconds)
-    os.kill(running.pid, signal.SIGINT)
-    _, error = running.communicate(timeout=120)
+    # Code in C that calls Python and clears the error may lose an interrupt, and a user presses Ctrl-C again.
+    for timeout in (15, 15, 120):
+        os.kill(running.pid, signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            _, error = running.communicate(timeout=timeout)
+            break
     assert running.returncode == 130
     assert error.splitlines()[-1].endswith("lavit-hf: interrupted")
     assert "Traceback" not in error
