@@ -33,6 +33,7 @@ TOY = {
     "precompute_codes": "--hidden-size 32 --vision-layers 1 --merger-layers 1 --image-size 32 --image-file-size 64 48 "
     "--num-images 4 --batch-sizes 1 --num-workers 0 --repeats 1 --num-rows 4 --rows-per-shard 4 --processes 1 2 "
     "--plot PLOT",
+    "precomputed_features": "--batch-size 1 --runs 1 --vision-layers 1 --merger-layers 1",
     "quantization": "--hidden-size 320 --layers 1 --num-codes 2 --half 35MB",
     "tokenizer": "--batch-size 1 --runs 1 --vision-layers 1 --merger-layers 1",
     "training": "--stages vision_tower --steps 16 --rows 16 --batch-size 2",
