@@ -58,7 +58,19 @@ SCENE = [
 )
 def test_judge(caption, objects, places, sizes, everything):
     outcome = judge(parse_caption(caption), SCENE)
+    each_object = outcome.pop("each_object")
     assert outcome == {"objects": objects, "places": places, "sizes": sizes, "everything": everything}
+    assert 0 <= each_object <= 1
+    assert each_object == 1 or not everything
+
+
+def test_each_object_counts_on_its_own():
+    red, blue = DescribedObject("circle", "red", "large"), DescribedObject("square", "blue")
+    assert judge([red, blue], SCENE[:0])["each_object"] == 0
+    there = [DescribedObject("square", "blue", "small", "top"), DescribedObject("circle", "red", "small", "left")]
+    assert judge([red, blue], there)["each_object"] == 0.5
+    assert judge([blue, blue], there)["each_object"] == 0.5
+    assert (judge([], there)["each_object"], judge([], [])["each_object"]) == (0, 1)
 
 
 def test_a_malformed_drawing_is_wrong():
@@ -76,6 +88,8 @@ def test_captions(rows):
     for name in JUDGEMENTS:
         assert metrics[name].value == 1
         assert metrics[name].baselines["unrelated"] <= 0.05
+    assert metrics["each_object"].value == 1
+    assert metrics["each_object"].baselines["unrelated"] < 0.3
     assert 0 < metrics["sizes"].count <= metrics["places"].count < metrics["everything"].count == len(rows)
     assert set(score_captions(captions, [[caption] for caption in captions])) == {"cider"}
 

@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..data.shapes import scene_matches
+from ..data.shapes import match_objects, scene_matches
 from .metrics import Metric, rate, shift
 
 
@@ -15,6 +15,7 @@ JUDGEMENTS = {
     "sizes": ("shape", "color", "size"),
     "everything": ("shape", "color", "place", "size"),
 }
+EACH_OBJECT = "each_object"
 
 
 def is_scene(value: Any) -> bool:
@@ -22,7 +23,7 @@ def is_scene(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, dict) and "shape" in item for item in value)
 
 
-def judge(stated: Sequence, found: Sequence) -> dict[str, bool | None]:
+def judge(stated: Sequence, found: Sequence) -> dict[str, float | None]:
     """
     Judges whether stated objects are there. An object has a `shape`, `color`, `size` and `place`, as attributes or as
     the keys of a dictionary.
@@ -32,25 +33,27 @@ def judge(stated: Sequence, found: Sequence) -> dict[str, bool | None]:
         found (`list`): The objects of a scene, or those that `read_scene` finds in an image.
 
     Returns:
-        `dict[str, bool]`: `objects`: whether all shapes and colors are right and no object is missing or added.
+        `dict[str, float]`: `objects`: whether all shapes and colors are right and no object is missing or added.
         `places`, `sizes`: whether these are right as well, or `None` if no object states any. `everything`: whether
-        all that is stated is right.
+        all that is stated is right. `each_object`: the share of stated objects that are there with all that is stated
+        of them. Where nothing is stated, it is 1 if nothing is there, and 0 otherwise.
     """
     values = [item if isinstance(item, dict) else vars(item) for item in stated]
     if any(item["color"] is None for item in values):  # a description without a color is wrong
-        return dict.fromkeys(JUDGEMENTS, False)
-    outcomes: dict[str, bool | None] = {
+        return dict.fromkeys((*JUDGEMENTS, EACH_OBJECT), False)
+    outcomes: dict[str, float | None] = {
         name: scene_matches(stated, found, fields) for name, fields in JUDGEMENTS.items()
     }
     for name in ("places", "sizes"):
         if all(item[JUDGEMENTS[name][-1]] is None for item in values):
             outcomes[name] = None
-    return outcomes
+    matched = match_objects(stated, found, JUDGEMENTS["everything"])
+    return outcomes | {EACH_OBJECT: matched / len(stated) if stated else float(not found)}
 
 
 def scene_metrics(stated: Sequence, found: Sequence, **baselines: Sequence) -> dict[str, Metric | None]:
     """
-    Computes the share of cases that are right, for each judgement of [`judge`].
+    Computes the mean over cases of each judgement of [`judge`].
 
     Args:
         stated (`list`): The stated objects of each case.
@@ -68,5 +71,5 @@ def scene_metrics(stated: Sequence, found: Sequence, **baselines: Sequence) -> d
             [outcome[name] for outcome in own],
             **{other: [outcome[name] for outcome in outcomes] for other, outcomes in judged.items()},
         )
-        for name in JUDGEMENTS
+        for name in (*JUDGEMENTS, EACH_OBJECT)
     }
