@@ -93,8 +93,13 @@ def load_components(arguments: ModelArguments) -> tuple[LavitImageDecoderPipelin
     return new_image_decoder(stage_one, unet, vae, scheduler), stage_one.visual_tokenizer
 
 
-def main():
-    model_args, data, args = parse_recipe(ModelArguments, DataArguments, TrainingArguments)
+def train(
+    model_args: ModelArguments,
+    data: DataArguments,
+    args: TrainingArguments,
+    model_class: type[LavitImageDecoderForTraining] = LavitImageDecoderForTraining,
+) -> None:
+    """Trains a pixel decoder with the loss of a `model_class`, and saves it."""
     set_seed(args.seed)
     pipeline, tokenizer = load_components(model_args)
     pipeline.register_to_config(
@@ -102,7 +107,7 @@ def main():
     )
     if model_args.attn_implementation == "eager":
         pipeline.unet.set_attn_processor(AttnProcessor())
-    model = LavitImageDecoderForTraining(
+    model = model_class(
         pipeline,
         tokenizer,
         condition_dropout=model_args.condition_dropout,
@@ -158,6 +163,10 @@ def main():
             dataset=data,
             trainer=trainer,
         )
+
+
+def main():
+    train(*parse_recipe(ModelArguments, DataArguments, TrainingArguments))
 
 
 if __name__ == "__main__":

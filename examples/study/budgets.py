@@ -11,17 +11,17 @@ EQUAL = "lavit_text_only_equal"
 ROWS: dict[str, tuple[str, ...]] = {
     "lavit": (),
     "lavit_text_only": ("system",),
-    EQUAL: ("system", "max_steps"),
+    EQUAL: ("system", "per_device_train_batch_size"),
     "adapter_linear": ("system", "num_codes"),
     "adapter_mlp": ("system", "num_codes"),
     "adapter_resampler": ("system", "num_codes"),
-    "regression": ("system", "regression"),
+    "regression": ("system", "regression", "image_decoder"),
     "fixed_all": ("visual_tokenizer", "image_decoder"),
     "fixed_k": ("visual_tokenizer", "image_decoder"),
     "dynamic_dropped": ("system", "visual_tokenizer", "image_decoder"),
     "discrete_input": ("image_inputs", "freeze_parts"),
 }
-# The names and places of a run, and the learning rate, which is tuned alike for all rows.
+# The names and places of a run, its seed and tasks, and the learning rate, which is tuned alike for all rows.
 OWN = ("row", "output_dir", "results", "codes", "learning_rate", "seed", "tasks")
 
 

@@ -10,26 +10,28 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
+from transformers.trainer import TRAINER_STATE_NAME
 
-from lavit_hf.publishing.files import replacing_file
+from lavit_hf.publishing import files
 
 
 def read_json(path: str | Path) -> dict:
     """Reads a JSON file, or returns {} if there is none."""
-    return json.loads(Path(path).read_text(encoding="utf-8")) if Path(path).is_file() else {}
+    return files.read_json(Path(path)) if Path(path).is_file() else {}
 
 
 def write_json(path: str | Path, values: dict) -> None:
     """Writes a file completely or not at all."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with replacing_file(Path(path)) as hidden:
+    with files.replacing_file(Path(path)) as hidden:
         hidden.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextmanager
-def only_process(folder: Path) -> Iterator[None]:
+def only_process(folder: Path) -> Iterator[int]:
     """
-    A context in which no other process works in a folder.
+    A context in which no other process works in a folder. Its value is a file descriptor: processes that inherit it
+    keep others out until they end, also if they are left running.
 
     Raises:
         RuntimeError: If another process does, such as one that was left running.
@@ -39,13 +41,22 @@ def only_process(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RuntimeError(f"Another process is training in {folder}.") from error
-        yield
+            raise RuntimeError(f"Another process works in {folder}.") from error
+        yield file.fileno()
 
 
-def compare_recipes(path: str | Path, made: dict, now: dict, ignored: Iterable[str] = ()) -> None:
+def compare_recipes(
+    path: str | Path, made: dict, now: dict, ignored: Iterable[str] = (), made_there: str = "what belongs to it"
+) -> None:
     """
-    Checks that what is at `path` was made by the recipe of now.
+    Checks that what is at `path` was made by the recipe that is given now.
+
+    Args:
+        path (`str` or `Path`): The file with the recipe or the results.
+        made (`dict`): The recipe that they were made by.
+        now (`dict`): The recipe that is given.
+        ignored (`Iterable[str]`, *optional*): The names whose values may differ.
+        made_there (`str`, *optional*): What has to be deleted beside the file, for the message.
 
     Raises:
         ValueError: If a value differs. The message has its name and both values.
@@ -55,30 +66,40 @@ def compare_recipes(path: str | Path, made: dict, now: dict, ignored: Iterable[s
         if made.get(name) != now.get(name) and name not in ignored:
             raise ValueError(
                 f"{path} was made with {name}={made.get(name)!r}, and the recipe has {now.get(name)!r}: delete the "
-                "file and what belongs to it to run it again."
+                f"file and {made_there} to run it again."
             )
 
 
-def keep_recipe(path: str | Path, recipe: dict, ignored: Iterable[str] = ()) -> dict:
+def keep_recipe(path: str | Path, folder: str | Path, recipe: dict, ignored: Iterable[str] = ()) -> None:
     """
-    Writes the recipe of what a folder is going to have, so that nothing is resumed or reused with another one. Returns
-    the recipe.
+    Writes the recipe of what a folder is going to have, so that nothing is resumed or reused with another one.
+
+    Args:
+        path (`str` or `Path`): The file of the recipe, in the folder or beside it.
+        folder (`str` or `Path`): The folder.
+        recipe (`dict`): The recipe.
+        ignored (`Iterable[str]`, *optional*): The names whose values may differ.
 
     Raises:
-        ValueError: If the folder has been begun with another recipe.
+        ValueError: If the folder has been begun with another recipe, or with one that is not known.
     """
+    path, folder = Path(path), Path(folder)
     if made := read_json(path):
-        compare_recipes(path, made, recipe, ignored)
-    else:
-        write_json(path, recipe)
-    return recipe
+        compare_recipes(path, made, recipe, ignored, f"the folder {folder}")
+        return
+    if any(child.suffix in (".safetensors", ".md") or child.name.startswith("checkpoint-") for child in _list(folder)):
+        raise ValueError(f"{folder} has a training whose recipe, {path}, is gone: delete the folder to train anew.")
+    write_json(path, recipe)
+
+
+def _list(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def fingerprint(folder: str | Path | None) -> str | None:
-    """Returns a checksum of the weights and vocabularies in a local folder, or None if there are none."""
+    """Returns a checksum of the weights, settings and vocabularies in a local folder, or None if there are none."""
     paths = [] if folder is None else sorted(Path(folder).rglob("*"))
-    names = ("tokenizer.json", "config.json")
-    paths = [path for path in paths if path.name in names or path.suffix == ".safetensors"]
+    paths = [path for path in paths if path.suffix in (".json", ".safetensors") and path.name != TRAINER_STATE_NAME]
     # Checkpoints of a training are no part of its result.
     paths = [path for path in paths if not path.relative_to(folder).parts[0].startswith("checkpoint-")]
     found = hashlib.sha256()

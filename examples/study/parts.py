@@ -4,7 +4,6 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -30,7 +29,11 @@ TOKENIZERS = {
     "dropped": ["--drop_patches", "true"],
     "random": ["--random_budgets", "true"],
 }
-NUM_COUNTED_IMAGES = 512  # of which the mean number of codes is taken
+VECTORS = "vectors"  # the kind of the pixel decoder that takes the vectors of the dynamic visual tokenizer
+GIVEN_PARTS = ("vision_tower", "vae", "visual_tokenizer")
+NUM_COUNTED_IMAGES = 512  # images whose mean number of codes is taken
+# Arguments of sequences that the text tokenizer does not depend on.
+NOT_TEXT = ("num_eval_rows", "eval_split", "supervise_images", "supervise_prompts", "image_inputs", "broken_images")
 
 
 @dataclass(frozen=True)
@@ -78,23 +81,29 @@ class Parts(Tuning):
     paths: Paths
 
     def make_parts(self, kind: str) -> None:
-        """Trains a visual tokenizer, precomputes the codes of all rows, and trains a pixel decoder on them."""
-        self.train_tokenizer(kind)
-        with self.lock:  # it uses all cores
-            self.compute_codes(kind)
+        """
+        Trains a visual tokenizer, precomputes the codes of all rows, and trains a pixel decoder on them. The kind
+        `VECTORS`, whose visual tokenizer is there already, trains a pixel decoder on its vectors.
+        """
+        if kind != VECTORS:
+            self.train_tokenizer(kind)
+            with self.lock:  # it uses all cores
+                self.compute_codes(kind)
         self.train_decoder(kind)
 
     def make_text_tokenizer(self) -> None:
         """Trains the text tokenizer of all rows on the sequences of LaVIT, which have all kinds of text."""
-        study, sequences, data, args = self.arguments(BASE, 0, self.paths.runs / "unused")
+        study, sequences, data, args = self.arguments(BASE)
+        folder = self.paths.text_tokenizer
         recipe = {name: str(value) for name, value in {**vars(data), **vars(sequences)}.items()}
-        keep_recipe(self.paths.text_tokenizer.with_suffix(".json"), recipe | {"size": study.text_vocab_size})
-        if (self.paths.text_tokenizer / "tokenizer_config.json").exists():
+        recipe |= {"size": study.text_vocab_size, "lowercase": study.lowercase}
+        keep_recipe(folder.with_suffix(".json"), folder, recipe, NOT_TEXT)
+        if (folder / "tokenizer_config.json").exists():
             return
         rows, _ = load_mixture(data, sequences, args)
-        tokenizer = train_text_tokenizer(list_texts(rows), study.text_vocab_size, lowercase=True)
-        with replacing(self.paths.text_tokenizer) as folder:
-            tokenizer.save_pretrained(folder)
+        tokenizer = train_text_tokenizer(list_texts(rows), study.text_vocab_size, study.lowercase)
+        with replacing(folder) as hidden:
+            tokenizer.save_pretrained(hidden)
 
     def shipped_part(self, recipe: str, name: str) -> list[str]:
         """
@@ -124,13 +133,15 @@ class Parts(Tuning):
         self.train_part("study.train_tokenizer", folder, flags, self.shared_recipe("visual_tokenizer"))
 
     def train_decoder(self, kind: str) -> None:
-        options, folder, tokenizer = self.options, self.paths.decoder(kind), self.paths.tokenizer(kind)
+        options, folder = self.options, self.paths.decoder(kind)
+        tokenizer = self.paths.tokenizer("dynamic" if kind == VECTORS else kind)
         flags = [*_recipe(options.decoder_recipe), "--visual_tokenizer", str(tokenizer), "--output_dir", str(folder)]
         flags += self.shipped_part(options.decoder_recipe, "vae")
         flags += [*options.common, *options.decoder]
-        if not options.no_codes:  # so that the visual tokenizer need not run in each step
+        if kind != VECTORS and not options.no_codes:  # so that the visual tokenizer need not run in each step
             flags += ["--dataset_name", str(self.paths.codes(kind))]
-        self.train_part("train_image_decoder", folder, flags, self.shared_recipe("image_decoder"))
+        module = "study.train_vector_decoder" if kind == VECTORS else "train_image_decoder"
+        self.train_part(module, folder, flags, self.shared_recipe("image_decoder"))
 
     def shared_recipe(self, part: str) -> str:
         """Returns a checksum of what all visual tokenizers, or pixel decoders, of the study are trained by."""
@@ -144,12 +155,27 @@ class Parts(Tuning):
 
     def train_part(self, module: str, folder: Path, flags: list[str], shared: str) -> None:
         """Trains a part that is missing."""
-        contents = [Path(flag).read_text(encoding="utf-8") for flag in flags[:1] if not flag.startswith("--")]
-        recipe = {"module": module, "flags": flags, "recipe": contents, "shared": shared}
-        recipe["parts"] = _given_parts(flags, contents)
-        keep_recipe(folder.with_suffix(".json"), recipe)
+        recipe = _merge_flags(flags)
+        made = {name: fingerprint(recipe.pop(name)) for name in GIVEN_PARTS if name in recipe}
+        for name in ("output_dir", "dataset_name"):  # the latter may be a folder of the study
+            recipe[name] = Path(str(recipe.get(name))).name
+        recipe |= {"module": module, "shared": shared, "parts": made}
+        keep_recipe(folder.with_suffix(".json"), folder, recipe)
         if not (folder / "README.md").exists():
             self.run(module, flags)
+
+    def check_codes(self) -> None:
+        """Raises a `ValueError` if the codes of the dataset cannot be precomputed, before anything is run."""
+        data = self.arguments(BASE)[2]
+        splits = [str(split).partition("[")[0] for split in (data.train_split, data.eval_split)]
+        whole = splits == [data.train_split, data.eval_split] and len({*splits}) == 2
+        if self.options.no_codes or (whole and data.data_dir is None and data.dataset_config_name is None):
+            return
+        raise ValueError(
+            "Codes are precomputed for whole splits of a dataset in one place, got "
+            f"train_split={data.train_split!r}, eval_split={data.eval_split!r}, data_dir={data.data_dir!r} and "
+            f"dataset_config_name={data.dataset_config_name!r}: give --no_codes."
+        )
 
     def compute_codes(self, kind: str) -> None:
         """
@@ -160,7 +186,7 @@ class Parts(Tuning):
             return
         tokenizer = LavitVisualTokenizer.from_pretrained(self.paths.tokenizer(kind))
         processor = AutoImageProcessor.from_pretrained(self.paths.tokenizer(kind))
-        _, sequences, data, _ = self.arguments(BASE, 0, self.paths.runs / "unused")
+        _, sequences, data, _ = self.arguments(BASE)
         for rows in filter(None, data.load()):
             columns = [
                 name for name in (data.image_column, sequences.edited_image_column) if name in rows.column_names
@@ -168,10 +194,10 @@ class Parts(Tuning):
             precompute_codes(rows, self.paths.codes(kind), tokenizer, processor, image_columns=columns)
 
     def mean_codes(self) -> int:
-        """Returns the mean number of codes of the dynamic visual tokenizer, rounded, over held-out images."""
+        """Returns the mean number of codes of the dynamic visual tokenizer, rounded, over images of the training."""
         folder = self.paths.tokenizer("dynamic")
-        _, _, data, _ = self.arguments(BASE, 0, self.paths.runs / "unused")
-        _, rows = data.load_images()
+        _, _, data, _ = self.arguments(BASE)
+        rows, _ = data.load_images()
         images = [rows[index][data.image_column] for index in range(min(NUM_COUNTED_IMAGES, len(rows)))]
         pixel_values = AutoImageProcessor.from_pretrained(folder)(images, return_tensors="pt")["pixel_values"]
         tokens = LavitVisualTokenizer.from_pretrained(folder).tokenize_images(pixel_values)
@@ -186,8 +212,13 @@ def _read_recipe(path: str) -> dict:
     return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
 
 
-def _given_parts(flags: list[str], contents: list[str]) -> dict[str, str | None]:
-    """Returns the checksums of the parts that a recipe and flags name."""
-    named = yaml.safe_load(contents[0]) if contents else {}
-    named |= {name.removeprefix("--"): value for name, value in pairwise(flags) if name.startswith("--")}
-    return {name: fingerprint(named[name]) for name in ("vision_tower", "vae", "visual_tokenizer") if name in named}
+def _merge_flags(flags: list[str]) -> dict:
+    """Returns the recipe that flags begin with, with the values of the flags after it."""
+    recipe = _read_recipe(flags[0]) if not flags[0].startswith("--") else {}
+    given: dict[str, list[str]] = {}
+    for word in flags:
+        if word.startswith("--"):
+            values = given[word.removeprefix("--")] = []
+        elif given:
+            values.append(word)
+    return recipe | {name: values[0] if len(values) == 1 else values for name, values in given.items()}

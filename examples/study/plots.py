@@ -12,7 +12,7 @@ matplotlib.use("Agg")  # draws into files
 from matplotlib import pyplot as plt  # noqa: E402
 
 
-SHOWN = ("captions", "questions", "drawing", "edits")
+SHOWN = ("captions", "questions", "drawn objects", "edited objects")
 DIALS = ("PSNR", "reconstruction", "captions", "questions")
 
 

@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Lock
 
@@ -26,15 +26,15 @@ sys.path.insert(0, str(EXAMPLES))  # where the scripts are that the stages run
 
 from study import report  # noqa: E402
 from study.budgets import BASE, EQUAL, ROWS, check_budgets  # noqa: E402
-from study.json_files import compare_recipes, read_json, write_json  # noqa: E402
-from study.parts import TOKENIZERS, Parts, Paths  # noqa: E402
+from study.json_files import compare_recipes, only_process, read_json, write_json  # noqa: E402
+from study.parts import TOKENIZERS, VECTORS, Parts, Paths  # noqa: E402
 from study.systems import OF_A_KIND, READING, compare_parts, describe_recipe, fingerprint_parts  # noqa: E402
-from study.train import read_arguments  # noqa: E402
-from study.tuning import RATES, TRIALS, check_parts, check_results  # noqa: E402
+from study.train import name_columns, read_arguments  # noqa: E402
+from study.tuning import RATE_OF, RATES, TRIALS, check_parts, check_results  # noqa: E402
 
 
 STUDY = EXAMPLES / "study"
-MORE_SEEDS = ("lavit", "regression", "lavit_text_only")  # which the main claims compare
+MORE_SEEDS = ("lavit", "regression", "lavit_text_only")  # the rows of the main claims
 
 
 def parse_options(flags: list[str] | None = None) -> argparse.Namespace:
@@ -46,7 +46,7 @@ def parse_options(flags: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num_seeds", type=int, help="seeds of each row. Default: 2, and 3 for the main rows")
     parser.add_argument("--sweep", action="store_true", help="choose each row's learning rate by a sweep")
     parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="learning rates of the sweep")
-    parser.add_argument("--sweep_steps", type=int, default=200, help="steps of each run of the sweep")
+    parser.add_argument("--sweep_steps", type=int, default=300, help="steps of each run of the sweep")
     parser.add_argument("--trials", action="store_true", help="try several settings of the rivals in TRIALS")
     parser.add_argument("--trial_steps", type=int, default=300, help="steps of each trial")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, which share the processor's cores")
@@ -59,9 +59,11 @@ def parse_options(flags: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(flags)
 
 
-def run_module(module: str, flags: list[str], jobs: int = 1) -> None:
+def run_module(module: str, flags: list[str], jobs: int = 1, lock: int | None = None) -> None:
     """
-    Runs a script of the examples in a process of its own, one of several `jobs` that share the cores.
+    Runs a script of the examples in a process of its own, one of several `jobs` that share the cores. The process
+    holds the `lock`, a file descriptor, so that no other driver works in the same folder until it ends, even if this
+    driver is killed.
 
     Raises:
         subprocess.CalledProcessError: If it fails.
@@ -69,7 +71,8 @@ def run_module(module: str, flags: list[str], jobs: int = 1) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(EXAMPLES), os.environ.get("PYTHONPATH", "")])}
     if jobs > 1:
         environment["OMP_NUM_THREADS"] = str(max(len(os.sched_getaffinity(0)) // jobs, 1))
-    subprocess.run([sys.executable, "-m", module, *flags], env=environment, check=True)
+    held = () if lock is None else (lock,)
+    subprocess.run([sys.executable, "-m", module, *flags], env=environment, check=True, pass_fds=held)
 
 
 class Study(Parts):
@@ -84,6 +87,7 @@ class Study(Parts):
     def __init__(self, options: argparse.Namespace, run=run_module):
         self.options = options
         self.run_module, self.jobs = run, 1
+        self.folder_lock: int | None = None
         self.lock = Lock()  # of files that several jobs write
         self.errors: list[Exception] = []
         self.paths = Paths(options.runs, options.results)
@@ -93,7 +97,7 @@ class Study(Parts):
         check_budgets(self.recipes)
 
     def run(self, module: str, flags: list[str]) -> None:
-        self.run_module(module, flags, self.jobs)
+        self.run_module(module, flags, self.jobs, self.folder_lock)
 
     def run_all(self) -> None:
         """
@@ -102,6 +106,8 @@ class Study(Parts):
         Raises:
             ExceptionGroup: If rows have failed, or if results were made by another recipe or with other parts. These
                 are found before anything is run.
+            ValueError: If codes cannot be precomputed for the dataset.
+            RuntimeError: If another process works in the same folder.
         """
         cases = [(row, seed) for row in self.options.rows for seed in range(self.num_seeds(row))]
         report.load_results(self.options.results)
@@ -111,7 +117,11 @@ class Study(Parts):
             self.each(self.check_dial, [()])
         self.check()
         missing = [case for case in cases if not self.paths.row(*case).exists()]
-        self.run_missing(missing, has_dial and not self.paths.dial.exists())
+        needs_dial = has_dial and not self.paths.dial.exists()
+        if missing or needs_dial:
+            self.check_codes()
+            with only_process(self.options.runs) as self.folder_lock:
+                self.run_missing(missing, needs_dial)
         self.write_page()
         self.check()
 
@@ -120,12 +130,15 @@ class Study(Parts):
         rows = list(dict.fromkeys(row for row, _ in missing))
         untuned = {row: self.missing_tuning(row) for row in rows}
         sources = sorted({source for needed in untuned.values() for source in needed})
-        kinds = {*map(self.kind_of, [*rows, *sources])} | ({"random"} if needs_dial else set())
+        kinds = set().union(*map(self.kinds_of, [*rows, *sources]), {"random"} if needs_dial else set())
         made = self.make_all_parts(kinds)
-        # First the rows whose rates and settings others take.
-        tuned = self.each(self.tune_all, [(row,) for row in sources if self.kind_of(row) in made])
-        failed = {*sources} - {row for (row,) in tuned}
-        rows = [row for row in rows if self.kind_of(row) in made and not failed & {*untuned[row]}]
+        # First the rows whose settings all others take, then those whose rates others take.
+        sources = [row for row in sources if self.kinds_of(row) <= made]
+        first = [row for row in sources if row in TRIALS and TRIALS[row].all_rows]
+        tuned = self.each(self.tune_all, [(row,) for row in first])
+        tuned += self.each(self.tune_all, [(row,) for row in sources if row not in first])
+        done = {row for (row,) in tuned}
+        rows = [row for row in rows if self.kinds_of(row) <= made and done.issuperset(untuned[row])]
         for seed in range(max(map(self.num_seeds, self.options.rows))):
             self.each(self.train_row, [case for case in missing if case[1] == seed and case[0] in rows])
             # The dial measures the model of this seed.
@@ -134,12 +147,13 @@ class Study(Parts):
 
     def make_all_parts(self, kinds: set[str]) -> set[str]:
         """Makes the parts of kinds of selection, and returns the kinds that did not fail."""
-        kinds = kinds | {"dynamic"} if "fixed" in kinds else kinds  # whose mean number of codes it has
+        late = kinds & {"fixed", VECTORS}  # the first has the mean number of codes of the dynamic visual tokenizer
+        kinds = kinds | {"dynamic"} if late else kinds
         if kinds and "--language_model" not in self.options.row:
             self.make_text_tokenizer()
-        made = self.each(self.make_parts, [(kind,) for kind in TOKENIZERS if kind in kinds - {"fixed"}])
-        if "fixed" in kinds and ("dynamic",) in made:
-            made += self.each(self.make_parts, [("fixed",)])
+        made = self.each(self.make_parts, [(kind,) for kind in TOKENIZERS if kind in kinds - late])
+        if ("dynamic",) in made:
+            made += self.each(self.make_parts, [(kind,) for kind in sorted(late)])
         return {kind for (kind,) in made}
 
     def check_row(self, row: str, seed: int) -> None:
@@ -151,7 +165,7 @@ class Study(Parts):
                 rows have other budgets, or those of this seed other parts.
         """
         path = self.paths.row(row, seed)
-        arguments = self.arguments(row, seed, path)
+        arguments = self.arguments(row, seed=seed)
         if path.exists():
             check_results(path, arguments)
             self.check_shared_recipes(path)
@@ -160,26 +174,30 @@ class Study(Parts):
                 raise ValueError(f"{path} was made before {names} was tuned: delete it, or omit --sweep and --trials.")
             return
         recipe, parts = describe_recipe(*arguments), fingerprint_parts(arguments[0])
-        for other in sorted(self.paths.results.glob("*-seed[0-9]*.json")):
+        for other in self.all_results():
             made = read_json(other)
             self.check_shared_recipes(other)
             if made["recipe"]["row"] == BASE:
                 check_budgets({BASE: made["recipe"], row: recipe})
             if made["recipe"]["seed"] == seed:
-                is_like = made["recipe"]["visual_tokenizer"] == recipe["visual_tokenizer"]
-                # Parts of another kind of selection may not have been made yet.
+                is_like = all(made["recipe"].get(part) == recipe.get(part) for part in OF_A_KIND)
+                # Parts of another kind may not have been made yet.
                 made["parts"] = {name: part for name, part in made["parts"].items() if is_like or parts.get(name)}
                 present = {name: parts.get(name) for name in made["parts"]}
                 compare_parts(other, made, recipe, present)
 
+    def all_results(self) -> list[Path]:
+        """Returns the results of all rows and seeds that are there."""
+        return [path for row in ROWS for path in sorted(self.paths.results.glob(f"{row}-seed[0-9]*.json"))]
+
     def check_shared_recipes(self, path: Path) -> None:
         """Raises a `ValueError` if the parts of the results in `path` were trained by another recipe than now."""
         for part in OF_A_KIND:
-            made = read_json(path)["parts"].get(f"{part}_recipe")
-            if made not in (None, self.shared_recipe(part)):
+            made, now = read_json(path)["parts"].get(f"{part}_recipe"), self.shared_recipe(part)
+            if made not in (None, now):
                 raise ValueError(
-                    f"The {part} of {path} was trained by another recipe, or with other flags: delete the results, or "
-                    "give the same recipe and flags."
+                    f"The {part} of {path} was trained by another recipe, or with other flags (checksum {made}, now "
+                    f"{now}): delete the results, or give the same recipe and flags."
                 )
 
     def each(self, run: Callable[..., None], cases: list[tuple]) -> list[tuple]:
@@ -187,6 +205,11 @@ class Study(Parts):
         self.jobs = max(min(self.options.jobs, len(cases)), 1)
         with ThreadPoolExecutor(self.jobs) as pool:
             futures = [pool.submit(run, *case) for case in cases]
+            try:
+                wait(futures)
+            except KeyboardInterrupt:  # processes that run get it as well, and no other is started
+                pool.shutdown(cancel_futures=True)
+                raise
         errors = [error for error in map(Future.exception, futures) if error is not None]
         # The parser of arguments ends a program.
         self.errors += [error if isinstance(error, Exception) else RuntimeError(repr(error)) for error in errors]
@@ -198,14 +221,18 @@ class Study(Parts):
             raise ExceptionGroup("Parts of the study have failed. The same command runs them again.", self.errors)
 
     def tune_all(self, row: str) -> None:
-        if self.options.sweep:
+        if self.options.sweep and row not in RATE_OF:
             self.tune(row)
         if self.options.trials and row in TRIALS:
             self.try_settings(row)
 
-    def kind_of(self, row: str) -> str:
-        """Returns the kind of the visual tokenizer of a row."""
-        return Path(self.recipes[row]["visual_tokenizer"]).name
+    def kind_of(self, row: str, part: str = "visual_tokenizer") -> str:
+        """Returns the kind of the visual tokenizer, or of another part, of a row."""
+        return Path(self.recipes[row][part]).name
+
+    def kinds_of(self, row: str) -> set[str]:
+        """Returns the kinds of parts that a row needs."""
+        return {self.kind_of(row, part) for part in OF_A_KIND}
 
     def num_seeds(self, row: str) -> int:
         return self.options.num_seeds or (3 if row in MORE_SEEDS else 2)
@@ -213,29 +240,37 @@ class Study(Parts):
     def write_page(self) -> None:
         report.write_page(self.options.page, self.options.results)
 
-    def flags(self, row: str, output: Path, results: Path, kind: str | None = None) -> list[str]:
-        """Returns the flags of a run of a row."""
-        kind = kind or self.kind_of(row)
+    def flags(
+        self, row: str, output: Path, results: Path, tuned: bool = True, seed: int = 0, kind: str | None = None
+    ) -> list[str]:
+        """Returns the flags of a run of a row, with the best rate and settings that are known if it is `tuned`."""
+        tokenizer = kind or self.kind_of(row)
         given = {
-            "visual_tokenizer": self.paths.tokenizer(kind),
-            "image_decoder": self.paths.decoder(kind),
+            "visual_tokenizer": self.paths.tokenizer(tokenizer),
+            "image_decoder": self.paths.decoder(kind or self.kind_of(row, "image_decoder")),
             "text_tokenizer": self.paths.text_tokenizer,
             "output_dir": output,
             "results": results,
+            "seed": seed,
         }
-        if not self.options.no_codes and self.paths.codes(kind).exists():
-            given["codes"] = self.paths.codes(kind)
+        if not self.options.no_codes and self.paths.codes(tokenizer).exists():
+            given["codes"] = self.paths.codes(tokenizer)
         named = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-        flags = [str(STUDY / "rows" / f"{row}.yaml"), *named, *self.rate(row), *self.options.common, *self.options.row]
+        rate, best = (self.rate(row), self.best(row)) if tuned else ([], [])
+        flags = [str(STUDY / "rows" / f"{row}.yaml"), *named, *rate, *self.options.common, *self.options.row]
         if row == EQUAL:
-            flags += ["--max_steps", str(self.equal_steps())]
-        return [*flags, *self.best(row)]
+            flags += ["--per_device_train_batch_size", str(self.equal_batch())]
+        if seed:  # the rows of one kind have one pixel decoder, which reconstructs alike in all of them
+            tasks = [task for task in read_arguments(flags)[0].tasks if task != "reconstruction"]
+            flags += ["--tasks", *tasks] if tasks else []
+        return [*flags, *best]
 
-    def equal_steps(self) -> int:
-        """Returns the steps in which a row that only reads sees as many of its sequences as LaVIT does."""
-        _, sequences, _, args = self.arguments(BASE, 0, self.paths.runs / "unused")
+    def equal_batch(self) -> int:
+        """Returns the number of sequences in each step of LaVIT in which nothing is drawn."""
+        _, sequences, _, args = self.arguments(BASE, tuned=False)
         weights = sequences.weights
-        return round(args.max_steps * sum(weights.get(kind, 0) for kind in READING) / sum(weights.values()))
+        share = sum(weights.get(kind, 0) for kind in READING) / sum(weights.values())
+        return max(round(share * args.per_device_train_batch_size), 1)
 
     def train_row(self, row: str, seed: int) -> None:
         """
@@ -245,13 +280,10 @@ class Study(Parts):
             ValueError: If another row of this seed was made with other parts.
         """
         path = self.paths.row(row, seed)
-        for other in sorted(self.paths.results.glob(f"*-seed{seed}.json")):
-            check_parts(other, self.arguments(row, seed, path))
-        flags = [*self.flags(row, self.paths.runs / path.stem, path), "--seed", str(seed)]
-        # The rows of one kind of selection have one pixel decoder, which reconstructs alike in all of them.
-        if seed:
-            tasks = [task for task in self.arguments(row, seed, path)[0].tasks if task != "reconstruction"]
-            flags += ["--tasks", *tasks]
+        for other in self.all_results():
+            if read_json(other)["seed"] == seed:
+                check_parts(other, self.arguments(row, seed=seed))
+        flags = self.flags(row, self.paths.runs / path.stem, path, seed=seed)
         self.run("study.train", flags)
         with self.lock:
             self.write_page()
@@ -286,7 +318,7 @@ class Study(Parts):
                     f"The dial measures the model of {path}, but {model} has no model. Delete the results to train it "
                     "again, or leave the dial out with --no_dial."
                 )
-            check_parts(path, self.arguments(BASE, 0, path))
+            check_parts(path, self.arguments(BASE))
 
     def measure_dial(self) -> None:
         """Trains LaVIT once more, on a visual tokenizer with random budgets, and measures both curves."""
@@ -296,6 +328,10 @@ class Study(Parts):
         plain = self.paths.runs / f"{BASE}-seed0", self.paths.decoder("dynamic")
         random = folder, self.paths.decoder("random")
         flags = ["--plain", *map(str, plain), "--random", *map(str, random), "--output", str(hidden)]
+        study, sequences, data, _ = self.arguments(BASE)
+        flags += ["--dataset_name", data.dataset_name, "--split", study.test_split]
+        for name, column in name_columns(sequences, data).items():
+            flags += ["--column", f"{name}={column}"]
         self.run("study.dial", [*flags, *self.options.dial])
         made = {
             "recipe": describe_recipe(*read_arguments(self.dial_flags())),

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 from pretrain import ModelArguments, apply_settings, load_language_model
-from transformers import AutoModelForCausalLM, PreTrainedConfig, set_seed
+from transformers import AutoModelForCausalLM, PreTrainedConfig, TrainingArguments, set_seed
 
 from lavit_hf import LavitForCausalLM, LavitProcessor, LavitVisualTokenizer
 from lavit_hf.evaluation import TASKS, Subject, check_tasks
 from lavit_hf.modeling import LavitVisualTokenizerConfig
-from lavit_hf.training import LavitForCausalLMTrainer, SequenceArguments, freeze_parts
+from lavit_hf.training import DataArguments, LavitForCausalLMTrainer, SequenceArguments, freeze_parts
 
 from .adapters import DroppedForCausalLM, LinearForCausalLM, MlpForCausalLM, ResamplerForCausalLM
 from .json_files import compare_recipes, fingerprint, fingerprint_weights, read_json
@@ -91,7 +91,7 @@ class StudyArguments(ModelArguments):
         metadata={"help": "Folder with the rows to train on and the codes that the visual tokenizer has for them."},
     )
     tasks: list[str] = field(
-        default_factory=lambda: [task for task in TASKS if task != "tokens"],
+        default_factory=lambda: [task for task in TASKS if task not in ("tokens", "own_words")],
         metadata={"help": "The tasks of the evaluation. Those that draw are left out where a system does not."},
     )
     test_split: str = field(default="test", metadata={"help": "The split to evaluate the tasks on."})
@@ -104,10 +104,14 @@ class StudyArguments(ModelArguments):
         default=3, metadata={"help": "The number of evaluations, evenly spaced over the steps, of which one is last."}
     )
     num_counted_steps: int = field(default=8, metadata={"help": "The number of steps whose operations are counted."})
+    trial: bool = field(
+        default=False,
+        metadata={"help": "Write results without an evaluation, and no error, if the loss is not finite."},
+    )
     tried: str = field(
         default="[]",
         metadata={
-            "help": "JSON list of fields of RegressionSettings, each of which draws and is evaluated on its own."
+            "help": "JSON list of settings of drawing, fields of RegressionSettings or image_generation, to evaluate."
         },
     )
     results: str = field(default="", metadata={"help": "The JSON file to write."})
@@ -134,7 +138,7 @@ class StudyArguments(ModelArguments):
 
     @property
     def chosen_tasks(self) -> list[str]:
-        """The tasks that the system can do."""
+        """The tasks that the system can do, given a pixel decoder."""
         draws = self.chosen.draws and self.image_decoder is not None
         return [task for task in self.tasks if draws or not TASKS[task].needs_pixels]
 
@@ -208,8 +212,8 @@ def fingerprint_parts(arguments: StudyArguments) -> dict[str, str | None]:
 
 def compare_parts(path: str | Path, made: dict, recipe: dict, parts: dict) -> None:
     """
-    Checks that a result was made with the parts that another row of the same seed has. Rows with other kinds of visual
-    tokenizers share the rest.
+    Checks that a result was made with the parts that another row of the same seed has. Rows with other visual
+    tokenizers or pixel decoders share the rest.
 
     Args:
         path (`str` or `Path`): The name of the result in the message.
@@ -220,20 +224,37 @@ def compare_parts(path: str | Path, made: dict, recipe: dict, parts: dict) -> No
     Raises:
         ValueError: If a part differs.
     """
-    is_like = made["recipe"]["visual_tokenizer"] == recipe["visual_tokenizer"]
-    compare_recipes(path, made["parts"], parts, () if is_like else OF_A_KIND)
+    others = [name for name in OF_A_KIND if made["recipe"].get(name) != recipe.get(name)]
+    compare_recipes(path, made["parts"], parts, others)
 
 
-def describe_recipe(arguments: StudyArguments, sequences: SequenceArguments, data, args) -> dict:
+# Training arguments, or the beginnings of their names, that change what is said, kept or shown of a run, but not its
+# outcome.
+NOT_TRAINING = (
+    *("output_dir", "logging_", "log_", "eval_", "save_", "hub_", "push_to_hub", "report_to", "run_name", "project"),
+    *("disable_tqdm", "dataloader_num_workers", "dataloader_prefetch", "dataloader_persistent", "dataloader_pin"),
+    *("per_device_eval_batch_size", "do_", "trackio"),
+)
+ALWAYS_SHOWN = ("max_steps", "per_device_train_batch_size", "learning_rate", "seed")
+
+
+def describe_training(args: TrainingArguments) -> dict:
+    """Returns the training arguments that the outcome depends on and that are not the default ones."""
+    defaults = type(args)(output_dir=args.output_dir, use_cpu=True, report_to="none").to_dict()
+    return {
+        name: value
+        for name, value in args.to_dict().items()
+        if name in ALWAYS_SHOWN or (value != defaults.get(name) and not name.startswith(NOT_TRAINING))
+    }
+
+
+def describe_recipe(
+    arguments: StudyArguments, sequences: SequenceArguments, data: DataArguments, args: TrainingArguments
+) -> dict:
     """
     Returns the recipe of a run in plain values: all that the outcome depends on. A part is named by its folder
     alone, which tells its kind wherever the folder lies.
     """
-    names = (
-        *("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate", "weight_decay"),
-        *("adam_beta1", "adam_beta2", "warmup_steps", "lr_scheduler_kwargs", "max_grad_norm", "bf16", "seed"),
-    )
-    training = {name: getattr(args, name) for name in names}
-    training["lr_scheduler_type"] = str(args.lr_scheduler_type.value)
     parts = {name: Path(part).name for name in PARTS if (part := getattr(arguments, name)) is not None}
-    return asdict(arguments) | asdict(sequences) | asdict(data) | training | parts
+    described = asdict(arguments) | asdict(sequences) | asdict(data) | describe_training(args) | parts
+    return {name: value for name, value in described.items() if name not in ("trial", "only_loss")}

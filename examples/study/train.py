@@ -8,6 +8,7 @@ Trains one row of the study, evaluates it, and writes all that the report needs 
 
 import importlib.metadata
 import json
+import math
 import platform
 import time
 from collections.abc import Collection
@@ -17,7 +18,6 @@ from pathlib import Path
 
 import torch
 from pretrain import make_trainer
-from safetensors.torch import load_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback, TrainingArguments
 from transformers.utils import SAFE_WEIGHTS_NAME
@@ -44,20 +44,20 @@ from .regression import RegressionForCausalLM
 from .systems import StudyArguments, build_system, describe_recipe, fingerprint_parts
 
 
-NUM_FITTED_IMAGES = 256  # to which the normalization of vectors is fitted
-NUM_COUNTED_IMAGES = 256  # whose positions are counted
+NUM_FITTED_IMAGES = 256  # images that the normalization of vectors is fitted to
+NUM_COUNTED_IMAGES = 256  # images whose positions are counted
 NUM_DRAWINGS = 8
 EVALUATIONS, RECIPE = "evaluations.json", "recipe.json"
-NOT_KEPT = ("results", "output_dir", "codes", "tried", "image_generation")  # which training does not depend on
+# What the training of a row does not depend on.
+NOT_KEPT = ("results", "codes", "tried", "image_generation")
 CURVE_TASKS = ("captions", "questions", "drawing", "edits")
 # The metrics whose value is kept for each row, so that systems can be compared row by row.
 PAIRED = {
-    "captions": ("everything", "cider"),
+    "captions": ("everything", "each_object", "cider"),
     "questions": ("accuracy",),
-    "drawing": ("everything",),
-    "edits": ("everything",),
-    "own_words": ("right",),
-    "reconstruction": ("everything", "psnr"),
+    "drawing": ("everything", "each_object"),
+    "edits": ("everything", "each_object"),
+    "reconstruction": ("everything", "each_object", "psnr"),
 }
 PACKAGES = ("lavit-hf", "torch", "transformers", "diffusers", "datasets", "accelerate")
 
@@ -65,8 +65,32 @@ Arguments = tuple[StudyArguments, SequenceArguments, DataArguments, TrainingArgu
 
 
 def read_arguments(flags: list[str] | None = None) -> Arguments:
-    """Reads a recipe and flags, by default those of this program."""
-    return parse_recipe(StudyArguments, SequenceArguments, DataArguments, TrainingArguments, args=flags)
+    """
+    Reads a recipe and flags, by default those of this program.
+
+    Raises:
+        ValueError: If warmup and decay of the learning rate take more steps than there are.
+    """
+    arguments = parse_recipe(StudyArguments, SequenceArguments, DataArguments, TrainingArguments, args=flags)
+    args = arguments[-1]
+    decay = (args.lr_scheduler_kwargs or {}).get("num_decay_steps", 0)
+    if args.warmup_steps + decay > args.max_steps > 0:
+        raise ValueError(
+            f"warmup_steps ({args.warmup_steps:g}) and num_decay_steps ({decay}) must be max_steps ({args.max_steps}) "
+            "at most together: the learning rate would jump."
+        )
+    return arguments
+
+
+def name_columns(sequences: SequenceArguments, data: DataArguments) -> dict[str, str]:
+    """Returns the columns of a dataset by their names in the evaluation."""
+    columns = {
+        "image": data.image_column,
+        "caption": sequences.caption_column,
+        "questions": sequences.question_column,
+        "answers": sequences.answer_column,
+    }
+    return {name: column for name, column in columns.items() if column is not None}
 
 
 class Evaluator:
@@ -94,12 +118,7 @@ class Evaluator:
         count = max(study.num_test_rows, study.num_curve_rows, NUM_COUNTED_IMAGES)
         place = {"config_name": data.dataset_config_name, "data_dir": data.data_dir}
         self.rows = load_rows(data.dataset_name, study.test_split, num_rows=count, **place)
-        self.columns = {
-            "image": data.image_column,
-            "caption": sequences.caption_column,
-            "questions": sequences.question_column,
-            "answers": sequences.answer_column,
-        }
+        self.columns = name_columns(sequences, data)
 
     def __call__(self, model, num_rows: int, tasks: Collection[str] = tuple(TASKS)) -> EvaluationReport:
         """Runs those tasks of the row that are among `tasks` on its first rows, or fewer where pixels are made."""
@@ -109,13 +128,15 @@ class Evaluator:
         drawn = [task for task in chosen if TASKS[task].needs_pixels]
         read = [task for task in chosen if task not in drawn]
         cases = ((read, num_rows), (drawn, min(num_rows, self.study.num_drawn_rows)))
-        reports = [self.run(model, tasks, count) for tasks, count in cases if tasks]
-        first, *others = reports
-        for other in others:
-            first.results.update(other.results)
-            first.seconds.update(other.seconds)
-            first.samples.update(other.samples)
-        return first
+        report = EvaluationReport({}, {}, {}, {}, {})
+        for found in (self.run(model, tasks, count) for tasks, count in cases if tasks):
+            report = replace(
+                found,
+                results=report.results | found.results,
+                seconds=report.seconds | found.seconds,
+                samples=report.samples | found.samples,
+            )
+        return report
 
     def run(self, model, tasks: list[str], num_rows: int) -> EvaluationReport:
         """Runs tasks on the first `num_rows` rows."""
@@ -164,7 +185,7 @@ class StudyCallback(TrainerCallback):
                 write_json(path, found | {str(step): list_values(report)})
 
     def on_log(self, args, state, control, **kwargs):
-        if "loss" in state.log_history[-1]:
+        if {"loss", "train_loss"} & state.log_history[-1].keys():  # the latter has the steps after the last loss
             state.log_history[-1]["seconds"], self.seconds = round(self.seconds, 3), 0.0
 
 
@@ -253,14 +274,6 @@ def held_out_loss(trainer: LavitForCausalLMTrainer, sequences: SequenceArguments
     return total / sum(weights.values())
 
 
-def draw_prompts(model, evaluator: Evaluator) -> tuple[list[str], list]:
-    """Draws the captions of the first test rows. Returns them and the drawings."""
-    if evaluator.pipeline is None or "drawing" not in evaluator.study.tasks:
-        return [], []
-    samples = evaluator.run(model, ["drawing"], NUM_DRAWINGS).samples["drawing"]
-    return [" ".join(sample.lines) for sample in samples], [sample.images[0] for sample in samples]
-
-
 def try_settings(model, evaluator: Evaluator, settings: dict) -> EvaluationReport:
     """Evaluates a model with other settings of drawing: of the regression, or of `image_generation`."""
     if isinstance(model, RegressionForCausalLM):
@@ -295,10 +308,17 @@ def list_cases(report: EvaluationReport, evaluator: Evaluator) -> dict[str, dict
 
 
 def train_row(arguments: Arguments) -> dict:
-    """Trains a row, from its last checkpoint if it was stopped, and returns its results."""
+    """
+    Trains a row, from its last checkpoint if it was stopped, and returns its results.
+
+    Raises:
+        ValueError: If the system can do none of the tasks, or if its loss on held-out rows is not finite.
+    """
     study, given, data, args = arguments
+    if not study.only_loss and not study.chosen_tasks:
+        raise ValueError(f"The system {study.system!r} can do none of the tasks, got {', '.join(study.tasks)}.")
     recipe, parts = describe_recipe(study, given, data, args), fingerprint_parts(study)
-    keep_recipe(Path(args.output_dir, RECIPE), recipe | {"parts": parts}, NOT_KEPT)
+    keep_recipe(Path(args.output_dir, RECIPE), args.output_dir, recipe | parts, NOT_KEPT)
     trainer, processor = load_trainer(arguments)
     model = trainer.model
     evaluator = None
@@ -308,7 +328,7 @@ def train_row(arguments: Arguments) -> dict:
     trained = Path(args.output_dir, SAFE_WEIGHTS_NAME)
     tried = json.loads(study.tried)
     if tried and trained.exists():
-        load_model(model, trained)
+        trainer.load_checkpoint(args.output_dir)
     else:
         trainer.train(resume_from_checkpoint=last_checkpoint(args))
     loss = held_out_loss(trainer, study.chosen.choose_sequences(given))
@@ -317,23 +337,25 @@ def train_row(arguments: Arguments) -> dict:
     results = {
         "row": study.row,
         "seed": args.seed,
-        "held_out_loss": loss,
+        "held_out_loss": loss if math.isfinite(loss) else None,
         "recipe": recipe,
         "parts": parts,
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
-    if evaluator is None:
+    if evaluator is None or (study.trial and not math.isfinite(loss)):
         return results
+    if not math.isfinite(loss):
+        raise ValueError(f"The loss of {study.row!r} on held-out rows is {loss}, in {args.output_dir}.")
     if tried:
         return results | {"tried": [list_values(try_settings(model, evaluator, settings)) for settings in tried]}
     started = time.perf_counter()
     report = evaluator(model, study.num_test_rows)
     seconds = time.perf_counter() - started
-    prompts, drawings = draw_prompts(model, evaluator)
-    for index, image in enumerate(drawings if args.seed == 0 else ()):  # the page shows those of the first seed
+    drawings = report.samples.get("drawing", [])[:NUM_DRAWINGS]
+    for index, sample in enumerate(drawings if args.seed == 0 else ()):  # the page shows those of the first seed
         folder = Path(study.results).parent / "drawings"
         folder.mkdir(parents=True, exist_ok=True)
-        image.save(folder / f"{study.row}-seed{args.seed}-{index}.png")
+        sample.images[0].save(folder / f"{study.row}-seed{args.seed}-{index}.png")
     images = evaluator.read_images(NUM_COUNTED_IMAGES)
     with FlopCounterMode(display=False, depth=8) as counter:
         positions = encode_images(model.model.visual_tokenizer, processor, images).num_codes
@@ -352,14 +374,14 @@ def train_row(arguments: Arguments) -> dict:
             "visual_tokenizer_per_image": {part: count / len(images) for part, count in counted.items()},
         },
         "seconds": {
-            "training": round(sum(entry["seconds"] for entry in log), 1),
+            "training": round(sum(entry.get("seconds", 0) for entry in trainer.state.log_history), 1),
             "evaluation": round(seconds, 1),
         },
         "losses": [[entry["step"], entry["loss"]] for entry in log],
         "curve": [{"step": step, "values": values} for step, values in sorted(curve.items())],
         "evaluation": json.loads(report.to_json()),
         "cases": list_cases(report, evaluator),
-        "drawings": prompts,
+        "drawings": [" ".join(sample.lines) for sample in drawings],
     }
 
 

@@ -4,15 +4,13 @@
 import argparse
 import hashlib
 import json
-import math
-import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
 
 from .budgets import BASE, OWN
 from .json_files import compare_recipes, read_json, write_json
-from .systems import compare_parts, describe_recipe, fingerprint_parts
+from .systems import OF_A_KIND, compare_parts, describe_recipe, fingerprint_parts
 from .train import Arguments, read_arguments
 
 
@@ -24,9 +22,12 @@ RATE_OF = {
     "adapter_linear": "adapter_mlp",
     "fixed_k": BASE,
     "dynamic_dropped": BASE,
-    "discrete_input": BASE,
 }
+# Short runs favor large rates. Among rates whose losses are within this share of the least, the smallest is taken.
+ALIKE = 0.01
 NUM_TRIED_ROWS = 300  # held-out rows that trials are judged on
+# All-or-nothing measures of models that were trained for few steps are near zero.
+JUDGED_BY = "each_object"
 GUIDANCE_SCALES = (1.0, 1.5, 2.0, 3.0)
 
 
@@ -80,7 +81,6 @@ class Tuning:
 
     Attributes:
         options (`argparse.Namespace`): The options of the command line.
-        runs, results (`Path`): The folders of trained models and of results.
         lock (`Lock`): A lock for files that several jobs write.
     """
 
@@ -99,13 +99,18 @@ class Tuning:
         """Runs a module with flags."""
         raise NotImplementedError
 
-    def flags(self, row: str, output: Path, results: Path) -> list[str]:
-        """Returns the flags of a run of a row."""
+    def flags(self, row: str, output: Path, results: Path, tuned: bool = True) -> list[str]:
+        """Returns the flags of a run of a row, with the best rate and settings that are known if it is `tuned`."""
         raise NotImplementedError
 
-    def arguments(self, row: str, seed: int, results: Path) -> Arguments:
-        """Returns the arguments of a run of a row."""
-        return read_arguments([*self.flags(row, self.options.runs / "unused", results), "--seed", str(seed)])
+    def shared_recipe(self, part: str) -> str:
+        """Returns a checksum of what all visual tokenizers, or pixel decoders, of the study are trained by."""
+        raise NotImplementedError
+
+    def arguments(self, row: str, **kwargs) -> Arguments:
+        """Returns the arguments of a run of a row, wherever it writes to."""
+        unused = self.options.runs / "unused"
+        return read_arguments(self.flags(row, unused, unused, **kwargs))
 
     def rate(self, row: str) -> list[str]:
         """Returns the flag with the learning rate that the sweep has found best, if there was one."""
@@ -118,24 +123,30 @@ class Tuning:
         names = [name for name in found if name == row or TRIALS[name].all_rows]
         return [word for name in names for word in _flag(TRIALS[name].flag, found[name]["best"])]
 
-    def sweep_settings(self) -> dict:
-        return {"steps": self.options.sweep_steps, "rates": list(self.options.rates)}
+    def untuned_recipe(self, row: str) -> dict:
+        """Returns what the tuning of a row depends on: its recipe before it is tuned, and that of its parts."""
+        recipe = describe_recipe(*self.arguments(row, tuned=False))
+        named = {f"{part}_recipe": self.shared_recipe(part) for part in OF_A_KIND}
+        return {name: value for name, value in recipe.items() if name not in OWN} | named
+
+    def sweep_settings(self, row: str) -> dict:
+        return {"steps": self.options.sweep_steps, "rates": list(self.options.rates), **self.untuned_recipe(row)}
 
     def trial_settings(self, row: str) -> dict:
-        return {"steps": self.options.trial_steps, "trials": asdict(TRIALS[row])}
+        return {"steps": self.options.trial_steps, "trials": asdict(TRIALS[row]), **self.untuned_recipe(row)}
 
     def is_swept(self, row: str) -> bool:
-        """Whether the learning rate of a row was swept; raises a `ValueError` if it was with other settings."""
-        return self.is_known(self.sweep_file, row, self.sweep_settings())
+        """Whether the learning rate of a row was swept; raises a `ValueError` if it was with another recipe."""
+        return self.is_known(self.sweep_file, row, self.sweep_settings(row))
 
     def is_tried(self, row: str) -> bool:
-        """Whether the settings of a row were tried; raises a `ValueError` if they were in another way."""
+        """Whether the settings of a row were tried; raises a `ValueError` if they were with another recipe."""
         return self.is_known(self.trials_file, row, self.trial_settings(row))
 
     def is_known(self, path: Path, row: str, settings: dict) -> bool:
         known = read_json(path)
         if row in known:
-            compare_recipes(path, known[row]["made"], settings, {"parts"})
+            compare_recipes(f"The entry of {row} in {path}", known[row]["made"], settings)
         return row in known
 
     def missing_tuning(self, row: str) -> list[str]:
@@ -151,36 +162,41 @@ class Tuning:
         return sorted(missing)
 
     def try_settings(self, row: str) -> None:
-        """Trains a row for a few steps with each value of its trials, and keeps the one that their task finds best."""
+        """
+        Trains a row for a few steps with each value of its trials, and keeps the one that their task finds best.
+
+        Raises:
+            ValueError: If there is none, since no value trains.
+        """
         trials = TRIALS[row]
         if self.is_tried(row):
             return
-        made = self.trial_settings(row) | {"parts": self.fingerprints(row)}
         found = {json.dumps(value): self.try_one(row, value) for value in trials.trained}
-        best = json.loads(self.choose(found, trials.task))
+        best = self.choose(row, found)
         if trials.drawn:
-            names = [json.dumps(best | settings) for settings in trials.drawn]
-            found |= dict(zip(names, self.try_drawing(row, best), strict=True))
-            best = json.loads(self.choose(found, trials.task))
+            drawn = [best | settings for settings in trials.drawn]
+            found |= dict(zip(map(json.dumps, drawn), self.try_drawing(row, best), strict=True))
+            best = self.choose(row, {json.dumps(value): found[json.dumps(value)] for value in drawn})
         values = [
-            {"value": json.loads(text)} | {name: report[trials.task][name] for name in ("objects", "everything")}
+            {"value": json.loads(text)} | {name: report[trials.task][name] for name in (JUDGED_BY, "everything")}
             for text, report in found.items()
-            if report
+            if report is not None
         ]
-        entry = {"made": made, "task": trials.task, "values": values, "best": best}
+        entry = {"made": self.trial_settings(row), "task": trials.task, "values": values, "best": best}
         self.add(self.trials_file, row, entry)
 
-    def choose(self, found: dict[str, dict], task: str) -> str:
-        """Returns the name of the results in which most objects and most scenes are right."""
-        known = {name: report[task] for name, report in found.items() if report}
-        return max(known, key=lambda name: sum(known[name][key]["value"] for key in ("objects", "everything")))
+    def choose(self, row: str, found: dict[str, dict | None]):
+        """Returns the value with which most of the stated objects are right, the first one of equal ones."""
+        task = TRIALS[row].task
+        known = {text: report[task][JUDGED_BY]["value"] for text, report in found.items() if report is not None}
+        if not known:
+            raise ValueError(f"No value of {TRIALS[row].flag} trains {row!r}, got {', '.join(found)}.")
+        return json.loads(max(known, key=lambda text: known[text]))
 
-    def try_one(self, row: str, value) -> dict:
-        """Returns the results of a row with a value of its trials, or none if it fails, as an unstable loss does."""
-        try:
-            return self.run_trial(row, value, "results.json", [])["evaluation"]["results"]
-        except subprocess.CalledProcessError:
-            return {}
+    def try_one(self, row: str, value) -> dict | None:
+        """Returns the results of a row with a value of its trials, or None if its loss is not finite."""
+        evaluation = self.run_trial(row, value, "results.json", []).get("evaluation")
+        return evaluation and evaluation["results"]
 
     def try_drawing(self, row: str, value) -> list[dict]:
         """Returns the results of a model that was tried with each of the settings of drawing."""
@@ -192,9 +208,9 @@ class Tuning:
         folder = self.options.runs / "trials" / f"{row}-{hashlib.sha256(json.dumps(given).encode()).hexdigest()[:8]}"
         path = folder / name
         # Not the rows of the table, on which the best of several settings would look better than it is.
-        split, steps = self.arguments(row, 0, path)[2].eval_split, str(self.options.trial_steps)
-        judged = ["--test_split", split, "--tasks", trials.task, "--num_drawn_rows", str(NUM_TRIED_ROWS)]
-        judged += ["--num_test_rows", str(NUM_TRIED_ROWS), "--max_steps", steps, "--num_curve_points", "1"]
+        judged = ["--test_split", self.arguments(row)[2].eval_split, "--tasks", trials.task, "--trial", "true"]
+        judged += ["--num_drawn_rows", str(NUM_TRIED_ROWS), "--num_test_rows", str(NUM_TRIED_ROWS)]
+        judged += [*shorten(self.arguments(row), self.options.trial_steps), "--num_curve_points", "1"]
         return self.run_once(path, [*self.flags(row, folder, path), *judged, *given, *more])
 
     def run_once(self, path: Path, flags: list[str]) -> dict:
@@ -206,10 +222,6 @@ class Tuning:
         else:
             self.run("study.train", flags)
         return read_json(path)
-
-    def fingerprints(self, row: str) -> dict[str, str | None]:
-        """Returns the checksums of the parts of a row."""
-        return fingerprint_parts(self.arguments(row, 0, self.options.runs / "unused")[0])
 
     def add(self, path: Path, row: str, entry: dict) -> None:
         """Adds the entry of a row to a JSON file."""
@@ -225,30 +237,45 @@ class Tuning:
         """
         if self.is_swept(row):
             return
-        made = self.sweep_settings() | {"parts": self.fingerprints(row)}
-        losses, rates = {}, list(self.options.rates)
+        losses: dict[float, float | None] = {}
+        rates = list(self.options.rates)
         while rates:
             rate = rates.pop(0)
             folder = self.options.runs / "sweep" / f"{row}-{rate}"
             path = folder / "loss.json"
-            shorter = ["--only_loss", "true", "--max_steps", str(self.options.sweep_steps)]
-            try:
-                found = self.run_once(path, [*self.flags(row, folder, path), *shorter, "--learning_rate", str(rate)])
-            except subprocess.CalledProcessError:
-                found = {"held_out_loss": math.inf}
-            loss = found["held_out_loss"]
-            losses[rate] = loss if math.isfinite(loss) else math.inf
-            best = min(losses, key=lambda rate: losses[rate])
+            shorter = ["--only_loss", "true", *shorten(self.arguments(row), self.options.sweep_steps)]
+            found = self.run_once(path, [*self.flags(row, folder, path), *shorter, "--learning_rate", str(rate)])
+            losses[rate] = found["held_out_loss"]
+            best = best_rate(losses)
             # A best rate at the end of those that were tried may not be the best one.
-            if not rates and 1 < len(losses) < MAX_RATES and math.isfinite(losses[best]):
+            if not rates and 1 < len(losses) < MAX_RATES and best is not None:
                 rates = [best / 2] if best == min(losses) else [best * 2] if best == max(losses) else []
-        if not math.isfinite(losses[best]):
-            raise ValueError(
-                f"No learning rate of {', '.join(map(str, losses))} trains {row!r}: see the errors above."
-            )
+        if best is None:
+            raise ValueError(f"No learning rate of {', '.join(map(str, losses))} trains {row!r}: no loss is finite.")
         shown = {str(rate): loss for rate, loss in sorted(losses.items())}
-        entry = {"made": made, "held_out_losses": shown, "best": best}
-        self.add(self.sweep_file, row, entry)
+        self.add(self.sweep_file, row, {"made": self.sweep_settings(row), "held_out_losses": shown, "best": best})
+
+
+def best_rate(losses: dict[float, float | None]) -> float | None:
+    """Returns the smallest learning rate whose loss is about the least. A loss that is not finite is None."""
+    finite = {rate: loss for rate, loss in losses.items() if loss is not None}
+    if not finite:
+        return None
+    least = min(finite.values())
+    return min(rate for rate, loss in finite.items() if loss - least <= ALIKE * abs(least))
+
+
+def shorten(arguments: Arguments, steps: int) -> list[str]:
+    """Returns the flags with which a run takes fewer steps, with as large a share of them for warmup and decay."""
+    args, share = arguments[-1], steps / arguments[-1].max_steps
+    flags = ["--max_steps", str(steps)]
+    if args.warmup_steps >= 1:  # a smaller number is a share
+        flags += ["--warmup_steps", str(round(share * args.warmup_steps))]
+    kwargs = args.lr_scheduler_kwargs or {}
+    if "num_decay_steps" in kwargs:
+        shorter = kwargs | {"num_decay_steps": round(share * kwargs["num_decay_steps"])}
+        flags += ["--lr_scheduler_kwargs", json.dumps(shorter)]
+    return flags
 
 
 def _flag(name: str, value) -> list[str]:
@@ -258,8 +285,8 @@ def _flag(name: str, value) -> list[str]:
 def check_results(path: Path, arguments: Arguments) -> None:
     """Raises a `ValueError` if the results in `path` were made by another recipe."""
     made, study = read_json(path), arguments[0]
-    ignored = set(OWN) - {"learning_rate", "seed"}
-    if study.only_loss or path.name == "results.json":  # made before the best way to draw was known
+    ignored = set(OWN) - {"learning_rate", "seed", "tasks"}
+    if study.only_loss:  # made before the best way to draw was known
         ignored.add("image_generation")
     compare_recipes(path, made["recipe"], describe_recipe(*arguments), ignored)
 

@@ -44,7 +44,7 @@ LESS = {
     "disable_tqdm": True,
 }
 # The toy visual tokenizer has 16 patches, fewer than the recipe has queries.
-FEWER_CODES = {"adapter_resampler": 4}
+LESS_OF = {"adapter_resampler": {"num_codes": 4}, "lavit_text_only_equal": {"per_device_train_batch_size": 2}}
 IMAGE_TOKENS = {"adapter_linear": 16.0, "adapter_mlp": 16.0, "adapter_resampler": 4.0}
 
 
@@ -83,8 +83,7 @@ def flags(row: str, parts: Path, output: Path, **settings) -> list[str]:
         "output_dir": output,
         "results": output / f"{row}.json",
     }
-    paths |= {"num_codes": FEWER_CODES[row]} if row in FEWER_CODES else {}
-    given = LESS | paths | settings
+    given = LESS | paths | LESS_OF.get(row, {}) | settings
     return [
         str(STUDY / "rows" / f"{row}.yaml"),
         *(text for pair in given.items() for text in (f"--{pair[0]}", str(pair[1]))),
