@@ -147,13 +147,14 @@ class Study(Parts):
 
     def make_all_parts(self, kinds: set[str]) -> set[str]:
         """Makes the parts of kinds of selection, and returns the kinds that did not fail."""
-        late = kinds & {"fixed", VECTORS}  # the first has the mean number of codes of the dynamic visual tokenizer
-        kinds = kinds | {"dynamic"} if late else kinds
+        # The first has the mean number of codes of the dynamic visual tokenizer, the second its vectors.
+        late = kinds & {"fixed", VECTORS}
+        first = {"dynamic"} if late or "dynamic" in kinds else set()
         if kinds and "--language_model" not in self.options.row:
             self.make_text_tokenizer()
-        made = self.each(self.make_parts, [(kind,) for kind in TOKENIZERS if kind in kinds - late])
-        if ("dynamic",) in made:
-            made += self.each(self.make_parts, [(kind,) for kind in sorted(late)])
+        made = self.each(self.make_parts, [(kind,) for kind in first])
+        others = [kind for kind in (*TOKENIZERS, VECTORS) if kind in kinds - first and (made or kind not in late)]
+        made += self.each(self.make_parts, [(kind,) for kind in others])
         return {kind for (kind,) in made}
 
     def check_row(self, row: str, seed: int) -> None:
