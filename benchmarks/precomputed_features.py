@@ -69,9 +69,7 @@ def measure(name: str, args) -> list[Figure]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument(
-        "--batch-size", type=int, default=2, help="of 'release'; 'shapes' takes 16 times as many"
-    )
+    parser.add_argument("--batch-size", type=int, default=2, help="of 'release'; 'shapes' takes 16 times as many")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--vision-layers", type=int, default=10)
     parser.add_argument("--merger-layers", type=int, default=3)

@@ -3,6 +3,7 @@
 
 import copy
 import inspect
+import logging
 
 import optimizers
 import pytest
@@ -11,6 +12,8 @@ from optimizers import Float32Muon, MuonWithAdamW, OptimizerFactory, hidden_matr
 from torch import nn
 from torch.optim import AdamW, Muon
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+
+from lavit_hf.training.trainer import LavitTrainer
 
 from ..tiny import tiny_lavit
 
@@ -179,3 +182,15 @@ def test_muon_may_move_everything_that_is_trained(args):
     layer(torch.ones(2, 8)).square().mean().backward()
     optimizer.step()
     assert not torch.equal(layer.weight, before)
+
+
+@pytest.mark.parametrize(("steps", "jumps"), [(10, True), (30, False)])
+def test_a_schedule_that_jumps_is_told(steps, jumps, tmp_path, monkeypatch, caplog):
+    """A recipe with warmup and decay, of which only the number of steps was made smaller."""
+    schedule = {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 20}}
+    trainer = LavitTrainer(Network(), make_args(tmp_path, max_steps=steps, warmup_steps=10, **schedule))
+    trainer.create_optimizer()
+    monkeypatch.setattr(logging.getLogger("lavit_hf"), "propagate", True)
+    trainer.create_scheduler(steps)
+    told = "warmup_steps (10) and num_decay_steps (20) are more than the 10 steps of the training"
+    assert (told in caplog.text) == jumps

@@ -147,6 +147,20 @@ class LavitTrainer(Trainer):
             self.load_checkpoint(self.state.best_model_checkpoint)
         return output
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """
+        Same arguments as `Trainer.create_scheduler`. Warns if the learning rate decays before it is warmed up, as in a
+        recipe whose `max_steps` alone was made smaller.
+        """
+        warmup = self.args.get_warmup_steps(num_training_steps)
+        decay = (self.args.lr_scheduler_kwargs or {}).get("num_decay_steps", 0)
+        if decay and warmup + decay > num_training_steps:
+            logger.warning(
+                f"warmup_steps ({warmup}) and num_decay_steps ({decay}) are more than the {num_training_steps} steps "
+                "of the training: the learning rate jumps from the one to the other. Give fewer."
+            )
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def load_checkpoint(self, folder: str | os.PathLike) -> None:
         """
         Loads a checkpoint into the model, completely. `Trainer` itself reads the weights under the names that they
