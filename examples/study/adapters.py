@@ -15,6 +15,10 @@ from lavit_hf.modeling.merger_lavit import LavitBlock, PatchPartition, masked_at
 POSITIONS_STD = 0.3  # as in the visual adapter of LaVIT, so that no system knows places better than another
 
 
+def make_mlp(input_size: int, hidden_size: int, output_size: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(input_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, output_size))
+
+
 class PatchAdapter(nn.Module):
     """
     The common part of adapters: learned positions, which are added to the features of patches if those of LaVIT have
@@ -65,9 +69,7 @@ class MlpAdapter(LinearAdapter):
     """Projects each patch by two layers, as LLaVA 1.5 does (arXiv 2310.03744)."""
 
     def make_projection(self, hidden_size: int, text_hidden_size: int) -> nn.Module:
-        return nn.Sequential(
-            nn.Linear(hidden_size, text_hidden_size), nn.GELU(), nn.Linear(text_hidden_size, text_hidden_size)
-        )
+        return make_mlp(hidden_size, text_hidden_size, text_hidden_size)
 
 
 class ResamplerAdapter(PatchAdapter):

@@ -31,7 +31,7 @@ TOKENIZERS = {
 }
 VECTORS = "vectors"  # the kind of the pixel decoder that takes the vectors of the dynamic visual tokenizer
 GIVEN_PARTS = ("vision_tower", "vae", "visual_tokenizer")
-NUM_COUNTED_IMAGES = 512  # images whose mean number of codes is taken
+NUM_MEAN_IMAGES = 512  # images whose mean number of codes is taken
 # Arguments of sequences that the text tokenizer does not depend on.
 NOT_TEXT = ("num_eval_rows", "eval_split", "supervise_images", "supervise_prompts", "image_inputs", "broken_images")
 
@@ -198,7 +198,7 @@ class Parts(Tuning):
         folder = self.paths.tokenizer("dynamic")
         _, _, data, _ = self.arguments(BASE)
         rows, _ = data.load_images()
-        images = [rows[index][data.image_column] for index in range(min(NUM_COUNTED_IMAGES, len(rows)))]
+        images = [rows[index][data.image_column] for index in range(min(NUM_MEAN_IMAGES, len(rows)))]
         pixel_values = AutoImageProcessor.from_pretrained(folder)(images, return_tensors="pt")["pixel_values"]
         tokens = LavitVisualTokenizer.from_pretrained(folder).tokenize_images(pixel_values)
         return round(tokens.num_codes.float().mean().item())

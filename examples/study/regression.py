@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from PIL import Image
-from torch import nn
 from torch.nn.functional import cosine_similarity, normalize
 from transformers.cache_utils import DynamicCache
 
@@ -22,6 +21,8 @@ from lavit_hf.modeling.expansion_lavit import LavitSequences
 from lavit_hf.modeling.modeling_lavit import LavitCausalLMOutputWithPast
 from lavit_hf.modeling.packing_lavit import needs_one_row, pack_sequences
 from lavit_hf.training import LavitForCausalLMTrainer
+
+from .adapters import make_mlp
 
 
 LOSSES = ("cosine", "l2")
@@ -75,10 +76,6 @@ class RegressionOutput(LavitCausalLMOutputWithPast):
     """
 
     vector_losses: torch.FloatTensor | None = None
-
-
-def make_mlp(input_size: int, hidden_size: int, output_size: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(input_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, output_size))
 
 
 class RegressionForCausalLM(LavitForCausalLM):

@@ -42,8 +42,8 @@ MEASURES = {
 }
 UNRELATED = "ignoring the input"
 NOT_SHARES = ("CIDEr", "PSNR")
-READING = ("captions", "questions")
-DRAWING = ("drawn objects", "drawing", "edited objects", "edits")
+READ_MEASURES = ("captions", "questions")
+DRAWN_MEASURES = ("drawn objects", "drawing", "edited objects", "edits")
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,14 @@ CLAIMS = (
         "Supervising images and text alike beats supervising text alone.",
         BASE,
         ("lavit_text_only", "lavit_text_only_equal"),
-        READING,
+        READ_MEASURES,
         ("questions",),
     ),
     Claim(
         "Predicting discrete codes beats regressing the next visual vector.",
         BASE,
         ("regression",),
-        READING + DRAWING,
+        READ_MEASURES + DRAWN_MEASURES,
         ("questions", "drawn objects"),
         "Both have the visual tokenizer that was trained for codes. Each has one pixel decoder for all seeds: the "
         "intervals of drawings have none of the noise of training these.",
@@ -97,7 +97,7 @@ CLAIMS = (
         "A number of tokens that follows the content beats a fixed one.",
         BASE,
         ("fixed_k", "fixed_all"),
-        (*READING, *DRAWING, "reconstruction"),
+        (*READ_MEASURES, *DRAWN_MEASURES, "reconstruction"),
         ("questions", "drawn objects"),
         f"{ONE_TRAINING} `fixed_all` has three times as many tokens, and the paper claims to equal it.",
         decided=(),
@@ -106,18 +106,20 @@ CLAIMS = (
         "Folding the dropped patches into the kept ones beats leaving them out.",
         BASE,
         ("dynamic_dropped",),
-        (*READING, *DRAWING, "reconstruction"),
+        (*READ_MEASURES, *DRAWN_MEASURES, "reconstruction"),
         ("questions", "drawn objects"),
         f"{ONE_TRAINING} The operations of `dynamic_dropped` include cross-attention that adds zero.",
         decided=(),
     ),
-    Claim("Reading features of the merger beats reading codes.", BASE, ("discrete_input",), READING, ("questions",)),
+    Claim(
+        "Reading features of the merger beats reading codes.", BASE, ("discrete_input",), READ_MEASURES, ("questions",)
+    ),
     Claim(
         "Reading features of a merger from stage 1 beats reading patches through a new adapter, with labels in text "
         "alone.",
         "lavit_text_only",
         ("adapter_linear", "adapter_mlp", "adapter_resampler"),
-        READING,
+        READ_MEASURES,
         ("questions",),
     ),
 )
@@ -190,7 +192,17 @@ def make_table(results: Results) -> str:
         lines.append(f"| `{row}` | {' | '.join(cells)} |")
     chance = [show_chance(results, heading) for heading in MEASURES] + ["-"] * len(costs)
     lines.append(f"| {UNRELATED} | {' | '.join(chance)} |")
-    return "\n".join([*lines, "", *_kinds_of_questions(results), "", *_costs_of_images(results)])
+    told = [*_costs_of_images(results), "", _name_versions(results)]
+    return "\n".join([*lines, "", *_kinds_of_questions(results), "", *told])
+
+
+def _name_versions(results: Results) -> str:
+    """Returns the sentence about the devices and versions of all results."""
+    made = [result for found in results.values() for result in found]
+    devices = " and ".join(sorted({result["device"] for result in made}))
+    names = sorted({name for result in made for name in result["versions"]})
+    versions = [f"{name} {' and '.join(sorted({result['versions'][name] for result in made}))}" for name in names]
+    return f"All rows were made on {devices}, with {', '.join(versions)}."
 
 
 def _costs_of_images(results: Results) -> list[str]:

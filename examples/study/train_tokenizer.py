@@ -1,6 +1,6 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Trains a visual tokenizer of the study: stage 1, with two changes that the study is about.
+Trains a visual tokenizer of the study: stage 1, with options for other selections, lengths and mergers.
 
     PYTHONPATH=examples python -m study.train_tokenizer examples/study/tokenizer.yaml --random_budgets true
 """
