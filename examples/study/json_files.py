@@ -56,7 +56,7 @@ def compare_recipes(
         made (`dict`): The recipe that they were made by.
         now (`dict`): The recipe that is given.
         ignored (`Iterable[str]`, *optional*): The names whose values may differ.
-        made_there (`str`, *optional*): What has to be deleted beside the file, for the message.
+        made_there (`str`, *optional*): The name that the message gives to the things to delete beside the file.
 
     Raises:
         ValueError: If a value differs. The message has its name and both values.
@@ -87,13 +87,11 @@ def keep_recipe(path: str | Path, folder: str | Path, recipe: dict, ignored: Ite
     if made := read_json(path):
         compare_recipes(path, made, recipe, ignored, f"the folder {folder}")
         return
-    if any(child.suffix in (".safetensors", ".md") or child.name.startswith("checkpoint-") for child in _list(folder)):
+    if any(
+        child.suffix in (".safetensors", ".md") or child.name.startswith("checkpoint-") for child in folder.glob("*")
+    ):
         raise ValueError(f"{folder} has a training whose recipe, {path}, is gone: delete the folder to train anew.")
     write_json(path, recipe)
-
-
-def _list(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def fingerprint(folder: str | Path | None) -> str | None:

@@ -48,7 +48,7 @@ NUM_FITTED_IMAGES = 256  # images that the normalization of vectors is fitted to
 NUM_COUNTED_IMAGES = 256  # images whose positions are counted
 NUM_DRAWINGS = 8
 EVALUATIONS, RECIPE = "evaluations.json", "recipe.json"
-# What the training of a row does not depend on.
+# The training of a row does not depend on these.
 NOT_KEPT = ("results", "codes", "tried", "image_generation")
 CURVE_TASKS = ("captions", "questions", "drawing", "edits")
 # The metrics whose value is kept for each row, so that systems can be compared row by row.

@@ -208,9 +208,10 @@ class Tuning:
         folder = self.options.runs / "trials" / f"{row}-{hashlib.sha256(json.dumps(given).encode()).hexdigest()[:8]}"
         path = folder / name
         # Not the rows of the table, on which the best of several settings would look better than it is.
-        judged = ["--test_split", self.arguments(row)[2].eval_split, "--tasks", trials.task, "--trial", "true"]
+        arguments = self.arguments(row)
+        judged = ["--test_split", arguments[2].eval_split, "--tasks", trials.task, "--trial", "true"]
         judged += ["--num_drawn_rows", str(NUM_TRIED_ROWS), "--num_test_rows", str(NUM_TRIED_ROWS)]
-        judged += [*shorten(self.arguments(row), self.options.trial_steps), "--num_curve_points", "1"]
+        judged += [*shorten(arguments, self.options.trial_steps), "--num_curve_points", "1"]
         return self.run_once(path, [*self.flags(row, folder, path), *judged, *given, *more])
 
     def run_once(self, path: Path, flags: list[str]) -> dict:
@@ -239,11 +240,11 @@ class Tuning:
             return
         losses: dict[float, float | None] = {}
         rates = list(self.options.rates)
+        shorter = ["--only_loss", "true", *shorten(self.arguments(row), self.options.sweep_steps)]
         while rates:
             rate = rates.pop(0)
             folder = self.options.runs / "sweep" / f"{row}-{rate}"
             path = folder / "loss.json"
-            shorter = ["--only_loss", "true", *shorten(self.arguments(row), self.options.sweep_steps)]
             found = self.run_once(path, [*self.flags(row, folder, path), *shorter, "--learning_rate", str(rate)])
             losses[rate] = found["held_out_loss"]
             best = best_rate(losses)
