@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,7 @@ def command_line(monkeypatch, capsys):
 
     def run(*args) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["lavit-hf", *map(str, args)])
+        monkeypatch.setattr("sys.unraisablehook", sys.unraisablehook)  # `main` sets it for its process
         with pytest.raises(SystemExit) as ended:
             cli.main()
         return ended.value.code or 0, *capsys.readouterr()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lavit_hf import demo_checkpoint
+from lavit_hf import cli, demo_checkpoint
 from lavit_hf.cli.demo import IMAGES
 from lavit_hf.data.shapes import load_shapes, render_scene, sample_scene
 from lavit_hf.evaluation import EvaluationReport
@@ -155,6 +155,25 @@ def test_an_interrupt(seconds, here):
     assert error.splitlines()[-1].endswith("lavit-hf: interrupted")
     assert "Traceback" not in error
     assert set(contents(here)) == {"image.png"} | {name for name in contents(here) if name.startswith("rows")}
+
+
+def test_an_interrupt_during_a_destructor(command_line, monkeypatch):
+    """Python prints and drops an exception in `__del__`, so the command has to see the interrupt later."""
+
+    class Interrupted:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.app, "registered_commands", cli.app.registered_commands[:])
+
+    @cli.app.command(name="wait")
+    def wait():
+        Interrupted()
+        time.sleep(30)
+
+    code, _, error = command_line("wait")
+    assert code == 130
+    assert error == "lavit-hf: interrupted\n"
 
 
 def test_formats_that_take_an_image(here, command_line):

@@ -1,7 +1,9 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The command line `lavit-hf`."""
 
+import _thread
 import sys
+import threading
 from typing import Annotated
 
 import typer
@@ -63,8 +65,19 @@ def _describe(
     """
 
 
+def _repeat_ignored_interrupt(ignored: "sys.UnraisableHookArgs") -> None:
+    """Repeats a Ctrl-C that came during a `__del__`, from which Python lets no exception out."""
+    if ignored.exc_type is KeyboardInterrupt:
+        again = threading.Timer(0.1, _thread.interrupt_main)
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(ignored)
+
+
 def main() -> None:
     """Runs the command line. An error that the user can mend is printed as one line, without a traceback."""
+    sys.unraisablehook = _repeat_ignored_interrupt
     try:
         app()
     except (ValueError, OSError, ImportError, MemoryError, OutOfMemoryError, SafetensorError) as error:
