@@ -19,13 +19,12 @@ import json
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import torch
 from figures import Figure, add_output, report
-from memory import in_new_process, read_memory
+from memory import in_new_process, read_memory, watch_private_memory
 
 
 GOLDENS = Path(__file__).parents[1] / "tests" / "goldens" / "checkpoint"
@@ -91,27 +90,11 @@ def convert(source: Path, target: Path, dtype: str) -> dict[str, float]:
     """Converts, in a new process, and returns bytes of memory and seconds."""
     from lavit_hf.conversion import convert_official_checkpoint
 
-    before, private, done = read_memory(), 0, threading.Event()
-
-    def sample() -> None:
-        nonlocal private
-        while not done.wait(0.005):
-            private = max(private, read_memory()["RssAnon"])
-
-    sampler = threading.Thread(target=sample)
-    sampler.start()
-    start = time.perf_counter()
-    try:
+    before, start = read_memory()["VmRSS"], time.perf_counter()
+    with watch_private_memory() as private:
         convert_official_checkpoint(source, target, dtype=dtype, num_attention_heads=4)
-    finally:
-        done.set()
-        sampler.join()
     seconds = time.perf_counter() - start
-    return {
-        "peak": read_memory()["VmHWM"] - before["VmRSS"],
-        "private": private - before["RssAnon"],
-        "seconds": seconds,
-    }
+    return {"peak": read_memory()["VmHWM"] - before, "private": private[0], "seconds": seconds}
 
 
 def measure(num_shards: int, shard_mb: int, dtype: str, directory: Path) -> dict:
@@ -145,7 +128,7 @@ def main() -> int:
     args = parser.parse_args()
     rows = [measure(number, args.shard_mb, args.dtype, args.directory) for number in args.shards]
     setting = f"From float16 to {args.dtype}, shards of {args.shard_mb} MB"
-    report(args, setting, {"conversion": [figure for facts in rows for figure in figures_of(facts)]})
+    report(args, setting, {"conversion": [figure for facts in rows for figure in figures_of(facts)]}, args.dtype)
     return int(any(facts["private"] > BOUND for facts in rows))
 
 

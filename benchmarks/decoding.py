@@ -5,28 +5,37 @@ Measures what a decoding step takes on a CPU, and what compilation, other dtypes
     python benchmarks/decoding.py
 
 The language model is a Llama with random weights and the codes of the release, by default of 0.56 billion weights. All
-ways draw one image with guidance and take turns in one process. The limit of a step is the time in which its weights
-are read from memory once. "Matrix products" is their share of a step by the profiler; the rest is attention, norms,
-sampling and Python. "Compiled" is `torch.compile` of the language model with a static cache, which needs a C++
+ways draw one image with guidance and take turns in one process. A step is the time of a further code, without the
+prompt. Its limit is the time in which the weights, as the way holds them, are read from memory once. The share of
+matrix products is that of a run under the profiler, which takes longer than a run without it. The rest is attention,
+norms, sampling and Python. "Compiled" is `torch.compile` of the language model with a static cache, which needs a C++
 compiler. int8 are the weights alone, by torchao.
+
+The second part multiplies the matrices of the first layers of the MLPs by a few rows. `nn.Linear` stores its weights
+as (out, in). The figures tell what a second row costs, such as that of the unconditional branch, and whether another
+dtype or layout of the weights changes that.
 """
 
 import argparse
 import copy
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from figures import Figure, add_output, report
-from generation import Work, build_model, draw, read_weights
-from timing import time_in_turns
+from generation import Drawing, build_model, bytes_of_a_step, draw, reading, time_steps
+from timing import speedup, time_in_turns
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from lavit_hf import LavitForCausalLM
 
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn::", "aten::_weight_int8pack_mm", "mkl::")
+ROWS = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -50,11 +59,14 @@ class Way:
             model.model.language_model.compile(dynamic=False)
         return model
 
+    def draw(self, model: LavitForCausalLM, num_codes: int, stop_after: int) -> None:
+        draw(model, Drawing(num_codes, way="static cache" if self.static else "one forward"), stop_after)
+
 
 WAYS = {
     "bfloat16": Way(),
-    "static-cache": Way(static=True),
-    "compiled": Way(static=True, compiled=True),
+    "bfloat16-static": Way(static=True),
+    "bfloat16-compiled": Way(static=True, compiled=True),
     "float32": Way("float32"),
     "float32-compiled": Way("float32", static=True, compiled=True),
     "int8": Way(int8=True),
@@ -62,37 +74,52 @@ WAYS = {
 }
 
 
-def share_of_products(model: LavitForCausalLM, work: Work) -> float:
-    """Returns the share of the time that matrix products take, each with what it calls."""
+def share_of_products(model: LavitForCausalLM, way: Way, num_codes: int) -> float:
+    """Returns the share of the time of a drawing that is spent in the operations of matrix products themselves."""
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         started = time.perf_counter()
-        draw(model, work)
+        way.draw(model, num_codes, num_codes)
         seconds = time.perf_counter() - started
     products = [event for event in profiler.key_averages() if event.key.startswith(PRODUCTS)]
     return sum(event.self_cpu_time_total for event in products) / 1e6 / seconds
 
 
-def measure(args) -> list[Figure]:
+def measure_steps(args) -> Iterator[Figure]:
+    """Measures a step of each way against the time in which its weights are read, and against the first way."""
     base = build_model(args)
     ways = {name: WAYS[name] for name in args.ways}
     models = {name: way.prepare(base) for name, way in ways.items()}
-    works = {
-        name: Work(args.num_codes, way="static cache" if way.static else "one forward") for name, way in ways.items()
-    }
-    functions = {name: lambda name=name: draw(models[name], works[name]) for name in ways}
-    seconds = time_in_turns(functions | {"weights": lambda: read_weights(base)}, args.runs, "cpu")
-    limit = 1000 * statistics.median(seconds.pop("weights"))
+    draws = {name: partial(way.draw, models[name], args.num_codes) for name, way in ways.items()}
+    limits = {f"{name}, weights": reading(bytes_of_a_step(models[name]), "cpu") for name in ways}
+    seconds, steps = time_steps(draws, args.num_codes, args.runs, "cpu", limits)
     first = next(iter(ways))
-    figures = []
-    for name, runs in seconds.items():
-        step = 1000 * statistics.median(runs) / args.num_codes
-        faster = statistics.median(one / other for one, other in zip(seconds[first], runs, strict=True))
-        figures += [
-            Figure(name, step, "ms a step", "weights read once", limit / step),
-            Figure(name, 1000 / step, "tokens/s", *(() if name == first else (first, faster))),
-            Figure(name, 100 * share_of_products(models[name], works[name]), "% in matrix products"),
-        ]
-    return [*figures, Figure("weights read once", limit, "ms a step")]
+    for name, way in ways.items():
+        step, read = steps[name], seconds[f"{name}, weights"]
+        against = () if name == first else (first, speedup(steps[first], step))
+        yield Figure(name, 1000 * statistics.median(step), "ms per step", *against)
+        yield Figure(name, 1000 * statistics.median(read), "ms to read the weights", "a step", speedup(read, step))
+        yield Figure(name, 100 * share_of_products(models[name], way, args.num_codes), "% in matrix products")
+
+
+def measure_products(args) -> Iterator[Figure]:
+    """Measures products of all matrices of a kind with a few rows, in two dtypes and layouts."""
+    width, wide = args.hidden_size, 27 * args.hidden_size // 10
+    for dtype in (torch.float32, torch.bfloat16):
+        generator = torch.Generator().manual_seed(0)
+        weights = [torch.randn(wide, width, generator=generator).to(dtype) for _ in range(args.layers)]
+        layouts = {"(out, in)": weights, "(in, out)": [weight.t().contiguous().t() for weight in weights]}
+        for layout, matrices in layouts.items():
+
+            def multiply(rows: torch.Tensor, matrices: list[torch.Tensor] = matrices) -> None:
+                for matrix in matrices:
+                    nn.functional.linear(rows, matrix)
+
+            functions = {count: partial(multiply, torch.randn(count, width).to(dtype)) for count in ROWS}
+            seconds = time_in_turns(functions, args.runs, "cpu")
+            kind = f"{str(dtype).removeprefix('torch.')}, {layout}"
+            for count, runs in seconds.items():
+                against = () if count == 1 else ("1 row", count * speedup(seconds[1], runs))
+                yield Figure(f"{kind}, rows: {count}", 1000 * statistics.median(runs), "ms", *against)
 
 
 def main() -> None:
@@ -105,9 +132,9 @@ def main() -> None:
     parser.set_defaults(device="cpu", dtype="bfloat16")
     add_output(parser)
     args = parser.parse_args()
-    figures = measure(args)
-    setting = f"{args.layers} layers of width {args.hidden_size}, {args.num_codes} codes, median of {args.runs}"
-    report(args, setting, {"step": figures})
+    parts = {"steps": list(measure_steps(args)), "products with a few rows": list(measure_products(args))}
+    setting = f"{args.layers} layers of width {args.hidden_size}, {args.num_codes} codes, medians of {args.runs} runs"
+    report(args, setting, parts)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 import torch
 from figures import Figure, add_output, report
-from timing import time_in_turns
+from timing import speedup, time_in_turns
 from transformers import CLIPVisionConfig, LlamaConfig
 
 from lavit_hf import LavitForCausalLM
@@ -133,10 +133,9 @@ def main() -> None:
     for name, function in {"forward": forward, "training step": step}.items():
         seconds = measure(function, batch, args)
         for way, times in seconds.items():
-            ratio = statistics.median(first / mine for mine, first in zip(times, seconds[WAYS[0]], strict=True))
-            against = () if way == WAYS[0] else (WAYS[0], ratio)
-            figures.append(Figure(way, statistics.median(times), f"s, {name}", *against))
-    report(args, setting, {"inputs": figures})
+            against = () if way == WAYS[0] else (WAYS[0], speedup(seconds[WAYS[0]], times))
+            figures.append(Figure(way, statistics.median(times), f"s per {name}", *against))
+    report(args, setting, {"inputs": figures}, "float32")
 
 
 if __name__ == "__main__":

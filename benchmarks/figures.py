@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+import lavit_hf
 from lavit_hf.training import prefers_bfloat16
 
 
@@ -47,14 +48,15 @@ class Figure:
 def describe_machine(device: str = "cpu") -> dict:
     """Returns what the figures depend on."""
     faster = "bfloat16" if prefers_bfloat16("cpu") else "float32"
-    modules = ("torch", "transformers", "diffusers", "lavit_hf")
+    packages = ("torch", "transformers", "diffusers")
     return {
         "processor": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, faster in {faster}",
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
         "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in modules},
+        | {name: importlib.metadata.version(name) for name in packages}
+        | {"lavit_hf": lavit_hf.__version__},  # which need not be installed
     }
 
 
@@ -66,11 +68,15 @@ def typed_command() -> str:
     return f"OMP_NUM_THREADS={threads} python {command}" if threads else f"python {command}"
 
 
-def describe(setting: str, device: str = "cpu") -> dict:
-    """Returns the content of a file of results, yet without figures."""
+def describe(setting: str, device: str = "cpu", dtype: str | None = None) -> dict:
+    """
+    Returns the content of a file of results that has no figures so far. `dtype` is that of the computation, if the
+    command has one for all figures.
+    """
     date = datetime.date.today().isoformat()
     machine = describe_machine(device)
-    return {"command": typed_command(), "date": date, "machine": machine, "setting": setting, "parts": {}}
+    content = {"command": typed_command(), "date": date, "machine": machine, "dtype": dtype, "setting": setting}
+    return content | {"parts": {}}
 
 
 def write(path: Path, content: dict) -> None:
@@ -82,13 +88,12 @@ def write(path: Path, content: dict) -> None:
     beside.replace(path)
 
 
-def default_output(device: str = "cpu") -> Path:
-    """Returns a file of the script and the kind of the machine, so that results of several kinds stand together."""
-    if device.startswith("cuda"):
-        kind = re.sub(r"\W+", "-", torch.cuda.get_device_name(device)).lower()
-    else:
-        kind = "bf16" if prefers_bfloat16("cpu") else "no-bf16"
-    return RESULTS / f"{Path(sys.argv[0]).stem}.{kind}.json"
+def default_output(device: str = "cpu", dtype: str | None = None) -> Path:
+    """Returns a file named by the script, the machine and the dtype, so that results of several of them are kept."""
+    machine = describe_machine(device)
+    words = (machine["gpu"] or machine["processor"]).lower()
+    parts = [Path(sys.argv[0]).stem, re.sub(r"[^\w]+", "-", words), *[dtype] * bool(dtype)]
+    return RESULTS / f"{'.'.join(parts)}.json"
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -137,12 +142,12 @@ def plot_growth(figures: list[Figure], path: str, title: str) -> None:
     canvas.savefig(path, dpi=100)
 
 
-def report(args: argparse.Namespace, setting: str, parts: dict[str, list[Figure]]) -> None:
+def report(args: argparse.Namespace, setting: str, parts: dict[str, list[Figure]], dtype: str | None = None) -> None:
     """Writes the figures of each part to the file of `args.output`, and prints their table."""
     device = getattr(args, "device", "cpu")
-    content = describe(setting, device)
+    content = describe(setting, device, dtype)
     content["parts"] = {name: [asdict(figure) for figure in figures] for name, figures in parts.items()}
-    path = args.output or default_output(device)
+    path = args.output or default_output(device, dtype)
     write(path, content)
     Console(width=120).print(show(content))
     print(f"Written to {path}. `make numbers` brings the files of benchmarks/results into docs/numbers.md.")

@@ -11,15 +11,15 @@ ratios hold on a machine whose speed drifts. Peak memory is measured in a separa
 
 import argparse
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import torch
 from figures import Figure, add_output, plot_growth, report
-from memory import in_new_process, measure_peak
-from timing import time_in_turns
-from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedModel
+from memory import count_bytes, in_new_process, measure_peak
+from timing import speedup, time_in_turns
+from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedModel, StoppingCriteria
 
 from lavit_hf import LavitForCausalLM
 from lavit_hf.modeling.backbones_lavit import causal_model_around
@@ -27,11 +27,11 @@ from lavit_hf.modeling.backbones_lavit import causal_model_around
 
 GUIDANCE_SCALE = 4.0
 CODES_PER_IMAGE = 85  # the average of the release
-GROWTH_CODES = 32  # enough for a rate; fourteen kinds of work are measured
+GROWTH_CODES = 32  # enough for a rate; fourteen kinds of drawing are measured
 
 
 @dataclass(frozen=True)
-class Work:
+class Drawing:
     """One way to draw: the number of images and of their codes, the prompt, and the method."""
 
     num_codes: int
@@ -40,6 +40,17 @@ class Work:
     num_images: int = 0
     way: str = "one forward"  # or "two passes", or with a "static cache"
     attention: str | None = None  # the one that is faster on the device
+
+
+class StopAt(StoppingCriteria):
+    """Ends sequences of a length, which `max_new_tokens` does as well, but with another static cache."""
+
+    def __init__(self, length: int):
+        self.length = length
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.BoolTensor:
+        is_done = input_ids.shape[1] >= self.length
+        return torch.full((len(input_ids),), is_done, device=input_ids.device)
 
 
 def build_model(args) -> LavitForCausalLM:
@@ -66,26 +77,26 @@ def plain_model(model: LavitForCausalLM) -> PreTrainedModel:
     return causal_model_around(model.model.language_model, model.lm_head)
 
 
-def make_prompt(model: LavitForCausalLM, work: Work) -> torch.LongTensor:
+def make_prompt(model: LavitForCausalLM, drawing: Drawing) -> torch.LongTensor:
     """Makes prompts (batch_size, length) of images, as codes between `[IMG]` and `[/IMG]`, and text."""
     config = model.config
     generator = torch.Generator().manual_seed(0)
     parts = []
-    for _ in range(work.num_images):
-        codes = torch.randint(config.codebook_size, (work.batch_size, CODES_PER_IMAGE), generator=generator)
-        column = torch.ones(work.batch_size, 1, dtype=torch.long)
+    for _ in range(drawing.num_images):
+        codes = torch.randint(config.codebook_size, (drawing.batch_size, CODES_PER_IMAGE), generator=generator)
+        column = torch.ones(drawing.batch_size, 1, dtype=torch.long)
         start, end = config.image_start_token_id * column, config.image_end_token_id * column
         parts += [start, config.visual_token_offset + codes, end]
-    parts.append(torch.randint(3, 32000, (work.batch_size, work.prompt_length), generator=generator))
+    parts.append(torch.randint(3, 32000, (drawing.batch_size, drawing.prompt_length), generator=generator))
     return torch.cat(parts, dim=1).to(model.device)
 
 
-def draw(model: LavitForCausalLM, work: Work) -> None:
-    """Draws exactly `work.num_codes` codes of each image."""
+def draw(model: LavitForCausalLM, drawing: Drawing, stop_after: int | None = None) -> None:
+    """Draws exactly `drawing.num_codes` codes of each image, or with the same static cache only the first of them."""
     # On a CPU in bfloat16, sdpa is several times slower for a single query.
     faster = "eager" if model.device.type == "cpu" else "sdpa"
-    model.set_attn_implementation({"text_config": work.attention or faster})
-    prompt = make_prompt(model, work)
+    model.set_attn_implementation({"text_config": drawing.attention or faster})
+    prompt = make_prompt(model, drawing)
     start = torch.full_like(prompt[:, :1], model.config.image_start_token_id)
     prompt = torch.cat([prompt, start], dim=1)
     settings = {
@@ -93,78 +104,108 @@ def draw(model: LavitForCausalLM, work: Work) -> None:
         "guidance_scale": GUIDANCE_SCALE,
         "do_sample": True,
         "top_k": 50,
-        "min_new_tokens": work.num_codes,
-        "max_new_tokens": work.num_codes,
+        "min_new_tokens": drawing.num_codes,
+        "max_new_tokens": drawing.num_codes,
         "pad_token_id": 0,
     }
-    if work.way == "two passes":
+    if stop_after is not None and stop_after < drawing.num_codes:
+        settings["stopping_criteria"] = [StopAt(prompt.shape[1] + stop_after)]
+    if drawing.way == "two passes":
         settings["negative_prompt_ids"] = start
         settings["eos_token_id"] = model.config.image_end_token_id
         plain_model(model).generate(prompt, **settings)
         return
-    if work.way == "static cache":
+    if drawing.way == "static cache":
         settings["cache_implementation"] = "static"  # compiled, where there is a GPU
     model.generate(prompt, generation_mode="image", **settings)
 
 
-def read_weights(model: LavitForCausalLM) -> int:
-    """Reads each weight of the language model and its head once; returns their bytes."""
+def bytes_of_a_step(model: LavitForCausalLM) -> int:
+    """Returns the bytes that a step reads: those of the weights of the language model and its head, each once."""
     weights = {id(p): p for part in (model.model.language_model, model.lm_head) for p in part.parameters()}
-    total = 0
-    for weight in weights.values():
-        weight.data.flatten().view(torch.int64).sum()
-        total += weight.numel() * weight.element_size()
-    return total
+    embeddings = model.get_input_embeddings().weight
+    if embeddings is not model.lm_head.weight:
+        del weights[id(embeddings)]  # a step reads a row of each token
+    return sum(map(count_bytes, weights.values()))
 
 
-def peak_memory(args, work: Work) -> float:
-    """Returns the peak memory in MB of one kind of work beyond the weights, in a new process."""
+@cache
+def reading(num_bytes: int, device: str) -> Callable[[], torch.Tensor]:
+    """Returns a function that reads as many bytes of memory, which is the limit of a step with such weights."""
+    return torch.ones(num_bytes // 8, dtype=torch.int64, device=device).sum
+
+
+def time_steps(
+    draws: dict[str, Callable[[int], object]],
+    num_codes: int,
+    runs: int,
+    device: str,
+    others: dict[str, Callable[[], object]],
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """
+    Times ways to draw, which are functions of the number of codes to stop after, and other functions, all in turns.
+
+    Returns:
+        The seconds of each run of whole drawings and of the others, and the seconds of one step of each drawing: those
+        of its second half by the codes in it, so that neither the prompt nor the start of a drawing counts.
+    """
+    functions: dict[str, Callable[[], object]] = {name: partial(way, num_codes) for name, way in draws.items()}
+    halves = {f"{name}, half": partial(way, num_codes // 2) for name, way in draws.items()}
+    seconds = time_in_turns(functions | halves | others, runs, device)
+    steps = {}
+    for name in draws:
+        pairs = zip(seconds[name], seconds.pop(f"{name}, half"), strict=True)
+        steps[name] = [(whole - half) / (num_codes - num_codes // 2) for whole, half in pairs]
+    return seconds, steps
+
+
+def peak_memory(args, drawing: Drawing) -> float:
+    """Returns the peak memory in MB of one kind of drawing beyond the weights, in a new process."""
     model = build_model(args)
-    return measure_peak(lambda: draw(model, work), args.device)
+    return measure_peak(lambda: draw(model, drawing), args.device)
 
 
 def compare(model: LavitForCausalLM, args) -> Iterator[Figure]:
     """Compares guidance in one forward and in two passes, a batch and one image, a step and reading the weights."""
-    works = {
-        "one forward": Work(args.num_codes),
-        "two passes": Work(args.num_codes, way="two passes"),
-        "batch of 8": Work(args.num_codes, batch_size=8),
+    drawings = {
+        "one forward": Drawing(args.num_codes),
+        "two passes": Drawing(args.num_codes, way="two passes"),
+        "batch of 8": Drawing(args.num_codes, batch_size=8),
     }
     if args.device == "cpu":
-        works["batch of 8, sdpa"] = Work(args.num_codes, batch_size=8, attention="sdpa")
+        drawings["batch of 8, sdpa"] = Drawing(args.num_codes, batch_size=8, attention="sdpa")
     if args.device.startswith("cuda"):
-        works["static cache, compiled"] = Work(args.num_codes, way="static cache")
-    functions = {name: lambda work=work: draw(model, work) for name, work in works.items()}
-    seconds = time_in_turns(functions | {"weights": lambda: read_weights(model)}, args.runs, args.device)
-    weights = statistics.median(seconds.pop("weights"))
-    for name, runs in seconds.items():
-        work, median = works[name], statistics.median(runs)
-        ratios = [one * work.batch_size / other for one, other in zip(seconds["one forward"], runs, strict=True)]
-        against = () if name == "one forward" else ("one forward", statistics.median(ratios))
-        step = median / args.num_codes
-        images = 60 * work.batch_size / median * args.num_codes / CODES_PER_IMAGE
-        yield Figure(name, work.batch_size / step, "tokens/s", *against)
-        yield Figure(name, images, f"images/min of {CODES_PER_IMAGE} codes")
-        yield Figure(name, 1000 * step, "ms a step", "weights read once", weights / step)
-        yield Figure(name, in_new_process(peak_memory, args, work), "MB beyond the weights")
-    yield Figure("weights read once", 1000 * weights, "ms a step")
-    yield Figure("weights read once", read_weights(model) / 1e9 / weights, "GB/s")
+        drawings["static cache, compiled"] = Drawing(args.num_codes, way="static cache")
+    draws = {name: partial(draw, model, drawing) for name, drawing in drawings.items()}
+    num_bytes = bytes_of_a_step(model)
+    others = {"weights": reading(num_bytes, args.device)}
+    seconds, steps = time_steps(draws, args.num_codes, args.runs, args.device, others)
+    for name, drawing in drawings.items():
+        against = ("one forward", drawing.batch_size * speedup(seconds["one forward"], seconds[name]))
+        images = 60 * drawing.batch_size / statistics.median(seconds[name])
+        yield Figure(name, images, "images/min", *(() if name == "one forward" else against))
+        step, limit = 1000 * statistics.median(steps[name]), speedup(seconds["weights"], steps[name])
+        yield Figure(name, step, "ms per step", "weights read once", limit)
+        yield Figure(name, in_new_process(peak_memory, args, drawing), "MB beyond the weights")
+    weights = statistics.median(seconds["weights"])
+    yield Figure("weights read once", 1000 * weights, "ms per step")
+    yield Figure("weights read once", num_bytes / 1e9 / weights, "GB/s")
 
 
 def measure_growth(model: LavitForCausalLM, args) -> Iterator[Figure]:
     """Measures speed and memory over the length of the prompt, its images, and the batch size."""
     series = {
-        "prompt length": [(value, Work(GROWTH_CODES, prompt_length=value)) for value in (16, 64, 256, 1024)],
-        "images in the prompt": [(value, Work(GROWTH_CODES, num_images=value)) for value in (0, 1, 2, 4, 8)],
-        "batch size": [(value, Work(GROWTH_CODES, batch_size=value)) for value in (1, 2, 4, 8, 16)],
+        "prompt length": [(value, Drawing(GROWTH_CODES, prompt_length=value)) for value in (16, 64, 256, 1024)],
+        "images in the prompt": [(value, Drawing(GROWTH_CODES, num_images=value)) for value in (0, 1, 2, 4, 8)],
+        "batch size": [(value, Drawing(GROWTH_CODES, batch_size=value)) for value in (1, 2, 4, 8, 16)],
     }
-    for name, works in series.items():
-        functions = {str(value): lambda work=work: draw(model, work) for value, work in works}
+    for name, drawings in series.items():
+        functions = {str(value): lambda drawing=drawing: draw(model, drawing) for value, drawing in drawings}
         seconds = time_in_turns(functions, args.runs, args.device)
-        for value, work in works:
-            speed = work.batch_size * work.num_codes / statistics.median(seconds[str(value)])
+        for value, drawing in drawings:
+            speed = drawing.batch_size * drawing.num_codes / statistics.median(seconds[str(value)])
             yield Figure(f"{name}: {value}", speed, "tokens/s")
-            yield Figure(f"{name}: {value}", in_new_process(peak_memory, args, work), "MB beyond the weights")
+            yield Figure(f"{name}: {value}", in_new_process(peak_memory, args, drawing), "MB beyond the weights")
 
 
 def main() -> None:
@@ -174,7 +215,7 @@ def main() -> None:
     parser.add_argument("--num-codes", type=int, default=CODES_PER_IMAGE, help="number of codes of each image")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="bfloat16", help="dtype; float32 suits a processor without bfloat16 units")
+    parser.add_argument("--dtype", default="bfloat16", help="dtype of the weights")
     parser.add_argument("--plot", help="image file for a plot of the growth, which is only measured with this option")
     add_output(parser)
     args = parser.parse_args()
@@ -185,8 +226,8 @@ def main() -> None:
     if args.plot:
         parts["growth"] = list(measure_growth(model, args))
         plot_growth(parts["growth"], args.plot, f"{title}, {args.device}, {torch.get_num_threads()} threads")
-    setting = f"{title}; guidance {GUIDANCE_SCALE:g}, {args.num_codes} codes, median of {args.runs}"
-    report(args, setting, parts)
+    setting = f"{title}; guidance {GUIDANCE_SCALE:g}, images of {args.num_codes} codes, medians of {args.runs} runs"
+    report(args, setting, parts, args.dtype)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ Measures what only a GPU can tell, at the sizes of the release with random weigh
 
 Each part runs in a process of its own. Its figures are added to one JSON file as they are measured, so that the
 command can be cut at any time, and ends after 8.5 minutes. The same command then measures the parts that are not
-complete. A ratio has its baseline in the same process. The two take turns where the GPU holds both.
+complete. A ratio has its baseline in the same process. The two take turns where the GPU holds both at a time.
 """
 
 import argparse
+import copy
 import importlib.util
 import json
 import subprocess
@@ -21,57 +22,54 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import torch
 from figures import Figure, add_output, default_output, describe, show, write
 from gpu_setup import NUM_TEXT_TOKENS, TOY, Setup, Sizes
 from rich.console import Console
+from timing import speedup
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lavit_hf import LavitVisualTokenizer, LavitVisualTokenizerForPreTraining
-from lavit_hf.modeling.merger_lavit import PatchPartition
 from lavit_hf.training import LavitImageDecoderForTraining
 
 
 @torch.no_grad()
 def measure_tokenizer(setup: Setup) -> Iterator[Figure]:
     """Images per second of the visual tokenizer, packed against dense, and the share of the vision tower."""
+    from tokenizer import MERGERS
+
     batch_size = setup.sizes.tokenizer_batch
     for dtype in (torch.float32, torch.bfloat16):
         tokenizer = setup.new_model(LavitVisualTokenizer, setup.tokenizer_config(), dtype)
         pixel_values, name = setup.random_pixels(batch_size, dtype), str(dtype).removeprefix("torch.")
-        features = tokenizer.encode_vision(pixel_values)
-        keep_mask = torch.rand(features.shape[:2], device=setup.device) < 1 / 3
-        keep_mask[:, 0] = True
+        tokenize = partial(tokenizer, pixel_values, num_codes=setup.sizes.codes)
+        features, keep_mask = tokenizer.encode_vision(pixel_values), tokenize().keep_mask
         seconds = setup.time(
             {
-                "whole": partial(tokenizer, pixel_values),
+                "whole": tokenize,
                 "tower": partial(tokenizer.encode_vision, pixel_values),
-                "packed": partial(tokenizer.merger, features, PatchPartition(keep_mask)),
-                "dense": partial(tokenizer.merger, features, policy=keep_mask.to(features.dtype)),
+                **{path: partial(merge, tokenizer, features, keep_mask) for path, merge in MERGERS.items()},
             }
         )
-        yield Figure(f"images, {name}", batch_size / seconds["whole"], "images/s")
-        yield Figure(
-            f"tower, {name}",
-            batch_size / seconds["tower"],
-            "images/s",
-            "the whole",
-            seconds["tower"] / seconds["whole"],
-        )
-        ratio = seconds["dense"] / seconds["packed"]
-        yield Figure(f"packed merger, {name}", batch_size / seconds["packed"], "images/s", "dense merger", ratio)
+        speeds = {part: batch_size / median(runs) for part, runs in seconds.items()}
+        yield Figure(f"images, {name}", speeds["whole"], "images/s")
+        share = speedup(seconds["tower"], seconds["whole"])
+        yield Figure(f"tower, {name}", speeds["tower"], "images/s", "the time of the whole", share)
+        ratio = speedup(seconds["dense"], seconds["packed"])
+        yield Figure(f"packed merger, {name}", speeds["packed"], "images/s", "dense merger", ratio)
     tower = tokenizer.vision_tower
-    plain, compiled = tower.forward, setup.compile(tower.forward)
+    plain, compiled = tower.forward, torch.compile(tower.forward, backend=setup.backend)
 
-    def tokenize(forward: Callable) -> None:
+    def tokenize_with(forward: Callable) -> None:
         tower.forward = forward
-        tokenizer(pixel_values)
+        tokenize()
 
-    seconds = setup.time({"plain": lambda: tokenize(plain), "compiled": lambda: tokenize(compiled)})
-    ratio = seconds["plain"] / seconds["compiled"]
-    yield Figure("images, bfloat16, compiled", batch_size / seconds["compiled"], "images/s", "not compiled", ratio)
+    seconds = setup.time({"plain": partial(tokenize_with, plain), "compiled": partial(tokenize_with, compiled)})
+    speed, ratio = batch_size / median(seconds["compiled"]), speedup(seconds["plain"], seconds["compiled"])
+    yield Figure("images, bfloat16, tower compiled", speed, "images/s", "not compiled", ratio)
 
 
 @torch.no_grad()
@@ -100,63 +98,68 @@ def measure_reading(setup: Setup) -> Iterator[Figure]:
         }
     )
     name = f"language model alone, {length} tokens"
-    yield Figure("first token", seconds["first"], "s", name, seconds["plain first"] / seconds["first"])
-    step, plain_step = (seconds[f"{kind}all"] - seconds[f"{kind}first"] for kind in ("", "plain "))
-    yield Figure("tokens", count / step, "tokens/s", name, plain_step / step)
+    ratio = speedup(seconds["plain first"], seconds["first"])
+    yield Figure("first token", median(seconds["first"]), "s", name, ratio)
+    rest, plain_rest = (
+        [whole - first for whole, first in zip(seconds[f"{kind}all"], seconds[f"{kind}first"], strict=True)]
+        for kind in ("", "plain ")
+    )
+    yield Figure("tokens", count / median(rest), "tokens/s", name, speedup(plain_rest, rest))
 
 
 @torch.no_grad()
 def measure_drawing(setup: Setup) -> Iterator[Figure]:
     """Guided drawing of codes: against two passes, against the time to read the weights, and in batches."""
-    from generation import Work, draw, read_weights
+    from generation import Drawing, bytes_of_a_step, draw, reading, time_steps
 
     model, codes = setup.new_lavit(setup.sizes.text), setup.sizes.codes
-    works = {"one forward": Work(codes), "two passes": Work(codes, way="two passes")}
-    works["static cache"] = Work(codes, way="static cache")  # compiled by transformers on a GPU
-    works |= {f"batch of {size}": Work(codes, batch_size=size) for size in setup.sizes.drawing_batches}
-    functions = {name: lambda work=work: draw(model, work) for name, work in works.items()}
-    seconds = setup.time(functions | {"weights": lambda: read_weights(model)})
-    weights = seconds.pop("weights")
-    yield Figure("weights read once", 1000 * weights, "ms a step")
-    for name, value in seconds.items():
-        step = 1000 * value / codes
-        yield Figure(name, step, "ms a step", "weights read once", 1000 * weights / step)
-        if name != "two passes":
-            images = works[name].batch_size / value
-            baseline = "two passes" if works[name].batch_size == 1 else "one forward"
-            yield Figure(name, 60 * images, "images/min", baseline, images * seconds[baseline])
+    drawings = {"one forward": Drawing(codes), "two passes": Drawing(codes, way="two passes")}
+    # transformers compiles it on a GPU. The class of "two passes" comes before it: a new class compiles it again.
+    drawings["static cache"] = Drawing(codes, way="static cache")
+    drawings |= {f"batch of {size}": Drawing(codes, batch_size=size) for size in setup.sizes.drawing_batches}
+    draws = {name: partial(draw, model, drawing) for name, drawing in drawings.items()}
+    limit = {"weights": reading(bytes_of_a_step(model), setup.device)}
+    seconds, steps = time_steps(draws, codes, setup.sizes.runs, setup.device, limit)
+    yield Figure("weights read once", 1000 * median(seconds["weights"]), "ms per step")
+    for name, drawing in drawings.items():
+        ratio = speedup(seconds["weights"], steps[name])
+        yield Figure(name, 1000 * median(steps[name]), "ms per step", "weights read once", ratio)
+        images = 60 * drawing.batch_size / median(seconds[name])
+        baseline = "two passes" if drawing.batch_size == 1 else "one forward"
+        ratio = drawing.batch_size * speedup(seconds[baseline], seconds[name])
+        yield Figure(name, images, "images/min", *(() if name == "two passes" else (baseline, ratio)))
 
 
 @torch.no_grad()
 def measure_pixels(setup: Setup) -> Iterator[Figure]:
     """Seconds from a prompt to pixels by part, and the step of the U-Net, compiled."""
-    from generation import Work, draw
+    from generation import Drawing, draw
 
     sizes = setup.sizes
     model, pipeline = setup.new_lavit(sizes.text), setup.new_pipeline()
     codes = [torch.randint(model.config.codebook_size, (sizes.codes,)).tolist()]
+    plain, compiled = pipeline.unet, copy.deepcopy(pipeline.unet)
+    compiled.compile_repeated_blocks(backend=setup.backend)  # a few seconds, where the whole U-Net takes minutes
 
-    def decode() -> None:
+    def decode(unet: nn.Module) -> None:
+        pipeline.unet = unet
         pipeline(codes, height=sizes.pixels, width=sizes.pixels, num_inference_steps=sizes.steps)
 
-    work = Work(sizes.codes, way="static cache" if setup.on_gpu else "one forward")
-    seconds = setup.time({"codes": partial(draw, model, work), "pixels": decode})
     latents = torch.randn(1, 4, *[sizes.pixels // pipeline.vae_scale_factor] * 2, device=setup.device)
-    vae = setup.time({"vae": lambda: pipeline.vae.decode(latents.to(torch.bfloat16))})["vae"]
-    whole = seconds["codes"] + seconds["pixels"]
+    drawing = Drawing(sizes.codes, way="static cache" if setup.on_gpu else "one forward")
+    seconds = setup.time(
+        {
+            "codes": partial(draw, model, drawing),
+            "pixels": partial(decode, plain),
+            "pixels, blocks of the U-Net compiled": partial(decode, compiled),
+            "VAE alone": lambda: pipeline.vae.decode(latents.to(torch.bfloat16)),
+        }
+    )
+    whole = [sum(parts) for parts in zip(seconds["codes"], seconds["pixels"], strict=True)]
     title = f"prompt to {sizes.pixels} pixels"
-    yield Figure(title, whole, "s")
-    for part, value in {"codes": seconds["codes"], "VAE": vae, "U-Net": seconds["pixels"] - vae}.items():
-        yield Figure(f"{title}: {part}", value, "s", "the whole", value / whole)
-    plain, compiled = pipeline.unet.forward, setup.compile(pipeline.unet.forward)
-
-    def decode_with(forward: Callable) -> None:
-        pipeline.unet.forward = forward
-        decode()
-
-    seconds = setup.time({"plain": lambda: decode_with(plain), "compiled": lambda: decode_with(compiled)})
-    ratio = seconds["plain"] / seconds["compiled"]
-    yield Figure("pixels, U-Net compiled", seconds["compiled"], "s", "not compiled", ratio)
+    yield Figure(title, median(whole), "s")
+    for part, runs in seconds.items():
+        yield Figure(f"{title}: {part}", median(runs), "s", title, speedup(runs, whole))
 
 
 def measure_step(
@@ -178,7 +181,7 @@ def measure_step(
 
     train()  # the optimizer makes its states
     memory = setup.peak_memory(train)
-    seconds = setup.time({"step": train})["step"]
+    seconds = median(setup.time({"step": train})["step"])
     yield Figure(name, work / seconds, unit)
     if memory is not None:
         yield Figure(name, memory, "GB of peak memory")
@@ -214,13 +217,13 @@ def measure_stage_two(setup: Setup) -> Iterator[Figure]:
     """Training of a language model of 1.3 billion weights on codes and text."""
     batch_size, length = setup.sizes.training_tokens
     ids = torch.randint(3, NUM_TEXT_TOKENS, (batch_size, length), device=setup.device)
+    flops = None  # those of sdpa hold for FlashAttention, whose kernels the counter does not know
     for attention in ["sdpa"] + ["flash_attention_2"] * bool(importlib.util.find_spec("flash_attn") and setup.on_gpu):
-        flops = None
         for name in (f"stage 2, {attention}", f"stage 2, {attention}, checkpointing"):
             model = setup.new_lavit(setup.sizes.trained_text).float().train()
             model.model.visual_tokenizer.requires_grad_(False)
             model.set_attn_implementation({"text_config": attention})
-            if flops:
+            if name.endswith("checkpointing"):
                 model.gradient_checkpointing_enable()
             step = partial(compute_loss, model, input_ids=ids, labels=ids, skip_logits=True)
             flops = yield from measure_step(setup, model, step, batch_size * length, "tokens/s", name, flops)
@@ -245,23 +248,26 @@ def measure_stage_three(setup: Setup) -> Iterator[Figure]:
 
 @torch.no_grad()
 def measure_quantization(setup: Setup) -> Iterator[Figure]:
-    """Tokens per second and memory of a language model in bfloat16, int8 and packed int4."""
-    from generation import Work, draw
-    from quantization import count_bytes
+    """Drawing with, and memory of, a language model in bfloat16, int8 and packed int4."""
+    from generation import Drawing, draw
+    from memory import count_bytes
     from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
 
     ways = {"bfloat16": None, "int8": Int8WeightOnlyConfig()}
     if setup.on_gpu:  # its kernels need one
-        ways["int4"] = Int4WeightOnlyConfig(32)
-    codes, first = setup.sizes.codes, 0.0
+        ways["int4"] = Int4WeightOnlyConfig(32, int4_packing_format="tile_packed_to_4d")
+    # Without compilation, the time of a step on a GPU is that of its launches, whatever the weights.
+    drawing = Drawing(setup.sizes.codes, way="static cache" if setup.on_gpu else "one forward")
+    speeds, sizes = {}, {}
     for name, config in ways.items():
         model = setup.new_lavit(setup.sizes.text)
         if config is not None:
             quantize_(model.model.language_model, config)
-        speed = 2 * codes / setup.time({name: lambda model=model: draw(model, Work(codes))})[name]
-        first = first or speed
-        yield Figure(name, speed, "tokens/s, with guidance", "bfloat16", speed / first)
-        yield Figure(name, sum(map(count_bytes, model.parameters())) / 1e9, "GB of weights")
+        speeds[name] = 60 / median(setup.time({name: partial(draw, model, drawing)})[name])
+        sizes[name] = sum(map(count_bytes, model.parameters())) / 1e9
+        speed, size = speeds[name] / speeds["bfloat16"], sizes["bfloat16"] / sizes[name]
+        yield Figure(name, speeds[name], "images/min", *(() if config is None else ("bfloat16", speed)))
+        yield Figure(name, sizes[name], "GB of weights", *(() if config is None else ("bfloat16", size)))
         del model
 
 
@@ -269,14 +275,16 @@ def measure_lora(setup: Setup) -> Iterator[Figure]:
     """Memory and speed of LoRA on the whole model."""
     from peft import LoraConfig, get_peft_model
 
-    _, length = setup.sizes.training_tokens
+    (_, length), flops = setup.sizes.training_tokens, None
+    ids = torch.randint(3, NUM_TEXT_TOKENS, (1, length), device=setup.device)
     model = setup.new_lavit(setup.sizes.text)
-    model.gradient_checkpointing_enable()
     model.enable_input_require_grads()
     adapted = get_peft_model(model, LoraConfig(r=16, target_modules=["q_proj", "v_proj"])).train()
-    ids = torch.randint(3, NUM_TEXT_TOKENS, (1, length), device=setup.device)
     step = partial(compute_loss, adapted, input_ids=ids, labels=ids, skip_logits=True)
-    yield from measure_step(setup, adapted, step, length, "tokens/s", "LoRA, one sequence, checkpointing")
+    for name in ("LoRA, one sequence", "LoRA, one sequence, checkpointing"):
+        if name.endswith("checkpointing"):
+            model.gradient_checkpointing_enable()
+        flops = yield from measure_step(setup, adapted, step, length, "tokens/s", name, flops)
 
 
 def measure_conversion(setup: Setup) -> Iterator[Figure]:
@@ -324,7 +332,7 @@ def run_parts(args: argparse.Namespace, path: Path) -> None:
             left = max(1.0, deadline - time.monotonic())
             done = subprocess.run([*command, *["--toy"] * args.toy], timeout=left).returncode == 0
         except subprocess.TimeoutExpired:
-            print(f"The {args.minutes:g} minutes are over in the part {name}: the same command goes on from there.")
+            print(f"The part {name} was cut after {args.minutes:g} minutes. The same command goes on with it.")
             return
         if not done:
             print(f"The part {name} failed; the others go on.", file=sys.stderr)
@@ -342,15 +350,19 @@ def main() -> None:
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error(f"--device {args.device}: there is no GPU; --toy --device cpu tests the command")
     if args.part:
+        if args.device.startswith("cuda:"):
+            torch.cuda.set_device(args.device)
         run_part(args.part, Setup(TOY if args.toy else Sizes(), args.device), args.output)
         return
     if args.toy and not args.output:
-        parser.error("--toy needs --output: its figures are none of the results")
+        parser.error("--toy needs --output, since its figures do not belong to benchmarks/results")
     path = args.output or default_output(args.device)
     expected = describe(f"{'Toy' if args.toy else 'Release'} sizes", args.device) | {"complete": []}
     if not path.exists():
         write(path, expected)
     found = json.loads(path.read_text())
+    if expected["machine"]["gpu"]:  # the processor matters little, and the dtype in which it is faster may be close
+        found["machine"]["processor"] = expected["machine"]["processor"]
     for key in ("machine", "setting"):
         if found[key] != expected[key]:
             parser.error(

@@ -3,8 +3,10 @@
 
 import ctypes
 import multiprocessing
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,42 @@ def read_memory() -> dict[str, int]:
 def return_freed_memory() -> None:
     """Returns freed memory to the system, which would otherwise serve later allocations that then do not count."""
     ctypes.CDLL(None).malloc_trim(0)
+
+
+def stored_tensors(weight: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yields what a weight has in memory. A quantized weight has values and scales, one on a disk has nothing."""
+    if hasattr(weight, "__tensor_flatten__"):
+        names, _ = weight.__tensor_flatten__()
+        for name in names:
+            yield from stored_tensors(getattr(weight, name))
+    elif not weight.is_meta:
+        yield weight
+
+
+def count_bytes(weight: torch.Tensor) -> int:
+    """Returns the bytes of a weight in memory."""
+    return sum(tensor.nbytes for tensor in stored_tensors(weight))
+
+
+@contextmanager
+def watch_private_memory(every: float = 0.005) -> Iterator[list[int]]:
+    """
+    Samples the private memory of this process. The list has one number, the largest number of bytes so far beyond
+    those at the start.
+    """
+    done, before, peak = threading.Event(), read_memory()["RssAnon"], [0]
+
+    def watch() -> None:
+        while not done.wait(every):
+            peak[0] = max(peak[0], read_memory()["RssAnon"] - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
 
 
 def measure_peak(function: Callable[[], object], device: str) -> float:

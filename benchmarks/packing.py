@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 import yaml
 from figures import ROOT, Figure, add_output, report
-from timing import time_in_turns
+from timing import speedup, time_in_turns
 from transformers import LlamaConfig
 
 from lavit_hf import LavitForCausalLM, LavitProcessor
@@ -116,15 +116,14 @@ def main() -> None:
     seconds = time_in_turns({way: lambda way=way: turn(way) for way in WAYS}, args.runs, args.device)
     figures = []
     for way in WAYS:
-        ratio = statistics.median(first / mine for mine, first in zip(seconds[way], seconds["padded"], strict=True))
-        against = () if way == "padded" else ("padded", ratio)
+        against = () if way == "padded" else ("padded", speedup(seconds["padded"], seconds[way]))
         figures.append(Figure(way, statistics.median(seconds[way]) / args.num_batches, "s per step", *against))
         figures.append(Figure(way, results[way][1] / args.num_batches, "positions per step"))
     setting = (
         f"{args.num_batches} batches of {args.batch_size} sequences, {name}, {args.attention} attention, median of "
         f"{args.runs}; sums of losses " + ", ".join(f"{way} {loss:.0f}" for way, (loss, _) in results.items())
     )
-    report(args, setting, {"packing": figures})
+    report(args, setting, {"packing": figures}, name)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,15 @@ Measures how much of the speed of the visual tokenizer remains when a dataset is
 The images are JPEGs of `--image-file-size`, and the weights are random. "ready" calls the visual tokenizer on pixels
 that are already on the device, and reads back the codes. "dataset" is `precompute_codes` from files to files. Both
 take turns, so that ratios hold on a machine whose speed drifts. "parts" are the steps of an image one after the other
-in one process; preparing and the steps after the vision tower are differences of two times, which may be negative.
-"processes" is `precompute_codes` in several processes, each with one thread and without workers. Memory is the private
-memory of a separate process, for datasets of several lengths, with images of 16 pixels and a tiny model in place of
-the vision tower.
+in one process. "files" are reading and preparing JPEGs of several sizes in one thread. "processes" is
+`precompute_codes` in several processes, each with one thread and without workers. Memory is the private memory of a
+separate process, for datasets of several lengths, with images of 16 pixels and a tiny model in place of the released
+one. It is measured once for each length.
 """
 
 import argparse
 import io
+import itertools
 import json
 import os
 import shutil
@@ -24,23 +25,26 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
 from figures import Figure, add_output, plot_growth, report
-from memory import in_new_process, read_memory
+from memory import in_new_process, watch_private_memory
 from PIL import Image
-from timing import time_in_turns
+from timing import speedup, time_in_turns
 from transformers import ViTConfig
 
 from lavit_hf import LavitImageProcessor, LavitVisualTokenizer, LavitVisualTokenizerConfig
 from lavit_hf.data.precompute import precompute_codes
 from lavit_hf.processing import read_image
+
+
+FILE_SIZES = ((500, 375), (1024, 768))
 
 
 def save_model(folder: Path, args) -> Path:
@@ -76,14 +80,12 @@ def save_images(folder: Path, count: int, size: tuple[int, int]) -> datasets.Dat
 
 
 @torch.inference_mode()
-def time_ready(tokenizer, pixel_values: torch.Tensor, batch_size: int, count: int) -> float:
-    """Returns the images per second of the visual tokenizer alone."""
-    started = time.perf_counter()
+def tokenize(tokenizer, pixel_values: torch.Tensor, batch_size: int, count: int) -> None:
+    """Computes the codes of `count` images by the visual tokenizer alone."""
     for start in range(0, count, batch_size):
         size = min(batch_size, count - start)
         outputs = tokenizer(pixel_values[:size])
         [codes.numpy() for codes in outputs.codes.int().cpu().split(outputs.num_codes.tolist())]
-    return count / (time.perf_counter() - started)
 
 
 def compare_speed(args, folder: Path) -> Iterator[Figure]:
@@ -97,21 +99,23 @@ def compare_speed(args, folder: Path) -> Iterator[Figure]:
     images = [read_image(row["image"]) for row in dataset.select(range(min(max(args.batch_sizes), len(dataset))))]
     processor = LavitImageProcessor.from_pretrained(model)
     pixel_values = processor(images, return_tensors="pt")["pixel_values"].to(args.device)
-    time_ready(tokenizer, pixel_values, args.batch_sizes[0], args.batch_sizes[0])
+    outputs = (folder / f"output-{number}" for number in itertools.count())
+
+    def precompute(batch_size: int, keep_images: bool) -> None:
+        settings = {"batch_size": batch_size, "keep_images": keep_images, "num_workers": args.num_workers}
+        precompute_codes(dataset, next(outputs), tokenizer, processor, **settings)
+
     for batch_size in args.batch_sizes:
-        speeds = {"ready": [], True: [], False: []}
-        for repeat in range(args.repeats):
-            speeds["ready"].append(time_ready(tokenizer, pixel_values, batch_size, len(dataset)))
-            for keep_images in (True, False):
-                output = folder / f"{batch_size}-{repeat}-{keep_images}"
-                settings = {"batch_size": batch_size, "keep_images": keep_images, "num_workers": args.num_workers}
-                started = time.perf_counter()
-                precompute_codes(dataset, output, tokenizer, processor, **settings)
-                speeds[keep_images].append(len(dataset) / (time.perf_counter() - started))
-        ready, kept, dropped = (statistics.median(values) for values in speeds.values())
-        yield Figure(f"ready, batch of {batch_size}", ready, "images/s")
-        for name, speed in {"dataset": kept, "dataset without images": dropped}.items():
-            yield Figure(f"{name}, batch of {batch_size}", speed, "images/s", "ready", speed / ready)
+        ways = {
+            "ready": partial(tokenize, tokenizer, pixel_values, batch_size, len(dataset)),
+            "dataset": partial(precompute, batch_size, True),
+            "dataset without images": partial(precompute, batch_size, False),
+        }
+        seconds = time_in_turns(ways, args.repeats, args.device)
+        for name, runs in seconds.items():
+            against = () if name == "ready" else ("ready", speedup(seconds["ready"], runs))
+            speed = len(dataset) / statistics.median(runs)
+            yield Figure(f"{name}, batch of {batch_size}", speed, "images/s", *against)
 
 
 @torch.inference_mode()
@@ -137,10 +141,23 @@ def measure_parts(args, folder: Path) -> Iterator[Figure]:
     parts = {name: statistics.median(seconds) for name, seconds in times.items()}
     total = sum(parts.values())
     for name, value in parts.items():
-        yield Figure(name, 1000 * value / len(rows), "ms of an image", "all parts", value / total)
+        yield Figure(name, 1000 * value / len(rows), "ms per image", "all parts", value / total)
 
 
-def time_process(folder: Path) -> None:
+def measure_files(args, folder: Path) -> Iterator[Figure]:
+    """Measures how many files one thread reads and prepares."""
+    processor, threads = LavitImageProcessor.from_pretrained(folder / "model"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    for size in (tuple(args.image_file_size), *FILE_SIZES):
+        name = f"{size[0]} x {size[1]}"
+        paths = [row["image"] for row in save_images(folder / name, 16, size)]
+        work = {name: lambda paths=paths: processor([read_image(path) for path in paths], return_tensors="pt")}
+        (seconds,) = time_in_turns(work, args.repeats, "cpu").values()
+        yield Figure(f"reading and preparing, {name}", len(paths) / statistics.median(seconds), "images/s of a thread")
+    torch.set_num_threads(threads)
+
+
+def time_process(folder: Path, repeats: int) -> None:
     """Prints the images per second of all processes together, in each of which this function runs."""
     datasets.disable_progress_bars()
     dataset = datasets.load_from_disk(folder / "rows")
@@ -151,12 +168,12 @@ def time_process(folder: Path) -> None:
     count = int(os.environ["WORLD_SIZE"])
     settings = {"batch_size": 8, "num_workers": 0, "rows_per_shard": -(-len(dataset) // (4 * count))}
     seconds = []
-    for run in ("warm", "out"):
+    for run in range(repeats + 1):
         started = time.perf_counter()
-        precompute_codes(dataset, folder / f"{run}-{count}", *model, **settings)  # the processes wait for each other
+        precompute_codes(dataset, folder / f"{count}-{run}", *model, **settings)  # the processes wait for each other
         seconds.append(time.perf_counter() - started)
     if os.environ["RANK"] == "0":
-        print(json.dumps(len(dataset) / seconds[-1]))
+        print(json.dumps(len(dataset) / statistics.median(seconds[1:])))
 
 
 def compare_processes(args, folder: Path) -> Iterator[Figure]:
@@ -164,7 +181,7 @@ def compare_processes(args, folder: Path) -> Iterator[Figure]:
     speeds = {}
     for count in args.processes:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-        command += [__file__, "--process-of", str(folder)]
+        command += [__file__, "--process-of", str(folder), "--repeats", str(args.repeats)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
         output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
         speeds[count] = json.loads(output.splitlines()[-1])
@@ -201,25 +218,14 @@ def measure_memory(
     second.
     """
     datasets.disable_progress_bars()
-    done = threading.Event()
-
-    def watch():
-        while not done.wait(0.02):
-            peak[0] = max(peak[0], read_memory()["RssAnon"])
-
     settings = {"rows_per_shard": rows_per_shard, "num_workers": 0, "batch_size": 256}
     model = LavitVisualTokenizer.from_pretrained(model_folder), LavitImageProcessor.from_pretrained(model_folder)
     precompute_codes(load_many(500, streaming, folder), folder / "warm", *model, **settings)
     rows = load_many(num_rows, streaming, folder)
-    before, started = read_memory()["RssAnon"], time.perf_counter()
-    peak = [before]  # one number, so that the memory does not grow by the samples
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    precompute_codes(rows, folder / "out", *model, **settings)
-    seconds = time.perf_counter() - started
-    done.set()
-    watcher.join()
-    return (peak[0] - before) / 1e6, num_rows / seconds
+    started = time.perf_counter()
+    with watch_private_memory(every=0.02) as peak:
+        precompute_codes(rows, folder / "out", *model, **settings)
+    return peak[0] / 1e6, num_rows / (time.perf_counter() - started)
 
 
 def compare_memory(args, folder: Path) -> Iterator[Figure]:
@@ -262,23 +268,28 @@ def main() -> None:
     add_output(parser)
     args = parser.parse_args()
     if args.process_of is not None:
-        time_process(args.process_of)
+        time_process(args.process_of, args.repeats)
         return
     datasets.disable_progress_bars()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        speed = list(compare_speed(args, folder))
-        parts = list(measure_parts(args, folder))
-        processes = list(compare_processes(args, folder))
-        memory = list(compare_memory(args, folder))
+    steps = {
+        "speed": compare_speed,
+        "parts": measure_parts,
+        "files": measure_files,
+        "processes": compare_processes,
+        "memory": compare_memory,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        parts = {name: list(step(args, Path(folder))) for name, step in steps.items()}
     if args.plot:
-        plot_growth(processes + memory, args.plot, f"{args.dtype}, {args.device}, one thread in each process")
+        plot_growth(
+            parts["processes"] + parts["memory"], args.plot, f"{args.dtype}, {args.device}, one thread in each process"
+        )
     width, height = args.image_file_size
     setting = (
         f"{args.num_images} JPEGs of {width} x {height} pixels, {args.num_workers} workers, {args.dtype}, medians of "
-        f"{args.repeats}; for the memory, shards of {args.rows_per_shard} rows"
+        f"{args.repeats} runs; for the memory, shards of {args.rows_per_shard} rows"
     )
-    report(args, setting, {"speed": speed, "parts": parts, "processes": processes, "memory": memory})
+    report(args, setting, parts, args.dtype)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import torch
 from figures import Figure, add_output, report
-from timing import time_in_turns
+from timing import speedup, time_in_turns
 from transformers import Blip2VisionConfig
 
 from lavit_hf import LavitVisualTokenizerConfig, LavitVisualTokenizerForPreTraining, demo_checkpoint
@@ -55,21 +55,21 @@ def measure(name: str, args) -> list[Figure]:
     ways: dict[str, Callable] = {"with the vision tower": step, "from its features": step_from_features}
     seconds = time_in_turns(ways, args.runs, args.device)
     with_tower, given = seconds.values()
-    ratio = statistics.median(slow / fast for slow, fast in zip(with_tower, given, strict=True))
+    ratio = speedup(with_tower, given)
     kilobytes = 2 * features[0].numel() / 1e3
     return [
         Figure(f"{name}, with the vision tower", batch_size / statistics.median(with_tower), "images/s"),
         Figure(
             f"{name}, from its features", batch_size / statistics.median(given), "images/s", "with the tower", ratio
         ),
-        Figure(f"{name}, from its features", kilobytes, "KB of the features of an image"),
+        Figure(f"{name}, from its features", kilobytes, "KB of features per image"),
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--batch-size", type=int, default=2, help="of 'release'; 'shapes' takes 16 times as many")
+    parser.add_argument("--batch-size", type=int, default=2, help="images per batch; 16 times as many for 'shapes'")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--vision-layers", type=int, default=10)
     parser.add_argument("--merger-layers", type=int, default=3)
@@ -78,7 +78,8 @@ def main() -> None:
     add_output(parser)
     args = parser.parse_args()
     setting = f"Batch {args.batch_size} (shapes: {16 * args.batch_size}), {args.dtype}, median of {args.runs}"
-    report(args, setting, {"stage 1": [figure for name in args.models for figure in measure(name, args)]})
+    figures = [figure for name in args.models for figure in measure(name, args)]
+    report(args, setting, {"stage 1": figures}, args.dtype)
 
 
 if __name__ == "__main__":

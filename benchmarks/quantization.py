@@ -5,19 +5,21 @@ Measures the memory of a LaVIT that is loaded whole, quantized, and with parts o
     python benchmarks/quantization.py
 
 The language model is a Llama with random weights in bfloat16 and the codes of the release, by default of 0.56 billion
-weights. Each way is loaded in a separate process. The table has the bytes of its weights in memory, and the memory of
-the process after it has drawn some codes, without that of its imports. On a CPU, this is private memory, which does
-not include weights that stay mapped from their file because they have its dtype.
+weights. Each way is loaded and timed in a separate process, so that the ways do not take turns. The table has the
+bytes of its weights in memory, and the memory of the process after it has drawn images, without that of its imports.
+On a CPU, this is private memory, which does not include weights that stay mapped from their file because they have its
+dtype.
 """
 
 import argparse
+import statistics
 import tempfile
-import time
 
 import torch
 from figures import Figure, add_output, report
-from generation import Work, build_model, draw
-from memory import in_new_process, read_memory, return_freed_memory
+from generation import Drawing, build_model, draw
+from memory import count_bytes, in_new_process, read_memory, return_freed_memory
+from timing import time_in_turns
 from transformers import TorchAoConfig
 
 from lavit_hf import LavitForCausalLM
@@ -33,7 +35,7 @@ def load(way: str, folder: str, offload_folder: str, args) -> LavitForCausalLM:
     weights = {
         "int8": Int8WeightOnlyConfig,
         "int4 values": lambda: IntxWeightOnlyConfig(torch.int4, PerGroup(32)),  # one byte each
-        "int4 packed": lambda: Int4WeightOnlyConfig(32),  # needs a GPU
+        "int4 packed": lambda: Int4WeightOnlyConfig(32, int4_packing_format="tile_packed_to_4d"),  # needs a GPU
     }
     if way in weights:
         settings["quantization_config"] = TorchAoConfig(weights[way]())
@@ -42,16 +44,8 @@ def load(way: str, folder: str, offload_folder: str, args) -> LavitForCausalLM:
     return LavitForCausalLM.from_pretrained(folder, **settings)
 
 
-def count_bytes(weight: torch.Tensor) -> int:
-    """Returns the bytes of a weight in memory. A quantized weight has values and scales, one on a disk has none."""
-    if hasattr(weight, "__tensor_flatten__"):
-        names, _ = weight.__tensor_flatten__()
-        return sum(count_bytes(getattr(weight, name)) for name in names)
-    return 0 if weight.is_meta else weight.nbytes
-
-
 def measure(way: str, folder: str, args) -> tuple[float, float, float]:
-    """Returns the MB of weights and of the process, and the tokens per second of one way, in a new process."""
+    """Returns the MB of weights and of the process, and the images per minute of one way, in a new process."""
 
     def memory() -> float:
         if args.device.startswith("cuda"):
@@ -62,11 +56,11 @@ def measure(way: str, folder: str, args) -> tuple[float, float, float]:
     before = memory()
     with tempfile.TemporaryDirectory() as offload_folder:
         model = load(way, folder, offload_folder, args)
-        started = time.perf_counter()
-        draw(model, Work(args.num_codes))
-        seconds = time.perf_counter() - started
-    weights = sum(count_bytes(weight) for weight in model.parameters()) / 1e6
-    return weights, memory() - before, args.num_codes / seconds
+        (seconds,) = time_in_turns(
+            {way: lambda: draw(model, Drawing(args.num_codes))}, args.runs, args.device
+        ).values()
+    weights = sum(map(count_bytes, model.parameters())) / 1e6
+    return weights, memory() - before, 60 / statistics.median(seconds)
 
 
 def main() -> None:
@@ -74,6 +68,7 @@ def main() -> None:
     parser.add_argument("--hidden-size", type=int, default=1280)
     parser.add_argument("--layers", type=int, default=25)
     parser.add_argument("--num-codes", type=int, default=16)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--half", default="560MB", help="memory for weights, half of which then go to the disk")
     parser.set_defaults(dtype="bfloat16")
@@ -94,9 +89,13 @@ def main() -> None:
             figures += [
                 Figure(way, weights, "MB of weights", *against[0]),
                 Figure(way, process, "MB of the process"),
-                Figure(way, speed, "tokens/s, with guidance", *against[1]),
+                Figure(way, speed, "images/min", *against[1]),
             ]
-    report(args, f"{args.layers} layers of width {args.hidden_size}, {args.num_codes} codes", {"ways": figures})
+    setting = (
+        f"{args.layers} layers of width {args.hidden_size}, images of {args.num_codes} codes with guidance, "
+        f"medians of {args.runs} runs"
+    )
+    report(args, setting, {"ways": figures})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The timing of the functions that a benchmark compares."""
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -24,3 +25,11 @@ def time_in_turns(functions: dict[str, Callable], runs: int, device: str) -> dic
             if run:
                 seconds[name].append(time.perf_counter() - started)
     return seconds
+
+
+def speedup(baseline: Sequence[float], seconds: Sequence[float]) -> float:
+    """
+    Returns how many times faster a function is than a baseline. Runs of the same turn are compared, so that a drift of
+    the machine's speed does not change the ratio, which is their median.
+    """
+    return statistics.median(slow / fast for slow, fast in zip(baseline, seconds, strict=True))

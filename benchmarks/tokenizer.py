@@ -14,7 +14,7 @@ import statistics
 import torch
 from figures import Figure, add_output, report
 from memory import in_new_process, measure_peak
-from timing import time_in_turns
+from timing import speedup, time_in_turns
 from transformers import Blip2VisionConfig
 from transformers.initialization import no_init_weights
 
@@ -113,16 +113,15 @@ def main() -> None:
     figures = []
     for part in ("merger", "tokenizer"):
         packed, dense = (seconds[f"{part}-{path}"] for path in ("packed", "dense"))
-        ratio = statistics.median(slow / fast for slow, fast in zip(dense, packed, strict=True))
         memory = {path: in_new_process(peak_memory, args, part, path) for path in MERGERS}
         against = ("dense", memory["dense"] / memory["packed"])
         figures += [
-            Figure(f"{part}, packed", statistics.median(packed), "s", "dense", ratio),
+            Figure(f"{part}, packed", statistics.median(packed), "s", "dense", speedup(dense, packed)),
             Figure(f"{part}, packed", memory["packed"], "MB beyond the weights", *against),
             Figure(f"{part}, dense", statistics.median(dense), "s"),
             Figure(f"{part}, dense", memory["dense"], "MB beyond the weights"),
         ]
-    report(args, setting, {"visual tokenizer": figures})
+    report(args, setting, {"visual tokenizer": figures}, args.dtype)
 
 
 if __name__ == "__main__":

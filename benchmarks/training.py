@@ -20,6 +20,8 @@ from pathlib import Path
 
 from figures import ROOT, Figure, add_output, report
 
+from lavit_hf.training import prefers_bfloat16
+
 
 EVAL_ROWS = 64
 # The script of each stage, and its arguments that name the results of earlier stages.
@@ -105,7 +107,9 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for stage in stages:
             figures += train(stage, Path(folder), args)
-    report(args, f"{args.steps} steps of each recipe of the shapes model", {"training": figures})
+    dtype = "bfloat16" if prefers_bfloat16("cpu") else "float32"
+    setting = f"{args.steps} steps of each recipe of the shapes model, with the start; the VAE in float32"
+    report(args, setting, {"training": figures}, dtype)
 
 
 if __name__ == "__main__":

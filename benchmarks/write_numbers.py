@@ -5,9 +5,9 @@ Writes the tables of docs/numbers.md from the files of results.
     python benchmarks/write_numbers.py
 
 Tables stand between marks, `<!-- figures: NAME -->` and `<!-- end of figures -->`. NAME is that of the script, whose
-files are `benchmarks/results/NAME.KIND.json`. Where there are files of several kinds of machines, their rows stand
-together. NAME `evaluation` is the evaluation that ships with the small model. The text around the marks is written by
-hand, and has no measured figures.
+files are `benchmarks/results/NAME.MACHINE.json` or `NAME.MACHINE.DTYPE.json`. Where there are several files, their
+rows stand together, each with its machine and dtype. NAME `evaluation` is the evaluation that ships with the small
+model. The text around the marks is written by hand, and has no measured figures.
 """
 
 import argparse
@@ -60,9 +60,10 @@ def list_versions(versions: dict[str, str]) -> str:
 
 
 def name_of(content: dict) -> str:
-    """Returns the machine by which the rows of several files are told apart."""
+    """Returns the machine and the dtype by which the rows of several files are told apart."""
     machine = content["machine"]
-    return (machine["gpu"] or machine["processor"]) + ("" if content["date"] else ", earlier")
+    words = [machine["gpu"] or machine["processor"], content["dtype"], "" if content["date"] else "earlier"]
+    return ", ".join(filter(None, words))
 
 
 def source_of(content: dict) -> str:
@@ -81,7 +82,7 @@ def compare(measured: dict[str, list[Figure]]) -> str:
     units = list(dict.fromkeys(figure.unit for figure in figures))
     baselines = {unit: {figure.baseline for figure in figures if figure.unit == unit} - {None} for unit in units}
     several = len(measured) > 1
-    headings = ["", *["machine"] * several]
+    headings = ["", *["measured on"] * several]
     for unit in units:
         against = "ratio" if len(baselines[unit]) > 1 else f"against {next(iter(baselines[unit]), '')}"
         headings += [unit, *[against] * bool(baselines[unit])]
@@ -110,7 +111,10 @@ def show_results(contents: list[dict]) -> str:
         measured: dict[str, list[Figure]] = {}
         for content in contents:
             if title in content["parts"]:
-                measured[name_of(content)] = [Figure(**values) for values in content["parts"][title]]
+                name = name_of(content)
+                if name in measured:
+                    raise ValueError(f"Two files of {content['command']!r} have figures of {name}: delete one.")
+                measured[name] = [Figure(**values) for values in content["parts"][title]]
         text += f"\n{title}:\n" * (len(titles) > 1) + f"\n{compare(measured)}"
     return text
 

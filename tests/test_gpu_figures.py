@@ -16,6 +16,9 @@ import write_numbers  # noqa: E402
 from gpu_setup import TOY, Setup, Sizes  # noqa: E402
 
 
+DIFFERENCE = "ms per step"  # the difference of two times, which is near 0 at toy size
+
+
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "gpu.json"
@@ -31,7 +34,7 @@ def test_a_part_is_measured(name, path):
     assert content["complete"] == [name]
     assert len({(figure["name"], figure["unit"]) for figure in part}) == len(part) > 0
     for figure in part:
-        assert figure["value"] >= 0, figure
+        assert figure["value"] >= 0 or figure["unit"] == DIFFERENCE, figure
         assert (figure["ratio"] is None) == (figure["baseline"] is None), figure
     assert gpu.show(content).row_count == len(part)
     page = write_numbers.fill("<!-- figures: gpu -->\n<!-- end of figures -->", path.parent)
@@ -61,7 +64,7 @@ def test_the_command_is_cut_and_goes_on(tmp_path, monkeypatch, capfd):
         return f"{capfd.readouterr()} {ended}"
 
     cut = run("--minutes", "0.01")
-    assert "goes on from there" in cut
+    assert "goes on with it" in cut
     assert "Not complete: lora." in cut
     assert json.loads(output.read_text())["complete"] == []
     said = run()

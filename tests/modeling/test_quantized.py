@@ -37,7 +37,13 @@ def quantized_weights(model) -> set[str]:
     [
         pytest.param(Int8WeightOnlyConfig(), "cpu", 0.5, id="int8"),
         pytest.param(IntxWeightOnlyConfig(torch.int4, PerGroup(32)), "cpu", 5.0, id="int4-values"),
-        pytest.param(Int4WeightOnlyConfig(32), "cuda", 5.0, id="int4-packed", marks=needs_gpu),
+        pytest.param(
+            Int4WeightOnlyConfig(32, int4_packing_format="tile_packed_to_4d"),
+            "cuda",
+            5.0,
+            id="int4-packed",
+            marks=needs_gpu,
+        ),
     ],
 )
 def test_weights_of_the_language_model_alone(demo, weights, device, tolerance):
