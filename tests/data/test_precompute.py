@@ -442,6 +442,23 @@ def photos(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_stream_whose_rows_differ(compute, photos, read, tmp_path, batch_size):
+    """Rows have their columns in another order, as those of archives, or lack a value."""
+    content = (photos / "0.png").read_bytes()
+
+    def make_rows():
+        for index in range(5):
+            row = {"image": {"bytes": content, "path": None}, "caption": None if index == 2 else f"number {index}"}
+            yield dict(reversed(row.items())) if index % 2 else row
+
+    features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
+    rows = datasets.IterableDataset.from_generator(make_rows, features=features)
+    compute(rows, tmp_path / "codes", image_columns=["image"], batch_size=batch_size)
+    captions = [row["caption"] for row in read(tmp_path / "codes")]
+    assert captions == ["number 0", "number 1", None, "number 3", "number 4"]
+
+
 @pytest.mark.parametrize("rows_per_shard", [1, 2, 100])
 def test_broken_images_are_left_out_and_recorded(compute, photos, read, tmp_path, rows_per_shard):
     rows = load_rows("imagefolder", data_dir=photos, cache_dir=str(tmp_path / "cache"))

@@ -234,13 +234,28 @@ class _StreamRequests:
 
     def __iter__(self) -> Iterator[tuple[int, int, pa.Table]]:
         self.num_rows = 0
-        for table in self.rows.iter(self.batch_size):
+        for table in _read_tables(self.rows, self.batch_size):
             while len(table) > 0:
                 shard, place = divmod(self.num_rows, self.rows_per_shard)
                 part = table.slice(0, self.rows_per_shard - place)
                 if self.is_wanted(shard):
                     yield shard, self.num_rows, part
                 self.num_rows, table = self.num_rows + len(part), table.slice(len(part))
+
+
+def _read_tables(rows: datasets.IterableDataset, batch_size: int) -> Iterator[pa.Table]:
+    """
+    Yields the rows of a stream in tables of one schema. `datasets` (5.2) joins rows to tables before it casts them to
+    the features of the stream, which fails where files have their columns in another order or lack a value.
+    """
+    features = rows.features
+    if features is None:
+        yield from rows.iter(batch_size)
+        return
+    stream = iter(rows.with_format(None))
+    while batch := list(itertools.islice(stream, batch_size)):
+        complete = [{name: row.get(name) for name in features} for row in batch]
+        yield datasets.Dataset.from_list(complete, features=features).with_format("arrow")[:]
 
 
 @dataclass
