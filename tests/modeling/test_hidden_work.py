@@ -10,10 +10,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lavit_hf
+from lavit_hf import LavitVisualTokenizerForPreTraining
 from lavit_hf.modeling.codebook_lavit import LavitCodebookUpdater, LavitQuantizer
 
 from ..tiny import IMAGE_END, IMAGE_START, PLACEHOLDER, pictures, tiny_lavit
 from .test_quantization import make_config
+from .test_tokenizer import make_config as make_tokenizer_config
 
 
 LIBRARY = Path(lavit_hf.__file__).parent
@@ -98,6 +100,15 @@ def test_waits_of_a_training_step_without_images(operations):
     with operations:
         model(ids, labels=ids, skip_logits=True).loss.backward()
     assert +operations.waits == {"_local_scalar_dense": 1, "nonzero": 1}
+
+
+def test_waits_of_a_training_step_of_the_tokenizer(operations):
+    """The host waits for the numbers of kept patches, and for whether codes are dead."""
+    model = LavitVisualTokenizerForPreTraining(make_tokenizer_config()).train()
+    model.codebook_updater.dead_code_threshold = 0.0
+    with operations:
+        model(pixel_values=pictures(2)).loss.backward()
+    assert +operations.waits == {"tolist": 1, "_local_scalar_dense": 1}
 
 
 @pytest.mark.parametrize("mode", ["text", "image", "interleaved"])

@@ -20,6 +20,12 @@ def init_codebook(codebook: torch.Tensor) -> None:
     init.copy_(codebook, nn.functional.normalize(torch.randn_like(codebook), dim=-1))
 
 
+def count_codes(codes: torch.LongTensor, codebook_size: int) -> torch.FloatTensor:
+    """Returns how often each code (codebook_size,) is in `codes` (T,), without a wait as in `torch.bincount`."""
+    counts = torch.zeros(codebook_size, device=codes.device)
+    return counts.index_add_(0, codes, torch.ones(len(codes), device=codes.device))
+
+
 class LavitQuantizer(nn.Module):
     """
     Maps features to l2-normalized vectors, and each vector to the code whose codebook row is nearest. The rows are a
@@ -156,7 +162,7 @@ class LavitCodebookUpdater(nn.Module):
     def forward(self, codebook: torch.Tensor, vectors: torch.Tensor, codes: torch.LongTensor) -> None:
         """Updates `codebook` by the unit `vectors` (T, code_dim) of this process and their `codes` (T,)."""
         with torch.autocast(device_type=vectors.device.type, enabled=False):
-            counts = all_reduce(codes.bincount(minlength=len(codebook)).float())
+            counts = all_reduce(count_codes(codes, len(codebook)))
             sums = all_reduce(torch.zeros_like(self.sums).index_add_(0, codes, vectors.float()))
             # Before the first update, the averages are those of equally used rows.
             first = self.num_updates == 0

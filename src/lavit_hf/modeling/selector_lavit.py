@@ -121,5 +121,5 @@ def _read_counts(name: str, counts: Counts, scores: torch.Tensor) -> torch.Tenso
 
 def keep_at_least_one(keep_mask: torch.Tensor, keep_scores: torch.Tensor) -> torch.Tensor:
     """Returns `keep_mask` (B, N), to which the patch with the highest score is added for images that keep no patch."""
-    likeliest = nn.functional.one_hot(keep_scores.argmax(dim=-1), keep_scores.shape[-1]).bool()
+    likeliest = torch.zeros_like(keep_mask).scatter(1, keep_scores.argmax(dim=-1, keepdim=True), True)
     return keep_mask | (likeliest & ~keep_mask.any(dim=-1, keepdim=True))

@@ -12,6 +12,7 @@ from ..modeling import (
     LavitVisualTokenizerForPreTraining,
     LavitVisualTokenizerForPreTrainingOutput,
 )
+from ..modeling.codebook_lavit import count_codes
 from ..modeling.freezing_lavit import evaluation_mode
 from .trainer import LavitTrainer
 
@@ -148,7 +149,7 @@ class LavitVisualTokenizerTrainer(LavitTrainer):
         }
         if self.tokenizer.quantize:
             measured["commitment_loss"] = outputs["commitment_loss"]
-            counts = tokenizer_output["codes"].bincount(minlength=self.tokenizer.config.codebook_size)
+            counts = count_codes(tokenizer_output["codes"], self.tokenizer.config.codebook_size)
             measured["code_counts"] = (counts, counts.new_ones(()))  # every code has the same weight
         return measured
 
