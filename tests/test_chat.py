@@ -127,11 +127,25 @@ def test_each_image_is_read_in_one_turn(demo, monkeypatch):
             list(conversation.answer(*turn))
             answers.append(conversation.messages[-1])
     assert seen == [1, 1]
-    monkeypatch.setattr(Conversation, "_replace_pixels", lambda self, inputs, images: inputs)
+    monkeypatch.setattr(Conversation, "_replace_pixels", lambda self, inputs: inputs)
     conversation = Conversation(model, processor, pipe)
     for turn, answer in zip(turns, answers, strict=True):
         list(conversation.answer(*turn))
         assert conversation.messages[-1] == answer
+
+
+def test_an_image_that_has_changed_is_read_again(demo):
+    """A camera may write into the same object again and again."""
+    model, processor, pipe = demo
+    frame, answers = render_scene(sample_scene(0, "test")), []
+    conversation = Conversation(model, processor, pipe)
+    list(conversation.answer(frame, "what is in the image?"))
+    frame.paste(render_scene(sample_scene(1, "test")))
+    for each in (conversation, Conversation(model, processor, pipe)):
+        each.messages.clear()
+        list(each.answer(frame, "what is in the image?"))
+        answers.append(each.messages[-1])
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize("expanded", [False, True])

@@ -66,7 +66,7 @@ class Conversation:
         self.model, self.processor, self.pipeline = model, processor, pipeline
         self.seed, self.settings = seed, settings
         self.messages: list[dict] = []
-        self._read: list[tuple[Image.Image, torch.Tensor]] = []  # the images of the last prompt, with their features
+        self._read: list[tuple[torch.Tensor, torch.Tensor]] = []  # the pixels of the last prompt, with their features
 
     @property
     def images(self) -> list[Image.Image]:
@@ -216,19 +216,23 @@ class Conversation:
             if self.processor.visual_tokenizer is None:  # each image is one placeholder so far
                 length += len(_images_of(messages)) * self.model.config.num_patches
             if longest is None or length + self._room <= longest or len(messages) <= 1:
-                return self._replace_pixels(inputs, _images_of(messages))
+                return self._replace_pixels(inputs)
             del messages[:2]  # a question and its answer
 
-    def _replace_pixels(self, inputs: BatchFeature, images: list[Image.Image]) -> BatchFeature:
+    def _replace_pixels(self, inputs: BatchFeature) -> BatchFeature:
         """Puts features in place of the pixels of images, so that the tower reads each image in one turn only."""
         if "pixel_values" not in inputs or "vision_features" in inputs:  # no images, or the processor has read them
             return inputs
-        known, tokenizer = {id(image): features for image, features in self._read}, self.model.model.visual_tokenizer
-        for image, pixels in zip(images, inputs.pop("pixel_values"), strict=True):
-            if id(image) not in known:
+        tokenizer = self.model.model.visual_tokenizer
+        read: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for pixels in inputs.pop("pixel_values"):
+            # Pixels are compared, since the same object may hold another image by now.
+            features = next((known for same, known in self._read + read if torch.equal(same, pixels)), None)
+            if features is None:
                 with torch.no_grad():
-                    known[id(image)] = tokenizer.encode_vision(pixels[None].to(tokenizer.device))
-        self._read = [(image, known[id(image)]) for image in images]
+                    features = tokenizer.encode_vision(pixels[None].to(tokenizer.device))
+            read.append((pixels, features))
+        self._read = read
         inputs["vision_features"] = torch.cat([features for _, features in self._read])
         return inputs
 

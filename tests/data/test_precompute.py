@@ -311,8 +311,8 @@ def test_a_shard_has_its_record_inside(tmp_path, num_rows):
     codes = [np.zeros(7, dtype=np.int32)]
     for start in range(0, num_rows, 5):
         rows = pa.table({"x": list(range(start, min(start + 5, num_rows)))})
-        writer.write(rows, len(rows) + 1, codes, [])
-    writer.write(pa.table({"x": pa.array([], pa.int64())}), 1, codes, [])
+        writer.write(rows, ["hash"] * (len(rows) + 1), codes, [])
+    writer.write(pa.table({"x": pa.array([], pa.int64())}), ["hash"], codes, [])
     assert not writer.path.exists()
     writer.finish()
     assert pq.read_table(writer.path)["x"].to_pylist() == list(range(num_rows))

@@ -72,6 +72,7 @@ def precompute_codes(
         visual_tokenizer,
         image_processor,
         image_columns=columns,
+        split=split,
         keep_images=not drop_images,
         broken_images=broken_images,
         rows_per_shard=rows_per_shard,

@@ -53,14 +53,17 @@ def given(**settings) -> dict[str, Any]:
 def choose_codes(num_codes: int | None, max_codes: int | None, keep_scale: float | None) -> dict[str, Any]:
     """
     Returns the settings of a visual tokenizer for the number of codes of an image. Either of `num_codes` and
-    `keep_scale` displaces the other in the model's own settings.
+    `keep_scale` displaces the other in the model's own settings, and `num_codes` also displaces `max_codes`.
 
     Raises:
-        ValueError: If both are given.
+        ValueError: If `num_codes` and another one are given.
     """
-    if num_codes is not None and keep_scale is not None:
-        raise ValueError(f"--num-codes {num_codes} does not go with --keep-scale {keep_scale}: give either.")
-    settings = given(max_codes=max_codes)
+    for name, value in (("--keep-scale", keep_scale), ("--max-codes", max_codes)):
+        if num_codes is not None and value is not None:
+            raise ValueError(f"--num-codes {num_codes} does not go with {name} {value}: give either.")
+    settings: dict[str, Any] = given(max_codes=max_codes)
+    if num_codes is not None:
+        settings["max_codes"] = None
     if num_codes is not None or keep_scale is not None:
         settings |= {"num_codes": num_codes, "keep_scale": 1.0 if keep_scale is None else keep_scale}
     return settings

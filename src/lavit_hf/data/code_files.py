@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,16 @@ class CodesSummary:
         return self.codes / max(self.images, 1)
 
 
+def join_hashes(hashes: Sequence[str]) -> str:
+    """Returns a hash of hashes."""
+    return f"sha256:{hashlib.sha256(' '.join(hashes).encode()).hexdigest()}"
+
+
 class ShardWriter:
     """
     Writes a shard to a hidden file, which [`~ShardWriter.finish`] renames, with its record inside: the numbers of rows
-    that were read (`input_rows`) and written (`rows`), of images and codes, and the broken images.
+    that were read (`input_rows`) and written (`rows`), of images and codes, the broken images, and a hash of the rows
+    that were read (`input_digest`).
 
     Args:
         path (`Path`): The path of the finished shard.
@@ -83,21 +90,23 @@ class ShardWriter:
         self.path = path
         self.hidden = path.with_name(f".{path.name}.{os.getpid()}")
         self.record: dict[str, Any] = {"input_rows": 0, "rows": 0, "images": 0, "codes": 0, "broken": []}
+        self._row_hashes: list[str] = []
         self._writer: Any = None  # a `pq.ParquetWriter`, from the first rows on
 
-    def write(self, table: pa.Table, input_rows: int, codes: list[np.ndarray], broken: list[dict]) -> None:
+    def write(self, table: pa.Table, row_hashes: list[str], codes: list[np.ndarray], broken: list[dict]) -> None:
         """
         Writes rows, and records the numbers of rows, images and codes, and the broken images.
 
         Args:
             table (`pa.Table`): The rows to write.
-            input_rows (`int`): The number of rows of the dataset that were read.
+            row_hashes (`list[str]`): A hash of each row of the dataset that was read.
             codes (`list[np.ndarray]`): The codes of each image.
             broken (`list[dict]`): The row, file and error of each broken image.
         """
         if self._writer is None:
             self._writer = pq.ParquetWriter(self.hidden, table.schema)
-        self.record["input_rows"] += input_rows
+        self.record["input_rows"] += len(row_hashes)
+        self._row_hashes += row_hashes
         self.record["rows"] += len(table)
         self.record["images"] += len(codes)
         self.record["codes"] += sum(map(len, codes))
@@ -107,7 +116,8 @@ class ShardWriter:
 
     def finish(self) -> None:
         """Completes the file and gives it its name."""
-        self._writer.add_key_value_metadata({RECORD_KEY: json.dumps(self.record)})
+        record = self.record | {"input_digest": join_hashes(self._row_hashes)}
+        self._writer.add_key_value_metadata({RECORD_KEY: json.dumps(record)})
         self._writer.close()
         with self.hidden.open("rb+") as file:  # after a power cut, the name must not exist without the content
             os.fsync(file.fileno())
@@ -194,6 +204,21 @@ def open_split(output: Path, split: str, settings: dict, is_main_process: bool) 
     return folder
 
 
+def reopen_split(folder: Path) -> None:
+    """Takes the counts of a complete split out of its manifest, before it gets further shards."""
+    manifest = read_manifest(folder)
+    if manifest.pop("counts", None):
+        _write_text(folder / MANIFEST_FILE, json.dumps(manifest, indent=2))
+
+
+def check_complete(folder: Path) -> None:
+    """Raises a `ValueError` if the split with precomputed codes in `folder` is not complete."""
+    manifest = read_manifest(folder)
+    shards = find_shards(folder)
+    if "counts" not in manifest or shards != set(range(manifest.get("shards", len(shards)))):
+        raise ValueError(f"{folder} is not complete: run the same `precompute-codes` again to continue it.")
+
+
 def codebook_fingerprint(codebook: torch.Tensor) -> str:
     """Returns a hash of `codebook` (codebook_size, code_dim), on which alone the meaning of codes depends."""
     return hashlib.sha256(codebook.detach().float().cpu().numpy().tobytes()).hexdigest()[:16]
@@ -234,7 +259,8 @@ def complete_split(folder: Path, input_rows: int | None, is_main_process: bool) 
         if broken:
             lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in broken]
             _write_text(folder / "broken.jsonl", "".join(lines))
-        _write_text(folder / MANIFEST_FILE, json.dumps(manifest | {"counts": asdict(summary)}, indent=2))
+        complete = {"shards": len(shards), "counts": asdict(summary)}
+        _write_text(folder / MANIFEST_FILE, json.dumps(manifest | complete, indent=2))
         _write_card(folder.parent)
     return summary
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .code_files import read_manifest
+from .code_files import MANIFEST_FILE, check_complete, read_manifest
 from .shapes import load_shapes
 
 
@@ -94,10 +94,8 @@ def _load_dataset(name: str, split: str, config_name, data_dir, streaming: bool,
     try:
         if _is_local(source):
             files = datasets.load_dataset_builder(**source, cache_dir=cache_dir).config.data_files or {}
-            for folder, manifest in _read_manifests(source["path"], split, files).items():
-                if "counts" not in manifest:
-                    hint = "run the same `precompute-codes` again to continue it"
-                    raise ValueError(f"{folder} is not complete: {hint}.")
+            for folder in _find_manifests(source["path"], split, files):
+                check_complete(folder)
             if not streaming:
                 cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
                 cache_dir = str(cache / _fingerprint_files(files))
@@ -121,15 +119,17 @@ def _source(name: str, data_dir: str | os.PathLike | None) -> dict[str, Any]:
     return {"path": name, "data_dir": folder}
 
 
-def _read_manifests(path: str, split: str, files: Mapping[str, Sequence[str]]) -> dict[str, dict]:
-    """Reads the manifests in the folders of all `files` of a split, a slice or a sum of splits."""
+def _find_manifests(path: str, split: str, files: Mapping[str, Sequence[str]]) -> list[Path]:
+    """Finds the folders with manifests among those of all `files` of a split, a slice or a sum of splits."""
     names = [part.partition("[")[0].strip() for part in split.split("+")]
     folders = {
         posixpath.dirname(file) for name in (files if "all" in names else names) for file in files.get(name, [])
     }
-    if os.path.isabs(path):  # a split that has only begun may have no files yet
-        folders |= {os.path.join(path, name) for name in names if name not in files}
-    return {folder: manifest for folder in sorted(folders) if (manifest := read_manifest(folder))}
+    if os.path.isabs(path):  # a split that has only begun may have no files yet, here or in one of several parts
+        for name in files if "all" in names else names:
+            folders |= {str(found.parent) for found in Path(path).glob(f"{name}/{MANIFEST_FILE}")}
+            folders |= {str(found.parent) for found in Path(path).glob(f"*/{name}/{MANIFEST_FILE}")}
+    return [Path(folder) for folder in sorted(folders) if read_manifest(folder)]
 
 
 def _is_saved(name: str) -> bool:

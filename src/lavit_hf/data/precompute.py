@@ -3,8 +3,9 @@
 
 import hashlib
 import itertools
+import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -30,9 +31,11 @@ from .code_files import (
     complete_split,
     find_shards,
     open_split,
+    reopen_split,
     shard_path,
 )
 from .loading import check_columns, leave_undecoded
+from .row_hashes import FinishedShards, hash_rows, join_hashes
 from .rows import check_broken_images
 
 
@@ -43,6 +46,8 @@ TIMEOUT = timedelta(days=7)
 IMAGE_DTYPES = ("string", "large_string", "binary", "large_binary")
 MAX_PATH = 4096  # characters, as on Linux
 NUM_SAMPLED_ROWS = 16
+# The parts of a configuration on which codes do not depend, or that the manifest names by themselves.
+NO_MATTER = {"transformers_version", "dtype", "architectures", "selection", "num_codes", "max_codes", "keep_scale"}
 
 
 def precompute_codes(
@@ -57,6 +62,7 @@ def precompute_codes(
     rows_per_shard: int = 10_000,
     batch_size: int = 32,
     num_workers: int = 2,
+    split: str | None = None,
 ) -> CodesSummary:
     """
     Writes the rows of a dataset with the codes of their images as parquet files to the folder `output/split`, which
@@ -70,7 +76,7 @@ def precompute_codes(
 
     Args:
         dataset (`datasets.Dataset` or `datasets.IterableDataset`):
-            The rows, from [`load_rows`] for instance. Its split, `"train"` by default, names the folder.
+            The rows, from [`load_rows`] for instance.
         output (`str` or `os.PathLike`): A new folder, or one that this function has written to. It may hold splits.
         visual_tokenizer ([`LavitVisualTokenizer`]):
             Computes the codes, on its device and with the selection of its configuration, `"topk"` or `"argmax"`.
@@ -87,15 +93,20 @@ def precompute_codes(
         batch_size (`int`, *optional*, defaults to 32): The number of rows in a forward.
         num_workers (`int`, *optional*, defaults to 2):
             The number of processes that read and prepare images while the model computes.
+        split (`str`, *optional*):
+            The split, which names the folder. By default, the one that the dataset knows itself by, or `"train"`.
 
     Returns:
         [`CodesSummary`]: What the split holds, from all processes, in each of them.
 
     Raises:
         ValueError: If an argument is out of its range or a column does not hold images; if the folder holds something
-            else or was begun with other settings; if an image is broken, with `broken_images="raise"`.
+            else, or was begun with other settings or from other rows; if an image is broken, with
+            `broken_images="raise"`.
     """
     # 1. Check the arguments, and describe everything that shards depend on
+    if isinstance(dataset, datasets.Dataset) and dataset.format["type"] == "custom":
+        raise ValueError("The dataset has a transform, which would not be applied: use `map` instead.")
     if batch_size < 1 or rows_per_shard < 1:
         raise ValueError(f"batch_size and rows_per_shard must be at least 1, got {batch_size} and {rows_per_shard}.")
     check_broken_images(broken_images)
@@ -104,8 +115,8 @@ def precompute_codes(
     num_rows = len(rows) if isinstance(rows, datasets.Dataset) else None
     settings = {
         "columns": rows.column_names,
-        "first_row": _hash_rows(next(iter(rows.iter(1)), None)),
-        "sampled_rows": _hash_rows(_sample_rows(rows)) if num_rows else None,
+        "first_row": join_hashes(hash_rows(next(iter(rows.iter(1)), None), read_files=True)),
+        "sampled_rows": join_hashes(hash_rows(_sample_rows(rows), read_files=True)) if num_rows else None,
         "input_rows": num_rows,
         "image_columns": list(image_columns),
         **_describe_model(visual_tokenizer, image_processor),
@@ -119,18 +130,21 @@ def precompute_codes(
     if state.num_processes > 1:
         visual_tokenizer.to(state.device)
     with state.main_process_first():
-        folder = open_split(Path(output), str(rows.split or "train"), settings, state.is_main_process)
-    finished = find_shards(folder)
+        folder = open_split(Path(output), split or str(rows.split or "train"), settings, state.is_main_process)
+    finished = FinishedShards(folder, find_shards(folder))
     state.wait_for_everyone()  # shards that other processes finish from here on are not this process's
 
     def is_wanted(shard: int) -> bool:
-        return shard % state.num_processes == state.process_index and shard not in finished
+        return shard % state.num_processes == state.process_index and shard not in finished.numbers
 
     # 3. Read their rows, prepare images in workers, compute codes, and write
-    stream = _StreamRequests(rows, rows_per_shard, batch_size, is_wanted)
+    stream = _StreamRequests(rows, rows_per_shard, batch_size, is_wanted, finished)
     requests: Iterable = stream
     total = None
     if num_rows is not None:
+        for shard in sorted(finished.numbers):
+            if shard % state.num_processes == state.process_index:
+                finished.compare(shard, rows[shard * rows_per_shard : min((shard + 1) * rows_per_shard, num_rows)])
         ranges = _list_ranges(num_rows, rows_per_shard, batch_size, is_wanted)
         total = sum(stop - start for _, start, stop in ranges)
         requests = ((shard, start, rows[start:stop]) for shard, start, stop in ranges)
@@ -144,8 +158,9 @@ def precompute_codes(
                     raise ValueError(batch.broken[0]["error"])
                 codes = _encode(visual_tokenizer, batch.pixel_values)
                 table = _finish_table(batch, codes, settings["codebook"], keep_images)
-                writer.write(table, batch.num_rows, codes, batch.broken)
-                progress.update(batch.num_rows)
+                writer.write(table, batch.row_hashes, codes, batch.broken)
+                progress.update(len(batch.row_hashes))
+            reopen_split(folder)
             writer.finish()
 
     # 4. Complete the split once all processes have finished
@@ -179,15 +194,11 @@ def _sample_rows(rows: datasets.Dataset) -> pa.Table:
     return rows[np.unique(np.linspace(0, len(rows) - 1, NUM_SAMPLED_ROWS, dtype=int)).tolist()]
 
 
-def _hash_rows(table: pa.Table | None) -> str:
-    """Returns a hash of rows. The folder of their files makes no difference."""
-    digest = hashlib.sha256()
-    for row in [] if table is None else table.to_pylist():
-        for name, value in row.items():
-            if isinstance(value, dict) and isinstance(value.get("path"), str):
-                value = value | {"path": os.path.basename(value["path"])}
-            digest.update(f"{name}: {value!r}\n".encode(errors="surrogatepass"))
-    return f"sha256:{digest.hexdigest()}"
+def _without(values: Any, names: Collection[str]) -> Any:
+    """Returns nested dictionaries without the keys `names`."""
+    if not isinstance(values, dict):
+        return values
+    return {name: _without(value, names) for name, value in values.items() if name not in names}
 
 
 def _describe_model(visual_tokenizer: LavitVisualTokenizer, image_processor: BaseImageProcessor) -> dict[str, str]:
@@ -200,12 +211,14 @@ def _describe_model(visual_tokenizer: LavitVisualTokenizer, image_processor: Bas
     scale = None if config.keep_scale == 1 else config.keep_scale
     numbers = {"num_codes": config.num_codes, "max_codes": config.max_codes, "keep_scale": scale}
     changed = [f"{name}={value}" for name, value in numbers.items() if value is not None]
+    described = json.dumps(_without(config.to_diff_dict(), NO_MATTER), sort_keys=True, default=str)
     digest = hashlib.sha256(f"{type(image_processor).__name__} {image_processor.to_json_string()}".encode())
     for name, tensor in sorted(visual_tokenizer.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
     return {
         "model": f"sha256:{digest.hexdigest()}",
+        "config": f"sha256:{hashlib.sha256(described.encode()).hexdigest()}",
         "codebook": codebook_fingerprint(visual_tokenizer.quantizer.codebook),
         "selection": ", ".join([config.selection, *changed]),
         "dtype": str(visual_tokenizer.dtype).removeprefix("torch."),
@@ -224,13 +237,16 @@ def _list_ranges(num_rows: int, rows_per_shard: int, batch_size: int, is_wanted)
 
 class _StreamRequests:
     """
-    The batches of the wanted shards of a stream: the shard, the number of the first row, and the rows. After the
-    iteration, `num_rows` is the number of all rows, so that a shard that was complete for a shorter stream is noticed.
+    The batches of the wanted shards of a stream: the shard, the number of the first row, and the rows. The rows of
+    `finished` shards are compared with those that the shards were computed from. After the iteration, `num_rows` is
+    the number of all rows, so that a shard that was complete for a shorter stream is noticed.
     """
 
-    def __init__(self, rows: datasets.IterableDataset, rows_per_shard: int, batch_size: int, is_wanted):
+    def __init__(
+        self, rows: datasets.IterableDataset, rows_per_shard: int, batch_size: int, is_wanted, finished: FinishedShards
+    ):
         self.rows, self.rows_per_shard, self.batch_size, self.is_wanted = rows, rows_per_shard, batch_size, is_wanted
-        self.num_rows = 0
+        self.finished, self.num_rows = finished, 0
 
     def __iter__(self) -> Iterator[tuple[int, int, pa.Table]]:
         self.num_rows = 0
@@ -240,6 +256,8 @@ class _StreamRequests:
                 part = table.slice(0, self.rows_per_shard - place)
                 if self.is_wanted(shard):
                     yield shard, self.num_rows, part
+                else:
+                    self.finished.compare(shard, part)
                 self.num_rows, table = self.num_rows + len(part), table.slice(len(part))
 
 
@@ -249,9 +267,6 @@ def _read_tables(rows: datasets.IterableDataset, batch_size: int) -> Iterator[pa
     the features of the stream, which fails where files have their columns in another order or lack a value.
     """
     features = rows.features
-    if features is None:
-        yield from rows.iter(batch_size)
-        return
     stream = iter(rows.with_format(None))
     while batch := list(itertools.islice(stream, batch_size)):
         complete = [{name: row.get(name) for name in features} for row in batch]
@@ -264,7 +279,8 @@ class _Batch:
     Rows of one shard, ready for the model.
 
     Args:
-        shard (`int`), num_rows (`int`): The number of the shard, and how many rows of the dataset were read.
+        shard (`int`): The number of the shard.
+        row_hashes (`list[str]`): A hash of each row of the dataset that was read.
         table (`pa.Table`): The rows whose images can be read, as they are in the dataset.
         files (`dict[str, list[dict]]`): The image files of each column, as they are written.
         pixel_values (`torch.FloatTensor` of shape `(N, 3, H, W)`, *optional*): The images, column by column.
@@ -272,7 +288,7 @@ class _Batch:
     """
 
     shard: int
-    num_rows: int
+    row_hashes: list[str]
     table: pa.Table
     files: dict[str, list[dict]]
     pixel_values: torch.FloatTensor | None
@@ -302,7 +318,7 @@ class _Preparation(torch.utils.data.Dataset):
         images = [read[column, row][1] for column in self.image_columns for row in readable]
         pixel_values = self.image_processor(images, return_tensors="pt")["pixel_values"] if images else None
         kept = table.filter([row not in left_out for row in range(start, start + len(table))])
-        return _Batch(shard, len(table), kept, files, pixel_values, broken)
+        return _Batch(shard, hash_rows(table), kept, files, pixel_values, broken)
 
 
 def _read(value, name: str) -> tuple[dict, Image.Image]:
@@ -330,6 +346,13 @@ def _encode(visual_tokenizer: LavitVisualTokenizer, pixel_values: torch.FloatTen
     return [codes.numpy() for codes in outputs.codes.int().cpu().split(outputs.num_codes.tolist())]
 
 
+def _has_images(feature: Any) -> bool:
+    """Whether a column has images, alone, in lists or in structures."""
+    if isinstance(feature, dict):
+        return any(map(_has_images, feature.values()))
+    return isinstance(feature, datasets.Image) or _has_images(getattr(feature, "feature", {}))
+
+
 def _finish_table(batch: _Batch, codes: list[np.ndarray], codebook: str, keep_images: bool) -> pa.Table:
     """
     Returns the rows of a batch with their codes and the fingerprint of the codebook, and with the files of all images
@@ -353,6 +376,6 @@ def _finish_table(batch: _Batch, codes: list[np.ndarray], codebook: str, keep_im
     columns[CODEBOOK_COLUMN] = pa.array([codebook] * len(batch.table))
     features[CODEBOOK_COLUMN] = datasets.Value("string")
     if not keep_images:
-        features = {name: feature for name, feature in features.items() if not isinstance(feature, datasets.Image)}
+        features = {name: feature for name, feature in features.items() if not _has_images(feature)}
     schema = datasets.Features(features).arrow_schema
     return embed_table_storage(pa.table([columns[name] for name in features], schema=schema))

@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Rows of a dataset as torch datasets, with their images read and broken images skipped or reported."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
@@ -159,7 +160,10 @@ class RowStream(_RowSource, torch.utils.data.IterableDataset):
         self.codebook = codebook if _has_codes(self.dataset) else None
 
     def set_epoch(self, epoch: int) -> None:
-        super().set_epoch(epoch)
+        if torch.utils.data.get_worker_info() is None:
+            super().set_epoch(epoch)
+        else:  # workers go through a stream at a pace of their own
+            self._epoch = torch.tensor(epoch)
         self.dataset.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
@@ -171,6 +175,30 @@ class RowStream(_RowSource, torch.utils.data.IterableDataset):
             item = self.make(row, index, number)
             if item is not None:
                 yield item
+
+
+class RepeatedStream(torch.utils.data.IterableDataset):
+    """
+    The items of a stream again and again, each time as those of the next epoch. `Trainer` begins a stream again on its
+    own, but leaves the gradients of an incomplete step to the next epoch and resumes in the first epoch only.
+
+    Args:
+        stream (`torch.utils.data.IterableDataset`): A stream that ends, such as a [`RowStream`].
+    """
+
+    def __init__(self, stream: torch.utils.data.IterableDataset):
+        self.stream = stream
+
+    def __iter__(self) -> Iterator[Any]:
+        for epoch in itertools.count():
+            if hasattr(self.stream, "set_epoch"):
+                self.stream.set_epoch(epoch)
+            is_empty = True
+            for item in self.stream:
+                is_empty = False
+                yield item
+            if is_empty:
+                return
 
 
 def check_codebook(codebook: torch.Tensor, *rows) -> None:

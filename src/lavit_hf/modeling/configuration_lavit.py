@@ -201,6 +201,8 @@ class LavitVisualTokenizerConfig(_OwnTypeConfig):
                 raise ValueError(f"{name} must be 1 to the number of patches, {self.num_patches}, got {value}.")
         if self.num_codes is not None and self.keep_scale != 1:
             raise ValueError(f"num_codes={self.num_codes} does not go with keep_scale={self.keep_scale}: set either.")
+        if self.num_codes is not None and self.max_codes is not None:
+            raise ValueError(f"num_codes={self.num_codes} does not go with max_codes={self.max_codes}: set either.")
         for name in ("keep_scale", "keep_ratio_loss_weight", "commitment_loss_weight", "reconstruction_norm_power"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")

@@ -42,6 +42,8 @@ def check_guidance(guidance_scale: float, generation_mode: str, settings: Mappin
             )
         # Such layers read a single token even if the mask hides it from the unconditional branch.
         refused += ["prefill_chunk_size", "cache"]
+    if "static" in str(settings.get("cache_implementation")):
+        refused.append("prefill_chunk_size")
     for name in refused:
         if (value := settings.get(name)) is not None:
             shown = f"{name}={value}" if isinstance(value, int) else name

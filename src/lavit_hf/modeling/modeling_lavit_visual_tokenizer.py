@@ -214,9 +214,11 @@ class LavitVisualTokenizer(LavitPreTrainedModel):
     def _select(self, log_probs: torch.Tensor, generator: torch.Generator | None = None, **kwargs) -> torch.Tensor:
         """Decides which patches are kept, by the configuration where nothing is given."""
         given = {name: value for name, value in kwargs.items() if value is not None}
-        settings: dict[str, Any] = {"selection": self.config.selection, "max_codes": self.config.max_codes}
+        settings: dict[str, Any] = {"selection": self.config.selection}
         if not {"num_codes", "keep_scale"} & given.keys():  # one displaces the other
             settings |= {"num_codes": self.config.num_codes, "keep_scale": self.config.keep_scale}
+        if "num_codes" not in given:  # a number that is given is no decision of the configuration
+            settings["max_codes"] = self.config.max_codes
         return select_patches(log_probs, generator=generator, **settings | given)
 
     def forward(

@@ -81,7 +81,7 @@ def select_patches(
 
     Raises:
         ValueError: If `selection` is unknown, if a number of codes is not 1 to N or not one for each image, if
-            `keep_scale` is negative, or if it is given with `num_codes`.
+            `keep_scale` is negative, or if it or `max_codes` is given with `num_codes`.
     """
     if selection not in get_args(Selection):
         raise ValueError(f"selection must be 'topk', 'sample' or 'argmax', got {selection!r}.")
@@ -97,6 +97,8 @@ def select_patches(
         num_kept = (num_kept * check_number("keep_scale", keep_scale, 0)).round().clamp(min=1)
     elif keep_scale != 1:
         raise ValueError(f"num_codes={num_codes!r} does not go with keep_scale={keep_scale!r}: give either.")
+    elif max_codes is not None:
+        raise ValueError(f"num_codes={num_codes!r} does not go with max_codes={max_codes!r}: give either.")
     else:
         num_kept = _read_counts("num_codes", num_codes, scores)
     if max_codes is not None:

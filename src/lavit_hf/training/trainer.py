@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 from safetensors import safe_open
+from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import find_batch_size
-from transformers.trainer_utils import sort_checkpoints
+from transformers.trainer_utils import has_length, sort_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
-from ..data.rows import check_codebook
+from ..data.rows import RepeatedStream, check_codebook
 
 
 logger = logging.get_logger(__name__)
@@ -79,6 +80,8 @@ class LavitTrainer(Trainer):
         # Without labels, Trainer computes no loss in evaluation. Here, the images are what the model learns from.
         self.label_names = self.label_names or [next(iter(signature(self.model.forward).parameters))]
         self.check_rows(self.train_dataset, self.eval_dataset)
+        if isinstance(self.train_dataset, IterableDataset) and not has_length(self.train_dataset):
+            self.train_dataset = RepeatedStream(self.train_dataset)
         self._measured: dict[bool, dict[str, list]] = {True: {}, False: {}}
 
     @property

@@ -1,0 +1,81 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""Hashes of the rows of a dataset, by which a run that goes on tells whether its shards were computed from them."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .code_files import join_hashes, read_record, shard_path
+
+
+def hash_rows(table: pa.Table | None, read_files: bool = False) -> list[str]:
+    """
+    Returns a hash of each row. The folder of image files and the order of columns make no difference.
+
+    Args:
+        table (`pa.Table`, *optional*): The rows.
+        read_files (`bool`, *optional*, defaults to `False`):
+            Whether image files that a row names are read. Otherwise their names and sizes count.
+    """
+    if table is None:
+        return []
+    columns = [_describe_column(table[name], read_files) for name in sorted(table.column_names)]
+    rows = zip(*columns, strict=True)
+    return [hashlib.sha256(repr(row).encode(errors="surrogatepass")).hexdigest() for row in rows]
+
+
+def _describe_column(column: pa.ChunkedArray, read_files: bool = False) -> list[Any]:
+    """Returns the values of a column, with hashes in place of the content of files."""
+    kind = column.type
+    if pa.types.is_struct(kind) and {field.name for field in kind} == {"bytes", "path"}:
+        paths = pc.struct_field(column, "path").to_pylist()
+        files = _describe_column(pc.struct_field(column, "bytes"))
+        pairs = zip(paths, files, strict=True)
+        return [(path and os.path.basename(path), file or _describe_file(path, read_files)) for path, file in pairs]
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return [value and hashlib.sha256(value).hexdigest() for value in column.to_pylist()]
+    return column.to_pylist()
+
+
+def _describe_file(path: str | None, read_files: bool) -> int | str | None:
+    """Returns the size or the hash of a local file, or None."""
+    if not path or not os.path.isfile(path):
+        return None
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if read_files else os.path.getsize(path)
+
+
+class FinishedShards:
+    """
+    The finished shards that a run finds, to compare their rows with those of its dataset.
+
+    Args:
+        folder (`Path`): The folder of the split.
+        numbers (`set[int]`): The numbers of the shards.
+    """
+
+    def __init__(self, folder: Path, numbers: set[int]):
+        self.folder, self.numbers = folder, numbers
+        self._shard = -1
+        self._record: dict[str, Any] = {}
+        self._hashes: list[str] = []
+
+    def compare(self, shard: int, table: pa.Table) -> None:
+        """
+        Compares the next rows of a shard, if it is finished.
+
+        Raises:
+            ValueError: If the shard was computed from other rows.
+        """
+        if shard not in self.numbers:
+            return
+        if shard != self._shard:
+            self._shard, self._record, self._hashes = shard, read_record(shard_path(self.folder, shard)), []
+        self._hashes += hash_rows(table)
+        is_whole = len(self._hashes) == self._record["input_rows"]
+        if is_whole and self._record.get("input_digest") != join_hashes(self._hashes):
+            path = shard_path(self.folder, shard)
+            raise ValueError(f"{path} was computed from other rows than those of this dataset. Name a new folder.")
