@@ -3,15 +3,16 @@
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import CLIPVisionConfig, DynamicCache
 
+from lavit_hf import LavitForCausalLM
 from lavit_hf.modeling import modeling_lavit_model
 from lavit_hf.modeling.expansion_lavit import LavitSequences
 from lavit_hf.modeling.packing_lavit import needs_one_row, pack_sequences, supports_packing
 from lavit_hf.training import LavitForCausalLMTrainer
 
 from ..causal_models import tiny_text_config
-from ..tiny import IMAGE_END, IMAGE_START, PLACEHOLDER, VISUAL_OFFSET, pad_rows, pictures, tiny_lavit
+from ..tiny import IMAGE_END, IMAGE_START, PLACEHOLDER, VISION, VISUAL_OFFSET, pad_rows, pictures, tiny_lavit
 from ..training.test_accumulation import make_rows
 from ..training.test_accumulation import train as train_one_step
 
@@ -186,6 +187,23 @@ def test_language_models_that_can_be_packed(model_type, dtype):
 @pytest.mark.parametrize("model_type", ["opt", "bamba", "bloom"])
 def test_language_models_that_cannot(model_type):
     model = make_lavit(model_type)
+    assert not supports_packing(model, model.config, model.device)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings"),
+    [
+        ("jamba", {}),
+        ("lfm2", {"layer_types": ["conv", "full_attention"] * 2}),
+        ("lfm2_moe", {}),
+        ("inkling2_text", {}),
+        ("minimax_m3_vl_text", {"layer_types": ["full_attention", "minimax_m3_sparse"] * 2}),
+    ],
+)
+def test_new_weights_hide_nothing(model_type, settings):
+    """They let so little of a neighbor through that a trial on a few tokens does not see it."""
+    text = tiny_text_config(model_type, **settings)
+    model = LavitForCausalLM.from_backbones(CLIPVisionConfig(**VISION), text, codebook_size=16, num_merger_layers=1)
     assert not supports_packing(model, model.config, model.device)
 
 

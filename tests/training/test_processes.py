@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Several processes, also with unequal shares of a batch, compute the gradients of one with the whole batch."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,14 @@ def test_means_of_one_process():
     )
     assert batch_mean(torch.tensor([True, False, True, True])) == 0.75
     assert share_of_batch(5) == (slice(0, 5), 5)
+
+
+@pytest.mark.parametrize("num_rows", [3, 5])
+def test_an_evaluation_counts_each_row_once(tmp_path, num_rows):
+    """Rows that accelerate repeats, so that both processes have as many, count for nothing."""
+    found = []
+    for count in (1, 2):
+        run_in_processes(count, "run_evaluation", tmp_path, num_rows)
+        found.append(json.loads((tmp_path / "losses.json").read_text()))
+    assert {"stage 1 eval_loss", "stage 1 eval_kept_fraction", "stage 2 eval_loss"} <= found[0].keys()
+    assert found[1] == pytest.approx(found[0], abs=1e-4)

@@ -12,6 +12,11 @@ from transformers.utils.generic import is_flash_attention_requested
 from .configuration_lavit import LavitConfig
 from .expansion_lavit import IGNORE_INDEX, LavitSequences, mask_labels, pad_id
 from .freezing_lavit import evaluation_mode
+from .guidance_lavit import keeps_state
+
+
+# The layers, by their names in `layer_types` of a configuration, whose masks may keep packed sequences apart.
+PACKED_LAYERS = {"full_attention", "sliding_attention"}
 
 
 @torch.compiler.disable  # the layout of each batch is its own, and would be compiled anew
@@ -114,14 +119,17 @@ def needs_one_row(language_model: PreTrainedModel) -> bool:
 @torch.no_grad()
 def supports_packing(model: nn.Module, config: LavitConfig, device: torch.device) -> bool:
     """
-    Finds out on a few tokens whether a language model computes packed sequences like separate ones. Models with
-    recurrent layers, and those that do not make their mask from positions, do not.
+    Finds out whether a language model computes packed sequences like separate ones. Layers that keep a state, and
+    those whose attention divides a row into blocks, do not, by their names. Whether the others make their mask from
+    positions is tried on a few tokens. The trial alone would not do: new weights let through little of a neighbor.
 
     Args:
         model ([`LavitForCausalLM`], or a module around one that shards or replicates it): The whole model.
         config ([`LavitConfig`]): Its configuration.
         device (`torch.device`): The device of its inputs.
     """
+    if {*(getattr(config.text_config, "layer_types", None) or [])} - PACKED_LAYERS or keeps_state(config):
+        return False
     ids = torch.linspace(0, config.image_start_token_id - 1, 15).long()
     longest, own, before, other = ids.split([6, 3, 3, 3])
 

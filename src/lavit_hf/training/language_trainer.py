@@ -1,6 +1,8 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Stage 2 and fine-tuning: next-token prediction over text and codes, in which every label has the same weight."""
 
+from typing import Any
+
 import torch
 from peft import PeftModel
 from torch.nn.functional import cross_entropy
@@ -165,6 +167,12 @@ class LavitForCausalLMTrainer(LavitTrainer):
         if not self.model.training:  # where the loss of `Trainer` is a mean over batches
             measured["loss"] = (losses.sum(), is_label.sum())
         return measured
+
+    def leave_out_rows(self, inputs: dict[str, Any], num_rows: int) -> dict[str, Any]:
+        """Same as in [`LavitTrainer`]. Rows that are left out have no labels, since images are not in rows."""
+        labels = inputs["labels"].clone()
+        labels[num_rows:] = IGNORE_INDEX
+        return inputs | {"labels": labels}
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Same arguments as `Trainer.prediction_step`. Labels have the length of the logits, with codes for images."""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
@@ -195,15 +196,40 @@ class LavitTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Same arguments as `Trainer.compute_loss`. Keeps what [`~LavitTrainer.measure`] returns for the log."""
+        num_rows = find_batch_size(inputs) or 1
+        is_counted = True
+        if not self.model.training and (repeated := self._count_repeated_rows(num_rows)):
+            is_counted = repeated < num_rows
+            inputs = self.leave_out_rows(inputs, num_rows - repeated)
+            num_rows -= repeated
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         # The number by which `Trainer` weights the loss of a batch in an evaluation.
-        num_rows = torch.tensor(find_batch_size(inputs) or 1, device=loss.device)
+        num_rows = torch.tensor(num_rows, device=loss.device)
         for name, value in self.measure(outputs).items():
             total, weight = value if isinstance(value, tuple) else (value.float() * num_rows, num_rows)
             sums = self._measured[model.training].setdefault(name, [0, 0])
-            sums[0] += total.detach().float()
-            sums[1] += weight
+            sums[0] += total.detach().float() * is_counted
+            sums[1] += weight * is_counted
         return (loss, outputs) if return_outputs else loss
+
+    def _count_repeated_rows(self, num_rows: int) -> int:
+        """
+        Returns how many of the last `num_rows` rows of an evaluation accelerate has repeated, so that all processes
+        have as many. They are at the end of the batch that the processes have together.
+        """
+        state = self.accelerator.gradient_state
+        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return 0
+        left = state.remainder - self.accelerator.process_index * num_rows
+        return num_rows - min(max(left, 0), num_rows)
+
+    def leave_out_rows(self, inputs: dict[str, Any], num_rows: int) -> dict[str, Any]:
+        """
+        Leaves all but the first `num_rows` rows out of the loss of a batch. If none is to stay, one does, since all
+        processes must run the model.
+        """
+        kept = max(num_rows, 1)
+        return {name: value[:kept] if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Same arguments as `Trainer.log`. Adds the values of [`~LavitTrainer.measure`] beside the training loss."""
