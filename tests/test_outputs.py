@@ -166,12 +166,15 @@ def test_an_interrupt_during_a_destructor(command_line, monkeypatch):
 
     monkeypatch.setattr(cli.app, "registered_commands", cli.app.registered_commands[:])
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which jobs of a shell ignore
+
     @cli.app.command(name="wait")
     def wait():
         Interrupted()
         time.sleep(30)
 
     code, _, error = command_line("wait")
+    signal.signal(signal.SIGINT, before)
     assert code == 130
     assert error == "lavit-hf: interrupted\n"
 

@@ -72,7 +72,12 @@ class CodesSummary:
 
 
 def join_hashes(hashes: Sequence[str]) -> str:
-    """Returns a hash of hashes."""
+    """
+    Returns a hash of hashes.
+
+    Args:
+        hashes (`Sequence[str]`): The hashes of rows.
+    """
     return f"sha256:{hashlib.sha256(' '.join(hashes).encode()).hexdigest()}"
 
 
@@ -205,7 +210,12 @@ def open_split(output: Path, split: str, settings: dict, is_main_process: bool) 
 
 
 def reopen_split(folder: Path) -> None:
-    """Takes the counts of a complete split out of its manifest, before it gets further shards."""
+    """
+    Takes the counts of a complete split out of its manifest, before it gets further shards.
+
+    Args:
+        folder (`Path`): The folder of the split.
+    """
     manifest = read_manifest(folder)
     if manifest.pop("counts", None):
         _write_text(folder / MANIFEST_FILE, json.dumps(manifest, indent=2))

@@ -67,6 +67,10 @@ class FinishedShards:
         """
         Compares the next rows of a shard, if it is finished.
 
+        Args:
+            shard (`int`): The number of the shard.
+            table (`pa.Table`): Its next rows.
+
         Raises:
             ValueError: If the shard was computed from other rows.
         """

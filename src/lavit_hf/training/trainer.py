@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 from safetensors import safe_open
-from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import find_batch_size
-from transformers.trainer_utils import has_length, sort_checkpoints
+from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from ..data.rows import RepeatedStream, check_codebook
@@ -81,7 +80,8 @@ class LavitTrainer(Trainer):
         # Without labels, Trainer computes no loss in evaluation. Here, the images are what the model learns from.
         self.label_names = self.label_names or [next(iter(signature(self.model.forward).parameters))]
         self.check_rows(self.train_dataset, self.eval_dataset)
-        if isinstance(self.train_dataset, IterableDataset) and not has_length(self.train_dataset):
+        is_stream = isinstance(self.train_dataset, torch.utils.data.IterableDataset)
+        if is_stream and not hasattr(self.train_dataset, "__len__"):
             self.train_dataset = RepeatedStream(self.train_dataset)
         self._measured: dict[bool, dict[str, list]] = {True: {}, False: {}}
 
@@ -227,6 +227,10 @@ class LavitTrainer(Trainer):
         """
         Leaves all but the first `num_rows` rows out of the loss of a batch. If none is to stay, one does, since all
         processes must run the model.
+
+        Args:
+            inputs (`dict`): The inputs of the model. Its tensors have a row for each of the dataset.
+            num_rows (`int`): The number of rows that stay.
         """
         kept = max(num_rows, 1)
         return {name: value[:kept] if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
