@@ -45,7 +45,7 @@ def in_files(rows: list[dict], folder: Path):
 
 KINDS = {"memory": in_memory, "stream": streamed, "files": in_files}
 ROWS = [make_row(number) for number in range(NUM_ROWS)]
-# What may be other about the rows of a run that goes on. Names and sizes of files stay where shades change.
+# The rows of a run that goes on may differ in these ways. Names and sizes of files stay where shades change.
 CHANGES = {
     "an image of a finished shard": [
         make_row(2, shade=200) if number == 2 else row for number, row in enumerate(ROWS)

@@ -61,12 +61,11 @@ def choose_codes(num_codes: int | None, max_codes: int | None, keep_scale: float
     for name, value in (("--keep-scale", keep_scale), ("--max-codes", max_codes)):
         if num_codes is not None and value is not None:
             raise ValueError(f"--num-codes {num_codes} does not go with {name} {value}: give either.")
-    settings: dict[str, Any] = given(max_codes=max_codes)
     if num_codes is not None:
-        settings["max_codes"] = None
-    if num_codes is not None or keep_scale is not None:
-        settings |= {"num_codes": num_codes, "keep_scale": 1.0 if keep_scale is None else keep_scale}
-    return settings
+        return {"num_codes": num_codes, "max_codes": None, "keep_scale": 1.0}
+    if keep_scale is not None:
+        return given(max_codes=max_codes) | {"num_codes": None, "keep_scale": keep_scale}
+    return given(max_codes=max_codes)
 
 
 def check_outputs(*paths: Path, overwrite: bool = False) -> None:

@@ -127,8 +127,8 @@ def _find_manifests(path: str, split: str, files: Mapping[str, Sequence[str]]) -
     }
     if os.path.isabs(path):  # a split that has only begun may have no files yet, here or in one of several parts
         for name in files if "all" in names else names:
-            folders |= {str(found.parent) for found in Path(path).glob(f"{name}/{MANIFEST_FILE}")}
-            folders |= {str(found.parent) for found in Path(path).glob(f"*/{name}/{MANIFEST_FILE}")}
+            for pattern in (name, f"*/{name}"):
+                folders |= {str(found.parent) for found in Path(path).glob(f"{pattern}/{MANIFEST_FILE}")}
     return [Path(folder) for folder in sorted(folders) if read_manifest(folder)]
 
 
