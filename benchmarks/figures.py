@@ -23,6 +23,8 @@ from lavit_hf.training import prefers_bfloat16
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+# Variables by which a process uses fewer threads or instructions than the processor has.
+PROCESSOR_SETTINGS = ("OMP_NUM_THREADS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ def typed_command() -> str:
     """Returns the command of this process as it was typed, without the place of its output."""
     words = [word.removeprefix(f"{ROOT}/") for word in sys.orig_argv[1:]]
     command = re.sub(r" --output[ =]\S+", "", shlex.join(words))
-    threads = os.environ.get("OMP_NUM_THREADS")
-    return f"OMP_NUM_THREADS={threads} python {command}" if threads else f"python {command}"
+    settings = [f"{name}={os.environ[name]}" for name in PROCESSOR_SETTINGS if name in os.environ]
+    return " ".join([*settings, f"python {command}"])
 
 
 def describe(setting: str, device: str = "cpu", dtype: str | None = None) -> dict:

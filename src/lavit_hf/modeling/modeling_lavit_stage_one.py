@@ -58,6 +58,7 @@ class LavitVisualTokenizerForPreTraining(LavitPreTrainedModel):
     (paper, section 3.1).
 
     In training, the codebook follows the vectors that are mapped to it, from the rows that [`~.start_codebook`] sets.
+    Each forward in training mode updates it, so that `codebook_decay` counts the batches of gradient accumulation.
 
     `from_pretrained` also takes the folder or repository of a visual tokenizer or of a whole LaVIT. The feature
     decoder, which they lack, is new then.
