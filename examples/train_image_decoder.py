@@ -114,7 +114,7 @@ def train(
         snr_gamma=model_args.snr_gamma,
         train_feature_decoder=model_args.train_feature_decoder,
     )
-    train_rows, eval_rows = data.load_images()
+    train_rows, eval_rows = data.load_images(args.seed)
     height, width = pipeline.default_size
     image_processors = {
         "images": new_image_processor(

@@ -151,7 +151,7 @@ def main():
     model = VaeForTraining(vae, model_args.kl_weight)
     processor = new_image_processor(image_size=vae.config.sample_size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     collator = ImageCollator({"pixel_values": processor}, data.image_column)
-    train_rows, eval_rows = data.load_images()
+    train_rows, eval_rows = data.load_images(args.seed)
 
     samples = collator(spread_rows(eval_rows or train_rows, model_args.num_sample_images))["pixel_values"]
     trainer = VaeTrainer(

@@ -133,7 +133,7 @@ def main():
     processor = LavitImageProcessorPil(
         size={"height": config.image_size, "width": config.image_size}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
-    train_rows, eval_rows = data.load_images()
+    train_rows, eval_rows = data.load_images(args.seed)
     trainer = TowerTrainer(
         LabelledMAE(config),
         args,

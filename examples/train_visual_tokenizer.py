@@ -143,7 +143,7 @@ def train(
     vision_config = model.config.vision_config
     processor = new_image_processor(model_args.vision_tower, image_size=vision_config.image_size)
     collator = ImageCollator({"pixel_values": processor}, data.image_column)
-    train_rows, eval_rows = data.load_images()
+    train_rows, eval_rows = data.load_images(args.seed)
 
     samples = spread_rows(eval_rows or train_rows, model_args.num_sample_images)
     images, pixel_values = [row[data.image_column] for row in samples], collator(samples)["pixel_values"]

@@ -78,7 +78,7 @@ def test_the_command_is_cut_and_goes_on(tmp_path, monkeypatch, capfd):
     content = json.loads(before)
     for changed in ({"setting": "Release sizes"}, {"machine": content["machine"] | {"cores": 1000}}):
         output.write_text(json.dumps(content | changed))
-        assert "name another file" in run()
+        assert "choose another file" in run()
 
 
 def test_toy_figures_are_none_of_the_results(monkeypatch, capsys):

@@ -71,7 +71,7 @@ def test_files_are_overwritten_if_asked_and_then_as_a_whole(command, here, comma
     before = contents(here)
     code, _, error = command_line(command, *arguments)
     assert code == 1
-    assert f"{files[0]} exists: name another output, or give --overwrite" in error
+    assert f"{files[0]} exists: choose another output, or give --overwrite" in error
     assert contents(here) == before
     with full_disk(500):
         code, output, error = command_line(command, *arguments, "--overwrite")

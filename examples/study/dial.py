@@ -20,7 +20,7 @@ from lavit_hf.modeling.selector_lavit import select_patches
 from lavit_hf.processing import read_image
 
 from .json_files import write_json
-from .train import list_values
+from .train import list_cases, list_values
 
 
 BUDGETS = (4, 8, 12, 16, 24, 32, 48, 64)
@@ -95,7 +95,8 @@ def measure(folder: str, decoder: str, rows, columns: dict[str, str], tasks: Seq
             report = evaluate(
                 model, processor, pipeline, rows, tasks=tasks, num_samples=len(rows), columns=columns, batch_size=50
             )
-            points.append({"budget": budget, "tokens": mean, "values": list_values(report)})
+            cases = list_cases(report, rows, columns.get("questions", "questions"))
+            points.append({"budget": budget, "tokens": mean, "values": list_values(report), "cases": cases})
         curves.append({"selection": selection, "points": points})
     return curves
 

@@ -11,6 +11,7 @@ from scipy.stats import t
 
 Results = Mapping[str, Sequence[dict]]
 LEVEL = 0.05
+EDGE = 0.05  # shares nearer to 0 or 1 tell nothing about the noise of other rows
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class Value:
         return fmean(self.values)
 
     @property
+    def is_inside(self) -> bool:
+        """Whether the value is not a share near 0 or 1."""
+        return not self.is_share or EDGE <= self.mean <= 1 - EDGE
+
+    @property
     def scale(self) -> float:
         """The unit in which seeds differ alike for all rows: shares differ less near 0 and 1 than in between."""
         share = (self.mean * len(self.cases) + 2) / (len(self.cases) + 4)
@@ -52,13 +58,17 @@ class Difference:
 
     Args:
         mean (`float`): The difference of the means over seeds.
-        error (`float`, *optional*): Its standard error, or None if no row has a second seed.
+        error (`float`, *optional*): Its standard error, or None if it is unknown.
         freedom (`int`, *optional*, defaults to 0): The degrees of freedom of the error.
+        has_seeds (`bool`, *optional*, defaults to `True`):
+            Whether the error has the noise of training. Otherwise no row has a second seed, and it is that of the test
+            set alone.
     """
 
     mean: float
     error: float | None
     freedom: int = 0
+    has_seeds: bool = True
 
     @property
     def half(self) -> float | None:
@@ -67,8 +77,8 @@ class Difference:
 
     @property
     def p_value(self) -> float:
-        """The probability of a difference this large without a true one, 1 if it is unknown."""
-        if self.error is None:
+        """The probability of a difference this large without a true one, 1 without the noise of training."""
+        if self.error is None or not self.has_seeds:
             return 1.0
         return float(2 * t.sf(abs(self.mean) / self.error, self.freedom)) if self.error else float(self.mean == 0)
 
@@ -91,10 +101,10 @@ def read_cases(text: str) -> list[float]:
 
 def seed_variance(values: Sequence[Value]) -> tuple[float, int]:
     """
-    Returns the variance over seeds of the measures of all rows, in units of their `scale`, and its degrees of freedom.
-    A row alone, with its two or three seeds, would tell little of it.
+    Returns the variance over seeds of the measures of rows, in units of their `scale`, and its degrees of freedom.
+    Shares near 0 and 1 are left out, since their scale is uncertain.
     """
-    several = [value for value in values if len(value.values) > 1]
+    several = [value for value in values if len(value.values) > 1 and value.is_inside]
     freedom = sum(len(value.values) - 1 for value in several)
     total = sum(variance(value.values) * (len(value.values) - 1) / value.scale**2 for value in several)
     return (total / freedom if freedom else 0.0), freedom
@@ -103,30 +113,50 @@ def seed_variance(values: Sequence[Value]) -> tuple[float, int]:
 def subtract(results: Results, own: str, rival: str, task: str, metric: str) -> Difference | None:
     """
     Returns the difference of two rows, or None if one of them lacks the measure. Its error has the noise of seeds and
-    that of the test set: the variance of differences between single scenes, which both rows were tested on.
+    that of the test set: the variance of differences between single scenes, which both rows were tested on. The
+    variance over seeds is pooled over all rows, since two or three seeds tell little, unless that of the two rows is
+    larger.
     """
     values = {row: value for row, found in results.items() if (value := measure(found, task, metric)) is not None}
     if own not in values or rival not in values:
         return None
     first, second = values[own], values[rival]
-    pooled, freedom = seed_variance(list(values.values()))
-    if not freedom:
-        return Difference(first.mean - second.mean, None)
-    of_seeds = sum(pooled * value.scale**2 / len(value.values) for value in (first, second))
-    differences = [one - other for one, other in zip(first.cases, second.cases, strict=True)]
+    mean, differences = first.mean - second.mean, paired(first.cases, second.cases)
     of_cases = variance(differences) / len(differences) if len(differences) > 1 else 0.0
-    return Difference(first.mean - second.mean, sqrt(of_seeds + of_cases), freedom)
+    pooled, freedom = max(seed_variance(list(values.values())), seed_variance([first, second]))
+    if not freedom:
+        return Difference(mean, sqrt(of_cases) if of_cases else None, len(differences) - 1, has_seeds=False)
+    of_seeds = sum(pooled * value.scale**2 / len(value.values) for value in (first, second))
+    return Difference(mean, sqrt(of_seeds + of_cases), freedom)
 
 
-def decide(differences: Sequence[Difference]) -> list[str]:
+def paired(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    """Returns the difference of each case."""
+    return [one - other for one, other in zip(first, second, strict=True)]
+
+
+def compare_cases(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """Returns the difference of two means over the same cases, with the noise of the cases alone."""
+    differences = paired(first, second)
+    error = sqrt(variance(differences) / len(differences)) if len(differences) > 1 else None
+    return Difference(fmean(differences), error, len(differences) - 1, has_seeds=False)
+
+
+def adjust(differences: Sequence[Difference]) -> list[float]:
     """
-    Says of each of several differences that belong to one claim whether the claim holds for it. The chance of any
-    wrong verdict among them is 5% at most, by the method of Holm.
+    Returns the p-values of several differences that belong to one claim, adjusted by the method of Holm: the chance
+    that any of those below 5% is there without a true difference is 5% at most.
     """
     order = sorted(range(len(differences)), key=lambda index: differences[index].p_value)
-    verdicts = ["open"] * len(differences)
+    adjusted, least = [1.0] * len(differences), 0.0
     for place, index in enumerate(order):
-        if differences[index].p_value > LEVEL / (len(differences) - place):
-            break
-        verdicts[index] = "holds" if differences[index].mean > 0 else "does not hold"
-    return verdicts
+        least = max(least, min(differences[index].p_value * (len(differences) - place), 1.0))
+        adjusted[index] = least
+    return adjusted
+
+
+def name_verdict(difference: Difference, p_value: float) -> str:
+    """Says what a difference and its adjusted p-value mean for a claim that it is positive."""
+    if p_value > LEVEL:
+        return "undecided"
+    return "supported" if difference.mean > 0 else "contradicted"

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The plots of the study: curves over steps and over operations, and the dial."""
+"""The pictures of the study: curves over steps, operations and tokens, and drawings side by side."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,39 +10,57 @@ import matplotlib
 matplotlib.use("Agg")  # draws into files
 
 from matplotlib import pyplot as plt  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from lavit_hf.visualization import Sample, draw_sheet  # noqa: E402
 
 
 SHOWN = ("captions", "questions", "drawn objects", "edited objects")
 DIALS = ("PSNR", "reconstruction", "captions", "questions")
 
 
-def plot_curves(results: Mapping[str, Sequence[dict]], measures: Mapping[str, tuple[str, str]], path: Path) -> None:
+def plot_curves(
+    results: Mapping[str, Sequence[dict]], measures: Mapping[str, tuple[str, str]], rows: Sequence[str], path: Path
+) -> None:
     """
-    Plots measures of each row, the mean over seeds, over steps (above) and over operations (below). A dotted line
-    leads to the last point, which stands alone: it has more test rows, and the learning rate has decayed before it.
+    Plots measures of the first seed of each row over steps (above) and over operations (below). A row has the color of
+    its place in `rows`. A dotted line leads to the last point, which stands alone: it has more test rows, and the
+    learning rate has decayed before it. Vertical lines are 95% intervals over test rows.
     """
-    figure, axes = plt.subplots(2, len(SHOWN), figsize=(4 * len(SHOWN), 7), squeeze=False)
+    figure, axes = plt.subplots(2, len(SHOWN), figsize=(4 * len(SHOWN), 7.5), squeeze=False)
+    colors = dict(zip(rows, plt.get_cmap("tab20").colors[::2] + plt.get_cmap("tab20").colors[1::2], strict=False))
     for column, heading in enumerate(SHOWN):
         task, metric = measures[heading]
         for row, found in results.items():
-            points: dict[int, list[float]] = {}
-            for result in found:
-                for point in result["curve"]:
-                    if (metrics := point["values"].get(task, {})).get(metric) is not None:
-                        points.setdefault(point["step"], []).append(metrics[metric]["value"])
-            steps = sorted(points)
-            means = [100 * sum(points[step]) / len(points[step]) for step in steps]
+            points = {
+                point["step"]: metrics[metric]
+                for point in found[0]["curve"]
+                if metric in (metrics := point["values"].get(task, {}))
+            }
             per_step = found[0]["operations"]["per_step"] / 1e15
-            if not steps:
-                continue
-            for axis, places in ((axes[0], steps), (axes[1], [step * per_step for step in steps])):
-                [line] = axis[column].plot(places[:-1], means[:-1], marker=".", label=row)
-                axis[column].plot(places[-2:], means[-2:], linestyle=":", color=line.get_color())
-                axis[column].plot(places[-1], means[-1], marker="o", color=line.get_color())
+            for axis, unit in ((axes[0][column], 1), (axes[1][column], per_step)):
+                draw_line(axis, {step * unit: points[step] for step in sorted(points)}, color=colors[row], label=row)
         axes[0][column].set(title=heading, xlabel="steps", ylabel="%")
         axes[1][column].set(xlabel="PFLOP", ylabel="%")
-    add_legend(axes[0][0])
-    save(figure, path)
+    handles = [plt.Line2D([], [], color=colors[row], marker=".", label=row) for row in results]
+    figure.legend(handles=handles, loc="lower center", ncols=6, fontsize="small")
+    save(figure, path, bottom=0.08)
+
+
+def draw_line(axis, points: Mapping[float, Mapping], **style) -> None:
+    """Draws a curve of metrics in percent, with a dotted line to its last point."""
+    places, heights = list(points), [100 * point["value"] for point in points.values()]
+    axis.plot(places[:-1], heights[:-1], marker=".", **style)
+    axis.plot(places[-2:], heights[-2:], linestyle=":", color=style["color"])
+    axis.plot(places[-1:], heights[-1:], marker="o", color=style["color"])
+    draw_intervals(axis, points, style["color"])
+
+
+def draw_intervals(axis, points: Mapping[float, Mapping], color) -> None:
+    """Draws the intervals of metrics in percent as vertical lines."""
+    for place, point in points.items():
+        if point["interval"] is not None:
+            axis.plot([place, place], [100 * end for end in point["interval"]], color=color, alpha=0.3)
 
 
 def plot_dial(dial: Mapping, measures: Mapping[str, tuple[str, str]], path: Path) -> None:
@@ -54,12 +72,10 @@ def plot_dial(dial: Mapping, measures: Mapping[str, tuple[str, str]], path: Path
             points = [point for point in curve["points"] if metric in point["values"].get(task, {})]
             values = [point["values"][task][metric] for point in points]
             label = f"{curve['tokenizer']}, {curve['selection']}"
-            places, heights = [point["tokens"] for point in points], [value["value"] for value in values]
-            [line] = axis.plot(places, heights, marker=".", label=label)
-            for place, value in zip(places, values, strict=True):
-                if value["interval"] is not None:
-                    axis.plot([place, place], value["interval"], color=line.get_color(), alpha=0.4)
-        axis.set(title=heading, xlabel="mean tokens per image")
+            places, factor = [point["tokens"] for point in points], 1 if heading == "PSNR" else 100
+            [line] = axis.plot(places, [factor * value["value"] for value in values], marker=".", label=label)
+            draw_intervals(axis, dict(zip(places, values, strict=True)), line.get_color())
+        axis.set(title=heading, xlabel="mean tokens per image", ylabel="dB" if heading == "PSNR" else "%")
     add_legend(axes[0][0])
     save(figure, path)
 
@@ -70,8 +86,24 @@ def add_legend(axis) -> None:
         axis.legend(fontsize="small")
 
 
-def save(figure, path: Path) -> None:
-    """Saves a figure without a date, so that equal results give equal files."""
-    figure.tight_layout()
+def save(figure, path: Path, bottom: float = 0.0) -> None:
+    """Saves a figure, with room at its bottom, and without a date, so that equal results give equal files."""
+    figure.tight_layout(rect=(0, bottom, 1, 1))
     figure.savefig(path, dpi=80, metadata={"Software": None})
     plt.close(figure)
+
+
+def draw_side_by_side(results: Mapping[str, Sequence[dict]], folder: Path) -> Image.Image | None:
+    """Draws what each system makes of the same prompts, with a line of images for each prompt."""
+
+    def path(row: str, index: int) -> Path:
+        return folder / f"{row}-seed0-{index}.png"
+
+    rows = [row for row, found in results.items() if found[0]["drawings"] and path(row, 0).exists()]
+    if not rows:
+        return None
+    prompts = results[rows[0]][0]["drawings"]
+    samples = [
+        Sample(tuple(Image.open(path(row, index)) for row in rows), (prompt,)) for index, prompt in enumerate(prompts)
+    ]
+    return draw_sheet(samples, side=112, columns=1, titles=rows)

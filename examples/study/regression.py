@@ -44,12 +44,11 @@ class RegressionSettings:
             The length of the noise that is added to vectors that are inputs in training. Vectors have length 1.
         guidance_scale (`float`, *optional*):
             The strength of guidance in drawings. Default: that of the generation config, as for codes.
-        snap (`bool`, *optional*, defaults to `False`):
-            Whether the pixel decoder gets the nearest row of its codebook for each vector, since it was trained on
-            such rows alone.
+        end_threshold (`float`, *optional*, defaults to 0.5):
+            A drawing ends where the probability of `[/IMG]`, against that of another vector, is at least this.
 
     Raises:
-        ValueError: If the loss is unknown, or a number is negative.
+        ValueError: If the loss is unknown, or a number is out of its range.
     """
 
     loss: str = "cosine"
@@ -57,13 +56,15 @@ class RegressionSettings:
     normalize: bool = True
     noise: float = 0.0
     guidance_scale: float | None = None
-    snap: bool = False
+    end_threshold: float = 0.5
 
     def __post_init__(self):
         if self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}.")
         if min(self.weight, self.noise) < 0:
             raise ValueError(f"weight and noise must not be negative, got {self.weight} and {self.noise}.")
+        if not 0 <= self.end_threshold <= 1:
+            raise ValueError(f"end_threshold must be from 0 to 1, got {self.end_threshold}.")
 
 
 @dataclass
@@ -215,7 +216,7 @@ class RegressionForCausalLM(LavitForCausalLM):
     def draw_vectors(self, inputs: dict, guidance_scale: float = 1.0) -> list[torch.Tensor]:
         """
         Draws an image after each prompt. The unconditional branch of guidance attends from the open `[IMG]` on, as
-        that of LaVIT does. An image ends where `[/IMG]` is more likely than another vector.
+        that of LaVIT does. An image ends where `[/IMG]` is likely enough, see `end_threshold`.
 
         Args:
             inputs (`dict`): Prompts of B drawings, as [`prepare_prompts`] returns them.
@@ -241,8 +242,9 @@ class RegressionForCausalLM(LavitForCausalLM):
             outputs = self.model(inputs_embeds=embeds, attention_mask=mask, cache=cache, use_cache=True)
             hidden_states = outputs.last_hidden_state[:, -1]
             if step:
-                logits = self.lm_head(hidden_states[: len(start)])
-                is_open &= logits[:, config.visual_token_offset] >= logits[:, config.image_end_token_id]
+                logits = self.lm_head(hidden_states[: len(start)]).float()
+                ends = logits[:, config.image_end_token_id] - logits[:, config.visual_token_offset]
+                is_open &= ends.sigmoid() < self.regression.end_threshold
             if not is_open.any():
                 break
             lengths += is_open
@@ -277,19 +279,14 @@ class VectorTokens(LavitVisualTokenizerOutput):
 
 
 @contextmanager
-def codebook_of(
-    pipeline: LavitImageDecoderPipeline, vectors: Sequence[torch.Tensor], snap: bool = False
-) -> Iterator[list[list[int]]]:
+def codebook_of(pipeline: LavitImageDecoderPipeline, vectors: Sequence[torch.Tensor]) -> Iterator[list[list[int]]]:
     """
     A context in which the codebook of a pixel decoder has the vectors of images as its rows, so that all that it does
-    with codes it does with vectors. With `snap`, its rows are the nearest ones of its own codebook. Yields the codes
-    of each image.
+    with codes it does with vectors. Yields the codes of each image.
     """
     decoder = pipeline.feature_decoder
     before = decoder.codebook, decoder.config.codebook_size
     rows = torch.cat(list(vectors)).to(decoder.codebook)
-    if snap:  # rows have unit length, so that the largest product is the least distance
-        rows = decoder.codebook[(rows @ decoder.codebook.T).argmax(dim=-1)]
     ends = torch.tensor([len(part) for part in vectors]).cumsum(0).tolist()
     decoder.codebook, decoder.config.codebook_size = rows, len(rows)
     try:
@@ -306,11 +303,12 @@ class RegressionSubject(Subject):
         inputs = prepare_prompts(self.processor, texts, before, generation_mode="image").to(self.model.device)
         scale = self.model.regression.guidance_scale or self.drawing_settings().get("guidance_scale") or 1.0
         drawn = self.model.draw_vectors(dict(inputs), scale)
+        self.drawn_codes.extend(map(len, drawn))
         seed, decoding = self.settings.seed + first, self.settings.image_decoding
         if not images:
             return self.decode([rows.tolist() for rows in drawn], first)
         source = list(self.encode(images).split())
-        with codebook_of(self.pipeline, [*source, *drawn], self.model.regression.snap) as codes:
+        with codebook_of(self.pipeline, [*source, *drawn]) as codes:
             return decode_edits(self.pipeline, images, codes[: len(images)], codes[len(images) :], seed, **decoding)
 
     def encode(self, images: list[Image.Image]) -> VectorTokens:
@@ -319,5 +317,5 @@ class RegressionSubject(Subject):
     def decode(self, codes: list, first: int) -> list[Image.Image]:
         """Decodes images, each a list of vectors."""
         vectors = [torch.tensor(rows) for rows in codes]
-        with codebook_of(self.pipeline, vectors, self.model.regression.snap) as rows:
+        with codebook_of(self.pipeline, vectors) as rows:
             return decode_codes(self.pipeline, rows, self.settings.seed + first, **self.settings.image_decoding)

@@ -1,7 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Writes the results of the study into a page: the table, the differences that the claims of the paper are about, the
-dial, plots, and drawings side by side. Every number comes from the JSON files.
+Writes the results of the study into a page: tables, the differences that the claims of the paper are about, tokens
+against quality, plots, and drawings side by side. Every number comes from the JSON files.
 
     PYTHONPATH=examples python -m study.report docs/study.md examples/study/results
 """
@@ -9,19 +9,16 @@ dial, plots, and drawings side by side. Every number comes from the JSON files.
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
-
-from PIL import Image
+from statistics import fmean, median
 
 from lavit_hf.publishing.files import replacing_file
-from lavit_hf.visualization import Sample, draw_sheet
 
 from . import differences
 from .budgets import BASE, OWN, ROWS, check_budgets
-from .claims import CLAIMS
-from .differences import Results, Value, decide, subtract
+from .claims import CLAIMS, COMPARISONS, Claim
+from .differences import Difference, Results, Value, adjust, compare_cases, name_verdict, read_cases, subtract
 from .json_files import compare_recipes, read_json
-from .plots import plot_curves, plot_dial
+from .plots import draw_side_by_side, plot_curves, plot_dial
 from .systems import compare_parts
 from .tuning import JUDGED_BY
 
@@ -30,17 +27,18 @@ MADE_BY = "made by examples/study/report.py"
 NO_RESULTS = "*There are no results yet: `make study` makes them.*"
 # The measures of the table, by their headings: a task and a metric.
 MEASURES = {
-    "captions": ("captions", "everything"),
+    "captions": ("captions", "objects"),
     "CIDEr": ("captions", "cider"),
     "questions": ("questions", "accuracy"),
     "drawing": ("drawing", "everything"),
-    "drawn objects": ("drawing", "each_object"),
+    "drawn objects": ("drawing", "object_f1"),
     "edits": ("edits", "everything"),
-    "edited objects": ("edits", "each_object"),
+    "edited objects": ("edits", "object_f1"),
     "reconstruction": ("reconstruction", "everything"),
     "PSNR": ("reconstruction", "psnr"),
 }
-UNRELATED = "ignoring the input"
+# The baselines of the table: results of another case or the commonest answer, and the image before an edit.
+BASELINES = {"ignoring the input": ("unrelated", "majority"), "input unchanged": ("unedited",)}
 NOT_SHARES = ("CIDEr", "PSNR")
 
 
@@ -81,38 +79,53 @@ def show_measure(value: Value | None, heading: str) -> str:
     return value.show(2) if heading in NOT_SHARES else value.show(1, 100)
 
 
-def show_chance(results: Results, heading: str) -> str:
-    """Writes the best of the baselines of LaVIT, or of the first row: other cases, or the commonest answer."""
+def show_baseline(results: Results, heading: str, names: Sequence[str]) -> str:
+    """Writes a baseline of LaVIT, or of the first row, the one that there is of several `names`."""
     task, metric = MEASURES[heading]
     first = BASE if BASE in results else next(iter(results))
-    found = results[first][0]["evaluation"]["results"].get(task, {}).get(metric, {})
-    baselines = found.get("baselines", {})
-    if not baselines:
-        return "-"
-    return f"{max(baselines.values()):.2f}" if heading in NOT_SHARES else f"{100 * max(baselines.values()):.1f}"
+    found = results[first][0]["evaluation"]["results"].get(task, {}).get(metric, {}).get("baselines", {})
+    for name in names:
+        if name in found:
+            return f"{found[name]:.2f}" if heading in NOT_SHARES else f"{100 * found[name]:.1f}"
+    return "-"
+
+
+def make_rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Makes a table of Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))
 
 
 def make_table(results: Results) -> str:
-    """Makes the table of all rows: what each one scores, and what it costs."""
+    """Makes the tables of all rows: what each one scores, what it costs, and its answers by the kind of question."""
     if not results:
         return NO_RESULTS
-    costs = ("image tokens", "PFLOP", "weights, M", "rate", "seeds")
-    heads = ["row", *MEASURES, *costs]
-    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
-    for row, found in results.items():
-        cells = [show_measure(measure(found, heading), heading) for heading in MEASURES]
-        cells += [
-            f"{fmean(result['image_tokens'] for result in found):.1f}",
-            f"{fmean(result['operations']['total'] for result in found) / 1e15:.3g}",
-            f"{found[0]['trained_parameters'] / 1e6:.2f}",
-            f"{found[0]['recipe']['learning_rate']:g}",
-            str(len(found)),
-        ]
-        lines.append(f"| `{row}` | {' | '.join(cells)} |")
-    chance = [show_chance(results, heading) for heading in MEASURES] + ["-"] * len(costs)
-    lines.append(f"| {UNRELATED} | {' | '.join(chance)} |")
+    scores = [
+        [f"`{row}`", *(show_measure(measure(found, heading), heading) for heading in MEASURES)]
+        for row, found in results.items()
+    ]
+    scores += [
+        [label, *(show_baseline(results, heading, names) for heading in MEASURES)]
+        for label, names in BASELINES.items()
+    ]
+    heads = ("row", "tokens, read", "tokens, drawn", "PFLOP", "weights, M", "rate", "seeds", "minutes")
+    costs = [[f"`{row}`", *_costs(found)] for row, found in results.items()]
     told = [*_costs_of_images(results), "", _name_versions(results)]
-    return "\n".join([*lines, "", *_kinds_of_questions(results), "", *told])
+    tables = [make_rows(("row", *MEASURES), scores), make_rows(heads, costs), _kinds_of_questions(results)]
+    return "\n\n".join([*filter(None, tables), "\n".join(told)])
+
+
+def _costs(found: Sequence[dict]) -> list[str]:
+    """Returns the costs of a row: tokens per image, operations, trained weights, rate, seeds, and time."""
+    drawn = differences.measure(found, "drawing", "num_codes")
+    return [
+        f"{fmean(result['image_tokens'] for result in found):.1f}",
+        f"{drawn.mean:.1f}" if drawn else "-",
+        f"{fmean(result['operations']['total'] for result in found) / 1e15:.3g}",
+        f"{found[0]['trained_parameters'] / 1e6:.2f}",
+        f"{found[0]['recipe']['learning_rate']:g}",
+        str(len(found)),
+        f"{median(result['seconds']['training'] for result in found) / 60:.0f}",
+    ]
 
 
 def _name_versions(results: Results) -> str:
@@ -128,12 +141,12 @@ def _costs_of_images(results: Results) -> list[str]:
     """Returns the sentence about the operations of the frozen visual tokenizer, which those of training leave out."""
     parts = results[next(iter(results))][0]["operations"]["visual_tokenizer_per_image"]
     shown = ", ".join(f"{part.replace('_', ' ')} {count / 1e9:.3g}" for part, count in parts.items())
-    told = "Reconstructions of `regression` are those of vectors that are not quantized."
-    return [f"The visual tokenizer of `{next(iter(results))}` takes, in GFLOP per image: {shown}. {told}"]
+    told = " Reconstructions of `regression` are those of vectors that are not quantized." * ("regression" in results)
+    return [f"The visual tokenizer of `{next(iter(results))}` takes, in GFLOP per image: {shown}.{told}"]
 
 
-def _kinds_of_questions(results: Results) -> list[str]:
-    """Returns the lines of the table of answers by the kind of the question."""
+def _kinds_of_questions(results: Results) -> str:
+    """Returns the table of answers by the kind of the question, the means over seeds."""
     names = sorted(
         {
             name
@@ -144,70 +157,134 @@ def _kinds_of_questions(results: Results) -> list[str]:
         }
     )
     if not names:
-        return []
+        return ""
     heads = ["questions about", *(name.removeprefix("accuracy_").replace("_", " ") for name in names)]
-    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    lines = []
     for row, found in results.items():
         answers = [result["evaluation"]["results"].get("questions", {}) for result in found]
         cells = [
-            Value(tuple(answer[name]["value"] for answer in answers)).show(1, 100)
+            f"{100 * fmean(answer[name]['value'] for answer in answers):.1f}"
             if all(name in answer for answer in answers)
             else "-"
             for name in names
         ]
-        lines.append(f"| `{row}` | {' | '.join(cells)} |")
-    return lines
+        lines.append([f"`{row}`", *cells])
+    return make_rows(heads, lines)
+
+
+def compare(results: Results, claim: Claim) -> dict[tuple[str, str], tuple[Difference, str]]:
+    """Returns the differences that a claim is about and their verdicts, by rival and heading of the measure."""
+    found = {
+        (rival, heading): difference
+        for rival in claim.rivals
+        for heading in claim.headings
+        if claim.own in results
+        and rival in results
+        and (difference := subtract(results, claim.own, rival, *MEASURES[heading])) is not None
+    }
+    primary = [case for case in found if case[1] in claim.primary]
+    verdicts = dict.fromkeys(found, "")
+    for case, p_value in zip(primary, adjust([found[case] for case in primary]), strict=True):
+        shown = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
+        verdicts[case] = f"{name_verdict(found[case], p_value)}, {shown}"
+    return {case: (difference, verdicts[case]) for case, difference in found.items()}
+
+
+def show_difference(difference: Difference, heading: str) -> str:
+    """Writes a difference with half of its 95% interval."""
+    digits, factor = (2, 1) if heading in NOT_SHARES else (1, 100)
+    text = f"{factor * difference.mean:+.{digits}f}"
+    if difference.half is None:
+        return f"{text}, no interval"
+    return f"{text} ± {factor * difference.half:.{digits}f}{'' if difference.has_seeds else ' (test set alone)'}"
 
 
 def make_differences(results: Results) -> str:
     """Makes a paragraph for each claim: the differences of its rows in points, with their 95% intervals."""
     parts = []
-    for claim in CLAIMS:
-        cases = [(rival, heading) for rival in claim.rivals for heading in claim.headings if rival in results]
-        found = {
-            case: subtract(results, claim.own, case[0], *MEASURES[case[1]]) for case in cases if claim.own in results
-        }
-        found = {case: difference for case, difference in found.items() if difference is not None}
-        decided = claim.rivals if claim.decided is None else claim.decided
-        primary = [case for case in found if case[1] in claim.primary and case[0] in decided]
-        verdicts = dict(zip(primary, decide([found[case] for case in primary]), strict=True))
-        lines = []
-        for (rival, heading), difference in found.items():
-            factor = 1 if heading in NOT_SHARES else 100
-            half = ", one seed" if difference.half is None else f" ± {factor * difference.half:.1f}"
-            verdict = verdicts.get((rival, heading), "")
-            lines.append(f"| `{rival}` | {heading} | {factor * difference.mean:+.1f}{half} | {verdict} |")
-        if lines:
-            head = f"| `{claim.own}` minus | measure | difference | the claim |\n| --- | --- | --- | --- |"
-            note = ["", claim.note] if claim.note else []
-            parts.append("\n".join([f"**{claim.text}**", "", head, *lines, *note]))
+    for title, claims in (("The claims of the paper", CLAIMS), ("Further comparisons", COMPARISONS)):
+        told = []
+        for number, claim in enumerate(claims, 1):
+            found = compare(results, claim)
+            lines = [
+                [f"`{rival}`", heading, show_difference(difference, heading), verdict]
+                for (rival, heading), (difference, verdict) in found.items()
+            ]
+            if lines:
+                table = make_rows((f"`{claim.own}` minus", "measure", "difference", "verdict"), lines)
+                name = f"{number}. {claim.text}" if claims is CLAIMS else claim.text
+                told.append("\n\n".join(filter(None, [f"**{name}**", table, claim.note])))
+        if told:
+            parts += [f"### {title}", *told]
     return "\n\n".join(parts) or NO_RESULTS
 
 
+def make_answers(results: Results) -> str:
+    """Makes a sentence for each claim of the paper: what it comes to here."""
+    lines = []
+    for number, claim in enumerate(CLAIMS, 1):
+        found = compare(results, claim)
+        decided = {case: one for case, one in found.items() if one[1]} or {
+            case: one for case, one in found.items() if case[1] == "questions"
+        }
+        told = [
+            f"{heading} {show_difference(difference, heading)} points against `{rival}` ({verdict or 'no verdict'})"
+            for (rival, heading), (difference, verdict) in decided.items()
+        ]
+        if told:
+            lines.append(f"{number}. {claim.text} Here: {'; '.join(told)}.")
+    return "\n".join(lines) or NO_RESULTS
+
+
 def make_dial(dial: Mapping) -> str:
-    """Makes the table of the dial, with a line for each mean number of tokens."""
+    """
+    Makes the tables of tokens against quality: a line for each mean number of tokens, and differences between
+    selections of one visual tokenizer.
+    """
     if not dial:
         return NO_RESULTS
     headings = ["reconstruction", "PSNR", "captions", "questions"]
-    heads = ["tokens", "tokenizer", "selection", *headings]
-    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     cases = [(point, curve) for curve in dial["curves"] for point in curve["points"]]
-    for point, curve in sorted(cases, key=lambda case: case[0]["budget"]):
-        cells = [f"{point['tokens']:.1f}", curve["tokenizer"], curve["selection"]]
-        for heading in headings:
-            task, metric = MEASURES[heading]
-            found = point["values"].get(task, {}).get(metric)
-            cells.append(show_measure(found and Value((found["value"],)), heading) + show_interval(found))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    lines = [
+        [
+            f"{point['tokens']:.1f}",
+            curve["tokenizer"],
+            curve["selection"],
+            *(
+                show_measure(differences.measure([_result(point)], *MEASURES[heading]), heading)
+                for heading in headings
+            ),
+        ]
+        for point, curve in sorted(cases, key=lambda case: case[0]["budget"])
+    ]
+    tables = [make_rows(["tokens", "tokenizer", "selection", *headings], lines)]
+    by_place = {(curve["tokenizer"], curve["selection"], point["budget"]): point for point, curve in cases}
+    lines = []
+    for tokenizer, selection, budget in by_place:
+        fixed = by_place.get((tokenizer, "fixed", budget))
+        if selection == "adaptive" and fixed is not None:
+            pairs = [
+                _paired_cases(by_place[tokenizer, selection, budget], fixed, *MEASURES[name]) for name in headings
+            ]
+            shown = [
+                show_difference(compare_cases(*pair), heading).removesuffix(" (test set alone)") if pair else "-"
+                for pair, heading in zip(pairs, headings, strict=True)
+            ]
+            lines.append([str(budget), tokenizer, *shown])
+    if lines:
+        tables.append(make_rows(["tokens", "tokenizer: adaptive minus fixed", *headings], lines))
+    return "\n\n".join(tables)
 
 
-def show_interval(found: Mapping | None) -> str:
-    """Writes the 95% interval of a share, in percent."""
-    if not found or found["interval"] is None:
-        return ""
-    low, high = found["interval"]
-    return f" ({100 * low:.0f} to {100 * high:.0f})"
+def _result(point: Mapping) -> dict:
+    """Returns a point of a curve in the form of the results of a row."""
+    return {"evaluation": {"results": point["values"]}}
+
+
+def _paired_cases(first: Mapping, second: Mapping, task: str, metric: str) -> list[list[float]] | None:
+    """Returns the values of a measure for each row of the test set at two points, or None if they were not kept."""
+    found = [read_cases(point.get("cases", {}).get(task, {}).get(metric, "")) for point in (first, second)]
+    return found if all(found) else None
 
 
 def make_trials(sweep: Mapping, trials: Mapping) -> str:
@@ -224,7 +301,7 @@ def make_trials(sweep: Mapping, trials: Mapping) -> str:
         parts.append("\n".join(lines))
     for row, entry in trials.items():
         lines = [
-            f"| `{row}`, {entry['made']['steps']} steps | {entry['task']}: each object | everything |",
+            f"| `{row}`, {entry['made']['steps']} steps | {entry['task']}: F1 of objects | everything |",
             "| --- | --- | --- |",
         ]
         for one in entry["values"]:
@@ -259,6 +336,7 @@ def render(text: str, folder: Path, pictures: Sequence[str] = ()) -> str:
     sweep, trials, dial = (read_json(folder / f"{name}.json") for name in ("sweep", "trials", "dial"))
     shown = "\n\n".join(f"![{Path(path).stem}]({path})" for path in pictures) or NO_RESULTS
     sections = {
+        "answers": make_answers(results),
         "table": make_table(results),
         "differences": make_differences(results),
         "trials": make_trials(sweep, trials),
@@ -272,25 +350,9 @@ def render(text: str, folder: Path, pictures: Sequence[str] = ()) -> str:
 
 def empty_page() -> str:
     """Returns a page with the marks of all sections and nothing else."""
-    names = ("table", "differences", "trials", "dial", "pictures")
+    names = ("answers", "table", "differences", "trials", "dial", "pictures")
     marks = [f"<!-- {name}: {MADE_BY} -->\n\n<!-- end of {name} -->" for name in names]
     return "\n\n".join(["# Study", *marks]) + "\n"
-
-
-def draw_side_by_side(results: Results, folder: Path) -> Image.Image | None:
-    """Draws what each system makes of the same prompts, with a line of images for each prompt."""
-
-    def path(row: str, index: int) -> Path:
-        return folder / f"{row}-seed0-{index}.png"
-
-    rows = [row for row, found in results.items() if found[0]["drawings"] and path(row, 0).exists()]
-    if not rows:
-        return None
-    prompts = results[rows[0]][0]["drawings"]
-    samples = [
-        Sample(tuple(Image.open(path(row, index)) for row in rows), (prompt,)) for index, prompt in enumerate(prompts)
-    ]
-    return draw_sheet(samples, side=96, columns=1, titles=rows)
 
 
 def find_pictures(page: Path) -> list[str]:
@@ -307,7 +369,7 @@ def write_page(page: Path, folder: Path) -> None:
     if results or dial:
         pictures.mkdir(parents=True, exist_ok=True)
     if results:
-        plot_curves(results, MEASURES, pictures / "curves.png")
+        plot_curves(results, MEASURES, list(ROWS), pictures / "curves.png")
     if dial:
         plot_dial(dial, MEASURES, pictures / "dial.png")
     if (sheet := draw_side_by_side(results, folder / "drawings")) is not None:

@@ -53,11 +53,11 @@ NOT_KEPT = ("results", "codes", "tried", "image_generation")
 CURVE_TASKS = ("captions", "questions", "drawing", "edits")
 # The metrics whose value is kept for each row, so that systems can be compared row by row.
 PAIRED = {
-    "captions": ("everything", "each_object", "cider"),
+    "captions": ("objects", "everything", "object_f1", "cider"),
     "questions": ("accuracy",),
-    "drawing": ("everything", "each_object"),
-    "edits": ("everything", "each_object"),
-    "reconstruction": ("everything", "each_object", "psnr"),
+    "drawing": ("everything", "object_f1"),
+    "edits": ("everything", "object_f1"),
+    "reconstruction": ("everything", "object_f1", "psnr"),
 }
 PACKAGES = ("lavit-hf", "torch", "transformers", "diffusers", "datasets", "accelerate")
 
@@ -284,10 +284,10 @@ def try_settings(model, evaluator: Evaluator, settings: dict) -> EvaluationRepor
     return evaluator(model, evaluator.study.num_test_rows)
 
 
-def list_cases(report: EvaluationReport, evaluator: Evaluator) -> dict[str, dict[str, str]]:
+def list_cases(report: EvaluationReport, rows, column: str = "questions") -> dict[str, dict[str, str]]:
     """
-    Returns the values of paired metrics for each row, as numbers with spaces between. Answers are averaged over the
-    questions of a row, which are about one image.
+    Returns the values of paired metrics for each of `rows`, as numbers with spaces between. Answers are averaged over
+    the questions of a row, in `column`, which are about one image.
     """
     found: dict[str, dict[str, str]] = {}
     for task, names in PAIRED.items():
@@ -297,8 +297,7 @@ def list_cases(report: EvaluationReport, evaluator: Evaluator) -> dict[str, dict
                 continue
             values = iter(metric.outcomes)
             if task == "questions":
-                column = evaluator.columns["questions"]
-                questions = [row[column] for row in evaluator.rows.select_columns([column]).take(len(evaluator.rows))]
+                questions = [row[column] for row in rows.select_columns([column]).take(len(rows))]
                 counts = [1 if isinstance(asked, str) else len(asked) for asked in questions]
                 groups = [list(islice(values, count)) for count in counts]
                 values = iter(sum(group) / len(group) for group in groups if group)
@@ -380,7 +379,7 @@ def train_row(arguments: Arguments) -> dict:
         "losses": [[entry["step"], entry["loss"]] for entry in log],
         "curve": [{"step": step, "values": values} for step, values in sorted(curve.items())],
         "evaluation": json.loads(report.to_json()),
-        "cases": list_cases(report, evaluator),
+        "cases": list_cases(report, evaluator.rows, evaluator.columns.get("questions", "questions")),
         "drawings": [" ".join(sample.lines) for sample in drawings],
     }
 

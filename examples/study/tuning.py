@@ -27,7 +27,7 @@ RATE_OF = {
 ALIKE = 0.01
 NUM_TRIED_ROWS = 300  # held-out rows that trials are judged on
 # All-or-nothing measures of models that were trained for few steps are near zero.
-JUDGED_BY = "each_object"
+JUDGED_BY = "object_f1"
 GUIDANCE_SCALES = (1.0, 1.5, 2.0, 3.0)
 
 
@@ -69,7 +69,7 @@ TRIALS = {
                 *(("cosine", True, 0.3, 4.0), ("l2", True, 0.3, 1.0)),
             )
         ),
-        tuple({"guidance_scale": scale, "snap": snap} for scale in GUIDANCE_SCALES for snap in (False, True)),
+        tuple({"guidance_scale": scale, "end_threshold": end} for scale in GUIDANCE_SCALES for end in (0.5, 0.2)),
     ),
     "adapter_resampler": Trials("num_codes", "captions", (8, 16, 32)),
 }
@@ -186,7 +186,7 @@ class Tuning:
         self.add(self.trials_file, row, entry)
 
     def choose(self, row: str, found: dict[str, dict | None]):
-        """Returns the value with which most of the stated objects are right, the first one of equal ones."""
+        """Returns the value with the best F1 score of objects, the first one of equal ones."""
         task = TRIALS[row].task
         known = {text: report[task][JUDGED_BY]["value"] for text, report in found.items() if report is not None}
         if not known:
@@ -240,12 +240,14 @@ class Tuning:
             return
         losses: dict[float, float | None] = {}
         rates = list(self.options.rates)
-        shorter = ["--only_loss", "true", *shorten(self.arguments(row), self.options.sweep_steps)]
+        shorter = ["--only_loss", "true", *shorten(self.arguments(row, tuned=False), self.options.sweep_steps)]
         while rates:
             rate = rates.pop(0)
             folder = self.options.runs / "sweep" / f"{row}-{rate}"
             path = folder / "loss.json"
-            found = self.run_once(path, [*self.flags(row, folder, path), *shorter, "--learning_rate", str(rate)])
+            found = self.run_once(
+                path, [*self.flags(row, folder, path, tuned=False), *shorter, "--learning_rate", str(rate)]
+            )
             losses[rate] = found["held_out_loss"]
             best = best_rate(losses)
             # A best rate at the end of those that were tried may not be the best one.

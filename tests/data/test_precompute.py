@@ -232,7 +232,7 @@ def test_codes_of_another_column_are_added(compute, shapes, expected, read, tmp_
     compute(rows, tmp_path / "both", image_columns=["edited_image"])
     assert read(tmp_path / "both") == expected
     others = rows.remove_columns("codebook_fingerprint").add_column("codebook_fingerprint", ["another"] * NUM_ROWS)
-    with pytest.raises(ValueError, match="has codes of another visual tokenizer, 'another', not"):
+    with pytest.raises(ValueError, match="has codes of another codebook, 'another', not"):
         compute(others, tmp_path / "others", image_columns=["edited_image"])
 
 
@@ -479,6 +479,17 @@ def test_broken_images_are_left_out_and_recorded(compute, photos, read, tmp_path
     assert "no known image format" in broken[0]["error"]
 
 
+def test_rows_that_are_all_broken_stop_a_run(compute, read, tmp_path, monkeypatch):
+    rows = datasets.Dataset.from_list([{"image": f"{tmp_path}/missing-{index}.png"} for index in range(9)])
+    settings = {"image_columns": ["image"], "broken_images": "skip"}
+    with pytest.raises(ValueError, match="None of the 9 rows has images that can be read: row 0, column 'image'"):
+        compute(rows, tmp_path / "few", **settings)
+    monkeypatch.setattr(precompute, "MOST_BROKEN_ROWS", 4)
+    with pytest.raises(ValueError, match="None of the first 4 rows of a shard has images that can be read: row 2"):
+        compute(rows, tmp_path / "many", rows_per_shard=100, **settings)
+    assert not shard_names(tmp_path / "many")
+
+
 def test_paths_in_text_columns_become_images(compute, photos, read, tmp_path):
     rows = [{"photo": str(photos / name)} for name in ("0.png", "1.png")]
     compute(datasets.Dataset.from_list(rows), tmp_path / "out", image_columns=["photo"])
@@ -510,7 +521,7 @@ def test_other_settings_are_refused_by_name(compute, shapes, model, tmp_path):
         ({"dtype": "bfloat16"}, "dtype was 'float32', now it is 'bfloat16'"),
         ({"dataset": shapes.select(range(5))}, "input_rows was 11, now it is 5"),
         ({"dataset": shapes.select(range(NUM_ROWS)[::-1])}, "first_row was 'sha256:"),
-        ({"dataset": shapes.select([0, *range(1, NUM_ROWS)[::-1]])}, "other settings: sampled_rows was 'sha256:"),
+        ({"dataset": shapes.select([0, *range(1, NUM_ROWS)[::-1]])}, "different settings: sampled_rows was 'sha256:"),
     ]:
         with pytest.raises(ValueError, match=message):
             compute(**({"dataset": shapes, "output": output} | changed))
@@ -526,7 +537,7 @@ def test_other_settings_are_refused_by_name(compute, shapes, model, tmp_path):
 def test_a_longer_stream_is_not_taken_for_complete(compute, shapes, tmp_path):
     stream = shapes.to_iterable_dataset()
     compute(stream.take(6), tmp_path / "out")
-    with pytest.raises(ValueError, match="has 6 rows in 2 shards, but 7 were to be read"):
+    with pytest.raises(ValueError, match=r"000001\.parquet was computed from other rows"):
         compute(stream.take(7), tmp_path / "out")
 
 

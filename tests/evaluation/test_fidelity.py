@@ -83,7 +83,7 @@ def test_evaluate_with_both(demo, rows, clip_folder):
     plain = [{"image": row["image"], "caption": row["caption"]} for row in rows[:4]]
     settings = {"image_decoding": {"num_inference_steps": 1}, "clip_model": clip_folder, "fid_features": Colors()}
     report = evaluate(*demo, plain, tasks=["drawing", "reconstruction"], **settings)
-    assert set(report.results["drawing"]) == {"clip_score", "fid"}
+    assert set(report.results["drawing"]) == {"num_codes", "clip_score", "fid"}
     assert set(report.results["reconstruction"]) == {"psnr", "ssim", "fid"}
     assert report.results["drawing"]["clip_score"].count == report.results["drawing"]["fid"].count == 4
     assert report.protocol["settings"]["fid_features"] == "Colors"

@@ -58,19 +58,22 @@ SCENE = [
 )
 def test_judge(caption, objects, places, sizes, everything):
     outcome = judge(parse_caption(caption), SCENE)
-    each_object = outcome.pop("each_object")
+    object_f1 = outcome.pop("object_f1")
     assert outcome == {"objects": objects, "places": places, "sizes": sizes, "everything": everything}
-    assert 0 <= each_object <= 1
-    assert each_object == 1 or not everything
+    assert 0 <= object_f1 <= 1
+    assert object_f1 == 1 or not everything
 
 
-def test_each_object_counts_on_its_own():
+def test_missing_and_added_objects_count_alike():
     red, blue = DescribedObject("circle", "red", "large"), DescribedObject("square", "blue")
-    assert judge([red, blue], SCENE[:0])["each_object"] == 0
+    assert judge([red, blue], SCENE[:0])["object_f1"] == 0
     there = [DescribedObject("square", "blue", "small", "top"), DescribedObject("circle", "red", "small", "left")]
-    assert judge([red, blue], there)["each_object"] == 0.5
-    assert judge([blue, blue], there)["each_object"] == 0.5
-    assert (judge([], there)["each_object"], judge([], [])["each_object"]) == (0, 1)
+    assert judge([red, blue], there)["object_f1"] == 0.5
+    assert judge([blue, blue], there)["object_f1"] == 0.5
+    right = there[:1]
+    assert judge([blue], right)["object_f1"] == 1
+    assert judge([blue], there)["object_f1"] == judge([blue, red], right)["object_f1"] == pytest.approx(2 / 3)
+    assert (judge([], there)["object_f1"], judge([], [])["object_f1"]) == (0, 1)
 
 
 def test_a_malformed_drawing_is_wrong():
@@ -88,8 +91,8 @@ def test_captions(rows):
     for name in JUDGEMENTS:
         assert metrics[name].value == 1
         assert metrics[name].baselines["unrelated"] <= 0.05
-    assert metrics["each_object"].value == 1
-    assert metrics["each_object"].baselines["unrelated"] < 0.3
+    assert metrics["object_f1"].value == 1
+    assert metrics["object_f1"].baselines["unrelated"] < 0.3
     assert 0 < metrics["sizes"].count <= metrics["places"].count < metrics["everything"].count == len(rows)
     assert set(score_captions(captions, [[caption] for caption in captions])) == {"cider"}
 

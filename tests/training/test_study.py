@@ -632,13 +632,16 @@ def test_a_folder_is_for_one_process(tmp_path):
 def test_trials_take_the_best_setting_and_then_the_best_way_to_draw(tmp_path):
     """Three are trained, the best one draws in two ways, and the row has both."""
     trials = Trials(
-        "regression", "drawing", ({"noise": 0.0}, {"noise": 0.3}, {"noise": 0.6}), ({"snap": False}, {"snap": True})
+        "regression",
+        "drawing",
+        ({"noise": 0.0}, {"noise": 0.3}, {"noise": 0.6}),
+        ({"end_threshold": 0.5}, {"end_threshold": 0.2}),
     )
     scores = {"0.0": 0.1, "0.3": 0.4, "0.6": 0.9}
 
     def report(value: float) -> dict:
         metric = {"value": value, "count": 4, "interval": [0.0, 1.0], "baselines": {}}
-        return {"drawing": {"each_object": metric, "everything": metric}}
+        return {"drawing": {"object_f1": metric, "everything": metric}}
 
     def run(module: str, given: list[str], jobs: int, lock: int | None) -> None:
         study = read_arguments(given)[0]
@@ -650,7 +653,11 @@ def test_trials_take_the_best_setting_and_then_the_best_way_to_draw(tmp_path):
             assert study.trial
             write_json(study.results, found)
             return
-        found |= {"tried": [report(score + 0.2 * settings["snap"]) for settings in tried]} if tried else {}
+        found |= (
+            {"tried": [report(score + 0.2 * (settings["end_threshold"] == 0.2)) for settings in tried]}
+            if tried
+            else {}
+        )
         write_json(study.results, found | {"evaluation": {"results": report(score)}})
 
     command = f"--runs {tmp_path}/runs --results {tmp_path}/results --trials"
@@ -659,10 +666,10 @@ def test_trials_take_the_best_setting_and_then_the_best_way_to_draw(tmp_path):
         patch.setitem(TRIALS, "regression", trials)
         study.try_settings("regression")
         best = read_json(tmp_path / "results" / "trials.json")["regression"]
-        assert best["best"] == {"noise": 0.3, "snap": True}
-        assert [one["each_object"]["value"] for one in best["values"]] == pytest.approx([0.1, 0.4, 0.4, 0.6])
-        assert study.best("regression") == ["--regression", '{"noise": 0.3, "snap": true}']
-    assert "**noise 0.3, snap True** | 60.0" in make_trials({}, {"regression": best})
+        assert best["best"] == {"noise": 0.3, "end_threshold": 0.2}
+        assert [one["object_f1"]["value"] for one in best["values"]] == pytest.approx([0.1, 0.4, 0.4, 0.6])
+        assert study.best("regression") == ["--regression", '{"noise": 0.3, "end_threshold": 0.2}']
+    assert "**noise 0.3, end_threshold 0.2** | 60.0" in make_trials({}, {"regression": best})
 
 
 def test_lengths_that_follow_the_content_have_the_mean_that_is_asked_for():

@@ -119,7 +119,7 @@ def _save(name: str, conversation: Conversation) -> None:
         raise ValueError("/save needs a file, such as /save star.png, and an image in the conversation")
     path = options.check_image_output(Path(name).expanduser())
     if path.exists():
-        raise ValueError(f"{path} exists: name another file")
+        raise ValueError(f"{path} exists: choose another file")
     options.check_folder(path.parent)
     save_image(conversation.images[-1], path)
     console.print(path, style="dim", markup=False, soft_wrap=True)

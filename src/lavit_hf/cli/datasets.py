@@ -21,12 +21,12 @@ def precompute_codes(
     model: options.RequiredModel,
     split: Annotated[str, typer.Option(help="Split to read and to write.")] = "train",
     config_name: Annotated[str | None, typer.Option(help="Configuration of the dataset.")] = None,
-    data_dir: Annotated[str | None, typer.Option(help="Folder of an imagefolder.")] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Folder with the files of a format.")] = None,
     image_column: Annotated[
         list[str] | None, typer.Option(help="Column of images; repeatable. Default: image.")
     ] = None,
     num_rows: Annotated[int | None, typer.Option(min=1, help="Number of rows. Default: all.")] = None,
-    streaming: Annotated[bool, typer.Option("--streaming", help="Read rows as they come, without a cache.")] = False,
+    streaming: Annotated[bool, typer.Option("--streaming", help="Read rows without a copy in the cache.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows in one forward.")] = 32,
     rows_per_shard: Annotated[int, typer.Option(min=1, help="Rows of the dataset in one file.")] = 10_000,
     selection: Annotated[

@@ -72,9 +72,9 @@ def check_outputs(*paths: Path, overwrite: bool = False) -> None:
     """Raises a `ValueError` if a file cannot be written, or if it exists and may not be overwritten."""
     for path in paths:
         if path.exists() and not path.is_file():
-            raise ValueError(f"{path} is not a file that can be overwritten: name another output.")
+            raise ValueError(f"{path} is not a file that can be overwritten: choose another output.")
         if path.exists() and not overwrite:
-            raise ValueError(f"{path} exists: name another output, or give --overwrite.")
+            raise ValueError(f"{path} exists: choose another output, or give --overwrite.")
     for folder in {path.absolute().parent for path in paths}:
         check_folder(folder)
 

@@ -165,16 +165,18 @@ def check_output(output: Path) -> None:
     for parent in Path(os.path.abspath(output)).parents:
         if any(read_manifest(path.parent) for path in parent.glob(f"*/{MANIFEST_FILE}")):
             raise ValueError(
-                f"{output} lies in the dataset {parent}, whose card does not list it: name a folder outside."
+                f"{output} lies in the dataset {parent}, whose card does not list it: choose a folder outside of it."
             )
     manifests = list(output.glob(f"*/{MANIFEST_FILE}"))
     if not manifests and any(path.is_file() and path.name[0] != "." for path in (output, *output.rglob("*"))):
-        raise ValueError(f"{output} holds other files than a dataset with precomputed codes: name a new folder.")
+        raise ValueError(
+            f"{output} holds other files than a dataset with precomputed codes: choose another output folder."
+        )
 
 
 def open_split(output: Path, split: str, settings: dict, is_main_process: bool) -> Path:
     """
-    Makes the folder of a split, or finds it as the same settings began it.
+    Makes the folder of a split, or finds the one that was created with the same settings.
 
     Args:
         output (`Path`): The folder of the dataset.
@@ -186,7 +188,7 @@ def open_split(output: Path, split: str, settings: dict, is_main_process: bool) 
         `Path`: The folder of the split.
 
     Raises:
-        ValueError: If the folder holds something else, or was begun with other settings.
+        ValueError: If the folder holds something else, or was created with different settings.
     """
     check_output(output)
     folder = output / re.split(r"\W", split)[0]
@@ -199,7 +201,9 @@ def open_split(output: Path, split: str, settings: dict, is_main_process: bool) 
             if value is not None and begun.get(name) not in (None, value)
         ]
         if other:
-            raise ValueError(f"{folder} was begun with other settings: {'; '.join(other)}. Name a new folder.")
+            raise ValueError(
+                f"{folder} was created with different settings: {'; '.join(other)}. Choose another output folder."
+            )
     elif is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         _write_text(folder / MANIFEST_FILE, json.dumps({"settings": settings}, indent=2))
@@ -248,7 +252,7 @@ def complete_split(folder: Path, input_rows: int | None, is_main_process: bool) 
         [`CodesSummary`]: What the split holds.
 
     Raises:
-        ValueError: If the split has another number of rows, or a shard is missing.
+        ValueError: If the split has another number of rows, if a shard is missing, or if no row could be read.
     """
     shards, manifest = sorted(find_shards(folder)), read_manifest(folder)
     records = [read_record(shard_path(folder, shard)) for shard in shards]
@@ -260,10 +264,12 @@ def complete_split(folder: Path, input_rows: int | None, is_main_process: bool) 
     if not is_whole or input_rows not in (None, found):
         raise ValueError(
             f"{folder} has {found} rows in {len(shards)} shards, but {input_rows or 'more'} were to be read. If it "
-            "was begun with fewer rows, name a new folder."
+            "was created with fewer rows, choose another output folder."
         )
     counts = {name: sum(record[name] for record in records) for name in ("rows", "images", "codes")}
     broken = [entry for record in records for entry in record["broken"]]
+    if counts["rows"] == 0:
+        raise ValueError(f"None of the {found} rows has images that can be read: {broken[0]['error']}")
     summary = CodesSummary(skipped_rows=len({entry["row"] for entry in broken}), **counts)
     if is_main_process:
         if broken:

@@ -4,6 +4,7 @@
 import hashlib
 import itertools
 import json
+import math
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,8 +47,10 @@ TIMEOUT = timedelta(days=7)
 IMAGE_DTYPES = ("string", "large_string", "binary", "large_binary")
 MAX_PATH = 4096  # characters, as on Linux
 NUM_SAMPLED_ROWS = 16
-# The parts of a configuration on which codes do not depend, or that the manifest names by themselves.
-NO_MATTER = {"transformers_version", "dtype", "architectures", "selection", "num_codes", "max_codes", "keep_scale"}
+# If so many rows at the beginning of a shard are broken, the cause is not a single file, but a folder or the network.
+MOST_BROKEN_ROWS = 100
+# The keys of a configuration on which codes do not depend, or which the manifest has under names of their own.
+IGNORED_KEYS = {"transformers_version", "dtype", "architectures", "selection", "num_codes", "max_codes", "keep_scale"}
 
 
 def precompute_codes(
@@ -88,7 +91,7 @@ def precompute_codes(
             Whether to write the images, with their files embedded. Otherwise all columns of images are left out.
         broken_images (`str`, *optional*, defaults to `"raise"`):
             `"raise"` stops at an image that cannot be read. `"skip"` leaves its row out and lists it in
-            `broken.jsonl`.
+            `broken.jsonl`. If the first hundred rows of a shard are all broken, it stops as well.
         rows_per_shard (`int`, *optional*, defaults to 10000): The number of rows of the dataset in a shard.
         batch_size (`int`, *optional*, defaults to 32): The number of rows in a forward.
         num_workers (`int`, *optional*, defaults to 2):
@@ -101,8 +104,8 @@ def precompute_codes(
 
     Raises:
         ValueError: If an argument is out of its range or a column does not hold images; if the folder holds something
-            else, or was begun with other settings or from other rows; if an image is broken, with
-            `broken_images="raise"`.
+            else, or was created with different settings or from other rows; if an image is broken, with
+            `broken_images="raise"`; if no row can be read.
     """
     # 1. Check the arguments, and describe everything that shards depend on
     if isinstance(dataset, datasets.Dataset) and dataset.format["type"] == "custom":
@@ -142,13 +145,17 @@ def precompute_codes(
     requests: Iterable = stream
     total = None
     if num_rows is not None:
-        for shard in sorted(finished.numbers):
-            if shard % state.num_processes == state.process_index:
-                finished.compare(shard, rows[shard * rows_per_shard : min((shard + 1) * rows_per_shard, num_rows)])
-        ranges = _list_ranges(num_rows, rows_per_shard, batch_size, is_wanted)
-        total = sum(stop - start for _, start, stop in ranges)
-        requests = ((shard, start, rows[start:stop]) for shard, start, stop in ranges)
-    preparation = _Preparation(image_processor, image_columns)
+        shards = range(math.ceil(num_rows / rows_per_shard))
+        for shard in (shard for shard in finished.numbers if shard % state.num_processes == state.process_index):
+            for start, stop in _split_shard(shard, num_rows, rows_per_shard, batch_size):
+                finished.compare(shard, rows[start:stop])
+        total = sum(min(rows_per_shard, num_rows - shard * rows_per_shard) for shard in filter(is_wanted, shards))
+        requests = (
+            (shard, start, range(start, stop))
+            for shard in filter(is_wanted, shards)
+            for start, stop in _split_shard(shard, num_rows, rows_per_shard, batch_size)
+        )
+    preparation = _Preparation(rows, image_processor, image_columns, keep_images)
     batches = torch.utils.data.DataLoader(preparation, sampler=requests, batch_size=None, num_workers=num_workers)
     with tqdm(total=total, unit="row", disable=not state.is_main_process) as progress:
         for shard, shard_batches in itertools.groupby(batches, key=lambda batch: batch.shard):
@@ -157,9 +164,12 @@ def precompute_codes(
                 if batch.broken and broken_images == "raise":
                     raise ValueError(batch.broken[0]["error"])
                 codes = _encode(visual_tokenizer, batch.pixel_values)
-                table = _finish_table(batch, codes, settings["codebook"], keep_images)
+                table = _finish_table(batch, rows.features, image_columns, codes, settings["codebook"], keep_images)
                 writer.write(table, batch.row_hashes, codes, batch.broken)
                 progress.update(len(batch.row_hashes))
+                if writer.record["rows"] == 0 and writer.record["input_rows"] >= MOST_BROKEN_ROWS:
+                    count, error = writer.record["input_rows"], batch.broken[0]["error"]
+                    raise ValueError(f"None of the first {count} rows of a shard has images that can be read: {error}")
             reopen_split(folder)
             writer.finish()
 
@@ -174,7 +184,10 @@ def precompute_codes(
 def _check_image_columns(rows, image_columns: Sequence[str]) -> None:
     check_columns(rows, image_columns, "image_columns")
     if rows.features is None:
-        raise ValueError("The stream does not know the types of its columns: give it `features`.")
+        raise ValueError(
+            "The stream does not know the types of its columns, as that of CSV files: read the dataset without "
+            "streaming, or give the stream `features`."
+        )
     for column in image_columns:
         feature = rows.features[column]
         is_image = isinstance(feature, datasets.Image | dict) or getattr(feature, "dtype", None) in IMAGE_DTYPES
@@ -211,7 +224,7 @@ def _describe_model(visual_tokenizer: LavitVisualTokenizer, image_processor: Bas
     scale = None if config.keep_scale == 1 else config.keep_scale
     numbers = {"num_codes": config.num_codes, "max_codes": config.max_codes, "keep_scale": scale}
     changed = [f"{name}={value}" for name, value in numbers.items() if value is not None]
-    described = json.dumps(_without(config.to_diff_dict(), NO_MATTER), sort_keys=True, default=str)
+    described = json.dumps(_without(config.to_diff_dict(), IGNORED_KEYS), sort_keys=True, default=str)
     digest = hashlib.sha256(f"{type(image_processor).__name__} {image_processor.to_json_string()}".encode())
     for name, tensor in sorted(visual_tokenizer.state_dict().items()):
         digest.update(name.encode())
@@ -225,14 +238,11 @@ def _describe_model(visual_tokenizer: LavitVisualTokenizer, image_processor: Bas
     }
 
 
-def _list_ranges(num_rows: int, rows_per_shard: int, batch_size: int, is_wanted) -> list[tuple[int, int, int]]:
-    """Lists the batches of the wanted shards: the shard, the first row, and the row after the last one."""
-    return [
-        (shard, start, min(start + batch_size, shard_start + rows_per_shard, num_rows))
-        for shard, shard_start in enumerate(range(0, num_rows, rows_per_shard))
-        if is_wanted(shard)
-        for start in range(shard_start, min(shard_start + rows_per_shard, num_rows), batch_size)
-    ]
+def _split_shard(shard: int, num_rows: int, rows_per_shard: int, batch_size: int) -> Iterator[tuple[int, int]]:
+    """Yields the batches of a shard: the number of the first row, and that of the row after the last one."""
+    end = min((shard + 1) * rows_per_shard, num_rows)
+    for start in range(shard * rows_per_shard, end, batch_size):
+        yield start, min(start + batch_size, end)
 
 
 class _StreamRequests:
@@ -281,8 +291,8 @@ class _Batch:
     Args:
         shard (`int`): The number of the shard.
         row_hashes (`list[str]`): A hash of each row of the dataset that was read.
-        table (`pa.Table`): The rows whose images can be read, as they are in the dataset.
-        files (`dict[str, list[dict]]`): The image files of each column, as they are written.
+        table (`pa.Table`): The rows whose images can be read, without the columns of images.
+        files (`dict[str, list[dict]]`): The image files of each column, as they are written, if they are.
         pixel_values (`torch.FloatTensor` of shape `(N, 3, H, W)`, *optional*): The images, column by column.
         broken (`list[dict]`): The row, file and error of each broken image.
     """
@@ -296,13 +306,19 @@ class _Batch:
 
 
 class _Preparation(torch.utils.data.Dataset):
-    """Reads images in the workers of a DataLoader. The "index" of an item is a request that the sampler yields."""
+    """
+    Reads images in the workers of a DataLoader. The "index" of an item is a request that the sampler yields: the
+    shard, the number of the first row, and the rows, as a range of a map-style dataset or as a table of a stream.
+    """
 
-    def __init__(self, image_processor: BaseImageProcessor, image_columns: Sequence[str]):
-        self.image_processor, self.image_columns = image_processor, image_columns
+    def __init__(self, rows, image_processor: BaseImageProcessor, image_columns: Sequence[str], keep_images: bool):
+        # Workers read a map-style dataset by themselves, since a pickled slice contains all rows of its record batch.
+        self.rows: Any = rows if isinstance(rows, datasets.Dataset) else None
+        self.image_processor, self.image_columns, self.keep_images = image_processor, image_columns, keep_images
 
-    def __getitem__(self, request: tuple[int, int, pa.Table]) -> _Batch:
-        shard, start, table = request
+    def __getitem__(self, request: tuple[int, int, range | pa.Table]) -> _Batch:
+        shard, start, asked = request
+        table = self.rows[asked.start : asked.stop] if isinstance(asked, range) else asked
         read: dict[tuple[str, int], tuple[dict, Image.Image]] = {}
         broken: list[dict[str, Any]] = []
         for column in self.image_columns:
@@ -314,10 +330,12 @@ class _Preparation(torch.utils.data.Dataset):
         broken.sort(key=lambda entry: entry["row"])
         left_out = {entry["row"] for entry in broken}
         readable = [row for row in range(start, start + len(table)) if row not in left_out]
-        files = {column: [read[column, row][0] for row in readable] for column in self.image_columns}
+        written = self.image_columns if self.keep_images else ()
+        files = {column: [read[column, row][0] for row in readable] for column in written}
         images = [read[column, row][1] for column in self.image_columns for row in readable]
         pixel_values = self.image_processor(images, return_tensors="pt")["pixel_values"] if images else None
         kept = table.filter([row not in left_out for row in range(start, start + len(table))])
+        kept = kept.drop_columns(list(self.image_columns))
         return _Batch(shard, hash_rows(table), kept, files, pixel_values, broken)
 
 
@@ -353,29 +371,38 @@ def _has_images(feature: Any) -> bool:
     return isinstance(feature, datasets.Image) or _has_images(getattr(feature, "feature", {}))
 
 
-def _finish_table(batch: _Batch, codes: list[np.ndarray], codebook: str, keep_images: bool) -> pa.Table:
+def _finish_table(
+    batch: _Batch,
+    features: datasets.Features,
+    image_columns: Sequence[str],
+    codes: list[np.ndarray],
+    codebook: str,
+    keep_images: bool,
+) -> pa.Table:
     """
-    Returns the rows of a batch with their codes and the fingerprint of the codebook, and with the files of all images
-    embedded or left out.
+    Returns the rows of a batch of a dataset with these `features`, with the `codes` of their images, column by column,
+    and the fingerprint of the codebook. The files of all images are embedded or left out.
     """
-    features = datasets.Features.from_arrow_schema(batch.table.schema)
-    columns = {name: batch.table[name] for name in features}
+    features, num_rows = datasets.Features(features), len(codes) // len(image_columns)
+    columns: dict[str, Any] = {name: batch.table[name] for name in batch.table.column_names} | batch.files
     for name, feature in features.items():
-        if isinstance(feature, datasets.Image):
-            features[name] = datasets.Image(mode=feature.mode)
-    for place, (name, files) in enumerate(batch.files.items()):
-        columns[name] = pa.array(files, datasets.Image.pa_type)
-        if not isinstance(features[name], datasets.Image):
-            features[name] = datasets.Image()
-        codes_of_column = codes[place * len(files) : (place + 1) * len(files)]
+        if isinstance(feature, datasets.Image) or name in image_columns:
+            features[name] = datasets.Image(mode=getattr(feature, "mode", None))
+    for place, name in enumerate(image_columns):
+        codes_of_column = codes[place * num_rows : (place + 1) * num_rows]
         columns[codes_column(name)] = pa.array(codes_of_column, pa.list_(pa.int32()))
         features[codes_column(name)] = datasets.List(datasets.Value("int32"))
     others = {*columns[CODEBOOK_COLUMN].to_pylist()} - {codebook} if CODEBOOK_COLUMN in columns else ()
     if others:
-        raise ValueError(f"The dataset has codes of another visual tokenizer, {others.pop()!r}, not {codebook!r}.")
-    columns[CODEBOOK_COLUMN] = pa.array([codebook] * len(batch.table))
+        raise ValueError(f"The dataset has codes of another codebook, {others.pop()!r}, not {codebook!r}.")
+    columns[CODEBOOK_COLUMN] = [codebook] * num_rows
     features[CODEBOOK_COLUMN] = datasets.Value("string")
     if not keep_images:
-        features = {name: feature for name, feature in features.items() if not _has_images(feature)}
-    schema = datasets.Features(features).arrow_schema
-    return embed_table_storage(pa.table([columns[name] for name in features], schema=schema))
+        features = datasets.Features({name: feature for name, feature in features.items() if not _has_images(feature)})
+    arrays = [
+        pa.array(column, datasets.Image.pa_type if isinstance(features[name], datasets.Image) else None)
+        if isinstance(column := columns[name], list)
+        else column
+        for name in features
+    ]
+    return embed_table_storage(pa.table(arrays, schema=features.arrow_schema))

@@ -1,12 +1,15 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Rows of a dataset as torch datasets, with their images read and broken images skipped or reported."""
 
+import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
+import datasets
 import torch
+from datasets.distributed import split_dataset_by_node
 from transformers.utils import logging
 
 from ..processing import read_image
@@ -147,13 +150,24 @@ class RowStream(_RowSource, torch.utils.data.IterableDataset):
     """
     Items made from the rows of a `datasets.IterableDataset` as by [`RowDataset`], in the order of the stream, without
     those that have broken images. The workers of a DataLoader share the shards of the stream, and random choices
-    depend on the number of workers.
+    depend on the number of processes and workers.
 
     Args:
         dataset, reader, broken_images, seed: Same as in [`RowDataset`], with a `datasets.IterableDataset`.
     """
 
     codebook: str | None = None  # the fingerprint that rows with codes must have
+    process_index = 0
+
+    def split(self, num_processes: int, process_index: int) -> "RowStream":
+        """
+        Returns the share of a process: some of the shards of the stream if `num_processes` divides their number, and
+        otherwise each row whose number is `process_index` modulo `num_processes`. Images of others are not read.
+        """
+        share = copy.copy(self)
+        share.dataset = split_dataset_by_node(self.dataset, rank=process_index, world_size=num_processes)
+        share.process_index = process_index
+        return share
 
     def check_codebook(self, codebook: str) -> None:
         """Refuses rows with codes of another codebook than that of the fingerprint `codebook` when they are read."""
@@ -168,7 +182,7 @@ class RowStream(_RowSource, torch.utils.data.IterableDataset):
 
     def __iter__(self) -> Iterator[Any]:
         worker = torch.utils.data.get_worker_info()
-        number = 0 if worker is None else worker.id
+        number = self.process_index if worker is None else self.process_index * worker.num_workers + worker.id
         for index, row in enumerate(self.dataset):
             if self.codebook is not None and row.get(CODEBOOK_COLUMN) not in (None, self.codebook):
                 raise ValueError(OTHER_CODES.format(f"row {index}"))
@@ -188,6 +202,14 @@ class RepeatedStream(torch.utils.data.IterableDataset):
 
     def __init__(self, stream: torch.utils.data.IterableDataset):
         self.stream = stream
+
+    def split(self, num_processes: int, process_index: int) -> "RepeatedStream | None":
+        """Returns the share of a process, as [`RowStream.split`] does, or None if the stream cannot be split."""
+        if isinstance(self.stream, RowStream):
+            return RepeatedStream(self.stream.split(num_processes, process_index))
+        if isinstance(self.stream, datasets.IterableDataset):
+            return RepeatedStream(split_dataset_by_node(self.stream, rank=process_index, world_size=num_processes))
+        return None
 
     def __iter__(self) -> Iterator[Any]:
         for epoch in itertools.count():

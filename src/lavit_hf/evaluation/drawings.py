@@ -81,7 +81,10 @@ def score_edits(
 
 
 def evaluate_drawing(subject: Subject, rows: Sequence[dict]) -> dict[str, Metric | None]:
-    """Draws the first caption of each row. The judge needs a column `scene`, the CLIP score and `fid` do not."""
+    """
+    Draws the first caption of each row. `num_codes` is the mean number of codes of a drawing. The judge needs a column
+    `scene`, the CLIP score and `fid` do not.
+    """
     settings, device = subject.settings, subject.model.device
     clip = ClipScorer(settings.clip_model, device) if settings.clip_model else None
     frechet = FrechetScorer(settings.fid_features, device) if settings.fid_features else None
@@ -98,6 +101,7 @@ def evaluate_drawing(subject: Subject, rows: Sequence[dict]) -> dict[str, Metric
             frechet.update(images, subject.read_images(batch, first))
         subject.show(images, lines=texts)
     metrics = scene_metrics(**cases) if cases else {}
+    metrics["num_codes"] = average(subject.drawn_codes)
     for scorer in (clip, frechet):
         metrics |= scorer.compute() if scorer else {}
     return metrics

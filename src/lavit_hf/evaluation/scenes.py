@@ -15,7 +15,7 @@ JUDGEMENTS = {
     "sizes": ("shape", "color", "size"),
     "everything": ("shape", "color", "place", "size"),
 }
-EACH_OBJECT = "each_object"
+OBJECT_F1 = "object_f1"
 
 
 def is_scene(value: Any) -> bool:
@@ -35,12 +35,12 @@ def judge(stated: Sequence, found: Sequence) -> dict[str, float | None]:
     Returns:
         `dict[str, float]`: `objects`: whether all shapes and colors are right and no object is missing or added.
         `places`, `sizes`: whether these are right as well, or `None` if no object states any. `everything`: whether
-        all that is stated is right. `each_object`: the share of stated objects that are there with all that is stated
-        of them. Where nothing is stated, it is 1 if nothing is there, and 0 otherwise.
+        all that is stated is right. `object_f1`: the F1 score of single objects, which are right if all that is stated
+        of them is right. It is 1 if no object is stated and none is there.
     """
     values = [item if isinstance(item, dict) else vars(item) for item in stated]
     if any(item["color"] is None for item in values):  # a description without a color is wrong
-        return dict.fromkeys((*JUDGEMENTS, EACH_OBJECT), False)
+        return dict.fromkeys((*JUDGEMENTS, OBJECT_F1), False)
     outcomes: dict[str, float | None] = {
         name: scene_matches(stated, found, fields) for name, fields in JUDGEMENTS.items()
     }
@@ -48,7 +48,8 @@ def judge(stated: Sequence, found: Sequence) -> dict[str, float | None]:
         if all(item[JUDGEMENTS[name][-1]] is None for item in values):
             outcomes[name] = None
     matched = match_objects(stated, found, JUDGEMENTS["everything"])
-    return outcomes | {EACH_OBJECT: matched / len(stated) if stated else float(not found)}
+    either = len(stated) + len(found)
+    return outcomes | {OBJECT_F1: 2 * matched / either if either else 1.0}
 
 
 def scene_metrics(stated: Sequence, found: Sequence, **baselines: Sequence) -> dict[str, Metric | None]:
@@ -71,5 +72,5 @@ def scene_metrics(stated: Sequence, found: Sequence, **baselines: Sequence) -> d
             [outcome[name] for outcome in own],
             **{other: [outcome[name] for outcome in outcomes] for other, outcomes in judged.items()},
         )
-        for name in (*JUDGEMENTS, EACH_OBJECT)
+        for name in (*JUDGEMENTS, OBJECT_F1)
     }

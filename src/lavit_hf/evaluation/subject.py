@@ -87,6 +87,7 @@ class Subject:
         pipeline ([`LavitImageDecoderPipeline`], *optional*): Its pixel decoder.
         settings ([`EvaluationSettings`]): The settings.
         samples (`list[Sample]`, *optional*): The first cases of a task, which [`~Subject.show`] adds.
+        drawn_codes (`list[int]`, *optional*): The number of codes of each drawing, which [`~Subject.draw`] adds.
     """
 
     model: LavitForCausalLM
@@ -94,6 +95,7 @@ class Subject:
     pipeline: LavitImageDecoderPipeline | None
     settings: EvaluationSettings
     samples: list[Sample] = field(default_factory=list)
+    drawn_codes: list[int] = field(default_factory=list)
 
     def batches(self, items: Sequence, task: str) -> Iterator[tuple[int, list]]:
         """
@@ -143,6 +145,7 @@ class Subject:
         settings = self.drawing_settings()
         plans = self.settings.plan_generation
         codes = draw_codes(self.model, self.processor, texts, before, plan_generation=plans, image_generation=settings)
+        self.drawn_codes.extend(map(len, codes))
         if not images:
             return self.decode(codes, first)
         source = [image_codes.tolist() for image_codes in self.encode(images).split()]

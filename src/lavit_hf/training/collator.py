@@ -163,8 +163,8 @@ class LavitCollator:
                 # A loss that is computed outside the model, such as Trainer's label smoothing, finds the codes here.
                 inside = [processor.image_token_id] * length
             else:
-                inside, length = [processor.image_token_id], self.num_patches
-                labels = inside
+                inside = labels = [processor.image_token_id]
+                length = length or self.num_patches
         if not part.in_drawing_prompt or processor.drawing_image_markers:
             inside, labels = (
                 [processor.image_start_token_id, *tokens, processor.image_end_token_id] for tokens in (inside, labels)

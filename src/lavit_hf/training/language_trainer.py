@@ -60,9 +60,6 @@ class LavitForCausalLMTrainer(LavitTrainer):
             raise ValueError(f"label_smoothing_factor must be 0, got {args.label_smoothing_factor}.")
         if kwargs.get("compute_loss_func") is not None:
             raise ValueError(f"compute_loss_func must be None, got {kwargs['compute_loss_func']}.")
-        if isinstance(kwargs.get("train_dataset"), torch.utils.data.IterableDataset):
-            # Otherwise one process makes all batches and splits them as if each row had one image.
-            args.accelerator_config.dispatch_batches = False
         if isinstance(kwargs.get("train_dataset"), MixtureRows):
             if args.train_sampling_strategy not in ("random", "sequential"):
                 raise ValueError(

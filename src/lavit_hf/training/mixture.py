@@ -51,7 +51,7 @@ def load_mixture(
     Returns:
         The rows to train on, and the rows to evaluate on by the kind of their sequences, or None if there are none.
     """
-    rows, eval_rows = data.load()
+    rows, eval_rows = data.load(args.seed)
     column, options = data.image_column, {"broken_images": data.broken_images}
     if eval_rows is not None:
         eval_rows = {

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import datasets
 import torch
 import yaml
 from accelerate import PartialState
@@ -26,6 +27,7 @@ from ..modeling.freezing_lavit import evaluation_mode
 
 logger = logging.get_logger(__name__)
 
+SHUFFLE_BUFFER_SIZE = 1000  # rows of a stream in memory, with undecoded images
 BFLOAT16_GAIN = 1.2  # by which bfloat16 is to be faster, so that its rounding pays
 
 
@@ -123,12 +125,14 @@ class DataArguments:
         metadata={"help": "'shapes', 'imagefolder', a folder, or another name that `datasets.load_dataset` takes."},
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "The configuration of the dataset."})
-    data_dir: str | None = field(default=None, metadata={"help": "The folder of an 'imagefolder'."})
+    data_dir: str | None = field(default=None, metadata={"help": "The folder with the files of a format."})
     train_split: str = field(default="train", metadata={"help": "The split to train on."})
     eval_split: str | None = field(default=None, metadata={"help": "The split to evaluate on."})
     num_train_rows: int | None = field(default=None, metadata={"help": "The number of rows to train on."})
     num_eval_rows: int | None = field(default=None, metadata={"help": "The number of rows to evaluate on."})
-    streaming: bool = field(default=False, metadata={"help": "Read rows when they are needed; needs --max_steps."})
+    streaming: bool = field(
+        default=False, metadata={"help": "Read rows without a copy in the cache; needs --max_steps."}
+    )
     image_column: str = field(default="image", metadata={"help": "The column with the images."})
     broken_images: Literal["raise", "skip"] = field(
         default="raise", metadata={"help": "'raise' stops at an image that cannot be read, 'skip' leaves it out."}
@@ -139,28 +143,41 @@ class DataArguments:
         """The folder of a format's files, or the name of the dataset."""
         return self.data_dir if self.data_dir and self.dataset_name in FORMATS else self.dataset_name
 
-    def load(self) -> tuple[Any, Any | None]:
+    def load(self, seed: int = 0) -> tuple[Any, Any | None]:
         """
-        Loads the rows to train on and those to evaluate on, with undecoded images; None without `eval_split`.
+        Loads the rows to train on and those to evaluate on, with undecoded images; None without `eval_split`. A stream
+        is shuffled within a buffer of 1000 rows. Its rows to evaluate on are read at once and kept in memory.
+
+        Args:
+            seed (`int`, *optional*, defaults to 0): The seed of the order of a stream.
 
         Raises:
-            ValueError: If a split does not exist or cannot be read.
+            ValueError: If a split does not exist or cannot be read, or if `num_eval_rows` is missing with `streaming`.
         """
-        place: dict[str, Any] = {"config_name": self.dataset_config_name, "data_dir": self.data_dir}
-        rows = load_rows(
-            self.dataset_name, self.train_split, num_rows=self.num_train_rows, streaming=self.streaming, **place
-        )
+        if self.streaming and self.eval_split is not None and self.num_eval_rows is None:
+            raise ValueError("The rows to evaluate on are kept in memory when streaming: set num_eval_rows.")
+        place: dict[str, Any] = {
+            "config_name": self.dataset_config_name,
+            "data_dir": self.data_dir,
+            "streaming": self.streaming,
+        }
+        rows = load_rows(self.dataset_name, self.train_split, num_rows=self.num_train_rows, **place)
+        if self.streaming:
+            rows = rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER_SIZE)
         if self.eval_split is None:
             return rows, None
         try:
-            return rows, load_rows(self.dataset_name, self.eval_split, num_rows=self.num_eval_rows, **place)
+            eval_rows = load_rows(self.dataset_name, self.eval_split, num_rows=self.num_eval_rows, **place)
+            if self.streaming:
+                eval_rows = datasets.Dataset.from_list(list(eval_rows), features=eval_rows.features)
+            return rows, eval_rows
         except ValueError as error:
             advice = "Unless streaming, train_split 'train[:95%]' with eval_split 'train[95%:]' holds out rows."
             raise ValueError(f"{error} {advice}") from error
 
-    def load_images(self) -> tuple[RowDataset | RowStream, RowDataset | None]:
-        """Loads the rows to train on and those to evaluate on, with their images read."""
-        reader, (rows, eval_rows) = ImageReader([self.image_column]), self.load()
+    def load_images(self, seed: int = 0) -> tuple[RowDataset | RowStream, RowDataset | None]:
+        """Loads the rows to train on and those to evaluate on as [`~DataArguments.load`], with their images read."""
+        reader, (rows, eval_rows) = ImageReader([self.image_column]), self.load(seed)
         return (
             (RowStream if self.streaming else RowDataset)(rows, reader, self.broken_images),
             None if eval_rows is None else RowDataset(eval_rows, reader, self.broken_images),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.data_loader import IterableDatasetShard
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 from safetensors import safe_open
 from transformers import PreTrainedModel, Trainer, TrainingArguments
@@ -65,14 +66,18 @@ class LavitTrainer(Trainer):
     `dataloader_pin_memory` is off.
 
     Args:
-        args, kwargs: Same arguments as `Trainer`.
+        model, args, kwargs: Same arguments as `Trainer`. Batches of a stream are never dispatched from one process.
 
     Raises:
         ValueError: If rows have precomputed codes of another visual tokenizer.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, model=None, args: TrainingArguments | None = None, **kwargs):
+        args = args or TrainingArguments()
+        is_stream = isinstance(kwargs.get("train_dataset"), torch.utils.data.IterableDataset)
+        if is_stream:  # otherwise one process makes the batches of all
+            args.accelerator_config.dispatch_batches = False
+        super().__init__(model, args, **kwargs)
         # Collators need the columns of a row, whatever the arguments of the model are called.
         self.args.remove_unused_columns = False
         if not torch.accelerator.is_available():
@@ -80,7 +85,6 @@ class LavitTrainer(Trainer):
         # Without labels, Trainer computes no loss in evaluation. Here, the images are what the model learns from.
         self.label_names = self.label_names or [next(iter(signature(self.model.forward).parameters))]
         self.check_rows(self.train_dataset, self.eval_dataset)
-        is_stream = isinstance(self.train_dataset, torch.utils.data.IterableDataset)
         if is_stream and not hasattr(self.train_dataset, "__len__"):
             self.train_dataset = RepeatedStream(self.train_dataset)
         self._measured: dict[bool, dict[str, list]] = {True: {}, False: {}}
@@ -102,6 +106,17 @@ class LavitTrainer(Trainer):
         """
         if self.codebook is not None:
             check_codebook(self.codebook, *rows)
+
+    def get_train_dataloader(self):
+        """Same as `Trainer.get_train_dataloader`. A process reads only its own rows of a stream."""
+        dataloader = super().get_train_dataloader()
+        shard = dataloader.dataset
+        if isinstance(shard, IterableDatasetShard) and isinstance(shard.dataset, RepeatedStream):
+            # By itself, accelerate reads all rows in each process, and drops those of the others.
+            share = shard.dataset.split(shard.num_processes, shard.process_index)
+            if share is not None:
+                shard.dataset, shard.num_processes, shard.process_index = share, 1, 0
+        return dataloader
 
     def get_eval_dataloader(self, eval_dataset=None):
         """Same arguments as `Trainer.get_eval_dataloader`."""
