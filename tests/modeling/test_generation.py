@@ -6,6 +6,8 @@ import json
 import pytest
 import torch
 from transformers import GenerationConfig, StaticCache, TextStreamer
+from transformers.testing_utils import CaptureLogger
+from transformers.utils import logging
 
 from lavit_hf import LavitForCausalLM
 from lavit_hf.modeling.generation_settings_lavit import LavitGenerationConfig, LavitGenerationSettings
@@ -308,6 +310,14 @@ def test_lengths_of_the_call_count(model):
         by_config = model.generate(**prompt([[5, 6, 7, 8]]), generation_mode="image", generation_config=config)
         assert torch.equal(by_name, by_config)
         assert by_name.shape[1] == 8
+
+
+@pytest.mark.parametrize("mode", ["text", "image", "interleaved"])
+def test_lengths_of_the_call_warn_of_nothing(model, mode):
+    bounds = {"min_new_tokens": 4, "max_new_tokens": 20, "image_generation": {"max_new_tokens": 2}}
+    with CaptureLogger(logging.get_logger("transformers.generation.utils")) as captured:
+        model.generate(**prompt(), generation_mode=mode, **bounds)
+    assert not captured.out
 
 
 @pytest.mark.parametrize("mode", ["image", "interleaved"])

@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import TrainerCallback
 
 from lavit_hf.data.rows import RepeatedStream, RowStream
@@ -87,6 +88,40 @@ def test_a_resumed_training_is_the_undisturbed_one(tmp_path, accumulation, shuff
         resumed.train(str(tmp_path / "whole" / f"checkpoint-{step}"))
         for (name, weight), other in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
             assert torch.equal(weight, other), (step, name)
+
+
+@pytest.mark.parametrize("num_shards", [1, 2, 3])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_process_reads_its_own_rows_alone(num_shards, num_workers):
+    """Also where the shards of a stream cannot be shared evenly. Random choices differ between readers."""
+    stream = RowStream(Dataset.from_dict({"index": range(12)}).to_iterable_dataset(num_shards), NumberReader())
+    shares = [
+        list(torch.utils.data.DataLoader(stream.split(2, index), batch_size=None, num_workers=num_workers))
+        for index in range(2)
+    ]
+    numbers = [[number for number, _ in share] for share in shares]
+    assert sorted(numbers[0] + numbers[1]) == list(range(12))
+    assert abs(len(numbers[0]) - len(numbers[1])) <= 1
+    draws = [draw for share in shares for _, draw in share]
+    assert len(set(draws)) == 12
+    if num_shards == 1 and num_workers == 0:  # a step has the same rows in any number of processes
+        assert numbers == [list(range(index, 12, 2)) for index in range(2)]
+    share = [number for number, _ in stream.split(2, 1)]
+    repeated = itertools.islice(RepeatedStream(stream).split(2, 1), 2 * len(share))
+    assert [number for number, _ in repeated] == 2 * share
+
+
+class NumberReader:
+    """Reads the number of a row, and a random number."""
+
+    def select(self, dataset):
+        return dataset
+
+    def compose(self, row, name, rng):
+        return row["index"], rng.random()
+
+    def read(self, item, name):
+        return item
 
 
 def test_passes_are_epochs():

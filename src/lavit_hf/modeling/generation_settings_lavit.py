@@ -249,7 +249,9 @@ class LavitGenerationSettings:
             decided.update(max_new_tokens=most, max_length=None)
         # The grammar knows when an image may end, and transformers knows it for text.
         self.min_new_tokens = least if self.generation_mode == "image" else 0
-        decided.update(min_new_tokens=None if self.generation_mode == "image" else least or None, min_length=0)
+        decided["min_new_tokens"] = None if self.generation_mode == "image" else least or None
+        if shortest:  # it counts in `least`
+            decided["min_length"] = 0
 
     def _split_sampling(
         self, decided: dict[str, Any], image: ChainMap, config: LavitConfig
