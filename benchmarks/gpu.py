@@ -125,7 +125,7 @@ def measure_drawing(setup: Setup) -> Iterator[Figure]:
         ratio = speedup(seconds["weights"], steps[name])
         yield Figure(name, 1000 * median(steps[name]), "ms per step", "weights read once", ratio)
         images = 60 * drawing.batch_size / median(seconds[name])
-        baseline = "two passes" if drawing.batch_size == 1 else "one forward"
+        baseline = "two passes" if name == "one forward" else "one forward"
         ratio = drawing.batch_size * speedup(seconds[baseline], seconds[name])
         yield Figure(name, images, "images/min", *(() if name == "two passes" else (baseline, ratio)))
 
@@ -151,15 +151,19 @@ def measure_pixels(setup: Setup) -> Iterator[Figure]:
         {
             "codes": partial(draw, model, drawing),
             "pixels": partial(decode, plain),
-            "pixels, blocks of the U-Net compiled": partial(decode, compiled),
-            "VAE alone": lambda: pipeline.vae.decode(latents.to(torch.bfloat16)),
+            "blocks of the U-Net compiled": partial(decode, compiled),
+            "VAE": lambda: pipeline.vae.decode(latents.to(torch.bfloat16)),
         }
     )
     whole = [sum(parts) for parts in zip(seconds["codes"], seconds["pixels"], strict=True)]
     title = f"prompt to {sizes.pixels} pixels"
     yield Figure(title, median(whole), "s")
-    for part, runs in seconds.items():
-        yield Figure(f"{title}: {part}", median(runs), "s", title, speedup(runs, whole))
+    for part in ("codes", "pixels"):
+        yield Figure(f"{title}: {part}", median(seconds[part]), "s", title, speedup(seconds[part], whole))
+    name, pixels = f"{title}: pixels", seconds["pixels"]
+    compiled, vae = seconds["blocks of the U-Net compiled"], seconds["VAE"]
+    yield Figure(f"{name}, blocks of the U-Net compiled", median(compiled), "s", name, speedup(pixels, compiled))
+    yield Figure(f"{name}: VAE", median(vae), "s", name, speedup(vae, pixels))
 
 
 def measure_step(
@@ -214,7 +218,7 @@ def compute_loss(model: nn.Module, **inputs: torch.Tensor) -> torch.Tensor:
 
 
 def measure_stage_two(setup: Setup) -> Iterator[Figure]:
-    """Training of a language model of 1.3 billion weights on codes and text."""
+    """Training of a language model of 1.3 billion weights on tokens of text. No image is read."""
     batch_size, length = setup.sizes.training_tokens
     ids = torch.randint(3, NUM_TEXT_TOKENS, (batch_size, length), device=setup.device)
     flops = None  # those of sdpa hold for FlashAttention, whose kernels the counter does not know
@@ -272,7 +276,7 @@ def measure_quantization(setup: Setup) -> Iterator[Figure]:
 
 
 def measure_lora(setup: Setup) -> Iterator[Figure]:
-    """Memory and speed of LoRA on the whole model."""
+    """Memory and speed of LoRA of the language model on tokens of text. No image is read."""
     from peft import LoraConfig, get_peft_model
 
     (_, length), flops = setup.sizes.training_tokens, None
@@ -366,7 +370,7 @@ def main() -> None:
     for key in ("machine", "setting"):
         if found[key] != expected[key]:
             parser.error(
-                f"{path} has figures of {found[key]}, not of {expected[key]}: name another file with --output"
+                f"{path} has figures of {found[key]}, not of {expected[key]}: choose another file with --output"
             )
     run_parts(args, path)
     content = json.loads(path.read_text())

@@ -97,7 +97,8 @@ def main() -> None:
         rows = load_mixture(model.model.visual_tokenizer, processor, num_rows, Path(folder) / "codes")
         sequences = [rows[index] for index in range(num_rows)]
     collate = LavitCollator(processor, model.config.num_patches)
-    lengths = [int(collate([sequence])["attention_mask"].sum()) for sequence in sequences]
+    measure = LavitCollator(processor, model.config.num_patches, expand_images=True)
+    lengths = [int(measure([sequence])["attention_mask"].sum()) for sequence in sequences]
     by_length = [sequences[index] for index in sorted(range(num_rows), key=lengths.__getitem__)]
 
     def batches(items: list) -> list[dict]:

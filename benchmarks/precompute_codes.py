@@ -10,7 +10,8 @@ The images are JPEGs of `--image-file-size`, and the weights are random. "ready"
 that are already on the device, and reads back the codes. "dataset" is `precompute_codes` from files to files. Both
 take turns, so that ratios hold on a machine whose speed drifts. "parts" are the steps of an image one after the other
 in one process. "files" are reading and preparing JPEGs of several sizes in one thread. "processes" is
-`precompute_codes` in several processes, each with one thread and without workers. Memory is the private memory of a
+`precompute_codes` in several processes on the CPU, each with one thread and without workers, which is not measured
+with another `--device`. Memory is the private memory of a
 separate process, for datasets of several lengths, with images of 16 pixels and a tiny model in place of the released
 one. It is measured once for each length.
 """
@@ -148,7 +149,7 @@ def measure_files(args, folder: Path) -> Iterator[Figure]:
     """Measures how many files one thread reads and prepares."""
     processor, threads = LavitImageProcessor.from_pretrained(folder / "model"), torch.get_num_threads()
     torch.set_num_threads(1)
-    for size in (tuple(args.image_file_size), *FILE_SIZES):
+    for size in dict.fromkeys((tuple(args.image_file_size), *FILE_SIZES)):
         name = f"{size[0]} x {size[1]}"
         paths = [row["image"] for row in save_images(folder / name, 16, size)]
         work = {name: lambda paths=paths: processor([read_image(path) for path in paths], return_tensors="pt")}
@@ -157,8 +158,11 @@ def measure_files(args, folder: Path) -> Iterator[Figure]:
     torch.set_num_threads(threads)
 
 
-def time_process(folder: Path, repeats: int) -> None:
-    """Prints the images per second of all processes together, in each of which this function runs."""
+def time_process(folder: Path, repeats: int, most: int) -> None:
+    """
+    Prints the images per second of all processes together, in each of which this function runs. Shards and batches are
+    of one size for all numbers of processes up to `most`.
+    """
     datasets.disable_progress_bars()
     dataset = datasets.load_from_disk(folder / "rows")
     model = (
@@ -166,7 +170,8 @@ def time_process(folder: Path, repeats: int) -> None:
         LavitImageProcessor.from_pretrained(folder / "model"),
     )
     count = int(os.environ["WORLD_SIZE"])
-    settings = {"batch_size": 8, "num_workers": 0, "rows_per_shard": -(-len(dataset) // (4 * count))}
+    size = max(len(dataset) // (2 * most), 1)
+    settings = {"batch_size": size, "num_workers": 0, "rows_per_shard": size}
     seconds = []
     for run in range(repeats + 1):
         started = time.perf_counter()
@@ -177,11 +182,12 @@ def time_process(folder: Path, repeats: int) -> None:
 
 
 def compare_processes(args, folder: Path) -> Iterator[Figure]:
-    """Compares several processes with one, each with one thread."""
+    """Compares several processes on the CPU with one, each with one thread."""
     speeds = {}
     for count in args.processes:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
         command += [__file__, "--process-of", str(folder), "--repeats", str(args.repeats)]
+        command += ["--processes", str(max(args.processes))]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
         output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
         speeds[count] = json.loads(output.splitlines()[-1])
@@ -268,7 +274,7 @@ def main() -> None:
     add_output(parser)
     args = parser.parse_args()
     if args.process_of is not None:
-        time_process(args.process_of, args.repeats)
+        time_process(args.process_of, args.repeats, max(args.processes))
         return
     datasets.disable_progress_bars()
     steps = {

@@ -1,9 +1,11 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The command `precompute-codes`."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import typer
 from accelerate import PartialState
 from transformers import AutoImageProcessor
@@ -63,6 +65,8 @@ def precompute_codes(
     check_output(output)
     rows, columns = load_rows(dataset, split, **loading), image_column or ["image"]
     check_columns(rows, columns, "--image-column")
+    if device != "cpu" and "LOCAL_RANK" in os.environ:  # otherwise all processes load the model onto the first device
+        device = f"{torch.device(device).type}:{os.environ['LOCAL_RANK']}"
     visual_tokenizer, image_processor = load_model(
         model, device, dtype, LavitVisualTokenizer, AutoImageProcessor, **settings
     )
