@@ -89,11 +89,16 @@ def tokenize(tokenizer, pixel_values: torch.Tensor, batch_size: int, count: int)
         [codes.numpy() for codes in outputs.codes.int().cpu().split(outputs.num_codes.tolist())]
 
 
-def compare_speed(args, folder: Path) -> Iterator[Figure]:
-    """Compares the speed of a dataset, with its images and without, with that of the visual tokenizer alone."""
-    model = save_model(folder / "model", args)
+def save_inputs(args, folder: Path) -> None:
+    """Saves the model and the dataset that all parts share."""
+    save_model(folder / "model", args)
     dataset = save_images(folder / "images", args.num_images, args.image_file_size)
     dataset.save_to_disk(folder / "rows")
+
+
+def compare_speed(args, folder: Path) -> Iterator[Figure]:
+    """Compares the speed of a dataset, with its images and without, with that of the visual tokenizer alone."""
+    model, dataset = folder / "model", datasets.load_from_disk(folder / "rows")
     weight = np.mean([path.stat().st_size for path in (folder / "images").iterdir()]) / 1000
     yield Figure("an image file", weight, "kB")
     tokenizer = LavitVisualTokenizer.from_pretrained(model).eval().to(args.device)
@@ -251,6 +256,15 @@ def compare_memory(args, folder: Path) -> Iterator[Figure]:
             yield Figure(name, speed, "rows/s")
 
 
+PARTS = {
+    "speed": compare_speed,
+    "parts": measure_parts,
+    "files": measure_files,
+    "processes": compare_processes,
+    "memory": compare_memory,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
@@ -271,25 +285,21 @@ def main() -> None:
     parser.add_argument("--rows-per-shard", type=int, default=5000)
     parser.add_argument("--process-of", type=Path, help=argparse.SUPPRESS)  # what each process measures
     parser.add_argument("--plot", help="image file for a plot over the numbers of processes and of rows")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="what to measure")
     add_output(parser)
     args = parser.parse_args()
     if args.process_of is not None:
         time_process(args.process_of, args.repeats, max(args.processes))
         return
     datasets.disable_progress_bars()
-    steps = {
-        "speed": compare_speed,
-        "parts": measure_parts,
-        "files": measure_files,
-        "processes": compare_processes,
-        "memory": compare_memory,
-    }
+    if args.device != "cpu":
+        args.parts = [name for name in args.parts if name != "processes"]
     with tempfile.TemporaryDirectory() as folder:
-        parts = {name: list(step(args, Path(folder))) for name, step in steps.items()}
+        save_inputs(args, Path(folder))
+        parts = {name: list(PARTS[name](args, Path(folder))) for name in args.parts}
     if args.plot:
-        plot_growth(
-            parts["processes"] + parts["memory"], args.plot, f"{args.dtype}, {args.device}, one thread in each process"
-        )
+        grown = parts.get("processes", []) + parts.get("memory", [])
+        plot_growth(grown, args.plot, f"{args.dtype}, {args.device}, one thread in each process")
     width, height = args.image_file_size
     setting = (
         f"{args.num_images} JPEGs of {width} x {height} pixels, {args.num_workers} workers, {args.dtype}, medians of "

@@ -67,7 +67,7 @@ def main():
         data_collator=LavitCollator(processor, base.config.num_patches, model_args.max_length),
         processing_class=processor,
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(args))
+    trainer.train(resume_from_checkpoint=last_checkpoint(args, model_args, lora, sequences, data))
     if eval_rows is not None:
         trainer.evaluate()
     trainer.save_model()  # the adapter: PeftModel.from_pretrained(base, folder), or base.load_adapter(folder)

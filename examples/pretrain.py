@@ -170,7 +170,9 @@ def make_trainer(
     **rows,
 ) -> LavitForCausalLMTrainer:
     """Makes the trainer of a model, with the lengths and the optimizer of the arguments. `rows` are its datasets."""
-    max_length = arguments.max_length or getattr(model.config.text_config, "max_position_embeddings", None)
+    max_length = arguments.max_length
+    if max_length is None:
+        max_length = getattr(model.config.text_config, "max_position_embeddings", None)
     optimizer = None
     if arguments.use_muon or arguments.part_learning_rates:
         settings = {"learning_rates": arguments.part_learning_rates, "use_muon": arguments.use_muon}
@@ -260,7 +262,7 @@ def train_text_tokenizer(texts: Iterable[str], vocab_size: int = 1024, lowercase
 def list_texts(rows: MixtureRows | RowStream, num_rows: int = NUM_TOKENIZER_ROWS) -> Iterable[str]:
     """Yields the texts of the first sequences. Consecutive parts are one text, as they are tokenized."""
     for place, row in enumerate(rows.dataset.take(num_rows)):
-        for is_text, run in groupby(rows.compose(row, place), key=lambda part: isinstance(part, TextPart)):
+        for is_text, run in groupby(rows.compose(row, place) or (), key=lambda part: isinstance(part, TextPart)):
             if is_text:
                 yield "".join(part.text for part in run)
 
@@ -275,7 +277,7 @@ def main():
     train_rows, eval_rows = load_mixture(data, sequences, args)
 
     # 2. The model, from its parts or from the checkpoint of a run that was stopped
-    checkpoint = last_checkpoint(args)
+    checkpoint = last_checkpoint(args, model_args, sequences, data)
     model_args.model = checkpoint or model_args.model
     model, processor = load_model(model_args, list_texts(train_rows))
     set_plans(model, sequences, plan_settings)

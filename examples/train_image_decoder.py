@@ -142,7 +142,7 @@ def train(
             return show_image_decoder(model, images, codes)
 
     trainer.add_callback(SamplesCallback(draw_samples))
-    trainer.train(resume_from_checkpoint=last_checkpoint(args))
+    trainer.train(resume_from_checkpoint=last_checkpoint(args, model_args, data))
     if eval_rows is not None:
         trainer.evaluate()
     trainer.save_model()

@@ -162,7 +162,7 @@ def main():
         data_collator=collator,
         callbacks=[SamplesCallback(lambda: show_vae(model, samples))],
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(args))
+    trainer.train(resume_from_checkpoint=last_checkpoint(args, model_args, data))
     if eval_rows is not None:
         trainer.evaluate()
     batches = islice(trainer.get_train_dataloader(), -(-NUM_SCALED_IMAGES // args.train_batch_size))

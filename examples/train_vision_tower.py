@@ -141,7 +141,7 @@ def main():
         eval_dataset=eval_rows,
         data_collator=TowerCollator(processor, data, model_args, config),
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(args))
+    trainer.train(resume_from_checkpoint=last_checkpoint(args, model_args, data))
     if eval_rows is not None:
         trainer.evaluate()
     trainer.save_state()

@@ -171,7 +171,7 @@ def train(
         return show_tokenizer(outputs, images, pixel_values)
 
     trainer.add_callback(SamplesCallback(draw_samples))
-    trainer.train(resume_from_checkpoint=last_checkpoint(args))
+    trainer.train(resume_from_checkpoint=last_checkpoint(args, model_args, schedule, data))
     if eval_rows is not None:
         trainer.evaluate()
     trainer.save_model()

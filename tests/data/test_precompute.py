@@ -8,6 +8,9 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -532,6 +535,70 @@ def test_other_settings_are_refused_by_name(compute, shapes, model, tmp_path):
     settings = {"rows_per_shard": 4, "batch_size": 7, "num_workers": 1}
     precompute_codes(shapes, output, *load_model(other_model), image_columns=COLUMNS, **settings)
     assert files == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+
+def test_codes_are_computed_again(compute, shapes, expected, read, tmp_path):
+    """Codes of another model, which are refused in training, are replaced."""
+    coded = shapes.add_column("image_codes", [[1]] * NUM_ROWS).add_column("codebook_fingerprint", ["other"] * NUM_ROWS)
+    compute(coded, tmp_path / "again")
+    assert read(tmp_path / "again") == expected
+    with pytest.raises(ValueError, match="another column 'image_codes': rename or remove it"):
+        compute(coded.remove_columns("codebook_fingerprint"), tmp_path / "others")
+
+
+def test_the_splits_of_a_dataset_are_alike(compute, shapes, read, tmp_path):
+    output = tmp_path / "out"
+    compute(shapes, output)
+    compute(shapes.select(range(3)), output, split="few")
+    with pytest.raises(ValueError, match=r"out/few was created with different settings: columns was .*, now it is"):
+        compute(shapes.remove_columns("caption"), output, split="other")
+    with pytest.raises(ValueError, match="keep_images was True, now it is False"):
+        compute(shapes, output, split="other", keep_images=False)
+    assert len(read(output, "few")) == 3
+
+
+def test_a_run_without_a_shard_may_begin_anew(compute, shapes, read, tmp_path):
+    broken = datasets.Dataset.from_list([{"image": f"{tmp_path}/missing.png"}])
+    with pytest.raises(ValueError, match="cannot be read"):
+        compute(broken, tmp_path / "out", image_columns=["image"])
+    compute(shapes, tmp_path / "out")
+    assert len(read(tmp_path / "out")) == NUM_ROWS
+
+
+def test_other_objects_are_refused(compute, shapes, model, tmp_path):
+    for dataset, message in (
+        (datasets.DatasetDict(train=shapes), r"must be one split, got train"),
+        ([{"image": "a.png"}], "must be a Dataset or an IterableDataset, got list"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compute(dataset, tmp_path / "out")
+    with pytest.raises(ValueError, match="must be a LavitVisualTokenizer, got LavitImageProcessor"):
+        precompute_codes(shapes, tmp_path / "out", *reversed(load_model(model)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_workers_at_once(model, tmp_path, number):
+    """The workers are full of images when it comes. What is complete stays."""
+    words = [sys.executable, "-m", "lavit_hf.cli", "precompute-codes", "shapes", str(tmp_path / "out")]
+    words += ["--model", str(model), "--batch-size", "1", "--rows-per-shard", "4", "--num-rows", "600"]
+    # A shell that runs the tests in the background may have left Ctrl-C ignored.
+    run = "import signal as s, os, sys; s.signal(s.SIGINT, s.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    started = [sys.executable, "-c", run, *words]
+    process = subprocess.Popen(started, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
+    while not shard_names(tmp_path / "out"):
+        assert process.poll() is None
+        time.sleep(0.1)
+    started = time.monotonic()
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)  # a terminal sends Ctrl-C to all
+    assert process.wait(timeout=60) == 128 + number
+    while True:  # the group ends with its last process
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            break
+        assert time.monotonic() - started < 60
+        time.sleep(0.1)
 
 
 def test_a_longer_stream_is_not_taken_for_complete(compute, shapes, tmp_path):

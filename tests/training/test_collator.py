@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import CLIPImageProcessor, TokenizersBackend
 
 from lavit_hf import LavitProcessor
-from lavit_hf.data.rows import RowStream
+from lavit_hf.data.rows import RowDataset, RowStream
 from lavit_hf.processing.chat_lavit import VQA_PROMPT
 from lavit_hf.training import ImagePart, LavitCollator, MixtureRows, SequenceArguments, SequenceReader, TextPart
 
@@ -343,7 +343,7 @@ def test_rows_are_taken_for_what_they_have():
     dataset = Dataset.from_list([{"caption": "red", "text": None}, {"caption": None, "text": "blue"}])
     arguments = SequenceArguments(["text=1"])
     assert [part.text for part in MixtureRows(dataset.select([0]), arguments)[0]] == ["red"]
-    with pytest.raises(ValueError, match="Row 0 lacks columns for a sequence of the kinds text"):
+    with pytest.raises(ValueError, match="Row 0 has no value in 'text' for a sequence of the kinds text"):
         MixtureRows(dataset.select([1]), arguments)[0]
     several = Dataset.from_list([{"caption": ["red", "blue"], "question": "which?", "answer": [{"answer": "red"}]}])
     assert MixtureRows(several, arguments)[0][0].text in ("red", "blue")
@@ -370,6 +370,20 @@ def test_images_are_read_only_if_they_are_needed(tmp_path):
 
 def iter_rows(rows) -> list:
     return [rows[index] for index in range(len(rows))]
+
+
+@pytest.mark.parametrize("empty", [None, "", "  ", [], [""], [" ", None]], ids=repr)
+def test_rows_without_a_value_are_named_or_left_out(empty):
+    texts = [["red"], empty if isinstance(empty, list) else None if empty is None else [empty], ["blue"]]
+    dataset = Dataset.from_list([{"text": text} for text in texts])
+    arguments = SequenceArguments(["text=1"], text_column="text")
+    for rows in (dataset, dataset.to_iterable_dataset()):
+        items = RowDataset if rows is dataset else RowStream
+        with pytest.raises(ValueError, match="Row 1 has no value in 'text' .*broken_images='skip' leaves out"):
+            list(items(rows, SequenceReader(arguments)))
+        found = {item[0].text for item in items(rows, SequenceReader(arguments), broken_images="skip")}
+        assert found == {"red", "blue"}
+    assert {MixtureRows(Dataset.from_list([{"text": ["", "red"]}]), arguments)[0][0].text} == {"red"}
 
 
 def test_a_stream_has_the_sequences_of_its_rows(processor):

@@ -289,6 +289,35 @@ def test_killed_and_started_again_is_undisturbed(monkeypatch, parts, tmp_path):
     assert "eval draw loss on codes" in (folder / "README.md").read_text()
 
 
+def test_a_run_does_not_go_on_with_other_arguments(tmp_path):
+    arguments, data = make_arguments(tmp_path), DataArguments(dataset_name="mine")
+    assert last_checkpoint(arguments, data, SequenceArguments(["draw=1"])) is None
+    other = DataArguments(dataset_name="others")
+    assert last_checkpoint(arguments, other, SequenceArguments(["draw=1"])) is None  # nothing has been trained
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "checkpoint-1" / "trainer_state.json").write_text("{}")
+    expected = str(tmp_path / "checkpoint-1")
+    assert last_checkpoint(arguments, other, SequenceArguments(["draw=1"])) == expected
+    skipping = DataArguments(dataset_name="others", broken_images="skip")
+    assert last_checkpoint(arguments, skipping, SequenceArguments(["draw=1"])) == expected
+    with pytest.raises(ValueError, match="dataset_name is 'mine', and was 'others'; mixture is"):
+        last_checkpoint(arguments, data, SequenceArguments(["draw=2"]))
+
+
+@pytest.mark.parametrize("length", [{"max_steps": 3}, {"max_steps": 2}, {"num_train_epochs": 1}], ids=str)
+def test_a_finished_training_takes_no_further_step(tmp_path, length):
+    settings = {"save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 8} | length
+    first = make_trainer(tmp_path, **settings)
+    first.train()
+    steps = first.state.global_step
+    again = make_trainer(tmp_path, **settings)
+    again.train(str(tmp_path / f"checkpoint-{steps}"))
+    assert again.state.global_step == steps
+    assert not (tmp_path / f"checkpoint-{steps + 1}").exists()
+    for weight, other in zip(first.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(weight, other)
+
+
 def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path):
     arguments = make_arguments(tmp_path)
     assert last_checkpoint(arguments) is None

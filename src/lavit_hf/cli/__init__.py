@@ -2,6 +2,7 @@
 """The command line `lavit-hf`."""
 
 import _thread
+import signal
 import sys
 import threading
 from typing import Annotated
@@ -78,6 +79,8 @@ def _repeat_ignored_interrupt(ignored: "sys.UnraisableHookArgs") -> None:
 def main() -> None:
     """Runs the command line. An error that the user can mend is printed as one line, without a traceback."""
     sys.unraisablehook = _repeat_ignored_interrupt
+    # By default, a process that is asked to end leaves its workers behind.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app()
     except (ValueError, OSError, ImportError, MemoryError, OutOfMemoryError, SafetensorError) as error:

@@ -63,6 +63,9 @@ def precompute_codes(
     settings = options.given(selection=selection) | options.choose_codes(num_codes, max_codes, keep_scale)
     options.check_folder(output)
     check_output(output)
+    for source in (data_dir, dataset if dataset != "shapes" else None):
+        if source and Path(source).is_dir() and output.absolute().is_relative_to(Path(source).absolute()):
+            raise ValueError(f"{output} lies in {source}, whose files are read: choose a folder outside of it.")
     rows, columns = load_rows(dataset, split, **loading), image_column or ["image"]
     check_columns(rows, columns, "--image-column")
     if device != "cpu" and "LOCAL_RANK" in os.environ:  # otherwise all processes load the model onto the first device

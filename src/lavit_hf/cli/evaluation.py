@@ -64,6 +64,7 @@ def evaluate(
     options.check_outputs(output, *sheets, overwrite=overwrite)
     rows = load_rows(dataset, split, data_dir=data_dir, num_rows=num_samples)
     option = "--column NAME=COLUMN"
+    check_columns(rows, list(columns.values()), option)
     for name in names or []:
         check_columns(rows, [columns.get(needed, needed) for needed in evaluation.TASKS[name].columns], option)
     loaded, processor = load_model(model, device, dtype)

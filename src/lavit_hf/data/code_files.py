@@ -31,6 +31,8 @@ MANIFEST_FILE = "codes.json"
 CODEBOOK_COLUMN = "codebook_fingerprint"
 # The key of a shard's record in the metadata of its parquet file.
 RECORD_KEY = b"lavit_hf"
+# Settings in which the splits of a dataset agree.
+OF_ALL_SPLITS = ("columns", "image_columns", "keep_images", "codebook")
 CARD = """---
 {data}
 ---
@@ -188,23 +190,27 @@ def open_split(output: Path, split: str, settings: dict, is_main_process: bool) 
         `Path`: The folder of the split.
 
     Raises:
-        ValueError: If the folder holds something else, or was created with different settings.
+        ValueError: If the folder holds something else, if it was created with different settings, or if another split
+            was created with another model or has other columns.
     """
     check_output(output)
     folder = output / re.split(r"\W", split)[0]
-    manifest = read_manifest(folder)
-    if manifest:
-        begun = manifest["settings"]
+    for path in sorted({folder, *(found.parent for found in output.glob(f"*/{MANIFEST_FILE}"))}):
+        if not find_shards(path):  # it may begin anew
+            continue
+        created = read_manifest(path)["settings"]
         other = [
-            f"{name} was {begun.get(name)!r}, now it is {value!r}"
+            f"{name} was {created.get(name)!r}, now it is {value!r}"
             for name, value in settings.items()
-            if value is not None and begun.get(name) not in (None, value)
+            if value is not None
+            and created.get(name) not in (None, value)
+            and (path == folder or name in OF_ALL_SPLITS)
         ]
         if other:
             raise ValueError(
-                f"{folder} was created with different settings: {'; '.join(other)}. Choose another output folder."
+                f"{path} was created with different settings: {'; '.join(other)}. Choose another output folder."
             )
-    elif is_main_process:
+    if is_main_process and not find_shards(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _write_text(folder / MANIFEST_FILE, json.dumps({"settings": settings}, indent=2))
     if is_main_process:

@@ -102,6 +102,10 @@ def _load_dataset(name: str, split: str, config_name, data_dir, streaming: bool,
         return datasets.load_dataset(**source, split=split, streaming=streaming, cache_dir=cache_dir)
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
         place = name if data_dir is None else f"{name} in {data_dir}"
+        if not _is_local(source) and "/" not in name:
+            place += ", which is no local folder or file"
+        elif "corresponds to no data" in str(error):
+            place += ", which has no files of this split"
         raise ValueError(f"Cannot load split {split!r} of {place}: {error.__cause__ or error}") from error
 
 

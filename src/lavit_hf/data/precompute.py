@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import signal
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -108,13 +109,19 @@ def precompute_codes(
             `broken_images="raise"`; if no row can be read.
     """
     # 1. Check the arguments, and describe everything that shards depend on
+    if isinstance(dataset, datasets.DatasetDict | datasets.IterableDatasetDict):
+        raise ValueError(f"dataset must be one split, got {', '.join(dataset)}: choose one, as dataset[name].")
+    if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
+        raise ValueError(f"dataset must be a Dataset or an IterableDataset, got {type(dataset).__name__}.")
+    if not isinstance(visual_tokenizer, LavitVisualTokenizer):
+        raise ValueError(f"visual_tokenizer must be a LavitVisualTokenizer, got {type(visual_tokenizer).__name__}.")
     if isinstance(dataset, datasets.Dataset) and dataset.format["type"] == "custom":
         raise ValueError("The dataset has a transform, which would not be applied: use `map` instead.")
     if batch_size < 1 or rows_per_shard < 1:
         raise ValueError(f"batch_size and rows_per_shard must be at least 1, got {batch_size} and {rows_per_shard}.")
     check_broken_images(broken_images)
     _check_image_columns(dataset, image_columns)
-    rows = leave_undecoded(dataset).with_format("arrow")
+    rows = _without_codes(leave_undecoded(dataset), image_columns).with_format("arrow")
     num_rows = len(rows) if isinstance(rows, datasets.Dataset) else None
     settings = {
         "columns": rows.column_names,
@@ -156,7 +163,9 @@ def precompute_codes(
             for start, stop in _split_shard(shard, num_rows, rows_per_shard, batch_size)
         )
     preparation = _Preparation(rows, image_processor, image_columns, keep_images)
-    batches = torch.utils.data.DataLoader(preparation, sampler=requests, batch_size=None, num_workers=num_workers)
+    batches = torch.utils.data.DataLoader(
+        preparation, sampler=requests, batch_size=None, num_workers=num_workers, worker_init_fn=_leave_interrupts
+    )
     with tqdm(total=total, unit="row", disable=not state.is_main_process) as progress:
         for shard, shard_batches in itertools.groupby(batches, key=lambda batch: batch.shard):
             writer = ShardWriter(shard_path(folder, shard))
@@ -193,8 +202,16 @@ def _check_image_columns(rows, image_columns: Sequence[str]) -> None:
         is_image = isinstance(feature, datasets.Image | dict) or getattr(feature, "dtype", None) in IMAGE_DTYPES
         if not is_image:
             raise ValueError(f"Column {column!r} must hold one image, or its path, per row; it holds {feature}.")
-        if codes_column(column) in rows.features:
-            raise ValueError(f"The dataset has a column {codes_column(column)!r} already.")
+        if codes_column(column) in rows.features and CODEBOOK_COLUMN not in rows.features:
+            raise ValueError(f"The dataset has another column {codes_column(column)!r}: rename or remove it.")
+
+
+def _without_codes(rows, image_columns: Sequence[str]):
+    """Returns rows without the codes that were precomputed for columns before, since they are computed again."""
+    old = {codes_column(column) for column in image_columns} & {*rows.column_names}
+    if old and not any(name.endswith("_codes") for name in {*rows.column_names} - old):
+        old.add(CODEBOOK_COLUMN)  # no other codes need it
+    return rows.remove_columns(sorted(old)) if old else rows
 
 
 def codes_column(image_column: str) -> str:
@@ -337,6 +354,14 @@ class _Preparation(torch.utils.data.Dataset):
         kept = table.filter([row not in left_out for row in range(start, start + len(table))])
         kept = kept.drop_columns(list(self.image_columns))
         return _Batch(shard, hash_rows(table), kept, files, pixel_values, broken)
+
+
+def _leave_interrupts(worker: int) -> None:
+    """
+    Leaves Ctrl-C, which the terminal sends to all processes, to the main process, which ends its workers. A worker
+    that ends on its own waits for the main process to take its last batch, and the main process for the worker.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _read(value, name: str) -> tuple[dict, Image.Image]:

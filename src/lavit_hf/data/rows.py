@@ -3,7 +3,7 @@
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -80,16 +80,21 @@ class _RowSource:
 
     def compose(self, row: dict, *key: int) -> Any:
         """
-        Returns the item that is made from a row, with its images unread. Random choices depend on the seed, the epoch
-        and `key`, the number of the row.
+        Returns the item that is made from a row, with its images unread, or None if the row lacks a value and is
+        skipped. Random choices depend on the seed, the epoch and `key`, the number of the row.
         """
-        return self.reader.compose(row, _name(key), Random(f"{self.seed} {int(self._epoch)} {key}"))
+        rng = Random(f"{self.seed} {int(self._epoch)} {key}")
+        return self._try(self.reader.compose, row, _name(key), rng)
 
     def make(self, row: dict, *key: int) -> Any | None:
-        """Returns the item that is made from a row, or None if an image is broken and skipped."""
+        """Returns the item that is made from a row, or None if the row lacks a value or has a broken image."""
         item = self.compose(row, *key)
+        return None if item is None else self._try(self.reader.read, item, _name(key))
+
+    def _try(self, function: Callable, *args) -> Any | None:
+        """Calls a function of the reader. Returns None if it fails and such rows are skipped."""
         try:
-            return self.reader.read(item, _name(key))
+            return function(*args)
         except ValueError as error:
             if not self.skip:
                 raise
@@ -112,13 +117,13 @@ class RowDataset(_RowSource, torch.utils.data.Dataset):
             Its `select(dataset)` keeps the columns that it needs, `compose(row, name, rng)` makes an item from a row,
             and `read(item, name)` reads the images of the item.
         broken_images (`str`, *optional*, defaults to `"raise"`):
-            `"raise"` stops at an image that cannot be read. `"skip"` logs it, once in each process, and uses the next
-            row instead.
+            `"raise"` stops at a row with an image that cannot be read, or without a value that its item needs, such as
+            a caption. `"skip"` logs it, once in each process, and uses the next row instead.
         seed (`int`, *optional*, defaults to 0): The seed of the reader's random choices.
 
     Raises:
-        ValueError: If a column is missing or `broken_images` is something else. On reading, if an image is broken;
-            with `"skip"` only if no row has readable images.
+        ValueError: If a column is missing or `broken_images` is something else. On reading, if an image is broken or
+            a value is missing; with `"skip"` only if no row can be used.
     """
 
     def __len__(self) -> int:
@@ -132,7 +137,7 @@ class RowDataset(_RowSource, torch.utils.data.Dataset):
             item = self.make(self.dataset[place], place)
             if item is not None:
                 return item
-        raise ValueError(f"None of the {len(self)} rows has images that can be read.")
+        raise ValueError(f"None of the {len(self)} rows has images that can be read and the values that are needed.")
 
     def check_codebook(self, codebook: str) -> None:
         """Raises a `ValueError` if rows have codes of another codebook than that of the fingerprint `codebook`."""
@@ -204,7 +209,12 @@ class RepeatedStream(torch.utils.data.IterableDataset):
         self.stream = stream
 
     def split(self, num_processes: int, process_index: int) -> "RepeatedStream | None":
-        """Returns the share of a process, as [`RowStream.split`] does, or None if the stream cannot be split."""
+        """
+        Returns the share of a process, or None if the stream cannot be split.
+
+        Args:
+            num_processes (`int`), process_index (`int`): Same as in [`RowStream.split`].
+        """
         if isinstance(self.stream, RowStream):
             return RepeatedStream(self.stream.split(num_processes, process_index))
         if isinstance(self.stream, datasets.IterableDataset):

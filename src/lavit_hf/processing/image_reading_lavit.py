@@ -113,7 +113,7 @@ def load_file(source, name: str = "The image") -> Image.Image:
         image.load()
     # Cameras write JPEGs as MPO with a preview as second frame, and the frames of PSD are layers of its first one.
     if frames > 1 and image.format not in ("MPO", "PSD"):
-        raise ValueError(f"{label} has {frames} frames, expected one. In Pillow, `image.seek(index)` chooses a frame.")
+        raise ValueError(f"{label} has {frames} frames, expected one: save one of them as an image.")
     if 0 in image.size:
         raise ValueError(f"{label} has no pixels: its width is {image.width}, its height {image.height}.")
     return image

@@ -154,6 +154,8 @@ class LavitCollator:
                 f"Codes must be 0 to {processor.codebook_size - 1}, got {min(codes)} to {max(codes)}: were they "
                 "computed by the visual tokenizer of this model?"
             )
+        if len(codes) > self.num_patches:
+            raise ValueError(f"An image has at most {self.num_patches} codes, got {len(codes)}.")
         if self.expand_images and not codes:
             raise ValueError("expand_images needs the codes of all images in the dataset, got an image without.")
         ids = [processor.visual_token_offset + code for code in codes]

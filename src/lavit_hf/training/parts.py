@@ -1,8 +1,9 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The parts of sequences: pieces of text and images."""
+"""The parts of sequences, pieces of text and images, and the values of rows that they are made from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 
@@ -52,3 +53,49 @@ Part = TextPart | ImagePart
 def needs_pixels(part: ImagePart) -> bool:
     """Whether the image `part` enters the model as pixels, since it enters as features or its codes are not known."""
     return part.codes is None or part.image_input != "codes"
+
+
+def has_any(row: dict, columns: set[str]) -> bool:
+    """
+    Whether a row has a value in one of some columns.
+
+    Args:
+        row (`dict`): A row of a dataset.
+        columns (`set[str]`): The names of the columns, which the row need not have.
+    """
+    return any(has_content(row.get(column)) for column in columns)
+
+
+def has_content(value: Any) -> bool:
+    """
+    Whether a value is neither missing nor a blank text. A list of texts needs one that is not blank.
+
+    Args:
+        value: The value of a column.
+    """
+    if isinstance(value, str):
+        return bool(value.strip())
+    if isinstance(value, list) and value and isinstance(value[0], str | None):
+        return any(map(has_content, value))
+    return value not in (None, [])
+
+
+def one_of(texts: str | dict | Sequence, rng: Random) -> str:
+    """
+    Returns a text, or one of several texts. The answers of VQAv2 are dictionaries.
+
+    Args:
+        texts (`str`, `dict` or `Sequence`): The texts of a column.
+        rng (`random.Random`): Draws one of several.
+
+    Raises:
+        ValueError: If there is no text.
+    """
+    if isinstance(texts, str):
+        return texts
+    if isinstance(texts, dict):
+        return texts["answer"]
+    texts = [text for text in texts if has_content(text)]
+    if not texts:
+        raise ValueError(f"A question needs an answer, and a list of texts at least one text, got {texts!r}.")
+    return one_of(rng.choice(texts), rng)

@@ -49,6 +49,8 @@ def parse_recipe(*argument_classes: type, args: list[str] | None = None) -> tupl
     """
     args = list(sys.argv[1:] if args is None else args)
     if args and args[0].endswith((".yaml", ".yml")):
+        if not Path(args[0]).is_file():
+            raise ValueError(f"There is no recipe {args[0]}.")
         recipe = yaml.safe_load(Path(args[0]).read_text(encoding="utf-8"))
         if not isinstance(recipe, dict):
             raise ValueError(
@@ -135,7 +137,7 @@ class DataArguments:
     )
     image_column: str = field(default="image", metadata={"help": "The column with the images."})
     broken_images: Literal["raise", "skip"] = field(
-        default="raise", metadata={"help": "'raise' stops at an image that cannot be read, 'skip' leaves it out."}
+        default="raise", metadata={"help": "'raise' stops at a row that cannot be used, 'skip' leaves it out."}
     )
 
     @property
@@ -176,7 +178,12 @@ class DataArguments:
             raise ValueError(f"{error} {advice}") from error
 
     def load_images(self, seed: int = 0) -> tuple[RowDataset | RowStream, RowDataset | None]:
-        """Loads the rows to train on and those to evaluate on as [`~DataArguments.load`], with their images read."""
+        """
+        Loads the rows to train on and those to evaluate on, with their images read.
+
+        Args:
+            seed (`int`, *optional*, defaults to 0): Same as in [`~DataArguments.load`].
+        """
         reader, (rows, eval_rows) = ImageReader([self.image_column]), self.load(seed)
         return (
             (RowStream if self.streaming else RowDataset)(rows, reader, self.broken_images),

@@ -2,7 +2,7 @@
 """Rows of a dataset as sequences of text and images: captions, drawings, questions, edits, interleaved ones."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
@@ -11,7 +11,7 @@ from ..data.code_files import CODEBOOK_COLUMN
 from ..data.loading import column_names
 from ..processing import read_image
 from ..processing.chat_lavit import QUESTION_END, QUESTION_START, TURN_END, one_line
-from .parts import ImagePart, Part, TextPart, needs_pixels
+from .parts import ImagePart, Part, TextPart, has_any, needs_pixels, one_of
 
 
 # The kinds of sequences, and the arguments that name the columns they need.
@@ -180,9 +180,12 @@ class SequenceReader:
         for kind, columns in needed:
             if not columns & set(names):
                 wanted = " or ".join(map(repr, sorted(columns)))
+                options = [*KINDS[kind], *([PLANS[kind]] if kind in PLANS else [])]
+                if self.arguments.prompt_column == self.arguments.caption_column and "prompt_column" in options:
+                    options.insert(0, "caption_column")  # which gives the other its default
                 raise ValueError(
                     f"Sequences of the kind {kind!r} need a column {wanted}; the dataset has {', '.join(names)}. "
-                    f"Set {' or '.join([*KINDS[kind], *([PLANS[kind]] if kind in PLANS else [])])}."
+                    f"Set {' or '.join(options)}."
                 )
         selected = {name for _, columns in needed for name in columns}
         # The codes of images that enter as features tell how many positions these take.
@@ -227,9 +230,14 @@ class SequenceReader:
             ValueError: If no kind fits the row, a list of texts is empty, or a segment is neither text nor an image.
         """
         weights = self.arguments.weights
-        fitting = [kind for kind in weights if all(_has_any(row, columns) for columns in self._needed(kind))]
+        fitting = [kind for kind in weights if all(has_any(row, columns) for columns in self._needed(kind))]
         if not fitting:
-            raise ValueError(f"{name.capitalize()} lacks columns for a sequence of the kinds {', '.join(weights)}.")
+            needed = [columns for kind in weights for columns in self._needed(kind) if not has_any(row, columns)]
+            empty = dict.fromkeys(" or ".join(map(repr, sorted(columns))) for columns in needed)
+            raise ValueError(
+                f"{name.capitalize()} has no value in {', '.join(empty)} for a sequence of the kinds "
+                f"{', '.join(weights)}. broken_images='skip' leaves out such rows."
+            )
         (kind,) = rng.choices(fitting, [weights[kind] for kind in fitting])
         makers = {
             "caption": self._caption,
@@ -271,17 +279,17 @@ class SequenceReader:
     # The kinds, in the forms that the processor gives the prompts of captions, questions and drawings.
 
     def _caption(self, row: dict, rng: Random) -> list[Part]:
-        return [self._given_image(row), TextPart(_one_of(row[self.arguments.caption_column], rng))]
+        return [self._given_image(row), TextPart(one_of(row[self.arguments.caption_column], rng))]
 
     def _draw(self, row: dict, rng: Random) -> list[Part]:
-        request = self._request("draw", _one_of(row[self.arguments.prompt_column], rng), row, rng)
+        request = self._request("draw", one_of(row[self.arguments.prompt_column], rng), row, rng)
         return [*request, _image(row, self.image_column)]
 
     def _request(self, kind: str, text: str, row: dict, rng: Random) -> list[Part]:
         """Returns a request to draw, with the plan of the row if it has one."""
         column, prompt = self.arguments.plans.get(kind), one_line(text)
         # As in `plan_drawings`, an empty prompt has no plan, and an empty plan is none.
-        plan = _one_of(row[column], rng).strip() if column and prompt and _has_any(row, {column}) else ""
+        plan = one_of(row[column], rng).strip() if column and prompt and has_any(row, {column}) else ""
         if not plan or rng.random() < self.arguments.plan_dropout:
             return [TextPart(prompt if column else text, self.arguments.supervise_prompts)]
         if TURN_END in plan:
@@ -293,7 +301,7 @@ class SequenceReader:
     def _text(self, row: dict, rng: Random) -> list[Part]:
         text = row[self.arguments.text_column]
         if isinstance(text, str) or not any(isinstance(part, dict) for part in text):
-            return [TextPart(_one_of(text, rng))]
+            return [TextPart(one_of(text, rng))]
         for part in text:
             is_part = isinstance(part, dict) and isinstance(part.get("text"), str)
             if not is_part or set(part) - {"text", "supervised"}:
@@ -314,7 +322,7 @@ class SequenceReader:
             # the prompt of a caption, and after an answer, where the sequence is to end.
             parts.append(TextPart(TURN_END * (turn > 0) + QUESTION_START, supervised=False))
             parts.append(TextPart(f"{questions[index]}{QUESTION_END}", self.arguments.supervise_prompts))
-            parts.append(TextPart(f" {_one_of(answers[index], rng)}", ends_turn=True))
+            parts.append(TextPart(f" {one_of(answers[index], rng)}", ends_turn=True))
         return parts
 
     def _given_image(self, row: dict) -> ImagePart:
@@ -325,7 +333,7 @@ class SequenceReader:
     def _edit(self, row: dict, rng: Random) -> list[Part]:
         arguments = self.arguments
         before = _image(row, self.image_column, supervised=arguments.supervise_images, in_drawing_prompt=True)
-        request = self._request("edit", _one_of(row[arguments.instruction_column], rng), row, rng)
+        request = self._request("edit", one_of(row[arguments.instruction_column], rng), row, rng)
         return [before, *request, _image(row, arguments.edited_image_column)]
 
     def _interleaved(self, row: dict, rng: Random) -> list[Part]:
@@ -365,7 +373,7 @@ class SequenceReader:
                 yield {"type": "image"} | {key: value for key, value in given.items() if value}
                 follows_text = False
             else:
-                yield {"type": "text", "text": TURN_END * follows_text + _one_of(row[column], rng)}
+                yield {"type": "text", "text": TURN_END * follows_text + one_of(row[column], rng)}
                 follows_text = True
 
 
@@ -382,18 +390,3 @@ def _supervised(entry: dict, default: bool) -> bool:
 def _image(row: dict, column: str, image_input: str = "codes", **kwargs) -> ImagePart:
     part = ImagePart(row.get(column), row.get(f"{column}_codes") or None, image_input, **kwargs)
     return part if needs_pixels(part) else replace(part, image=None)
-
-
-def _has_any(row: dict, columns: set[str]) -> bool:
-    return any(row.get(column) not in (None, "", []) for column in columns)
-
-
-def _one_of(texts: str | dict | Sequence, rng: Random) -> str:
-    """Returns a text, or one of several texts. The answers of VQAv2 are dictionaries."""
-    if isinstance(texts, str):
-        return texts
-    if isinstance(texts, dict):
-        return texts["answer"]
-    if not texts:
-        raise ValueError(f"A question needs an answer, and a list of texts at least one text, got {texts!r}.")
-    return _one_of(rng.choice(texts), rng)

@@ -5,11 +5,13 @@ import copy
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import asdict
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from accelerate.data_loader import IterableDatasetShard
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 from safetensors import safe_open
@@ -20,6 +22,7 @@ from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from ..data.rows import RepeatedStream, check_codebook
+from ..publishing.files import replacing_file
 
 
 logger = logging.get_logger(__name__)
@@ -41,12 +44,46 @@ def freeze_parts(model: torch.nn.Module, prefixes: list[str]) -> None:
             parameter.requires_grad_(False)
 
 
-def last_checkpoint(args: TrainingArguments) -> str | None:
+# Arguments of data and models that a resumed run may change.
+MAY_CHANGE = {"broken_images", "eval_split", "num_eval_rows", "num_sample_images"}
+
+
+def last_checkpoint(args: TrainingArguments, *arguments: Any) -> str | None:
     """
     Returns the newest complete checkpoint in the output folder, from which the same command resumes, or None.
+
+    Args:
+        args (`TrainingArguments`): The arguments of the training.
+        arguments (*optional*):
+            Dataclasses with what else the training depends on, such as model and data. They are kept in the output
+            folder, in `arguments.yaml`, so that no run goes on with others.
+
+    Raises:
+        ValueError: If there is a checkpoint of a run with other `arguments`.
     """
     newest_first = reversed(sort_checkpoints(args.output_dir))  # by step, as `Trainer` rotates them
-    return next((folder for folder in newest_first if _is_complete(Path(folder, TRAINER_STATE_NAME))), None)
+    found = next((folder for folder in newest_first if _is_complete(Path(folder, TRAINER_STATE_NAME))), None)
+    if arguments:
+        given = {name: value for one in arguments for name, value in asdict(one).items() if name not in MAY_CHANGE}
+        path = Path(args.output_dir, "arguments.yaml")
+        if found is not None and path.is_file():
+            kept = yaml.safe_load(path.read_text(encoding="utf-8"))
+            given = yaml.safe_load(yaml.safe_dump(given))
+            other = [
+                f"{name} is {value!r}, and was {kept[name]!r}"
+                for name, value in given.items()
+                if name in kept and kept[name] != value
+            ]
+            if other:
+                raise ValueError(
+                    f"{args.output_dir} has a run with different arguments: {'; '.join(other)}. Choose another "
+                    "output_dir, or delete this one to train anew."
+                )
+        elif args.process_index == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing_file(path) as hidden:
+                hidden.write_text(yaml.safe_dump(given, sort_keys=False), encoding="utf-8")
+    return found
 
 
 def _is_complete(state: Path) -> bool:
@@ -117,6 +154,13 @@ class LavitTrainer(Trainer):
             if share is not None:
                 shard.dataset, shard.num_processes, shard.process_index = share, 1, 0
         return dataloader
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Same as `Trainer.get_batch_samples`. A resumed training whose steps are done has no further batch."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return [], None
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def get_eval_dataloader(self, eval_dataset=None):
         """Same arguments as `Trainer.get_eval_dataloader`."""
