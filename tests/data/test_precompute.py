@@ -76,7 +76,7 @@ def compute(model, tmp_path):
         if dtype != "auto":
             visual_tokenizer.to(getattr(torch, dtype))
         usual = {"image_columns": COLUMNS, "batch_size": 2, "rows_per_shard": 4, "num_workers": 0}
-        return precompute_codes(dataset, output, visual_tokenizer, image_processor, **usual | settings)
+        return precompute_codes(dataset, output, visual_tokenizer, image_processor, split=split, **usual | settings)
 
     return call
 
@@ -629,7 +629,7 @@ def test_other_folders_and_columns_are_left_alone(compute, shapes, tmp_path):
     with pytest.raises(ValueError, match="other files than a dataset with precomputed codes"):
         compute(shapes, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
-    with pytest.raises(ValueError, match="column 'image_codes' already"):
+    with pytest.raises(ValueError, match="another column 'image_codes'"):
         compute(shapes.add_column("image_codes", [[0]] * NUM_ROWS), tmp_path / "out")
 
 

@@ -180,7 +180,8 @@ def test_rows_may_lack_plans_and_a_plan_is_one_line():
     # These are the prompts that `plan_drawings` returns.
     for plan in (None, "", [], " \n"):
         assert texts(plan) == ["two lines", "image"]
-    assert texts("a red star", caption=" \n") == ["", "image"]
+    with pytest.raises(ValueError, match="Row 3 has no value in 'caption'"):
+        texts("a red star", caption=" \n")
     with pytest.raises(
         ValueError, match=r"row 3: A plan must be a single line, got '1\. star\\n2\. ring' in column 'plan'"
     ):

@@ -57,3 +57,12 @@ def test_an_evaluation_counts_each_row_once(tmp_path, num_rows):
         found.append(json.loads((tmp_path / "losses.json").read_text()))
     assert {"stage 1 eval_loss", "stage 1 eval_kept_fraction", "stage 2 eval_loss"} <= found[0].keys()
     assert found[1] == pytest.approx(found[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("num_shards", [1, 2])
+def test_a_process_reads_its_own_rows_of_a_stream(tmp_path, num_shards):
+    run_in_processes(2, "run_stream", tmp_path, num_shards)
+    first, second = (json.loads((tmp_path / f"rows-{index}.json").read_text()) for index in range(2))
+    # Before the first step, the stream is read from its beginning several times. A share has six rows.
+    for start in range(4, min(len(first), len(second)) - 6, 6):
+        assert len({*first[start : start + 6], *second[start : start + 6]}) == 12

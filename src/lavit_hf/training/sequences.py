@@ -175,19 +175,23 @@ class SequenceReader:
             ValueError: If the dataset lacks a column.
         """
         names = column_names(dataset)
-        needed = [(kind, columns) for kind in self.arguments.weights for columns in self._needed(kind)]
-        needed += [(kind, {column}) for kind, column in self.arguments.plans.items()]
-        for kind, columns in needed:
+        needed = []
+        for kind in self.arguments.weights:
+            columns = self._needed(kind)
+            is_listed = kind == "interleaved" and self.arguments.sequence_columns
+            options = ["sequence_columns"] * len(columns) if is_listed else KINDS[kind]
+            needed += [(kind, *one) for one in zip(options, columns, strict=True)]
+        needed += [(kind, PLANS[kind], {column}) for kind, column in self.arguments.plans.items()]
+        for kind, option, columns in needed:
             if not columns & set(names):
                 wanted = " or ".join(map(repr, sorted(columns)))
-                options = [*KINDS[kind], *([PLANS[kind]] if kind in PLANS else [])]
-                if self.arguments.prompt_column == self.arguments.caption_column and "prompt_column" in options:
-                    options.insert(0, "caption_column")  # which gives the other its default
+                if option == "prompt_column" and self.arguments.prompt_column == self.arguments.caption_column:
+                    option = "prompt_column or caption_column"  # which gives the other its default
                 raise ValueError(
                     f"Sequences of the kind {kind!r} need a column {wanted}; the dataset has {', '.join(names)}. "
-                    f"Set {' or '.join(options)}."
+                    f"Set {option}."
                 )
-        selected = {name for _, columns in needed for name in columns}
+        selected = {name for _, _, columns in needed for name in columns}
         # The codes of images that enter as features tell how many positions these take.
         selected |= {f"{column}_codes" for column in self.image_columns if column in selected}
         selected &= set(names)
