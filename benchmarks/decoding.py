@@ -9,7 +9,8 @@ ways draw one image with guidance and take turns in one process. A step is the t
 prompt. Its limit is the time in which the weights, as the way holds them, are read from memory once. The share of
 matrix products is that of a run under the profiler, which takes longer than a run without it. The rest is attention,
 norms, sampling and Python. "Compiled" is `torch.compile` of the language model with a static cache, which needs a C++
-compiler. int8 are the weights alone, by torchao.
+compiler. int8 are the weights alone, by torchao. With PyTorch 2.14, compiled int8 products of small widths, such as
+256, crash the process.
 
 The second part multiplies the matrices of the first layers of the MLPs by a few rows. `nn.Linear` stores its weights
 as (out, in). The figures tell what a second row costs, such as that of the unconditional branch, and whether another

@@ -43,7 +43,14 @@ WRONG_VALUES = (
     *("--guidance-scale -2", "--guidance-scale x", "--num-beams 0", "--num-beams 1.5", "--max-new-tokens 0"),
     *("--max-new-tokens -3", "--min-new-tokens -1", "--num-images 0", "--num-images -1", "--decoder nope"),
     *("--aspect-ratio 5:1", "--selection nope", "--batch-size 0", "--num-samples 0", "--tasks nope", "--column nope"),
-    *("--column nope=text", "--split nope", "--dataset missing/folder", "--clip-model missing", "--data-dir missing"),
+    *(
+        "--column nope=text",
+        "--column caption=nope",
+        "--split nope",
+        "--dataset missing/folder",
+        "--clip-model missing",
+        "--data-dir missing",
+    ),
     *("--fid-features missing", "--num-rows 0", "--rows-per-shard 0", "--num-workers -1", "--broken-images nope"),
     *("--num-codes 0", "--num-codes 1.5", "--max-codes -1", "--keep-scale -1", "--keep-scale nan", "--keep-scale inf"),
     *(
@@ -101,6 +108,8 @@ def wrong_lines(command: str) -> list[tuple[str, ...]]:
     if command in ("convert", "export", "precompute-codes"):
         place = command != "export"
         lines += [(*right[:place], name, *right[place + 1 :]) for name in WRONG_FOLDERS]
+    if command == "precompute-codes":
+        lines.append((right[0], "images/codes", *right[2:]))  # among the files that are read
     if command not in ("caption", "encode"):  # which take several images
         lines.append((*right, "surplus", "words"))
     if command not in ("chat", "demo", "evaluate"):
