@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean, stdev, variance
 
-from scipy.stats import t
+from scipy.stats import f, t
 
 
 Results = Mapping[str, Sequence[dict]]
 LEVEL = 0.05
+OWN_VARIANCE = 0.25  # the level of the F test by which two rows vary more over seeds than the others
 EDGE = 0.05  # shares nearer to 0 or 1 tell nothing about the noise of other rows
 
 
@@ -115,7 +116,7 @@ def subtract(results: Results, own: str, rival: str, task: str, metric: str) -> 
     Returns the difference of two rows, or None if one of them lacks the measure. Its error has the noise of seeds and
     that of the test set: the variance of differences between single scenes, which both rows were tested on. The
     variance over seeds is pooled over all rows, since two or three seeds tell little, unless that of the two rows is
-    larger.
+    larger by an F test at the level `OWN_VARIANCE`.
     """
     values = {row: value for row, found in results.items() if (value := measure(found, task, metric)) is not None}
     if own not in values or rival not in values:
@@ -123,7 +124,10 @@ def subtract(results: Results, own: str, rival: str, task: str, metric: str) -> 
     first, second = values[own], values[rival]
     mean, differences = first.mean - second.mean, paired(first.cases, second.cases)
     of_cases = variance(differences) / len(differences) if len(differences) > 1 else 0.0
-    pooled, freedom = max(seed_variance(list(values.values())), seed_variance([first, second]))
+    pooled, freedom = seed_variance(list(values.values()))
+    own, own_freedom = seed_variance([first, second])
+    if own_freedom and own > pooled * f.ppf(1 - OWN_VARIANCE, own_freedom, freedom):
+        pooled, freedom = own, own_freedom
     if not freedom:
         return Difference(mean, sqrt(of_cases) if of_cases else None, len(differences) - 1, has_seeds=False)
     of_seeds = sum(pooled * value.scale**2 / len(value.values) for value in (first, second))

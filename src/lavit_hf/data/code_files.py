@@ -32,7 +32,7 @@ CODEBOOK_COLUMN = "codebook_fingerprint"
 # The key of a shard's record in the metadata of its parquet file.
 RECORD_KEY = b"lavit_hf"
 # Settings in which the splits of a dataset agree.
-OF_ALL_SPLITS = ("columns", "image_columns", "keep_images", "codebook")
+SHARED_SETTINGS = ("columns", "image_columns", "keep_images", "codebook")
 CARD = """---
 {data}
 ---
@@ -204,7 +204,7 @@ def open_split(output: Path, split: str, settings: dict, is_main_process: bool) 
             for name, value in settings.items()
             if value is not None
             and created.get(name) not in (None, value)
-            and (path == folder or name in OF_ALL_SPLITS)
+            and (path == folder or name in SHARED_SETTINGS)
         ]
         if other:
             raise ValueError(

@@ -175,12 +175,12 @@ class SequenceReader:
             ValueError: If the dataset lacks a column.
         """
         names = column_names(dataset)
-        needed = []
+        needed: list[tuple[str, str, set[str]]] = []
         for kind in self.arguments.weights:
-            columns = self._needed(kind)
+            columns_of_kind = self._needed(kind)
             is_listed = kind == "interleaved" and self.arguments.sequence_columns
-            options = ["sequence_columns"] * len(columns) if is_listed else KINDS[kind]
-            needed += [(kind, *one) for one in zip(options, columns, strict=True)]
+            options = ["sequence_columns"] * len(columns_of_kind) if is_listed else KINDS[kind]
+            needed += [(kind, *given) for given in zip(options, columns_of_kind, strict=True)]
         needed += [(kind, PLANS[kind], {column}) for kind, column in self.arguments.plans.items()]
         for kind, option, columns in needed:
             if not columns & set(names):
