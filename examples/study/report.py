@@ -231,9 +231,8 @@ def make_answers(results: Results) -> str:
             f"{heading} {show_difference(difference, heading)} points against `{rival}` ({verdict or 'no verdict'})"
             for (rival, heading), (difference, verdict) in decided.items()
         ]
-        if told:
-            lines.append(f"{number}. {claim.text} Here: {'; '.join(told)}.")
-    return "\n".join(lines) or NO_RESULTS
+        lines.append(f"{number}. {claim.text} Here: {'; '.join(told) or 'no results yet'}.")
+    return "\n".join(lines)
 
 
 def make_dial(dial: Mapping) -> str:
