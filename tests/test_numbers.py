@@ -153,8 +153,9 @@ def test_a_file_is_named_by_machine_and_dtype(monkeypatch):
 
 def test_figures_of_two_files_are_all_shown(results):
     """Files of another dtype stand together, and a second file of the same machine and dtype is refused."""
-    content = json.loads((results / "packing.bf16.json").read_text(encoding="utf-8"))
-    (results / "packing.other.json").write_text(json.dumps(content | {"dtype": "float32"}), encoding="utf-8")
+    [path] = results.glob("packing.*.json")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    (results / "packing.other.json").write_text(json.dumps(content | {"dtype": "bfloat16"}), encoding="utf-8")
     page = write_numbers.fill(PAGE, results)
     processor = content["machine"]["processor"]
     assert f"| packed | {processor}, bfloat16 |" in page

@@ -76,7 +76,7 @@ def prefers_bfloat16(device: str) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     matrices = [torch.ones(512, 512, dtype=dtype, device=device) for dtype in (torch.float32, torch.bfloat16)]
     times: list[list[float]] = [[], []]
-    for _ in range(6):  # the first time prepares kernels
+    for _ in range(30):  # so many that other programs do not slow down all of one kind
         for matrix, taken in zip(matrices, times, strict=True):
             start = time.perf_counter()
             (matrix @ matrix)[0, 0].item()  # waits for the device
