@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What the study compares: the claims of the paper and further ones, named before anything was measured."""
+"""The claims of the paper and further ones that the study compares, named before anything was measured."""
 
 from dataclasses import dataclass
 

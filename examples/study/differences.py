@@ -122,28 +122,27 @@ def subtract(results: Results, own: str, rival: str, task: str, metric: str) -> 
     if own not in values or rival not in values:
         return None
     first, second = values[own], values[rival]
-    mean, differences = first.mean - second.mean, paired(first.cases, second.cases)
-    of_cases = variance(differences) / len(differences) if len(differences) > 1 else 0.0
+    mean, of_cases = first.mean - second.mean, error_of_cases(first.cases, second.cases)
     pooled, freedom = seed_variance(list(values.values()))
     own, own_freedom = seed_variance([first, second])
     if own_freedom and own > pooled * f.ppf(1 - OWN_VARIANCE, own_freedom, freedom):
         pooled, freedom = own, own_freedom
     if not freedom:
-        return Difference(mean, sqrt(of_cases) if of_cases else None, len(differences) - 1, has_seeds=False)
+        return Difference(mean, of_cases or None, len(first.cases) - 1, has_seeds=False)
     of_seeds = sum(pooled * value.scale**2 / len(value.values) for value in (first, second))
-    return Difference(mean, sqrt(of_seeds + of_cases), freedom)
+    return Difference(mean, sqrt(of_seeds + (of_cases or 0.0) ** 2), freedom)
 
 
-def paired(first: Sequence[float], second: Sequence[float]) -> list[float]:
-    """Returns the difference of each case."""
-    return [one - other for one, other in zip(first, second, strict=True)]
+def error_of_cases(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Returns the standard error of the difference of two means over the same cases, or None for less than two."""
+    differences = [one - other for one, other in zip(first, second, strict=True)]
+    return sqrt(variance(differences) / len(differences)) if len(differences) > 1 else None
 
 
 def compare_cases(first: Sequence[float], second: Sequence[float]) -> Difference:
     """Returns the difference of two means over the same cases, with the noise of the cases alone."""
-    differences = paired(first, second)
-    error = sqrt(variance(differences) / len(differences)) if len(differences) > 1 else None
-    return Difference(fmean(differences), error, len(differences) - 1, has_seeds=False)
+    mean = fmean(first) - fmean(second)
+    return Difference(mean, error_of_cases(first, second), len(first) - 1, has_seeds=False)
 
 
 def adjust(differences: Sequence[Difference]) -> list[float]:

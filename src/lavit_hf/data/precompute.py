@@ -6,9 +6,7 @@ import itertools
 import json
 import math
 import os
-import signal
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,12 +17,10 @@ import pyarrow as pa
 import torch
 from accelerate import PartialState
 from datasets.table import embed_table_storage
-from PIL import Image
 from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from ..modeling import LavitVisualTokenizer
-from ..processing.image_reading_lavit import read_content, read_image
 from .code_files import (
     CODEBOOK_COLUMN,
     CodesSummary,
@@ -38,6 +34,7 @@ from .code_files import (
 )
 from .loading import check_columns, leave_undecoded
 from .row_hashes import FinishedShards, hash_rows, join_hashes
+from .row_requests import Batch, ImagePreparation, StreamRequests, leave_interrupts, split_shard
 from .rows import check_broken_images
 
 
@@ -46,7 +43,6 @@ SELECTIONS = ("topk", "argmax")
 # A process that has finished waits for the slowest one, which may take longer than the default of process groups.
 TIMEOUT = timedelta(days=7)
 IMAGE_DTYPES = ("string", "large_string", "binary", "large_binary")
-MAX_PATH = 4096  # characters, as on Linux
 NUM_SAMPLED_ROWS = 16
 # If so many rows at the beginning of a shard are broken, the cause is not a single file, but a folder or the network.
 MOST_BROKEN_ROWS = 100
@@ -148,23 +144,23 @@ def precompute_codes(
         return shard % state.num_processes == state.process_index and shard not in finished.numbers
 
     # 3. Read their rows, prepare images in workers, compute codes, and write
-    stream = _StreamRequests(rows, rows_per_shard, batch_size, is_wanted, finished)
+    stream = StreamRequests(rows, rows_per_shard, batch_size, is_wanted, finished)
     requests: Iterable = stream
     total = None
     if num_rows is not None:
         shards = range(math.ceil(num_rows / rows_per_shard))
         for shard in (shard for shard in finished.numbers if shard % state.num_processes == state.process_index):
-            for start, stop in _split_shard(shard, num_rows, rows_per_shard, batch_size):
+            for start, stop in split_shard(shard, num_rows, rows_per_shard, batch_size):
                 finished.compare(shard, rows[start:stop])
         total = sum(min(rows_per_shard, num_rows - shard * rows_per_shard) for shard in filter(is_wanted, shards))
         requests = (
             (shard, start, range(start, stop))
             for shard in filter(is_wanted, shards)
-            for start, stop in _split_shard(shard, num_rows, rows_per_shard, batch_size)
+            for start, stop in split_shard(shard, num_rows, rows_per_shard, batch_size)
         )
-    preparation = _Preparation(rows, image_processor, image_columns, keep_images)
+    preparation = ImagePreparation(rows, image_processor, image_columns, keep_images)
     batches = torch.utils.data.DataLoader(
-        preparation, sampler=requests, batch_size=None, num_workers=num_workers, worker_init_fn=_leave_interrupts
+        preparation, sampler=requests, batch_size=None, num_workers=num_workers, worker_init_fn=leave_interrupts
     )
     with tqdm(total=total, unit="row", disable=not state.is_main_process) as progress:
         for shard, shard_batches in itertools.groupby(batches, key=lambda batch: batch.shard):
@@ -255,131 +251,6 @@ def _describe_model(visual_tokenizer: LavitVisualTokenizer, image_processor: Bas
     }
 
 
-def _split_shard(shard: int, num_rows: int, rows_per_shard: int, batch_size: int) -> Iterator[tuple[int, int]]:
-    """Yields the batches of a shard: the number of the first row, and that of the row after the last one."""
-    end = min((shard + 1) * rows_per_shard, num_rows)
-    for start in range(shard * rows_per_shard, end, batch_size):
-        yield start, min(start + batch_size, end)
-
-
-class _StreamRequests:
-    """
-    The batches of the wanted shards of a stream: the shard, the number of the first row, and the rows. The rows of
-    `finished` shards are compared with those that the shards were computed from. After the iteration, `num_rows` is
-    the number of all rows, so that a shard that was complete for a shorter stream is noticed.
-    """
-
-    def __init__(
-        self, rows: datasets.IterableDataset, rows_per_shard: int, batch_size: int, is_wanted, finished: FinishedShards
-    ):
-        self.rows, self.rows_per_shard, self.batch_size, self.is_wanted = rows, rows_per_shard, batch_size, is_wanted
-        self.finished, self.num_rows = finished, 0
-
-    def __iter__(self) -> Iterator[tuple[int, int, pa.Table]]:
-        self.num_rows = 0
-        for table in _read_tables(self.rows, self.batch_size):
-            while len(table) > 0:
-                shard, place = divmod(self.num_rows, self.rows_per_shard)
-                part = table.slice(0, self.rows_per_shard - place)
-                if self.is_wanted(shard):
-                    yield shard, self.num_rows, part
-                else:
-                    self.finished.compare(shard, part)
-                self.num_rows, table = self.num_rows + len(part), table.slice(len(part))
-
-
-def _read_tables(rows: datasets.IterableDataset, batch_size: int) -> Iterator[pa.Table]:
-    """
-    Yields the rows of a stream in tables of one schema. `datasets` (5.2) joins rows to tables before it casts them to
-    the features of the stream, which fails where files have their columns in another order or lack a value.
-    """
-    features = rows.features
-    stream = iter(rows.with_format(None))
-    while batch := list(itertools.islice(stream, batch_size)):
-        complete = [{name: row.get(name) for name in features} for row in batch]
-        yield datasets.Dataset.from_list(complete, features=features).with_format("arrow")[:]
-
-
-@dataclass
-class _Batch:
-    """
-    Rows of one shard, ready for the model.
-
-    Args:
-        shard (`int`): The number of the shard.
-        row_hashes (`list[str]`): A hash of each row of the dataset that was read.
-        table (`pa.Table`): The rows whose images can be read, without the columns of images.
-        files (`dict[str, list[dict]]`): The image files of each column, as they are written, if they are.
-        pixel_values (`torch.FloatTensor` of shape `(N, 3, H, W)`, *optional*): The images, column by column.
-        broken (`list[dict]`): The row, file and error of each broken image.
-    """
-
-    shard: int
-    row_hashes: list[str]
-    table: pa.Table
-    files: dict[str, list[dict]]
-    pixel_values: torch.FloatTensor | None
-    broken: list[dict]
-
-
-class _Preparation(torch.utils.data.Dataset):
-    """
-    Reads images in the workers of a DataLoader. The "index" of an item is a request that the sampler yields: the
-    shard, the number of the first row, and the rows, as a range of a map-style dataset or as a table of a stream.
-    """
-
-    def __init__(self, rows, image_processor: BaseImageProcessor, image_columns: Sequence[str], keep_images: bool):
-        # Workers read a map-style dataset by themselves, since a pickled slice contains all rows of its record batch.
-        self.rows: Any = rows if isinstance(rows, datasets.Dataset) else None
-        self.image_processor, self.image_columns, self.keep_images = image_processor, image_columns, keep_images
-
-    def __getitem__(self, request: tuple[int, int, range | pa.Table]) -> _Batch:
-        shard, start, asked = request
-        table = self.rows[asked.start : asked.stop] if isinstance(asked, range) else asked
-        read: dict[tuple[str, int], tuple[dict, Image.Image]] = {}
-        broken: list[dict[str, Any]] = []
-        for column in self.image_columns:
-            for row, value in enumerate(table[column].to_pylist(), start):
-                try:
-                    read[column, row] = _read(value, f"row {row}, column {column!r}")
-                except ValueError as error:
-                    broken.append({"row": row, "file": _path(value), "error": str(error)})
-        broken.sort(key=lambda entry: entry["row"])
-        left_out = {entry["row"] for entry in broken}
-        readable = [row for row in range(start, start + len(table)) if row not in left_out]
-        written = self.image_columns if self.keep_images else ()
-        files = {column: [read[column, row][0] for row in readable] for column in written}
-        images = [read[column, row][1] for column in self.image_columns for row in readable]
-        pixel_values = self.image_processor(images, return_tensors="pt")["pixel_values"] if images else None
-        kept = table.filter([row not in left_out for row in range(start, start + len(table))])
-        kept = kept.drop_columns(list(self.image_columns))
-        return _Batch(shard, hash_rows(table), kept, files, pixel_values, broken)
-
-
-def _leave_interrupts(worker: int) -> None:
-    """
-    Leaves Ctrl-C, which the terminal sends to all processes, to the main process, which ends its workers. A worker
-    that ends on its own waits for the main process to take its last batch, and the main process for the worker.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _read(value, name: str) -> tuple[dict, Image.Image]:
-    """Reads an image and its file."""
-    path = _path(value)
-    content = read_content(value, name)
-    image = read_image({"bytes": content, "path": path}, name)
-    return {"bytes": content, "path": path and os.path.basename(path)}, image
-
-
-def _path(value) -> str | None:
-    """Returns the path in a value of an image column. A text that holds an image instead of naming one has no path."""
-    path = value.get("path") if isinstance(value, dict) else value
-    if not isinstance(path, str) or len(path) > MAX_PATH or path[:5].lower() == "data:":
-        return None
-    return path
-
-
 @torch.inference_mode()
 def _encode(visual_tokenizer: LavitVisualTokenizer, pixel_values: torch.FloatTensor | None) -> list[np.ndarray]:
     """Returns the codes of each image, int32."""
@@ -397,7 +268,7 @@ def _has_images(feature: Any) -> bool:
 
 
 def _finish_table(
-    batch: _Batch,
+    batch: Batch,
     features: datasets.Features,
     image_columns: Sequence[str],
     codes: list[np.ndarray],
