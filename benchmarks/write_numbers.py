@@ -1,17 +1,19 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Writes the tables of docs/numbers.md from the files of results.
+Writes the tables of docs/numbers.md, and one of docs/precompute-codes.md, from the files of results.
 
     python benchmarks/write_numbers.py
 
 Tables stand between marks, `<!-- figures: NAME -->` and `<!-- end of figures -->`. NAME is that of the script, whose
 files are `benchmarks/results/NAME.MACHINE.json` or `NAME.MACHINE.DTYPE.json`. Where there are several files, their
 rows stand together, each with its machine and dtype. NAME `evaluation` is the evaluation that ships with the small
-model. The text around the marks is written by hand, and has no measured figures.
+model, and `plan` is the time that codes of many images take. The text around the marks is written by hand, and has no
+measured figures.
 """
 
 import argparse
 import json
+import math
 import re
 from pathlib import Path
 
@@ -19,8 +21,12 @@ from figures import RESULTS, ROOT, Figure
 
 
 PAGE = ROOT / "docs" / "numbers.md"
+PLAN_PAGE = ROOT / "docs" / "precompute-codes.md"
 EVALUATION = ROOT / "src" / "lavit_hf" / "assets" / "shapes" / "evaluation.json"
 MARKED = re.compile(r"(?<=<!-- figures: )(\S+)( -->\n).*?(?=<!-- end of figures -->)", re.DOTALL)
+# The plan of docs/precompute-codes.md: an H100 has 989 TFLOP/s of dense bfloat16, by its data sheet.
+PLAN_IMAGES, PLAN_GPUS = 100_000_000, 8
+IMAGE_FLOPS, PEAK_FLOPS, PEAK_SHARE = 0.61e12, 989e12, 0.4
 # Each figure of the small model: its name on the page, its task and metric, and its baseline in words.
 SMALL_MODEL = (
     ("captions: shape and color of every object right", "captions.objects", "unrelated: the caption of another image"),
@@ -62,8 +68,7 @@ def list_versions(versions: dict[str, str]) -> str:
 def name_of(content: dict) -> str:
     """Returns the machine and the dtype by which the rows of several files are told apart."""
     machine = content["machine"]
-    words = [machine["gpu"] or machine["processor"], content["dtype"], "" if content["date"] else "earlier"]
-    return ", ".join(filter(None, words))
+    return ", ".join(filter(None, (machine["gpu"] or machine["processor"], content["dtype"])))
 
 
 def source_of(content: dict) -> str:
@@ -71,9 +76,7 @@ def source_of(content: dict) -> str:
     machine = content["machine"]
     where = [name for name in (machine["gpu"], machine["processor"]) if name]
     where += [f"cores: {machine['cores']}, threads: {machine['threads']}", list_versions(machine["versions"])]
-    when = content["date"] or "Measured before dates, versions and machines were recorded"
-    said = [content["setting"], f"{when}: {'; '.join(filter(None, where))}", content.get("note")]
-    return f"- `{content['command']}`. {'. '.join(filter(None, said))}.\n"
+    return f"- `{content['command']}`. {content['setting']}. {content['date']}: {'; '.join(where)}.\n"
 
 
 def compare(measured: dict[str, list[Figure]]) -> str:
@@ -140,31 +143,64 @@ def show_evaluation(content: dict) -> str:
     return f"{said}\n{table(['', 'measured', 'baseline'], rows)}"
 
 
-def fill(page: str, results: Path = RESULTS, evaluation: Path = EVALUATION) -> str:
-    """Returns the page with the tables of the files. Each file of results must have its mark in the page."""
+def show_plan(contents: list[dict]) -> str:
+    """Shows the time that the codes of many images take, by the rate at which a core reads and prepares images."""
+    content = next(content for content in contents if "files" in content["parts"])
+    gpu_rate = PEAK_SHARE * PEAK_FLOPS / IMAGE_FLOPS
+    rows = []
+    for figure in (Figure(**values) for values in content["parts"]["files"]):
+        hours = f"{number(PLAN_IMAGES / figure.value / 3600)} hours of a core"
+        cores = f"{math.ceil(PLAN_GPUS * gpu_rate / figure.value)} cores"
+        rows.append([figure.name, f"{number(figure.value)} images/s of a core, measured", hours, cores])
+    estimate = f"{number(gpu_rate)} images/s of an H100, an estimate: {PEAK_SHARE:.0%} of its dense bfloat16 peak"
+    hours = PLAN_IMAGES / gpu_rate / 3600
+    name = f"the visual tokenizer of the release, {IMAGE_FLOPS / 1e12:g} TFLOP for an image"
+    rows.append([name, estimate, f"{number(hours)} hours of a GPU", f"{number(hours / PLAN_GPUS)} hours"])
+    headings = ["part", "rate", f"{PLAN_IMAGES // 10**6} million images", f"for {PLAN_GPUS} GPUs"]
+    return f"{source_of(content)}\n{table(headings, rows)}"
+
+
+def load_results(folder: Path) -> dict[str, list[dict]]:
+    """Returns the contents of the files of results by the name of their script."""
     contents: dict[str, list[dict]] = {}
-    used = set()
-    for path in sorted(results.glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         contents.setdefault(path.name.split(".")[0], []).append(json.loads(path.read_text(encoding="utf-8")))
+    return contents
+
+
+def check_marks(page: str, results: Path = RESULTS) -> None:
+    """
+    Checks that each file of results has its mark in the page.
+
+    Raises:
+        ValueError: If one has none.
+    """
+    if unmarked := load_results(results).keys() - {name for name, _ in MARKED.findall(page)}:
+        raise ValueError(f"the page has no mark for the results of {', '.join(sorted(unmarked))}")
+
+
+def fill(page: str, results: Path = RESULTS, evaluation: Path = EVALUATION) -> str:
+    """Returns the page with the tables of the files."""
+    contents = load_results(results)
 
     def show(found: re.Match) -> str:
         name = found[1]
         if name == "evaluation":
             text = show_evaluation(json.loads(evaluation.read_text(encoding="utf-8")))
+        elif name == "plan":
+            text = show_plan(contents["precompute_codes"])
         else:
-            used.add(name)
             text = show_results(contents[name]) if name in contents else "Not measured yet.\n"
         return f"{name}{found[2]}\n{text}\n"
 
-    filled = MARKED.sub(show, page)
-    if unused := contents.keys() - used:
-        raise ValueError(f"the page has no mark for the results of {', '.join(sorted(unused))}")
-    return filled
+    return MARKED.sub(show, page)
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    PAGE.write_text(fill(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    check_marks(PAGE.read_text(encoding="utf-8"))
+    for path in (PAGE, PLAN_PAGE):
+        path.write_text(fill(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -53,7 +53,21 @@ def results(tmp_path) -> Path:
 
 
 def test_page_and_files_agree():
-    assert write_numbers.fill(PAGE) == PAGE, "run `make numbers`"
+    for page in (PAGE, PAGES["precompute-codes"].read_text(encoding="utf-8")):
+        assert write_numbers.fill(page) == page, "run `make numbers`"
+    write_numbers.check_marks(PAGE)
+
+
+def test_the_plan_follows_the_measured_rates(tmp_path):
+    """A core that prepares half as many images takes twice the hours, and twice as many cores feed the GPUs."""
+    [path] = figures.RESULTS.glob("precompute_codes.*.json")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for rate, hours, cores in ((1000.0, 27.8, 6), (500.0, 55.6, 11)):
+        content["parts"]["files"] = [{"name": "reading", "value": rate, "unit": "images/s of a thread"}]
+        (tmp_path / path.name).write_text(json.dumps(content), encoding="utf-8")
+        page = write_numbers.fill(marked("plan"), tmp_path)
+        row = f"| reading | {rate:.0f} images/s of a core, measured | {hours} hours of a core | {cores} cores |"
+        assert row in page
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -116,7 +130,7 @@ def test_a_ratio_names_its_baseline_where_there_are_several():
 def test_results_without_a_mark_are_refused(results):
     shutil.copy(FILES[0], results / "other.bf16.json")
     with pytest.raises(ValueError, match="no mark for the results of other"):
-        write_numbers.fill(PAGE, results)
+        write_numbers.check_marks(PAGE, results)
 
 
 def test_a_file_is_replaced_at_once(tmp_path):
