@@ -26,8 +26,14 @@ from transformers import (
     ViTConfig,
     ViTModel,
 )
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from lavit_hf import LavitForCausalLM, LavitVisualTokenizerForPreTraining
+from lavit_hf import (
+    LavitForCausalLM,
+    LavitVisualTokenizer,
+    LavitVisualTokenizerConfig,
+    LavitVisualTokenizerForPreTraining,
+)
 
 from ..causal_models import check_logits, tiny_text_config
 from ..tiny import (
@@ -286,6 +292,37 @@ def test_backbones_keep_their_kernels(attention, experts):
     parts = model.config.text_config, model.config.visual_tokenizer_config.vision_config
     assert [part._attn_implementation for part in parts] == [attention] * 2
     assert model.config.text_config._experts_implementation == experts
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("route", ["from_backbones", "from_vision_tower", "configuration", "configuration of a tower"])
+def test_a_vision_tower_runs_with_a_known_attention(route, attention, monkeypatch):
+    """The check of a new model runs the tower as well, with the attention that it has later."""
+    used = set()
+    get_interface = ALL_ATTENTION_FUNCTIONS.get_interface
+    monkeypatch.setattr(
+        type(ALL_ATTENTION_FUNCTIONS),
+        "get_interface",
+        lambda self, implementation, default: used.add(implementation) or get_interface(implementation, default),
+    )
+    tower = AutoModel.from_config(CLIPVisionConfig(**VISION), attn_implementation=attention)
+    settings = {"codebook_size": CODEBOOK_SIZE, "num_merger_layers": 1}
+    if route == "from_backbones":
+        text = LlamaConfig(**TEXT, attn_implementation=attention)
+        model = LavitForCausalLM.from_backbones(tower, text, **settings).model.visual_tokenizer
+    elif route == "from_vision_tower":
+        model = LavitVisualTokenizerForPreTraining.from_vision_tower(tower, **settings).visual_tokenizer
+    elif route == "configuration":
+        config = LavitVisualTokenizerConfig(
+            vision_config=CLIPVisionConfig(**VISION), **settings, attn_implementation=attention
+        )
+        model = LavitVisualTokenizer(config)
+    else:  # the configuration of the tower loses its attention implementation
+        config = LavitVisualTokenizerConfig(vision_config=tower.config, **settings, attn_implementation=attention)
+        model = LavitVisualTokenizer(config, vision_tower=tower)
+    model(torch.zeros(1, 3, VISION["image_size"], VISION["image_size"]))
+    assert used == {attention}
+    assert model.vision_tower.config._attn_implementation == attention
 
 
 @torch.no_grad()

@@ -88,7 +88,22 @@ def load_vision_backbone(vision: Backbone, **kwargs) -> PreTrainedModel:
     return model
 
 
-def load_visual_tokenizer(vision: Backbone, loading: dict, settings: dict) -> tuple[LavitVisualTokenizer, str | dict]:
+def build_visual_tokenizer(vision_tower: PreTrainedModel, **kwargs) -> LavitVisualTokenizer:
+    """
+    Builds a new visual tokenizer around a vision tower, with the attention implementation of the tower.
+
+    Args:
+        vision_tower (`PreTrainedModel`): The vision tower.
+        kwargs: Arguments of [`LavitVisualTokenizerConfig`].
+    """
+    # Read before `LavitVisualTokenizerConfig` is made, which resets the attention implementation of its parts.
+    attention = vision_tower.config._attn_implementation
+    kwargs = {"attn_implementation": {"": attention, "vision_config": attention}} | kwargs
+    config = LavitVisualTokenizerConfig(vision_config=vision_tower.config, **kwargs)
+    return LavitVisualTokenizer(config, vision_tower=vision_tower)
+
+
+def load_visual_tokenizer(vision: Backbone, loading: dict, settings: dict) -> LavitVisualTokenizer:
     """
     Loads the visual tokenizer that `vision` is or names, or else builds a new one around a vision tower.
 
@@ -97,20 +112,15 @@ def load_visual_tokenizer(vision: Backbone, loading: dict, settings: dict) -> tu
         loading (`dict`): Arguments of `from_pretrained`.
         settings (`dict`): Arguments of the [`LavitVisualTokenizerConfig`] of a new visual tokenizer.
 
-    Returns:
-        The visual tokenizer, and its choice of attention, which its configuration loses inside another one.
-
     Raises:
         ValueError: If `settings` are given for an existing visual tokenizer.
     """
     vision = load_vision_backbone(vision, **loading)
-    attention = vision.config._attn_implementation
     if not isinstance(vision, LavitVisualTokenizer):
-        config = LavitVisualTokenizerConfig(vision_config=vision.config, **settings)
-        return LavitVisualTokenizer(config, vision_tower=vision), attention
+        return build_visual_tokenizer(vision, **settings)
     if settings:
         raise ValueError(f"An existing visual tokenizer keeps its own {', '.join(settings)}: give no other values.")
-    return vision, attention
+    return vision
 
 
 def load_text_backbone(text: Backbone, **kwargs) -> PreTrainedModel:

@@ -137,13 +137,14 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
             raise ValueError(f"from_backbones takes dtype, not torch_dtype, got torch_dtype={kwargs['torch_dtype']}.")
         dtype = read_dtype(dtype)
         loading = {} if dtype is None else {"dtype": dtype}
-        visual_tokenizer, vision_attention = load_visual_tokenizer(vision, loading, kwargs)
+        visual_tokenizer = load_visual_tokenizer(vision, loading, kwargs)
         text_model = load_text_backbone(text, **loading)
         if dtype is None:
             dtype = torch.promote_types(visual_tokenizer.dtype, text_model.dtype)
         # Read before `LavitConfig` is made, which resets the choice of kernels of its parts.
         text_attention, experts = text_model.config._attn_implementation, text_model.config._experts_implementation
         tokenizer_config = visual_tokenizer.config
+        vision_attention = tokenizer_config._attn_implementation
         if num_text_tokens is None:
             num_text_tokens = count_text_tokens(text, text_model.config.vocab_size)
         make_room(text_model, num_text_tokens, visual_tokenizer.quantizer.codebook)

@@ -10,7 +10,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .arguments_lavit import check_keyword_arguments
-from .backbones_lavit import Backbone, load_vision_backbone
+from .backbones_lavit import Backbone, build_visual_tokenizer, load_vision_backbone
 from .codebook_lavit import LavitCodebookUpdater
 from .configuration_lavit import LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
 from .distributed_lavit import batch_mean
@@ -119,12 +119,8 @@ class LavitVisualTokenizerForPreTraining(LavitPreTrainedModel):
         Raises:
             ValueError: If `vision` is no vision model, or does not fit, see [`check_vision_tower`].
         """
-        vision_tower = load_vision_backbone(vision)
-        # Read before `LavitVisualTokenizerConfig` is made, which resets the choice of attention of its parts.
-        attention = vision_tower.config._attn_implementation
-        kwargs = {"attn_implementation": {"": attention, "vision_config": attention}} | kwargs
-        config = LavitVisualTokenizerConfig(vision_config=vision_tower.config, **kwargs)
-        return cls(config, LavitVisualTokenizer(config, vision_tower=vision_tower)).float()
+        visual_tokenizer = build_visual_tokenizer(load_vision_backbone(vision), **kwargs)
+        return cls(visual_tokenizer.config, visual_tokenizer).float()
 
     @torch.no_grad()
     def _init_weights(self, module):
