@@ -135,9 +135,7 @@ class Study(Parts):
         # First the rows whose settings all others take, then those whose rates others take.
         sources = [row for row in sources if self.kinds_of(row) <= made]
         first = [row for row in sources if row in TRIALS and TRIALS[row].all_rows]
-        tuned = self.each(self.tune_all, [(row,) for row in first])
-        tuned += self.each(self.tune_all, [(row,) for row in sources if row not in first])
-        done = {row for (row,) in tuned}
+        done = self.tune_all(first) | self.tune_all([row for row in sources if row not in first])
         rows = [row for row in rows if self.kinds_of(row) <= made and done.issuperset(untuned[row])]
         for seed in range(max(map(self.num_seeds, self.options.rows))):
             self.each(self.train_row, [case for case in missing if case[1] == seed and case[0] in rows])
@@ -221,11 +219,20 @@ class Study(Parts):
         if self.errors:
             raise ExceptionGroup("Parts of the study have failed. The same command runs them again.", self.errors)
 
-    def tune_all(self, row: str) -> None:
-        if self.options.sweep and row not in RATE_OF:
-            self.tune(row)
-        if self.options.trials and row in TRIALS:
-            self.try_settings(row)
+    def tune_all(self, rows: list[str]) -> set[str]:
+        """Sweeps the learning rates of rows, tries their settings, and returns the rows that did not fail."""
+        done = set(rows)
+        if self.options.sweep:
+            swept = [row for row in rows if row not in RATE_OF]
+            done -= set(swept) - {row for (row,) in self.each(self.tune, [(row,) for row in swept])}
+        if self.options.trials:
+            tried = [row for row in rows if row in done and row in TRIALS and not self.is_tried(row)]
+            # The values of all rows are trained side by side, and then compared.
+            cases = [(row, value) for row in tried for value in TRIALS[row].trained]
+            trained = self.each(self.try_one, cases)
+            complete = [row for row in tried if all((row, value) in trained for value in TRIALS[row].trained)]
+            done -= set(tried) - {row for (row,) in self.each(self.try_settings, [(row,) for row in complete])}
+        return done
 
     def kind_of(self, row: str, part: str = "visual_tokenizer") -> str:
         """Returns the kind of the visual tokenizer, or of another part, of a row."""

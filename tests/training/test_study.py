@@ -663,7 +663,7 @@ def test_a_folder_is_for_one_process(tmp_path):
 
 
 def test_trials_take_the_best_setting_and_then_the_best_way_to_draw(tmp_path):
-    """Three are trained, the best one draws in two ways, and the row has both."""
+    """Three are trained, two at a time, the best one draws in two ways, and the row has both."""
     trials = Trials(
         "regression",
         "drawing",
@@ -681,6 +681,7 @@ def test_trials_take_the_best_setting_and_then_the_best_way_to_draw(tmp_path):
         found = {"recipe": describe_recipe(*read_arguments(given)), "parts": fingerprint_parts(study)}
         assert (study.test_split, study.tasks, study.num_drawn_rows) == ("validation", ["drawing"], 300)
         tried = json.loads(study.tried)
+        assert jobs == (1 if tried else 2)
         score = scores[str(study.regression_settings.noise)]
         if study.regression_settings.noise == 0.6:  # its loss is not finite
             assert study.trial
@@ -693,16 +694,23 @@ def test_trials_take_the_best_setting_and_then_the_best_way_to_draw(tmp_path):
         )
         write_json(study.results, found | {"evaluation": {"results": report(score)}})
 
-    command = f"--runs {tmp_path}/runs --results {tmp_path}/results --trials"
+    command = f"--runs {tmp_path}/runs --results {tmp_path}/results --trials --jobs 2"
     study = Study(parse_options(command.split()), run)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TRIALS, "regression", trials)
-        study.try_settings("regression")
+        assert study.tune_all(["regression"]) == {"regression"}
         best = read_json(tmp_path / "results" / "trials.json")["regression"]
         assert best["best"] == {"noise": 0.3, "end_threshold": 0.2}
         assert [one["object_f1"]["value"] for one in best["values"]] == pytest.approx([0.1, 0.4, 0.4, 0.6])
         assert study.best("regression") == ["--regression", '{"noise": 0.3, "end_threshold": 0.2}']
     assert "**noise 0.3, end_threshold 0.2** | 60.0" in make_trials({}, {"regression": best})
+
+    def fail(module: str, given: list[str], jobs: int, lock: int | None) -> None:
+        raise RuntimeError("out of memory")
+
+    study = Study(parse_options(f"--runs {tmp_path}/other --results {tmp_path}/other --trials".split()), fail)
+    assert study.tune_all(["regression"]) == set()
+    assert len(study.errors) == len(TRIALS["regression"].trained)
 
 
 def test_lengths_that_follow_the_content_have_the_mean_that_is_asked_for():
