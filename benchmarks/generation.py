@@ -93,7 +93,7 @@ def make_prompt(model: LavitForCausalLM, drawing: Drawing) -> torch.LongTensor:
 
 def draw(model: LavitForCausalLM, drawing: Drawing, stop_after: int | None = None) -> None:
     """Draws exactly `drawing.num_codes` codes of each image, or with the same static cache only the first of them."""
-    # On a CPU in bfloat16, sdpa is several times slower for a single query.
+    # On a CPU in bfloat16, sdpa is slower for a single query.
     faster = "eager" if model.device.type == "cpu" else "sdpa"
     model.set_attn_implementation({"text_config": drawing.attention or faster})
     prompt = make_prompt(model, drawing)

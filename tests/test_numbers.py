@@ -60,7 +60,7 @@ def test_page_and_files_agree():
 
 def test_the_plan_follows_the_measured_rates(tmp_path):
     """A core that prepares half as many images takes twice the hours, and twice as many cores feed the GPUs."""
-    [path] = figures.RESULTS.glob("precompute_codes.*.json")
+    path, *_ = figures.RESULTS.glob("precompute_codes.*.json")
     content = json.loads(path.read_text(encoding="utf-8"))
     for rate, hours, cores in ((1000.0, 27.8, 6), (500.0, 55.6, 11)):
         content["parts"]["files"] = [{"name": "reading", "value": rate, "unit": "images/s of a thread"}]
