@@ -169,8 +169,6 @@ class Tuning:
             ValueError: If there is none, since no value trains.
         """
         trials = TRIALS[row]
-        if self.is_tried(row):
-            return
         found = {json.dumps(value): self.try_one(row, value) for value in trials.trained}
         best = self.choose(row, found)
         if trials.drawn:

@@ -317,7 +317,9 @@ def test_a_vision_tower_runs_with_a_known_attention(route, attention, monkeypatc
             vision_config=CLIPVisionConfig(**VISION), **settings, attn_implementation=attention
         )
         model = LavitVisualTokenizer(config)
-    else:  # the configuration of the tower loses its attention implementation
+    else:
+        config = LavitVisualTokenizerConfig(vision_config=tower.config, **settings)
+        assert tower.config._attn_implementation == attention
         config = LavitVisualTokenizerConfig(vision_config=tower.config, **settings, attn_implementation=attention)
         model = LavitVisualTokenizer(config, vision_tower=tower)
     model(torch.zeros(1, 3, VISION["image_size"], VISION["image_size"]))

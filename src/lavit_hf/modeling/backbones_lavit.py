@@ -96,9 +96,7 @@ def build_visual_tokenizer(vision_tower: PreTrainedModel, **kwargs) -> LavitVisu
         vision_tower (`PreTrainedModel`): The vision tower.
         kwargs: Arguments of [`LavitVisualTokenizerConfig`].
     """
-    # Read before `LavitVisualTokenizerConfig` is made, which resets the attention implementation of its parts.
-    attention = vision_tower.config._attn_implementation
-    kwargs = {"attn_implementation": {"": attention, "vision_config": attention}} | kwargs
+    kwargs = {"attn_implementation": {"": vision_tower.config._attn_implementation}} | kwargs
     config = LavitVisualTokenizerConfig(vision_config=vision_tower.config, **kwargs)
     return LavitVisualTokenizer(config, vision_tower=vision_tower)
 

@@ -31,7 +31,14 @@ def _require_divisible(config: PreTrainedConfig, hidden_size: int) -> None:
 
 
 class _OwnTypeConfig(PreTrainedConfig):
-    """A configuration that refuses the values of another `model_type`, about which transformers only warns."""
+    """
+    A configuration that refuses the values of another `model_type`, about which transformers only warns, and leaves
+    the kernels of its parts, which a model may use already.
+    """
+
+    def __post_init__(self, **kwargs):
+        # transformers gives one value to all parts, and of a dict only what it has.
+        super().__post_init__(**{"attn_implementation": {}, "experts_implementation": {}} | kwargs)
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):

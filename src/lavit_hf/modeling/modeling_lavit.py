@@ -141,10 +141,7 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
         text_model = load_text_backbone(text, **loading)
         if dtype is None:
             dtype = torch.promote_types(visual_tokenizer.dtype, text_model.dtype)
-        # Read before `LavitConfig` is made, which resets the choice of kernels of its parts.
-        text_attention, experts = text_model.config._attn_implementation, text_model.config._experts_implementation
         tokenizer_config = visual_tokenizer.config
-        vision_attention = tokenizer_config._attn_implementation
         if num_text_tokens is None:
             num_text_tokens = count_text_tokens(text, text_model.config.vocab_size)
         make_room(text_model, num_text_tokens, visual_tokenizer.quantizer.codebook)
@@ -155,12 +152,8 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
             visual_tokenizer_config=tokenizer_config,
             image_start_token_id=num_text_tokens,
             lm_head_bias=lm_head.bias is not None,
-            attn_implementation={  # type: ignore[call-arg] # every configuration takes it
-                "": text_attention,
-                "text_config": text_attention,
-                "visual_tokenizer_config": vision_attention,
-            },
-            experts_implementation={"text_config": experts},  # type: ignore[call-arg]
+            # Every configuration takes it.
+            attn_implementation={"": text_model.config._attn_implementation},  # type: ignore[call-arg]
         )
         model = cls(config, LavitModel(config, visual_tokenizer, text_model.base_model), lm_head)
         check_logits(text_model, model)

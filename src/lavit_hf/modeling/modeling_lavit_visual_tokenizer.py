@@ -114,9 +114,6 @@ class LavitVisualTokenizer(LavitPreTrainedModel):
     def __init__(self, config: LavitVisualTokenizerConfig, vision_tower: PreTrainedModel | None = None):
         super().__init__(config)
         self.vision_tower = vision_tower or build_vision_tower(config.vision_config)
-        if self.vision_tower.config._attn_implementation is None:
-            # A configuration that is made of another one resets its attention implementation.
-            self.vision_tower.set_attn_implementation(self.config._attn_implementation)
         # Weights on the meta device are about to be loaded, and the model was checked when it was made. DeepSpeed may
         # have partitioned the weights.
         if self.vision_tower.device.type != "meta" and not is_deepspeed_zero3_enabled():
