@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -386,6 +388,15 @@ def test_help_of_a_recipe_has_all_arguments(tmp_path, capsys):
         parse_recipe(SequenceArguments, TrainingArguments, args=[str(recipe), "--help"])
     assert stopped.value.code == 0
     assert "--plan_column" in capsys.readouterr().out
+
+
+def test_threads_parse_side_by_side(request):
+    request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(1e-6)  # threads alternate within the parser
+    args = ["--output_dir", "unused", "--use_cpu", "true"]
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda _: parse_recipe(SequenceArguments, TrainingArguments, args=args)[0], range(64))
+    assert set(map(str, found)) == {str(parse_recipe(SequenceArguments, TrainingArguments, args=args)[0])}
 
 
 def parse_known(self, args, return_remaining_strings=False):

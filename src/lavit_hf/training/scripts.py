@@ -4,6 +4,7 @@
 import gc
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ logger = logging.get_logger(__name__)
 
 SHUFFLE_BUFFER_SIZE = 1000  # rows of a stream in memory, with undecoded images
 BFLOAT16_GAIN = 1.2  # by which bfloat16 is to be faster, so that its rounding pays
+PARSING = threading.Lock()  # HfArgumentParser sets the types of the fields of a class anew
 
 
 def parse_recipe(*argument_classes: type, args: list[str] | None = None) -> tuple:
@@ -57,7 +59,8 @@ def parse_recipe(*argument_classes: type, args: list[str] | None = None) -> tupl
                 f"{args[0]} must hold a mapping of argument names to values, got {type(recipe).__name__}."
             )
         args = [flag for name, value in recipe.items() for flag in _to_flags(name, value)] + args[1:]
-    return HfArgumentParser(argument_classes).parse_args_into_dataclasses(_decide_bf16(args))
+    with PARSING:
+        return HfArgumentParser(argument_classes).parse_args_into_dataclasses(_decide_bf16(args))
 
 
 @cache
