@@ -1,7 +1,8 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The claims of the paper and further ones that the study compares, named before anything was measured."""
+"""The claims of the paper and further ones that the study compares, named before any row was trained."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from .budgets import BASE
 
@@ -25,6 +26,8 @@ class Claim:
         primary (`tuple[str, ...]`, *optional*):
             The measures among them that decide. There are none where intervals lack noise that a verdict needs.
         note (`str`, *optional*): A limit of the comparison.
+        here (`str`, *optional*): What is measured here, for the head of the page.
+        told (`Mapping[str, str]`, *optional*): What the head of the page says of rivals. It leaves out the others.
     """
 
     text: str
@@ -33,6 +36,8 @@ class Claim:
     headings: tuple[str, ...]
     primary: tuple[str, ...] = ()
     note: str = ""
+    here: str = ""
+    told: Mapping[str, str] = field(default_factory=dict)
 
 
 ONE_TRAINING = (
@@ -51,6 +56,11 @@ CLAIMS = (
         "The rows differ in drawings and edits, which `lavit` learns as well. Unlike in the paper, images that are "
         "read are labels in no row. `lavit_text_only_equal` has smaller batches with the learning rate of "
         "`lavit_text_only`, which was not tuned for them.",
+        "Here, drawings and edits are added to what is learned, and reading is tested:",
+        {
+            "lavit_text_only": "which reads more captions and questions in as many steps",
+            "lavit_text_only_equal": "which reads as many captions and questions",
+        },
     ),
     Claim(
         "Predicting discrete codes beats regressing the next visual vector.",
@@ -58,9 +68,12 @@ CLAIMS = (
         ("regression",),
         READ_MEASURES + DRAWN_MEASURES,
         ("questions",),
-        "Drawings and edits have no verdict: each row has one pixel decoder for all seeds, and the intervals have "
-        "none of the variation between trainings of these. Both rows have the visual tokenizer that was trained for "
-        "codes.",
+        "The verdict is about reading beside drawing. Drawings and edits have none: each row has one pixel decoder "
+        "for all seeds, and the intervals have none of the variation between trainings of these. Both rows have the "
+        "visual tokenizer that was trained for codes.",
+        "Here, reading is tested beside either way to draw; "
+        "[drawings](#what-the-results-say-about-the-claims) have no verdict:",
+        {"regression": "with another share of text in its loss"},
     ),
     Claim(
         "A number of tokens that follows the content beats a fixed one.",
@@ -69,6 +82,8 @@ CLAIMS = (
         READ_MEASURES + DRAWN_MEASURES + RECONSTRUCTED,
         note=f"{ONE_TRAINING} `fixed_all` has all tokens, and the paper claims to equal it. The section on tokens "
         "against quality compares lengths within one visual tokenizer.",
+        here="Here, mean lengths are equal ([tokens against quality](#tokens-against-quality) has other lengths):",
+        told={"fixed_k": "which has a visual tokenizer and a pixel decoder of its own"},
     ),
 )
 COMPARISONS = (

@@ -60,7 +60,7 @@ class Difference:
     Args:
         mean (`float`): The difference of the means over seeds.
         error (`float`, *optional*): Its standard error, or None if it is unknown.
-        freedom (`int`, *optional*, defaults to 0): The degrees of freedom of the error.
+        freedom (`float`, *optional*, defaults to 0): The degrees of freedom of the error.
         has_seeds (`bool`, *optional*, defaults to `True`):
             Whether the error has the noise of training. Otherwise no row has a second seed, and it is that of the test
             set alone.
@@ -68,7 +68,7 @@ class Difference:
 
     mean: float
     error: float | None
-    freedom: int = 0
+    freedom: float = 0
     has_seeds: bool = True
 
     @property
@@ -78,8 +78,8 @@ class Difference:
 
     @property
     def p_value(self) -> float:
-        """The probability of a difference this large without a true one, 1 without the noise of training."""
-        if self.error is None or not self.has_seeds:
+        """The probability of a difference this large without a true one."""
+        if self.error is None:
             return 1.0
         return float(2 * t.sf(abs(self.mean) / self.error, self.freedom)) if self.error else float(self.mean == 0)
 
@@ -116,21 +116,25 @@ def subtract(results: Results, own: str, rival: str, task: str, metric: str) -> 
     Returns the difference of two rows, or None if one of them lacks the measure. Its error has the noise of seeds and
     that of the test set: the variance of differences between single scenes, which both rows were tested on. The
     variance over seeds is pooled over all rows, since two or three seeds tell little, unless that of the two rows is
-    larger by an F test at the level `OWN_VARIANCE`.
+    larger by an F test at about the level `OWN_VARIANCE`. The degrees of freedom of the sum are Satterthwaite's.
     """
     values = {row: value for row, found in results.items() if (value := measure(found, task, metric)) is not None}
     if own not in values or rival not in values:
         return None
     first, second = values[own], values[rival]
     mean, of_cases = first.mean - second.mean, error_of_cases(first.cases, second.cases)
+    num_free_cases = len(first.cases) - 1
     pooled, freedom = seed_variance(list(values.values()))
     own, own_freedom = seed_variance([first, second])
     if own_freedom and own > pooled * f.ppf(1 - OWN_VARIANCE, own_freedom, freedom):
         pooled, freedom = own, own_freedom
     if not freedom:
-        return Difference(mean, of_cases or None, len(first.cases) - 1, has_seeds=False)
+        return Difference(mean, of_cases or None, num_free_cases, has_seeds=False)
     of_seeds = sum(pooled * value.scale**2 / len(value.values) for value in (first, second))
-    return Difference(mean, sqrt(of_seeds + (of_cases or 0.0) ** 2), freedom)
+    error = sqrt(of_seeds + (of_cases or 0.0) ** 2)
+    if of_cases:
+        freedom = error**4 / (of_seeds**2 / freedom + of_cases**4 / num_free_cases)
+    return Difference(mean, error, freedom)
 
 
 def error_of_cases(first: Sequence[float], second: Sequence[float]) -> float | None:
@@ -159,7 +163,8 @@ def adjust(differences: Sequence[Difference]) -> list[float]:
 
 
 def name_verdict(difference: Difference, p_value: float) -> str:
-    """Says what a difference and its adjusted p-value mean for a claim that it is positive."""
-    if p_value > LEVEL:
-        return "undecided"
-    return "supported" if difference.mean > 0 else "contradicted"
+    """Says what a difference and its adjusted p-value mean for a claim that it is positive, and gives the p-value."""
+    if difference.error is None or not difference.has_seeds:
+        return "no verdict without a second seed"
+    verdict = "undecided" if p_value > LEVEL else "supported" if difference.mean > 0 else "contradicted"
+    return f"{verdict}, {'p < 0.001' if p_value < 0.001 else f'p = {p_value:.2g}'}"

@@ -14,8 +14,11 @@ from PIL import Image  # noqa: E402
 
 from lavit_hf.visualization import Sample, draw_sheet  # noqa: E402
 
+from .differences import compare_cases, read_cases  # noqa: E402
+
 
 SHOWN = ("captions", "questions", "drawn objects", "edited objects")
+SHIFT = 0.006  # of the width, by which rows stand side by side
 DIALS = ("PSNR", "reconstruction", "captions", "questions")
 
 
@@ -25,7 +28,8 @@ def plot_curves(
     """
     Plots measures of the first seed of each row over steps (above) and over operations (below). A row has the color of
     its place in `rows`. A dotted line leads to the last point, which stands alone: it has more test rows, and the
-    learning rate has decayed before it. Vertical lines are 95% intervals over test rows.
+    learning rate has decayed before it. Its vertical line is a 95% interval over test rows. A dashed line is the value
+    of images that are left as they are.
     """
     figure, axes = plt.subplots(2, len(SHOWN), figsize=(4 * len(SHOWN), 7.5), squeeze=False)
     colors = dict(zip(rows, plt.get_cmap("tab20").colors[::2] + plt.get_cmap("tab20").colors[1::2], strict=False))
@@ -33,13 +37,24 @@ def plot_curves(
         task, metric = measures[heading]
         for row, found in results.items():
             points = {
-                point["step"]: metrics[metric]
+                point["step"]: metrics[metric]["value"]
                 for point in found[0]["curve"]
                 if metric in (metrics := point["values"].get(task, {}))
             }
+            if not points:
+                continue
+            last, cases = max(points), found[0].get("cases", {}).get(task, {}).get(metric, "")
             per_step = found[0]["operations"]["per_step"] / 1e15
-            for axis, unit in ((axes[0][column], 1), (axes[1][column], per_step)):
-                draw_line(axis, {step * unit: points[step] for step in sorted(points)}, color=colors[row], label=row)
+            moved = SHIFT * last * (list(rows).index(row) - len(rows) / 2)
+            for axis, unit, shift in ((axes[0][column], 1, moved), (axes[1][column], per_step, 0)):
+                places = [step * unit + shift for step in sorted(points)]
+                style = {"color": colors[row], "label": row}
+                draw_line(axis, places, [100 * points[step] for step in sorted(points)], **style)
+                draw_interval(axis, places[-1], 100 * points[last], 100 * half_interval(cases), colors[row])
+            baselines = found[0]["evaluation"]["results"][task][metric]["baselines"]
+            if "unedited" in baselines:
+                for axis in axes[:, column]:
+                    axis.axhline(100 * baselines["unedited"], color="gray", linestyle="--", linewidth=1)
         axes[0][column].set(title=heading, xlabel="steps", ylabel="%")
         axes[1][column].set(xlabel="PFLOP", ylabel="%")
     handles = [plt.Line2D([], [], color=colors[row], marker=".", label=row) for row in results]
@@ -47,24 +62,29 @@ def plot_curves(
     save(figure, path, bottom=0.08)
 
 
-def draw_line(axis, points: Mapping[float, Mapping], **style) -> None:
-    """Draws a curve of metrics in percent, with a dotted line to its last point."""
-    places, heights = list(points), [100 * point["value"] for point in points.values()]
+def draw_line(axis, places: Sequence[float], heights: Sequence[float], **style) -> None:
+    """Draws a curve with a dotted line to its last point."""
     axis.plot(places[:-1], heights[:-1], marker=".", **style)
     axis.plot(places[-2:], heights[-2:], linestyle=":", color=style["color"])
     axis.plot(places[-1:], heights[-1:], marker="o", color=style["color"])
-    draw_intervals(axis, points, style["color"])
 
 
-def draw_intervals(axis, points: Mapping[float, Mapping], color) -> None:
-    """Draws the intervals of metrics in percent as vertical lines."""
-    for place, point in points.items():
-        if point["interval"] is not None:
-            axis.plot([place, place], [100 * end for end in point["interval"]], color=color, alpha=0.3)
+def half_interval(cases: str) -> float:
+    """Returns half of the 95% interval of the mean of the rows of a test set, 0 if they were not kept."""
+    values = read_cases(cases)
+    return compare_cases(values, [0.0] * len(values)).half or 0.0 if values else 0.0
+
+
+def draw_interval(axis, place: float, height: float, half: float, color) -> None:
+    """Draws an interval as a vertical line."""
+    axis.plot([place, place], [height - half, height + half], color=color, alpha=0.3)
 
 
 def plot_dial(dial: Mapping, measures: Mapping[str, tuple[str, str]], path: Path) -> None:
-    """Plots measures over the mean number of tokens, with a line for each tokenizer and each selection."""
+    """
+    Plots measures over the mean number of tokens, with a line for each tokenizer and each selection. Vertical lines
+    are 95% intervals over test rows.
+    """
     figure, axes = plt.subplots(1, len(DIALS), figsize=(4 * len(DIALS), 3.5), squeeze=False)
     for axis, heading in zip(axes[0], DIALS, strict=True):
         task, metric = measures[heading]
@@ -74,7 +94,9 @@ def plot_dial(dial: Mapping, measures: Mapping[str, tuple[str, str]], path: Path
             label = f"{curve['tokenizer']}, {curve['selection']}"
             places, factor = [point["tokens"] for point in points], 1 if heading == "PSNR" else 100
             [line] = axis.plot(places, [factor * value["value"] for value in values], marker=".", label=label)
-            draw_intervals(axis, dict(zip(places, values, strict=True)), line.get_color())
+            for place, point, value in zip(places, points, values, strict=True):
+                half = half_interval(point.get("cases", {}).get(task, {}).get(metric, ""))
+                draw_interval(axis, place, factor * value["value"], factor * half, line.get_color())
         axis.set(title=heading, xlabel="mean tokens per image", ylabel="dB" if heading == "PSNR" else "%")
     add_legend(axes[0][0])
     save(figure, path)

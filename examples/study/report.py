@@ -169,7 +169,11 @@ def _kinds_of_questions(results: Results) -> str:
             for name in names
         ]
         lines.append([f"`{row}`", *cells])
-    return make_rows(heads, lines)
+    baselines = [
+        next(iter(results.values()))[0]["evaluation"]["results"]["questions"][name]["baselines"] for name in names
+    ]
+    common = [f"{100 * found['majority']:.1f}" if "majority" in found else "-" for found in baselines]
+    return make_rows(heads, [*lines, ["commonest answer", *common]])
 
 
 def compare(results: Results, claim: Claim) -> dict[tuple[str, str], tuple[Difference, str]]:
@@ -185,8 +189,7 @@ def compare(results: Results, claim: Claim) -> dict[tuple[str, str], tuple[Diffe
     primary = [case for case in found if case[1] in claim.primary]
     verdicts = dict.fromkeys(found, "")
     for case, p_value in zip(primary, adjust([found[case] for case in primary]), strict=True):
-        shown = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
-        verdicts[case] = f"{name_verdict(found[case], p_value)}, {shown}"
+        verdicts[case] = name_verdict(found[case], p_value)
     return {case: (difference, verdicts[case]) for case, difference in found.items()}
 
 
@@ -220,18 +223,16 @@ def make_differences(results: Results) -> str:
 
 
 def make_answers(results: Results) -> str:
-    """Makes a sentence for each claim of the paper: what it comes to here."""
+    """Makes a list of the claims of the paper, with what each one comes to here."""
     lines = []
     for number, claim in enumerate(CLAIMS, 1):
-        found = compare(results, claim)
-        decided = {case: one for case, one in found.items() if one[1]} or {
-            case: one for case, one in found.items() if case[1] == "questions"
-        }
         told = [
-            f"{heading} {show_difference(difference, heading)} points against `{rival}` ({verdict or 'no verdict'})"
-            for (rival, heading), (difference, verdict) in decided.items()
+            f"    - {show_difference(difference, heading)} against `{rival}`, "
+            f"{claim.told[rival]}: {verdict or 'no verdict'}"
+            for (rival, heading), (difference, verdict) in compare(results, claim).items()
+            if heading == "questions" and rival in claim.told
         ]
-        lines.append(f"{number}. {claim.text} Here: {'; '.join(told) or 'no results yet'}.")
+        lines += [f"{number}. {claim.text} {claim.here}", *(told or ["    - no results yet"])]
     return "\n".join(lines)
 
 
@@ -243,6 +244,7 @@ def make_dial(dial: Mapping) -> str:
     if not dial:
         return NO_RESULTS
     headings = ["reconstruction", "PSNR", "captions", "questions"]
+    size = f"Each point is measured on {dial['num_rows']} scenes of the test set."
     cases = [(point, curve) for curve in dial["curves"] for point in curve["points"]]
     lines = [
         [
@@ -256,7 +258,7 @@ def make_dial(dial: Mapping) -> str:
         ]
         for point, curve in sorted(cases, key=lambda case: case[0]["budget"])
     ]
-    tables = [make_rows(["tokens", "tokenizer", "selection", *headings], lines)]
+    tables = [size, make_rows(["tokens", "tokenizer", "selection", *headings], lines)]
     by_place = {(curve["tokenizer"], curve["selection"], point["budget"]): point for point, curve in cases}
     lines = []
     for tokenizer, selection, budget in by_place:

@@ -66,7 +66,7 @@ TRIALS = {
         "drawing",
         tuple(
             {"loss": loss, "normalize": normalize, "noise": noise, "weight": weight}
-            for weight in (1.0, 4.0)  # 4 gives vectors about the share of the loss that codes have
+            for weight in (1.0, 4.0, 16.0)  # 16 gives vectors about the share of the loss that codes have
             for loss, normalize, noise in REGRESSIONS
         ),
         tuple({"guidance_scale": scale, "end_threshold": end} for scale in GUIDANCE_SCALES for end in (0.5, 0.2)),
