@@ -98,6 +98,13 @@ def test_rows_are_the_same_however_they_are_stored(photos, tmp_path, load):
             assert len(list(load(**arguments, streaming=streaming, num_rows=3))) == 3
     assert len(load(tmp_path / "saved splits", "test")) == 1
     assert len(load(photos, "train[:40%]")) == 2
+    for saved in ("saved", "saved splits"):
+        assert [row["caption"] for row in load(tmp_path / saved, "train[60%:]")] == ["number 3", "number 4"]
+        assert len(load(tmp_path / saved, "train[1:2]")) == 1
+        with pytest.raises(ValueError, match=r"'train\[7:9:2\]' is no slice"):
+            load(tmp_path / saved, "train[7:9:2]")
+        with pytest.raises(ValueError, match=r"no split 'validation'"):
+            load(tmp_path / saved, "validation[:1]")
 
 
 def test_shapes(load):

@@ -133,8 +133,12 @@ def test_a_vision_tower_without_some_weights(tmp_path):
     """Its pooler is not needed, and any other weight is."""
     tower = ViTModel(ViTConfig(**VISION), add_pooling_layer=False)
     tower.save_pretrained(tmp_path)
-    loaded = LavitVisualTokenizerForPreTraining.from_vision_tower(tmp_path).visual_tokenizer.vision_tower
-    assert loaded.embeddings.cls_token.equal(tower.embeddings.cls_token)
+    model = LavitVisualTokenizerForPreTraining.from_vision_tower(tmp_path)
+    assert model.visual_tokenizer.vision_tower.embeddings.cls_token.equal(tower.embeddings.cls_token)
+    further = LavitVisualTokenizerForPreTraining.from_vision_tower(model.visual_tokenizer)
+    assert further.visual_tokenizer is model.visual_tokenizer
+    with pytest.raises(ValueError, match="An existing visual tokenizer keeps its own codebook_size"):
+        LavitVisualTokenizerForPreTraining.from_vision_tower(model.visual_tokenizer, codebook_size=3)
     weights = load_file(tmp_path / "model.safetensors")
     del weights["embeddings.cls_token"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})

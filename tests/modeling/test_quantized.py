@@ -9,11 +9,11 @@ import torch
 import transformers
 from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerGroup
 from torchao.utils import TorchAOBaseTensor
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
+from transformers import AutoModel, AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from lavit_hf import LavitForCausalLM, demo_checkpoint
-from lavit_hf.publishing.export import EXCLUSIONS, UNQUANTIZED, quantize_language_model_alone
+from lavit_hf.modeling.pretrained_language_lavit import EXCLUSIONS, UNQUANTIZED, quantize_language_model_alone
 
 from ..tiny import IMAGE_END, IMAGE_START, PLACEHOLDER, pictures, tiny_lavit
 
@@ -63,6 +63,18 @@ def test_what_a_configuration_says_itself_holds():
     given = {"quant_type": Int8WeightOnlyConfig(), "modules_to_not_convert": ["model.language_model"]}
     assert not [name for name in quantized_weights(load(given)) if "language_model" in name]
     assert quantize_language_model_alone(TorchAoConfig(**given)).modules_to_not_convert == ["model.language_model"]
+
+
+def test_without_the_head_and_saved(tmp_path):
+    """Names within a model are others without its head, and where lavit_hf is not installed, nothing else helps."""
+    settings = {"quant_type": Int8WeightOnlyConfig()}
+    model = AutoModel.from_pretrained(demo_checkpoint(), quantization_config=TorchAoConfig(**settings))
+    names = quantized_weights(model)
+    assert names
+    assert all(name.startswith("language_model.layers") for name in names)
+    load(settings).save_pretrained(tmp_path, safe_serialization=True)
+    for kind, prefix in ((AutoModelForCausalLM, "model."), (AutoModel, "")):
+        assert quantized_weights(kind.from_pretrained(tmp_path)) == {f"{prefix}{name}" for name in names}
 
 
 def test_other_quantizers_call_it_otherwise():

@@ -145,8 +145,9 @@ def test_without_logits_the_loss_is_the_same():
     assert outputs.token_losses.shape == ((outputs.sequences.labels[:, 1:] != -100).sum(),)
     torch.testing.assert_close(*losses)
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
-    nothing = model(ids, pictures(4), mask, labels=torch.full_like(ids, -100), skip_logits=True)
-    assert nothing.loss == 0
+    for skip_logits in (False, True):
+        nothing = model(ids, pictures(4), mask, labels=torch.full_like(ids, -100), skip_logits=skip_logits)
+        assert nothing.loss == 0
 
 
 def test_cached_is_uncached(model):

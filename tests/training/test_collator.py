@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features, Image, List, Value
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import CLIPImageProcessor, TokenizersBackend
 
@@ -304,6 +304,9 @@ def test_long_sequences_are_cut_in_text_alone(processor):
     ids = real_ids(collator([[long, picture]]))
     assert ids[-3:] == [mark, processor.image_token_id, mark + 1]
     assert len(ids) - 1 + NUM_PATCHES == 20
+    before = ImagePart(make_image("red", "red"), in_drawing_prompt=True)
+    with pytest.raises(ValueError, match=r"both images of an edit, \d+ tokens, got 20"):
+        collator([[before, TextPart("red"), picture]])
     with pytest.raises(ValueError, match="16 codes and 2 markers; got 17"):
         LavitCollator(processor, NUM_PATCHES, max_length=17)
 
@@ -354,6 +357,61 @@ def test_a_question_without_an_answer_is_named():
     row = {"image": make_image("red", "blue"), "questions": ["what?"], "answers": [[]]}
     with pytest.raises(ValueError, match=r"row 7: A question needs an answer"):
         reader.compose(row, "row 7", Random(0))
+
+
+@pytest.mark.parametrize(
+    ("questions", "answers"),
+    [
+        (["a?", "b?", "c?"], "yes"),
+        (["a?", "b?", "c?"], ["yes", "no"]),
+        (["a?"], ["yes", "no"]),
+        (["a?"], None),
+        (["a?", None], ["yes", "no"]),
+        (["a?", ""], ["yes", "no"]),
+        (["a?"], [{"confidence": "high"}]),
+        (["a?"], [None]),
+    ],
+)
+def test_questions_and_answers_that_do_not_belong_together_are_refused(questions, answers):
+    reader = SequenceReader(SequenceArguments(mixture=["question=1"], questions_per_sequence=3))
+    row = {"image": make_image("red", "blue"), "questions": questions, "answers": answers}
+    with pytest.raises(ValueError, match="[Rr]ow 7"):
+        reader.compose(row, "row 7", Random(0))
+
+
+def test_broken_images_within_lists_are_left_out(tmp_path):
+    make_image("red", "blue").save(tmp_path / "fine.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    segments = [
+        [{"type": "text", "text": name}, {"type": "image", "image": str(tmp_path / f"{name}.png")}]
+        for name in ("fine", "broken", "fine")
+    ]
+    segment = {"type": Value("string"), "text": Value("string"), "image": Image()}
+    dataset = Dataset.from_dict({"segments": segments}, features=Features({"segments": List(segment)}))
+    reader = SequenceReader(SequenceArguments(["interleaved=1"]))
+    for items in (RowDataset(dataset, reader), RowStream(dataset.to_iterable_dataset(), reader)):
+        with pytest.raises(ValueError, match="row 1.*broken.png"):
+            list(items)
+    assert len(list(RowStream(dataset.to_iterable_dataset(), reader, broken_images="skip"))) == 2
+    assert [item[0].text for item in RowDataset(dataset, reader, broken_images="skip")] == ["fine"] * 3
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", "pandas", "arrow"])
+def test_rows_are_the_same_in_any_format(kind):
+    dataset, arguments = make_dataset(4), SequenceArguments(EVERY_KIND)
+    assert iter_rows(MixtureRows(dataset.with_format(kind), arguments)) == iter_rows(MixtureRows(dataset, arguments))
+    if kind in ("torch", "numpy"):
+        plain, other = (
+            RowStream(rows, SequenceReader(arguments))
+            for rows in (dataset.to_iterable_dataset(), dataset.to_iterable_dataset().with_format(kind))
+        )
+        assert list(other) == list(plain)
+
+
+def test_a_transform_of_rows_holds():
+    dataset = make_dataset(4).with_transform(lambda rows: {"caption": [text.upper() for text in rows["caption"]]})
+    items = iter_rows(MixtureRows(dataset, SequenceArguments(["text=1"])))
+    assert all(item[0].text.isupper() for item in items)
 
 
 def test_images_are_read_only_if_they_are_needed(tmp_path):

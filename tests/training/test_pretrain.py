@@ -390,6 +390,30 @@ def test_help_of_a_recipe_has_all_arguments(tmp_path, capsys):
     assert "--plan_column" in capsys.readouterr().out
 
 
+def test_arguments_of_the_caller_stay_as_they_are(tmp_path):
+    args = make_arguments(tmp_path)
+    before = args.to_dict()
+    for _ in range(2):
+        LavitForCausalLMTrainer(
+            make_model(make_processor()),
+            args,
+            train_dataset=MixtureRows(make_dataset(), SequenceArguments(EVERY_KIND)),
+        )
+    assert args.to_dict() == before
+    stream = RowStream(make_dataset().to_iterable_dataset(), SequenceReader(SequenceArguments(EVERY_KIND)))
+    trainer = LavitForCausalLMTrainer(make_model(make_processor()), args, train_dataset=stream)
+    assert trainer.args.accelerator_config.dispatch_batches is False
+    assert args.to_dict() == before
+
+
+def test_evaluations_have_the_same_rows_each_time(tmp_path):
+    """Workers that stay alive count how often they have read their rows."""
+    rows = MixtureRows(make_dataset(8), SequenceArguments(["question=1"], questions_per_sequence=1))
+    workers = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    trainer = make_trainer(tmp_path, rows=rows, eval_dataset=rows, **workers)
+    assert len({trainer.evaluate()["eval_loss"] for _ in range(3)}) == 1
+
+
 def test_threads_parse_side_by_side(request):
     request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
     sys.setswitchinterval(1e-6)  # threads alternate within the parser

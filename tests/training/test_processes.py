@@ -3,6 +3,7 @@
 
 import json
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ import torch
 from lavit_hf.training import batch_mean, share_of_batch
 
 from .run_gradients import CASES, NUM_ROWS, compute_gradients
+from .run_stream import NUM_EPOCHS
+from .run_stream import NUM_ROWS as NUM_READ_ROWS
 from .small import run_in_processes
 
 
@@ -66,3 +69,10 @@ def test_a_process_reads_its_own_rows_of_a_stream(tmp_path, num_shards):
     # Before the first step, the stream is read from its beginning several times. A share has six rows.
     for start in range(4, min(len(first), len(second)) - 6, 6):
         assert len({*first[start : start + 6], *second[start : start + 6]}) == 12
+    # Choices depend on the epoch and the row, as in one process.
+    draws = [json.loads((tmp_path / f"draws-{index}.json").read_text()) for index in range(2)]
+    assert {tuple(draw) for share in draws for draw in share} >= {
+        (number, Random(f"0 {epoch} {(number,)}").random())
+        for number in range(NUM_READ_ROWS)
+        for epoch in range(NUM_EPOCHS)
+    }

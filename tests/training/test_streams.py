@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """A stream that is shorter than the training is gone through again, without a trace of where it ends."""
 
+import copy
 import itertools
 
 import pytest
@@ -122,6 +123,19 @@ class NumberReader:
 
     def read(self, item, name):
         return item
+
+
+def test_workers_go_through_epochs_on_their_own(monkeypatch):
+    """`datasets` keeps the epoch of a stream in shared memory."""
+    stream = make_stream()
+    copies = [copy.copy(stream) for _ in range(2)]  # as two workers have them
+    monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: object())
+    first, second = copies
+    first.set_epoch(1)
+    second.set_epoch(4)
+    assert [int(worker.dataset.epoch) for worker in copies] == [1, 4]
+    first.set_epoch(2)
+    assert [int(worker.dataset.epoch) for worker in copies] == [2, 4]
 
 
 def test_passes_are_epochs():

@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Stage 1: which weights are trained, the schedule, resuming, several processes."""
 
+import copy
 import json
 
 import pytest
@@ -110,6 +111,41 @@ def test_features_are_whitened_after_the_data(tmp_path):
     spread, spread_before = (torch.linalg.eigvalsh(values) for values in (torch.cov(features.T), before))
     assert spread[-1] / spread[0] < 0.1 * spread_before[-1] / spread_before[0]
     assert spread.mean() == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize("part", ["stage 1", "visual tokenizer", "the object"])
+def test_a_trained_visual_tokenizer_is_trained_further(part, tmp_path):
+    """Whitening and codebook were trained, and start from no other data."""
+    model = train(make_model(codebook_decay=0.999), tmp_path / "a").tokenizer
+    trained = model if part == "stage 1" else model.visual_tokenizer
+    kind, before = LavitVisualTokenizerForPreTraining, copy.deepcopy(model.visual_tokenizer.eval().state_dict())
+    if part == "the object":
+        further = kind.from_vision_tower(trained)
+    else:
+        trained.save_pretrained(tmp_path / "saved")
+        further = kind.from_pretrained(tmp_path / "saved", dtype="float32")
+    assert further.feature_decoder.codebook.equal(model.visual_tokenizer.quantizer.codebook)
+    after = train(further, tmp_path / "b", steps=1, rows=16, learning_rate=0.0).tokenizer.visual_tokenizer.state_dict()
+    codebooks = [state.pop("quantizer.codebook") for state in (before, after)]
+    assert torch.cosine_similarity(*codebooks).min() > (0.8 if part == "stage 1" else 0.98)
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ({"quantize_from": -5}, "must not be negative, got -5 and None"),
+        ({"freeze_selector_from": -1}, "must not be negative, got 0 and -1"),
+        ({"freeze_selector_from": 9, "freeze_selector_until": 3}, "must be above freeze_selector_from, got 3 and 9"),
+        ({"freeze_selector_until": 3}, "must be above freeze_selector_from, got 3 and None"),
+        ({"final_gumbel_temperature": 0.0}, "must be positive, got 0.0"),
+        ({"codebook_start_vectors": 0}, "must be at least 1, got 0"),
+    ],
+)
+def test_schedules_that_cannot_be_followed_are_refused(schedule, message):
+    with pytest.raises(ValueError, match=message):
+        TokenizerSchedule(**schedule)
 
 
 def test_codes_begin_when_the_schedule_says(tmp_path):

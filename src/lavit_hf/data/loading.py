@@ -5,6 +5,7 @@ import hashlib
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,16 @@ def _load_saved(folder: str, split: str, streaming: bool):
     dataset = datasets.load_from_disk(folder)
     # A dataset that was saved alone may not know its split; it then counts as the train split.
     splits = dataset if isinstance(dataset, datasets.DatasetDict) else {str(dataset.split or "train"): dataset}
-    if split not in splits:
-        raise ValueError(f"There is no split {split!r} in {folder}; it has {', '.join(splits)}.")
-    return splits[split].to_iterable_dataset() if streaming else splits[split]
+    name = split if streaming else split.partition("[")[0]
+    if name not in splits:
+        raise ValueError(f"There is no split {name!r} in {folder}; it has {', '.join(splits)}.")
+    if streaming:
+        return splits[name].to_iterable_dataset()
+    try:
+        [part] = datasets.ReadInstruction.from_spec(split).to_absolute({name: len(splits[name])})
+    except (AssertionError, ValueError) as error:
+        raise ValueError(f"{split!r} is no slice of the split {name!r} of {folder}: {error}") from error
+    return splits[name].select(range(part.from_ or 0, len(splits[name]) if part.to is None else part.to))
 
 
 def _load_dataset(name: str, split: str, config_name, data_dir, streaming: bool, cache_dir):
@@ -155,13 +163,24 @@ def _fingerprint_files(data_files: Mapping[str, Any] | None) -> str:
 
 
 def leave_undecoded(dataset):
-    """Returns `dataset` with its images as `{"bytes": ..., "path": ...}`."""
+    """Returns `dataset` with the images of its columns as `{"bytes": ..., "path": ...}`."""
     if isinstance(dataset, datasets.IterableDataset):
-        return dataset.decode(False) if dataset.features else dataset
+        return dataset.with_format(None).decode(False) if dataset.features else dataset
     for column, feature in dataset.features.items():
         if isinstance(feature, datasets.Image) and feature.decode:
             dataset = dataset.cast_column(column, datasets.Image(mode=feature.mode, decode=False))
     return dataset
+
+
+def leave_feature_undecoded(feature):
+    """Returns a feature of `datasets`, or all features of a dataset, with the images in it undecoded at any depth."""
+    if isinstance(feature, datasets.Image):
+        return datasets.Image(mode=feature.mode, decode=False)
+    if isinstance(feature, Mapping):
+        return type(feature)({name: leave_feature_undecoded(part) for name, part in feature.items()})
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return replace(feature, feature=leave_feature_undecoded(feature.feature))
+    return feature
 
 
 def check_columns(dataset, columns: Sequence[str], option: str) -> None:

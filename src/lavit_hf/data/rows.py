@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from ..processing import read_image
 from .code_files import CODEBOOK_COLUMN, codebook_fingerprint
-from .loading import check_columns, column_names, leave_undecoded
+from .loading import check_columns, column_names, leave_feature_undecoded, leave_undecoded
 
 
 logger = logging.get_logger(__name__)
@@ -126,15 +126,28 @@ class RowDataset(_RowSource, torch.utils.data.Dataset):
             a value is missing; with `"skip"` only if no row can be used.
     """
 
+    def __init__(self, dataset, reader, broken_images: str = "raise", seed: int = 0):
+        super().__init__(dataset, reader, broken_images, seed)
+        # Images within lists are decoded by `datasets` as soon as a row is read, and formats would make tensors of
+        # texts. Values that a transform of the user makes are taken as they are.
+        self._has_transform = self.dataset.format["type"] == "custom"
+        self._table = self.dataset if self._has_transform else self.dataset.with_format("arrow")
+        self._features = leave_feature_undecoded(self.dataset.features)
+
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def read_row(self, place: int) -> dict:
+        """Returns the row at `place` with its images undecoded."""
+        row = self._table[place]
+        return row if self._has_transform else self._features.decode_example(row.to_pylist()[0])
 
     def __getitem__(self, index: int) -> Any:
         if not 0 <= index < len(self):  # this also ends a `for` loop over the rows
             raise IndexError(f"There is no row {index}; the dataset has {len(self)}.")
         for offset in range(len(self)):
             place = self.locate((index + offset) % len(self))
-            item = self.make(self.dataset[place], place)
+            item = self.make(self.read_row(place), place)
             if item is not None:
                 return item
         raise ValueError(f"None of the {len(self)} rows has images that can be read and the values that are needed.")
@@ -181,7 +194,9 @@ class RowStream(_RowSource, torch.utils.data.IterableDataset):
     def set_epoch(self, epoch: int) -> None:
         if torch.utils.data.get_worker_info() is None:
             super().set_epoch(epoch)
-        else:  # workers go through a stream at a pace of their own
+        else:  # workers go through a stream at a pace of their own, and `datasets` shares the epoch among them
+            if self._epoch.is_shared():
+                self.dataset = copy.deepcopy(self.dataset)
             self._epoch = torch.tensor(epoch)
         self.dataset.set_epoch(epoch)
 

@@ -12,6 +12,7 @@ from .precision_lavit import require_float32
 # Standard deviation of new position embeddings. With the usual 0.02 they would have no effect beside normalized
 # features for many steps.
 POSITIONS_STD = 0.3
+MANY_UPDATES = 1_000_000  # after which no average is over few
 KMEANS_ITERATIONS = 10
 
 
@@ -159,13 +160,18 @@ class LavitCodebookUpdater(nn.Module):
         self.num_updates.zero_()
 
     @torch.no_grad()
+    def keep(self) -> None:
+        """Leaves the rows of a trained codebook as they are, and begins with averages over many updates."""
+        self.num_updates.fill_(MANY_UPDATES)
+
+    @torch.no_grad()
     def forward(self, codebook: torch.Tensor, vectors: torch.Tensor, codes: torch.LongTensor) -> None:
         """Updates `codebook` by the unit `vectors` (T, code_dim) of this process and their `codes` (T,)."""
         with torch.autocast(device_type=vectors.device.type, enabled=False):
             counts = all_reduce(count_codes(codes, len(codebook)))
             sums = all_reduce(torch.zeros_like(self.sums).index_add_(0, codes, vectors.float()))
             # Before the first update, the averages are those of equally used rows.
-            first = self.num_updates == 0
+            first = self.counts.sum() == 0
             mean_count = counts.mean()
             self.counts.copy_(torch.where(first, mean_count, self.counts))
             self.sums.copy_(torch.where(first, mean_count * codebook, self.sums))

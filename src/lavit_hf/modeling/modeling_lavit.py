@@ -299,6 +299,8 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
             num_items_in_batch = num_items_in_batch * (num_labels / num_given.clamp(min=1))
         if sequences is not None:
             sequences.labels = labels
+        if labels is not None and num_items_in_batch is None:  # a batch may have no label
+            num_items_in_batch = count_labels(labels, shift_labels).clamp(min=1)
         loss, logits, token_losses = None, None, None
         if skip_logits and labels is not None:
             loss, token_losses = self._compute_losses(
@@ -342,7 +344,7 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
         hidden_states: torch.Tensor,
         labels: torch.Tensor,
         shift_labels: torch.Tensor | None,
-        num_items_in_batch: torch.Tensor | int | None,
+        num_items_in_batch: torch.Tensor | int,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Computes the loss, and the cross-entropy (num_labels,) of each label (B, L) but those of the first column in
@@ -354,8 +356,11 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
         labels = labels.to(hidden_states.device)
         supervised = labels.flatten().ne(IGNORE_INDEX).nonzero()[:, 0]  # found once, since the host waits for it
         logits = compute_logits(self.lm_head, hidden_states.flatten(0, 1)[supervised], self.config)
-        losses = nn.functional.cross_entropy(logits.float(), labels.flatten()[supervised], reduction="none")
-        return losses.sum() / (max(1, len(losses)) if num_items_in_batch is None else num_items_in_batch), losses
+        labels = labels.flatten()[supervised].to(logits.device)  # the head may be on another device
+        losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+        if isinstance(num_items_in_batch, torch.Tensor):
+            num_items_in_batch = num_items_in_batch.to(losses.device)
+        return losses.sum() / num_items_in_batch, losses
 
 
 def compute_logits(head: nn.Module, hidden_states: torch.Tensor, config: LavitConfig) -> torch.Tensor:

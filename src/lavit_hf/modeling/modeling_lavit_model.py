@@ -27,11 +27,11 @@ from .expansion_lavit import (
     expand_placeholders,
     pad_id,
 )
-from .freezing_lavit import VISUAL_PARTS, is_trained, keep_adapters_out, list_adapters
+from .freezing_lavit import VISUAL_PARTS, is_trained, list_adapters
 from .merger_lavit import LavitVisualAdapter, PatchPartition, read_blank
 from .modeling_lavit_visual_tokenizer import LavitVisualTokenizer, LavitVisualTokenizerOutput
 from .packing_lavit import check_packing_arguments, needs_one_row, pack_sequences
-from .pretrained_lavit import LavitPreTrainedModel
+from .pretrained_language_lavit import LavitLanguagePreTrainedModel
 
 
 @dataclass
@@ -48,41 +48,6 @@ class LavitModelOutputWithPast(BaseModelOutputWithPast):
     """
 
     sequences: LavitSequences | None = None
-
-
-class LavitLanguagePreTrainedModel(LavitPreTrainedModel):
-    """Base class of [`LavitModel`] and [`LavitForCausalLM`], which read and write text as well."""
-
-    config: LavitConfig
-    base_model_prefix = "model"
-    main_input_name = "input_ids"
-    input_modalities = ("image", "text")
-    output_modalities = ("image", "text")
-    _can_compile_fullgraph = True
-
-    def __setattr__(self, name: str, value):
-        # peft sets it when it has put in its adapters, which none of its own options keeps out of a part of a model.
-        if name == "peft_config":
-            keep_adapters_out(self, value)
-        super().__setattr__(name, value)
-
-    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args, **kwargs) -> nn.Module:
-        """
-        Same arguments as `PreTrainedModel.resize_token_embeddings`.
-
-        Returns:
-            `nn.Module`: The embeddings of the input.
-
-        Raises:
-            ValueError: If `new_num_tokens` is less than the number of rows that text, image marks and codes take.
-        """
-        least = self.config.image_token_id + 1
-        if new_num_tokens is not None and new_num_tokens < least:
-            raise ValueError(
-                f"new_num_tokens must be at least {least}, so that text, [IMG], [/IMG], codes and the image "
-                f"placeholder keep their rows, got {new_num_tokens}."
-            )
-        return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
 
 class LavitModel(LavitLanguagePreTrainedModel):

@@ -10,7 +10,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .arguments_lavit import check_keyword_arguments
-from .backbones_lavit import Backbone, build_visual_tokenizer, load_vision_backbone
+from .backbones_lavit import Backbone, load_vision_backbone, load_visual_tokenizer
 from .codebook_lavit import LavitCodebookUpdater
 from .configuration_lavit import LavitFeatureDecoderConfig, LavitVisualTokenizerConfig
 from .distributed_lavit import batch_mean
@@ -57,8 +57,9 @@ class LavitVisualTokenizerForPreTraining(LavitPreTrainedModel):
     The visual tokenizer and the feature decoder with the loss of stage 1, which trains them on images without text
     (paper, section 3.1).
 
-    In training, the codebook follows the vectors that are mapped to it, from the rows that [`~.start_codebook`] sets.
-    Each forward in training mode updates it, so that `codebook_decay` counts the batches of gradient accumulation.
+    In training, the codebook follows the vectors that are mapped to it, from the rows that [`~.start_codebook`] sets,
+    or from those of a trained visual tokenizer. Each forward in training mode updates it, so that `codebook_decay`
+    counts the batches of gradient accumulation.
 
     `from_pretrained` also takes the folder or repository of a visual tokenizer or of a whole LaVIT. The feature
     decoder, which they lack, is new then.
@@ -101,7 +102,13 @@ class LavitVisualTokenizerForPreTraining(LavitPreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, key_mapping=None, **kwargs):
         key_mapping = key_mapping or {r"^model\.visual_tokenizer\.": "visual_tokenizer."}
-        return super().from_pretrained(pretrained_model_name_or_path, *args, key_mapping=key_mapping, **kwargs)
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, key_mapping=key_mapping, output_loading_info=True, **kwargs
+        )
+        if "codebook_updater.num_updates" in info["missing_keys"]:
+            model.keep_codebook()
+        return (model, info) if wants_info else model
 
     @classmethod
     def from_vision_tower(cls, vision: Backbone, **kwargs) -> "LavitVisualTokenizerForPreTraining":
@@ -110,17 +117,23 @@ class LavitVisualTokenizerForPreTraining(LavitPreTrainedModel):
 
         Args:
             vision (`str`, `PreTrainedConfig` or `PreTrainedModel`):
-                A folder or repository with pretrained weights, a configuration of a new tower, or the tower itself.
+                A folder or repository with pretrained weights, a configuration of a new tower, or the tower itself. A
+                visual tokenizer, or that of a LaVIT, is trained further.
             kwargs: Arguments of [`LavitVisualTokenizerConfig`], such as `codebook_size` or `num_merger_layers`.
 
         Returns:
             [`LavitVisualTokenizerForPreTraining`]
 
         Raises:
-            ValueError: If `vision` is no vision model, or does not fit, see [`check_vision_tower`].
+            ValueError: If `vision` is no vision model, or does not fit, see [`check_vision_tower`]. Also if arguments
+                are given for an existing visual tokenizer.
         """
-        visual_tokenizer = build_visual_tokenizer(load_vision_backbone(vision), **kwargs)
-        return cls(visual_tokenizer.config, visual_tokenizer).float()
+        vision = load_vision_backbone(vision)
+        visual_tokenizer = load_visual_tokenizer(vision, {}, kwargs)
+        model = cls(visual_tokenizer.config, visual_tokenizer).float()
+        if visual_tokenizer is vision:
+            model.keep_codebook()
+        return model
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -133,6 +146,12 @@ class LavitVisualTokenizerForPreTraining(LavitPreTrainedModel):
     def start_codebook(self, vectors: torch.Tensor) -> None:
         """Sets the codebook to the k-means of unit `vectors` (T, code_dim), which all processes must have alike."""
         self.codebook_updater.start(self.visual_tokenizer.quantizer.codebook, vectors)
+        self.feature_decoder.codebook.copy_(self.visual_tokenizer.quantizer.codebook)
+
+    @torch.no_grad()
+    def keep_codebook(self) -> None:
+        """Goes on with the codebook of a trained visual tokenizer, in place of one that starts from data."""
+        self.codebook_updater.keep()
         self.feature_decoder.codebook.copy_(self.visual_tokenizer.quantizer.codebook)
 
     @can_return_tuple

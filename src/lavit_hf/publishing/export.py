@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""Interfaces for other libraries: pixels of drawn images, the language model alone, and quantized loading."""
+"""Interfaces for other libraries: pixels of drawn images, and the language model alone."""
 
 import copy
 import json
@@ -10,54 +10,20 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, TokenizersBackend
-from transformers.quantizers import AutoQuantizationConfig
 from transformers.utils.hub import resolve_revision
 
 from .files import replacing
 from .saving import MixinBase
 
 
-# Parts of a quantized model that stay as they are: they are small, and images would get other codes.
-UNQUANTIZED = ("model.visual_tokenizer", "model.visual_adapter", "lm_head")
-# The names of the list of such parts in the quantizers of transformers.
-EXCLUSIONS = ("modules_to_not_convert", "llm_int8_skip_modules", "skip_modules")
-
-
-def quantize_language_model_alone(quantization_config):
-    """
-    Returns a copy of `quantization_config`, the configuration of a quantizer or a dictionary, that leaves the parts of
-    images and the head as they are, unless it names other parts of the model.
-
-    Raises:
-        ValueError: If the kind of quantization cannot leave modules as they are.
-    """
-    quantization_config = copy.deepcopy(quantization_config)
-    if isinstance(quantization_config, dict):
-        quantization_config = AutoQuantizationConfig.from_dict(quantization_config)
-    names = [name for name in EXCLUSIONS if hasattr(quantization_config, name)]
-    if not names:
-        kind = type(quantization_config).__name__
-        raise ValueError(f"quantization_config must be of a kind that can leave modules as they are, got {kind}.")
-    for name in names:
-        excluded = getattr(quantization_config, name) or ()
-        # The default of some kinds is the head alone.
-        if not any(part.startswith("model.") for part in excluded):
-            setattr(quantization_config, name, list(dict.fromkeys([*UNQUANTIZED, *excluded])))
-    return quantization_config
-
-
 class LavitExportMixin(MixinBase):
-    """Pixels for transformers' pipelines, a plain language model for serving engines, quantized loading."""
+    """Pixels for transformers' pipelines, and a plain language model for serving engines."""
 
     _origin: dict[str, Any] = {}
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, quantization_config=None, **kwargs):
-        """
-        Same arguments as `PreTrainedModel.from_pretrained`. A `quantization_config` is for the language model alone.
-        """
-        if quantization_config is not None:
-            kwargs["quantization_config"] = quantize_language_model_alone(quantization_config)
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Same arguments as `PreTrainedModel.from_pretrained`."""
         name = pretrained_model_name_or_path
         # The token is not kept, because a model may be pickled and shared.
         where = {key: kwargs[key] for key in ("cache_dir", "local_files_only") if key in kwargs}

@@ -182,6 +182,12 @@ class LavitCollator:
         kept = []
         for piece in pieces[: len(pieces) - len(drawing)]:
             if piece.length > room:
+                if piece.image is not None and piece.image.in_drawing_prompt:
+                    needed = piece.length + sum(part.length for part in drawing)
+                    raise ValueError(
+                        f"max_length must have room for both images of an edit, {needed} tokens, got "
+                        f"{self.max_length}."
+                    )
                 if piece.image is None:
                     kept.append(_Piece(piece.ids[:room], piece.labels[:room], room))
                 break

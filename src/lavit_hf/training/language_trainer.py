@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Stage 2 and fine-tuning: next-token prediction over text and codes, in which every label has the same weight."""
 
+import copy
 from typing import Any
 
 import torch
@@ -66,6 +67,7 @@ class LavitForCausalLMTrainer(LavitTrainer):
                     f"train_sampling_strategy={args.train_sampling_strategy!r} does not go with MixtureRows, which "
                     "have an order of their own: use 'random' or 'sequential'."
                 )
+            args = copy.copy(args)
             args.train_sampling_strategy = "sequential"
         super().__init__(model, args, **kwargs)
         if isinstance(self.data_collator, LavitCollator):

@@ -94,8 +94,8 @@ def one_of(texts: str | dict | Sequence, rng: Random) -> str:
     if isinstance(texts, str):
         return texts
     if isinstance(texts, dict):
-        return texts["answer"]
-    texts = [text for text in texts if has_content(text)]
+        texts = [texts.get("answer")]
+    texts = [] if texts is None else [text for text in texts if has_content(text)]
     if not texts:
         raise ValueError(f"A question needs an answer, and a list of texts at least one text, got {texts!r}.")
     return one_of(rng.choice(texts), rng)

@@ -19,7 +19,12 @@ from .trainer import LavitTrainer
 
 @dataclass
 class TokenizerSchedule:
-    """The changes in the course of the training of the visual tokenizer, in optimizer steps."""
+    """
+    The changes in the course of the training of the visual tokenizer, in optimizer steps.
+
+    Raises:
+        ValueError: If a value is out of its range.
+    """
 
     quantize_from: int = field(
         default=0, metadata={"help": "First step with codes. Before it, features are rebuilt from continuous vectors."}
@@ -36,6 +41,19 @@ class TokenizerSchedule:
     codebook_start_vectors: int = field(
         default=20, metadata={"help": "The number of vectors per code for the k-means that starts the codebook."}
     )
+
+    def __post_init__(self):
+        start, until = self.freeze_selector_from, self.freeze_selector_until
+        if self.quantize_from < 0 or (start is not None and start < 0):
+            raise ValueError(
+                f"quantize_from and freeze_selector_from must not be negative, got {self.quantize_from} and {start}."
+            )
+        if until is not None and (start is None or until <= start):
+            raise ValueError(f"freeze_selector_until must be above freeze_selector_from, got {until} and {start}.")
+        if self.final_gumbel_temperature is not None and self.final_gumbel_temperature <= 0:
+            raise ValueError(f"final_gumbel_temperature must be positive, got {self.final_gumbel_temperature}.")
+        if self.codebook_start_vectors < 1:
+            raise ValueError(f"codebook_start_vectors must be at least 1, got {self.codebook_start_vectors}.")
 
     def selector_is_frozen(self, step: int) -> bool:
         """Whether the selector is frozen at optimizer step `step`."""
@@ -97,15 +115,20 @@ class _ScheduleCallback(TrainerCallback):
     def __init__(self, trainer: "LavitVisualTokenizerTrainer", schedule: TokenizerSchedule):
         self.trainer, self.schedule = trainer, schedule
 
+    @property
+    def is_new(self) -> bool:
+        """Whether the codebook was not trained before."""
+        return not self.trainer.tokenizer.codebook_updater.num_updates
+
     def on_train_begin(self, args, state, control, **kwargs):
-        if state.global_step == 0 and self.trainer.tokenizer.visual_tokenizer.whitening is not None:
+        if state.global_step == 0 and self.is_new and self.trainer.tokenizer.visual_tokenizer.whitening is not None:
             self.trainer.start_whitening()
 
     def on_step_begin(self, args, state, control, **kwargs):
         model, step = self.trainer.tokenizer, state.global_step
         model.freeze_selector = self.schedule.selector_is_frozen(step)
         model.quantize = step >= self.schedule.quantize_from
-        if step == self.schedule.quantize_from:
+        if step == self.schedule.quantize_from and self.is_new:
             self.trainer.start_codebook(self.schedule.codebook_start_vectors)
         start = model.config.gumbel_temperature
         model.gumbel_temperature = self.schedule.temperature(start, step / state.max_steps)
@@ -119,9 +142,9 @@ class _ScheduleCallback(TrainerCallback):
 
 class LavitVisualTokenizerTrainer(LavitTrainer):
     """
-    Trains a [`LavitVisualTokenizerForPreTraining`]. Whitening and codebook start from the data, the schedule is
-    followed, and the log has the parts of the loss, the fraction of kept patches, and usage and perplexity of the
-    codebook over the steps since the last entry.
+    Trains a [`LavitVisualTokenizerForPreTraining`]. Whitening and codebook start from the data unless they were
+    trained before, the schedule is followed, and the log has the parts of the loss, the fraction of kept patches, and
+    usage and perplexity of the codebook over the steps since the last entry.
 
     Args:
         model ([`LavitVisualTokenizerForPreTraining`]): The model to train.

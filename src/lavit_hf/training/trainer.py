@@ -15,7 +15,7 @@ import yaml
 from accelerate.data_loader import IterableDatasetShard
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 from safetensors import safe_open
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import sort_checkpoints
@@ -95,6 +95,22 @@ def _is_complete(state: Path) -> bool:
     return True
 
 
+class EpochOfRows(TrainerCallback):
+    """
+    Tells the rows to train on of each new epoch. In several processes, accelerate tells it the sampler alone.
+
+    Args:
+        rows: The rows, any dataset of torch.
+    """
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if hasattr(self.rows, "set_epoch"):
+            self.rows.set_epoch(int(state.epoch or 0))
+
+
 class LavitTrainer(Trainer):
     """
     A `Trainer` whose log and metrics have the values that [`~LavitTrainer.measure`] names beside the loss, as means
@@ -110,9 +126,10 @@ class LavitTrainer(Trainer):
     """
 
     def __init__(self, model=None, args: TrainingArguments | None = None, **kwargs):
-        args = args or TrainingArguments()
+        args = copy.copy(args) if args else TrainingArguments()  # the caller's stay as they are
         is_stream = isinstance(kwargs.get("train_dataset"), torch.utils.data.IterableDataset)
         if is_stream:  # otherwise one process makes the batches of all
+            args.accelerator_config = copy.copy(args.accelerator_config)
             args.accelerator_config.dispatch_batches = False
         super().__init__(model, args, **kwargs)
         # Collators need the columns of a row, whatever the arguments of the model are called.
@@ -124,6 +141,7 @@ class LavitTrainer(Trainer):
         self.check_rows(self.train_dataset, self.eval_dataset)
         if is_stream and not hasattr(self.train_dataset, "__len__"):
             self.train_dataset = RepeatedStream(self.train_dataset)
+        self.add_callback(EpochOfRows(self.train_dataset))
         self._measured: dict[bool, dict[str, list]] = {True: {}, False: {}}
 
     @property
@@ -163,9 +181,12 @@ class LavitTrainer(Trainer):
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def get_eval_dataloader(self, eval_dataset=None):
-        """Same arguments as `Trainer.get_eval_dataloader`."""
+        """Same arguments as `Trainer.get_eval_dataloader`. Each evaluation has the random choices of epoch 0."""
         self.check_rows(eval_dataset)
-        return super().get_eval_dataloader(eval_dataset)
+        dataloader = super().get_eval_dataloader(eval_dataset)
+        if hasattr(dataloader, "set_epoch"):  # one with persistent workers counts how often it was read
+            dataloader.set_epoch(0)
+        return dataloader
 
     def get_test_dataloader(self, test_dataset):
         """Same arguments as `Trainer.get_test_dataloader`."""
