@@ -173,7 +173,12 @@ def leave_undecoded(dataset):
 
 
 def leave_feature_undecoded(feature):
-    """Returns a feature of `datasets`, or all features of a dataset, with the images in it undecoded at any depth."""
+    """
+    Leaves the images in a feature undecoded, at any depth.
+
+    Args:
+        feature: A feature of `datasets`, or all `Features` of a dataset.
+    """
     if isinstance(feature, datasets.Image):
         return datasets.Image(mode=feature.mode, decode=False)
     if isinstance(feature, Mapping):
