@@ -227,8 +227,8 @@ def make_answers(results: Results) -> str:
     lines = []
     for number, claim in enumerate(CLAIMS, 1):
         told = [
-            f"    - {show_difference(difference, heading)} against `{rival}`, "
-            f"{claim.told[rival]}: {verdict or 'no verdict'}"
+            f"    - Against `{rival}`, {claim.told[rival]}: {show_difference(difference, heading)}, "
+            f"{verdict or 'no verdict'}"
             for (rival, heading), (difference, verdict) in compare(results, claim).items()
             if heading == "questions" and rival in claim.told
         ]

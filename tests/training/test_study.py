@@ -510,7 +510,7 @@ def test_a_page_has_the_numbers_of_its_results(results, tmp_path):
     difference = value - results["regression"]["evaluation"]["results"]["questions"]["accuracy"]["value"]
     assert f"| `regression` | questions | {100 * difference:+.1f} ± " in text
     assert "| ignoring the input | " in text
-    assert f"    - {100 * difference:+.1f} ± " in text
+    assert f"    - Against `regression`, with another share of text in its loss: {100 * difference:+.1f} ± " in text
     for name in ("curves", "dial", "drawings"):
         assert f"![{name}](page/{name}.png)" in text
         assert (tmp_path / "page" / f"{name}.png").exists()
