@@ -60,3 +60,21 @@ def test_the_number_of_codes_of_each_image(tmp_path):
     inputs = processor(text=["<image>"] * 2, images=images, return_tensors="pt")
     ids = fixed(**inputs, labels=inputs["input_ids"]).labels
     assert (ids >= processor.visual_token_offset).sum(-1).tolist() == [4, 4]
+
+
+def test_showing_a_processor_leaves_it_as_it_is():
+    """Also meanwhile: another thread that calls the processor gets the same form of inputs as before."""
+    processor = make_processor()
+    processor.visual_tokenizer = tokenizer = make_model(processor).model.visual_tokenizer
+    seen = []
+
+    class Witness:
+        def __deepcopy__(self, memo):
+            seen.append(processor.visual_tokenizer)
+            return "copied"
+
+    processor.witness = Witness()  # `to_dict` copies all attributes
+    assert "visual_tokenizer" not in processor.to_dict()
+    assert "visual_tokenizer" not in repr(processor)
+    assert seen
+    assert all(part is tokenizer for part in [*seen, processor.visual_tokenizer])

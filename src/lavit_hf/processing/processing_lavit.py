@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The processor of LaVIT: text and images to token sequences and pixels, and token sequences back to segments."""
 
+import copy
 import json
 import os
 from collections.abc import Sequence
@@ -358,12 +359,9 @@ class LavitProcessor(ProcessorMixin):
 
     def to_dict(self, *args, **kwargs) -> dict:
         """Same as `ProcessorMixin.to_dict`, without the visual tokenizer, which is a model and is saved with it."""
-        visual_tokenizer = self.__dict__.pop("visual_tokenizer", None)
-        try:
-            return super().to_dict(*args, **kwargs)
-        finally:
-            if visual_tokenizer is not None:
-                self.visual_tokenizer = visual_tokenizer
+        bare = copy.copy(self)  # other threads use the processor meanwhile
+        bare.__dict__.pop("visual_tokenizer", None)
+        return super(LavitProcessor, bare).to_dict(*args, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
         """Saves the processor. Same arguments as `ProcessorMixin.save_pretrained`."""
