@@ -164,6 +164,18 @@ def test_show(run, converted, image, tmp_path):
     assert {path.stem for path in (tmp_path / "shown").glob("*.png")} == set(names)
 
 
+def test_show_with_an_empty_caption(command_line, image, tmp_path):
+    model, shown = tmp_path / "model", tmp_path / "shown"
+    shutil.copytree(demo_checkpoint(), model)
+    settings = json.loads((model / "generation_config.json").read_text())
+    settings["caption_generation"] = {"max_new_tokens": 1, "forced_eos_token_id": settings["eos_token_id"]}
+    (model / "generation_config.json").write_text(json.dumps(settings))
+    code, _, error = command_line("show", image, "-m", model, "-o", shown, "--steps", 1)
+    assert code == 0, error
+    assert "The caption of the model is empty" in error
+    assert {path.stem for path in shown.glob("*.png")} == {"kept_patches", "merging", "reconstruction"}
+
+
 def test_demo(run, tmp_path):
     output = run("demo", "--output", tmp_path)
     lines = {line.split("  ")[1].strip(): line for line in output.splitlines() if line.startswith("  ")}

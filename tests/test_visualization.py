@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageColor
 from transformers import AutoModelForCausalLM, AutoProcessor
 
-from lavit_hf import demo_checkpoint
+from lavit_hf import LavitProcessor, demo_checkpoint
 from lavit_hf.data.shapes import render_scene, sample_scene
 from lavit_hf.visualization import (
     Sample,
@@ -19,6 +19,8 @@ from lavit_hf.visualization import (
     show_merging,
     show_tokens,
 )
+
+from .tiny import CODEBOOK_SIZE, IMAGE_SIZE, text_tokenizer, tiny_lavit
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +145,28 @@ def test_attention(images):
     assert sheet.width > 4 * 192
     with pytest.raises(ValueError, match="weights of a word must be of shape"):
         show_attention(images[0], words, weights[:, :15])
+    with pytest.raises(ValueError, match="text must have at least one token, got ''"):
+        attend_to_patches(model, processor, images[0], "")
+
+
+def test_attention_with_random_patches():
+    """The weights are on the patches whose codes the words have read."""
+    processor = LavitProcessor.from_backbones(
+        text=text_tokenizer(), codebook_size=CODEBOOK_SIZE, image_size=IMAGE_SIZE
+    )
+    model = tiny_lavit()
+    model.set_attn_implementation({"text_config": "eager"})
+    model.model.visual_tokenizer.config.selection = "sample"
+    selected = []
+    model.model.visual_tokenizer.register_forward_hook(
+        lambda module, args, tokens: selected.append(tokens.keep_mask[0])
+    )
+    image = Image.effect_noise((40, 30), 90)
+    for seed in range(10):
+        torch.manual_seed(seed)
+        _, weights = attend_to_patches(model, processor, image, "word9")
+        assert torch.equal(weights[0] > 0, selected[-1])
+    assert len({tuple(mask.tolist()) for mask in selected}) > 1
 
 
 def test_attention_is_brightest_where_a_word_looks():

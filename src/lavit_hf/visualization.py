@@ -207,10 +207,9 @@ def attend_to_patches(
         patches that are not kept. A word of several tokens has the mean of their weights.
 
     Raises:
-        ValueError: If the attention implementation returns no weights.
+        ValueError: If the attention implementation returns no weights, or the text has no tokens.
     """
     inputs = prepare_prompts(processor, [text], [[image]]).to(model.device)
-    keep_mask = model.model.tokenize_images(inputs["pixel_values"]).keep_mask[0]
     outputs = model(**inputs, output_attentions=True, use_cache=False)
     if not outputs.attentions or outputs.attentions[0] is None:
         raise ValueError(
@@ -230,6 +229,9 @@ def attend_to_patches(
             rows.append([])
         words[-1] += piece.lstrip("▁Ġ")
         rows[-1].append(position)
+    if not words:
+        raise ValueError(f"text must have at least one token, got {text!r}.")
+    keep_mask = outputs.sequences.image_tokens.keep_mask[0]
     seen = torch.zeros(len(words), len(keep_mask))
     seen[:, keep_mask.cpu()] = torch.stack([weights[row].mean(0) for row in rows]).cpu()
     return words, seen

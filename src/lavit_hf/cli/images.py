@@ -249,12 +249,15 @@ def show(
     keep_mask, codes = tokens.keep_mask[0], tokens.codes.tolist()
     rebuilt = decode_codes(pipeline, [codes], seed, num_inference_steps=steps)
     text = text or write_texts(loaded, processor, [""], [[opened]], task="caption")[0]
-    shown = (
+    shown = [
         (show_kept_patches(opened, keep_mask), f"{len(codes)} of {len(keep_mask)} are kept"),
         (show_merging(opened, find_merge_targets(tokenizer, tokens)[0]), "the patches that each kept one stands for"),
         (show_tokens([opened], [keep_mask], rebuilt, 256), "from its tokens alone"),
-        (show_attention(opened, *attend_to_patches(loaded, processor, opened, text)), f"“{text}”"),
-    )
-    for name, (result, line) in zip(SHOWN, shown, strict=True):
+    ]
+    if text:
+        shown.append((show_attention(opened, *attend_to_patches(loaded, processor, opened, text)), f"“{text}”"))
+    else:
+        progress.print("The caption of the model is empty, and no attention is shown: give a --text.", style="yellow")
+    for name, (result, line) in zip(SHOWN, shown, strict=False):
         save_image(result, output / f"{name}.png")
         console.print(f"{output / name}.png: {line}", soft_wrap=True, markup=False)
