@@ -1,6 +1,8 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The images show what the model does."""
 
+from threading import Event, Thread, current_thread
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,7 @@ from lavit_hf.visualization import (
     show_tokens,
 )
 
-from .tiny import CODEBOOK_SIZE, IMAGE_SIZE, text_tokenizer, tiny_lavit
+from .tiny import CODEBOOK_SIZE, IMAGE_SIZE, pictures, text_tokenizer, tiny_lavit
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,29 @@ def test_merge_targets(demo, pixel_values):
     weights = (query @ key.transpose(1, 2) * layer.cross_attn.scaling).softmax(-1).mean(0)  # (kept, dropped)
     of_kept = (mask.nonzero().flatten()[:, None] == found[~mask]).long().argmax(0)
     torch.testing.assert_close(weights.gather(0, of_kept[None])[0], weights.amax(0), rtol=1e-4, atol=0)
+
+
+def test_threads_that_share_a_model_leave_its_attention_as_it_was():
+    tokenizer = tiny_lavit().model.visual_tokenizer
+    outputs = tokenizer(pictures(1))
+    before, found = tokenizer.config._attn_implementation, []
+    is_beside, first_has_ended = Event(), Event()
+    second = Thread(target=lambda: found.append(find_merge_targets(tokenizer, outputs)))
+
+    def wait(*args):
+        if current_thread() is second:
+            is_beside.set()
+            first_has_ended.wait(60)
+        else:
+            second.start()
+            is_beside.wait(0.5)  # in vain, if the threads take turns
+
+    tokenizer.merger.register_forward_hook(wait)
+    found.append(find_merge_targets(tokenizer, outputs))
+    first_has_ended.set()
+    second.join()
+    assert torch.equal(*found)
+    assert tokenizer.config._attn_implementation == before == "sdpa"
 
 
 def test_merging_has_a_color_for_each_kept_patch():

@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -17,6 +18,7 @@ from .processing import LavitProcessor, read_image
 
 
 MIN_SAMPLE_WIDTH = 160  # pixels, so that a line below a single small image has room for words
+SWITCHING = Lock()  # held while the attention of a model, which threads may share, is another one
 
 
 @dataclass(frozen=True)
@@ -135,14 +137,15 @@ def find_merge_targets(
         own number.
     """
     # transformers has no public way to read the implementation. Only "eager" attention returns weights.
-    implementation = visual_tokenizer.config._attn_implementation
-    visual_tokenizer.set_attn_implementation({"": "eager"})
-    try:
-        again = visual_tokenizer(
-            vision_features=outputs.vision_features, keep_mask=outputs.keep_mask, output_attentions=True
-        )
-    finally:
-        visual_tokenizer.set_attn_implementation({"": implementation})
+    with SWITCHING:
+        implementation = visual_tokenizer.config._attn_implementation
+        visual_tokenizer.set_attn_implementation({"": "eager"})
+        try:
+            again = visual_tokenizer(
+                vision_features=outputs.vision_features, keep_mask=outputs.keep_mask, output_attentions=True
+            )
+        finally:
+            visual_tokenizer.set_attn_implementation({"": implementation})
     targets = torch.arange(outputs.keep_mask.shape[1], device=outputs.keep_mask.device).repeat(len(again.keep_mask), 1)
     weights = torch.stack([block.float().mean(1) for block in again.cross_attentions]).mean(0)  # (B, kept, dropped)
     for row, keep_mask in enumerate(outputs.keep_mask):
