@@ -4,6 +4,7 @@
 import json
 import re
 import shutil
+from functools import partial
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoProcessor
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor
 from lavit_hf import demo_checkpoint
 from lavit_hf.data.shapes import render_scene, sample_scene
 from lavit_hf.data.shapes.loading import make_row
-from lavit_hf.inference import describe_unknown_words, write_texts
+from lavit_hf.inference import describe_unknown_words, draw_codes, plan_drawings, prepare_prompts, write_texts
 
 from .guides import ROOT
 from .parity import GOLDENS
@@ -92,3 +93,25 @@ def test_settings_of_the_release(converted):
 def test_an_unknown_task(demo):
     with pytest.raises(ValueError, match="task must be one of caption, answer, got 'nope'"):
         write_texts(*demo[:2], ["a"], task="nope")
+
+
+def test_strings_that_end_a_text(demo):
+    """One string, several or none, as in transformers."""
+    image = render_scene(sample_scene(6, "test"))
+    write = partial(write_texts, *demo[:2], [""], [[image]], task="caption")
+    [whole] = write(stop_strings=None)
+    assert " and" in whole
+    assert write(stop_strings=" and") == write(stop_strings=[" and"]) == [whole.partition(" and")[0]]
+
+
+def test_a_text_is_no_list_of_its_letters(demo):
+    model, processor, _ = demo
+    for call in (
+        lambda: prepare_prompts(processor, "ab"),
+        lambda: write_texts(model, processor, "ab"),
+        lambda: plan_drawings(model, processor, "ab"),
+        lambda: draw_codes(model, processor, "ab"),
+        lambda: draw_codes(model, processor, "ab", plan_generation=False),
+    ):
+        with pytest.raises(ValueError, match="texts must be a list of texts, got 'ab'"):
+            call()

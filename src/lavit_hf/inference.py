@@ -65,7 +65,7 @@ def prepare_prompts(
         `BatchFeature`: The arguments of `generate`.
 
     Raises:
-        ValueError: If `images` are not one list for each text.
+        ValueError: If `texts` is a single text, or `images` are not one list for each text.
     """
     before = _images_of_each(texts, images)
     prompts = [
@@ -75,7 +75,9 @@ def prepare_prompts(
 
 
 def _images_of_each(texts: Sequence[str], images: Images | None) -> list[list[Image.Image]]:
-    """Returns the images before each text, or raises the error of [`prepare_prompts`]."""
+    """Returns the images before each text, or raises the errors of [`prepare_prompts`]."""
+    if isinstance(texts, str):
+        raise ValueError(f"texts must be a list of texts, got {texts!r}.")
     rows = images or [[]] * len(texts)
     if len(rows) != len(texts) or not all(isinstance(row, Sequence) for row in rows):
         raise ValueError(f"images must be a list of images for each of {len(texts)} texts, got {images!r}.")
@@ -129,10 +131,11 @@ def write_texts(
         `list[str]`: The text after each prompt.
 
     Raises:
-        ValueError: If the task is another one.
+        ValueError: If the task is another one, or as in [`prepare_prompts`].
     """
     settings = kwargs if task is None else _task_settings(model, task, kwargs)
-    stops = [] if task is None else settings.pop("stop_strings", [])
+    stops = (None if task is None else settings.pop("stop_strings", None)) or []
+    stops = [stops] if isinstance(stops, str) else stops
     inputs = prepare_prompts(processor, texts, images).to(model.device)
     ids = _generate(model, inputs, settings)
     written = [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
@@ -179,8 +182,8 @@ def plan_drawings(
         are the texts.
 
     Raises:
-        ValueError: If `plan_generation` has a setting that plans do not have, or the model writes no plans, or
-            `images` are not one list for each text.
+        ValueError: If `plan_generation` has a setting that plans do not have, or the model writes no plans, or as in
+            [`prepare_prompts`].
     """
     settings, rows = plan_settings(model, plan_generation), _images_of_each(texts, images)
     if settings is None:
@@ -249,7 +252,8 @@ def draw_codes(
         `list[list[int]]`: The codes of each drawing, from 0 to `codebook_size - 1`.
 
     Raises:
-        ValueError: If an argument is out of its range, or settings of plans are given and the model writes none.
+        ValueError: If an argument is out of its range, or settings of plans are given and the model writes none, or
+            as in [`prepare_prompts`].
     """
     check_integer("num_return_sequences", num_return_sequences, 1)
     if plan_settings(model, plan_generation) is not None:
