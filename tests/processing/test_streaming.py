@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import LogitsProcessorList
 
 from lavit_hf import ImageSegment, LavitIteratorStreamer, StreamedImage, TextSegment
+from lavit_hf.processing.streaming_lavit import stream as stream_in_thread
 
 from ..modeling.test_interleaved import OpenOften
 from ..training.small import make_model, make_processor
@@ -85,6 +86,18 @@ def test_images_and_previews(model, processor):
         assert [piece.image.width for piece in images] == lengths
         assert [piece.complete for piece in images] == [False] * (len(lengths) - 1) + [True]
         assert pieces[-1].image.tobytes() == paint(codes).tobytes()
+
+
+def test_a_streamer_after_an_early_close(model, processor):
+    """It gives nothing of the sequence that was left."""
+    streamer = LavitIteratorStreamer(processor)
+    settings = {"do_sample": False, "min_new_tokens": 12, "max_new_tokens": 12}
+    left = stream_in_thread(model, streamer, **processor(text="blue above red", return_tensors="pt"), **settings)
+    next(left)
+    left.close()
+    prompt = processor(text="red above blue", return_tensors="pt")
+    expected, _ = stream(model, LavitIteratorStreamer(processor), prompt, **settings)
+    assert list(stream_in_thread(model, streamer, **prompt, **settings)) == expected
 
 
 def test_an_image_that_the_prompt_began(processor):

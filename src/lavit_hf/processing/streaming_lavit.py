@@ -2,7 +2,7 @@
 """Streaming of the text and the images that `generate` makes."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from threading import Event
 
@@ -160,3 +160,6 @@ def stream(model, streamer: LavitIteratorStreamer, **kwargs) -> Iterator[TextSeg
             generation.result()
         finally:
             closed.set()
+            wait([generation])
+            while not streamer.text_queue.empty():  # the streamer may be used for another sequence
+                streamer.text_queue.get()
