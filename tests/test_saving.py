@@ -31,7 +31,7 @@ from lavit_hf import (
     LavitVisualTokenizer,
 )
 from lavit_hf.publishing import files as publishing_files
-from lavit_hf.publishing.files import finish_replacing, replacing
+from lavit_hf.publishing.files import finish_replacing, replacing, replacing_file
 
 from .run_saving import OLD, build
 from .tiny import tiny_lavit
@@ -243,6 +243,18 @@ def test_saves_at_the_same_time(tmp_path):
         list(pool.map(save, "abcd"))
     assert len(set(texts(tmp_path).values())) == 1
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_file_that_is_written_twice_at_the_same_time(tmp_path):
+    """It is one of the two as a whole, also with the longest name."""
+    path = tmp_path / f"{'é' * 125}.json"
+    with replacing_file(path) as first:
+        with replacing_file(path) as second:
+            first.write_text("first")
+            second.write_text("second")
+            assert first.suffix == second.suffix == ".json"
+        assert texts(tmp_path) == {path.name: "second", first.name: "first"}
+    assert texts(tmp_path) == {path.name: "first"}
 
 
 def test_replacements_that_were_committed_at_the_same_time(tmp_path):

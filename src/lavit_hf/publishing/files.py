@@ -27,6 +27,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 
 from safetensors import SafetensorError, safe_open
 
@@ -119,7 +120,7 @@ def replacing_file(path: str | os.PathLike) -> Iterator[Path]:
         OSError: If the file cannot be written, for instance because the disk is full.
     """
     path = Path(path)
-    hidden = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    hidden = path.with_name(f".{path.stem[:32]}.{token_hex(8)}{path.suffix}")  # no other thread has this name
     try:
         yield hidden
         os.replace(hidden, path)
