@@ -269,6 +269,27 @@ def test_replacements_that_were_committed_at_the_same_time(tmp_path):
     assert texts(tmp_path) == {"config.json": "b", "model.safetensors": "b", "notes": "theirs"}
 
 
+FORKS = """
+import os, signal, time
+from lavit_hf.publishing.files import replacing
+with replacing(".") as new:
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+signal.alarm(5)
+try:
+    with replacing("."):
+        pass
+finally:
+    os.kill(child, signal.SIGKILL)
+"""
+
+
+def test_a_process_that_is_forked_while_saving_does_not_lock_the_folder(tmp_path):
+    assert subprocess.run([sys.executable, "-c", FORKS], cwd=tmp_path).returncode == 0
+
+
 def test_folders_of_killed_saves_are_deleted(tmp_path):
     code = "import os; from lavit_hf.publishing.files import replacing\nwith replacing('.') as new: os.abort()"
     for _ in range(2):

@@ -162,14 +162,15 @@ def _locked(folder: Path) -> Iterator[bool]:
     if fcntl is None:
         yield False
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor, is_locked = os.open(folder, os.O_RDONLY), False
     try:
-        is_locked = False
         with suppress(OSError):  # some network file systems lock no folders
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             is_locked = True
         yield is_locked
     finally:
+        if is_locked:  # closing alone does not unlock it for a process that was forked meanwhile
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 
