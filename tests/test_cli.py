@@ -117,6 +117,13 @@ def test_encode(run, converted, image, tmp_path):
     assert Image.open(tmp_path / "kept" / "image_0.png").size == (448, 448)
 
 
+def test_codes_do_not_depend_on_the_images_before(run, converted, image):
+    other, common = GOLDENS / "image_1.png", ("-m", converted, "--selection", "sample", "--seed", 0)
+    together = run("encode", image, other, *common)
+    assert together == run("encode", image, *common) + run("encode", other, *common)
+    assert together != run("encode", image, other, *common, "--seed", 1)
+
+
 @pytest.mark.parametrize(
     ("options", "counts"), [("--num-codes 3", [3, 3]), ("--max-codes 2", [2, 2]), ("--keep-scale 1e6", [64, 64])]
 )

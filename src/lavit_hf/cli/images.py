@@ -213,12 +213,14 @@ def encode(
         options.check_outputs(*(overlay / f"{name}.png" for name in names), overwrite=overwrite)
     opened, errors = read_images(images)
     tokenizer, processor = load_model(model, device, dtype, LavitVisualTokenizer, **settings)
-    generator = torch.Generator().manual_seed(seed)
-    outputs = encode_images(tokenizer, processor, [image for _, image in opened], generator=generator)
-    for (path, image), codes, keep_mask in zip(opened, outputs.split(), outputs.keep_mask, strict=True):
-        print(json.dumps({"image": str(path), "num_codes": len(codes), "codes": codes.tolist()}))
+    for path, image in opened:
+        # The codes of an image do not depend on the images before it.
+        generator = torch.Generator().manual_seed(seed)
+        tokens = encode_images(tokenizer, processor, [image], generator=generator)
+        codes = tokens.codes.tolist()
+        print(json.dumps({"image": str(path), "num_codes": len(codes), "codes": codes}))
         if overlay is not None:
-            save_image(show_kept_patches(image, keep_mask), overlay / f"{path.stem}.png")
+            save_image(show_kept_patches(image, tokens.keep_mask[0]), overlay / f"{path.stem}.png")
     if errors:
         raise ValueError("\n".join(errors))
 
