@@ -389,15 +389,20 @@ def test_old_shards_of_a_pushed_part_go(hub, demo, tmp_path):
     assert hub.commits[-1] == "A second one"
 
 
-def test_arguments_that_are_none(demo, tmp_path):
-    model, processor, _ = demo
+def test_arguments_that_are_none(demo, tmp_path, monkeypatch):
+    """They are refused before anything is written."""
+    model, processor, pipe = demo
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     for name in ("proccessor", "max_shards_size"):
         with pytest.raises(TypeError, match=f"takes no {name} "):
             model.save_pretrained(tmp_path, **{name: processor})
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
             model.save_pretrained(tmp_path, push_to_hub=True, **{name: processor})
-    with pytest.raises(TypeError, match=r"takes no repo_id without push_to_hub=True"):
-        model.save_pretrained(tmp_path, repo_id=REPOSITORY)
+    for part in (model, pipe):
+        with pytest.raises(TypeError, match=r"takes no private, repo_id without push_to_hub=True"):
+            part.save_pretrained(tmp_path, repo_id=REPOSITORY, private=True)
+        with pytest.raises(TypeError, match="unexpected keyword argument 'privat'"):
+            part.push_to_hub(REPOSITORY, privat=True)
     with pytest.raises(ValueError, match=r"safe_serialization=False"):
         model.save_pretrained(tmp_path, safe_serialization=False)
     assert not list(tmp_path.iterdir())

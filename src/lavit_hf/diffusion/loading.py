@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Loading, saving and publishing of a pixel decoder in a folder or repository that holds other models as well."""
 
+import inspect
 import os
 import tempfile
 from collections.abc import Sequence
@@ -14,12 +15,12 @@ from torch import nn
 
 from ..modeling.pretrained_lavit import check_none_missing
 from ..publishing.files import check_weights, finish_replacing, list_files, replacing
-from ..publishing.saving import upload
+from ..publishing.saving import check_hub_arguments, upload
 
 
 PARTS = ("feature_decoder", "scheduler", "unet", "vae")
 DOWNLOAD_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
-PUSH_ARGUMENTS = ("private", "token", "create_pr", "commit_message")
+SAVE_ARGUMENTS = inspect.signature(DiffusionPipeline.save_pretrained).parameters.keys()
 
 
 class LavitPipelineFiles(DiffusionPipeline):
@@ -86,9 +87,13 @@ class LavitPipelineFiles(DiffusionPipeline):
         """
         Saves the pipeline. Same arguments as `DiffusionPipeline.save_pretrained`. The old files are replaced together
         once all new ones are written; see `LavitForCausalLM.save_pretrained`.
+
+        Raises:
+            TypeError: If an argument is unknown, or one for the Hub is given without `push_to_hub=True`.
         """
-        repo_id = kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
-        hub_kwargs = {name: kwargs.pop(name) for name in PUSH_ARGUMENTS if name in kwargs}
+        hub_kwargs = {name: kwargs.pop(name) for name in kwargs.keys() - SAVE_ARGUMENTS}
+        check_hub_arguments(hub_kwargs, push_to_hub)
+        repo_id = hub_kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
         with replacing(save_directory) as folder:
             super().save_pretrained(os.fspath(folder), *args, **kwargs)
             paths = list_files(folder)
@@ -109,7 +114,11 @@ class LavitPipelineFiles(DiffusionPipeline):
 
         Returns:
             `CommitInfo`: The commit.
+
+        Raises:
+            TypeError: If an argument is unknown.
         """
+        check_hub_arguments(kwargs)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, variant=variant)
             return upload(folder, list_files(Path(folder)), repo_id, subfolder=subfolder or "", **kwargs)

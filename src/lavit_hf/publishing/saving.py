@@ -127,6 +127,22 @@ def upload(
     )
 
 
+def check_hub_arguments(given: dict[str, Any], push_to_hub: bool = True) -> None:
+    """
+    Checks arguments of [`upload`] before anything is written.
+
+    Args:
+        given (`dict[str, Any]`): Arguments of [`upload`] beyond `folder` and `paths`, with or without a `repo_id`.
+        push_to_hub (`bool`, *optional*, defaults to `True`): Whether files are going to be uploaded.
+
+    Raises:
+        TypeError: If an argument is unknown, or if anything but a token is given and nothing is uploaded.
+    """
+    if not push_to_hub and (unknown := given.keys() - {"token"}):
+        raise TypeError(f"save_pretrained takes no {', '.join(sorted(unknown))} without push_to_hub=True.")
+    inspect.signature(upload).bind("folder", [], **{"repo_id": None} | given)
+
+
 class LavitPublishingMixin(MixinBase):
     """Saving, publishing and loading of a model whose folder or repository may hold all that belongs to it."""
 
@@ -222,10 +238,8 @@ class LavitPublishingMixin(MixinBase):
             raise ValueError(f"save_directory must be a folder, got the file {os.fspath(save_directory)!r}.")
         if not hub_kwargs.pop("safe_serialization", True):
             raise ValueError("Weights are always saved as safetensors, got safe_serialization=False.")
-        if not push_to_hub and (unknown := hub_kwargs.keys() - {"token"}):
-            raise TypeError(f"save_pretrained takes no {', '.join(sorted(unknown))} without push_to_hub=True.")
+        check_hub_arguments(hub_kwargs, push_to_hub)
         repo_id = hub_kwargs.pop("repo_id", Path(save_directory).absolute().name)
-        inspect.signature(upload).bind(save_directory, [], repo_id, **hub_kwargs)  # refuses unknown arguments early
         # transformers sets it where a model has an adapter of its own, and saves the adapter alone then.
         is_adapter = getattr(self, "_hf_peft_config_loaded", False)
         if not is_adapter and Path(save_directory, ADAPTER_CONFIG_NAME).is_file():
@@ -306,7 +320,11 @@ class LavitPublishingMixin(MixinBase):
 
         Returns:
             `CommitInfo`: The commit.
+
+        Raises:
+            TypeError: If an argument is unknown.
         """
+        check_hub_arguments(kwargs)
         with tempfile.TemporaryDirectory() as folder:
             whole = {"processor": processor, "image_decoder": image_decoder, "model_card": model_card}
             self.save_pretrained(folder, max_shard_size=max_shard_size, **whole)
