@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from PIL import Image
 from transformers import BatchFeature
@@ -281,7 +282,15 @@ def decode_codes(
 
     Returns:
         `list[PIL.Image.Image]`: The image of each list of codes.
+
+    Raises:
+        ValueError: If `codes` are those of one image instead of a list of them, or if several drawings of each image
+            are asked for.
     """
+    if any(not isinstance(image_codes, Sequence) and np.ndim(image_codes) == 0 for image_codes in codes):
+        raise ValueError(f"codes must be a list with the codes of each image, got {codes!r}.")
+    if (count := kwargs.get("num_images_per_prompt", 1)) != 1:
+        raise ValueError(f"num_images_per_prompt must be 1, got {count!r}: repeat the codes for several drawings.")
     generators = [torch.Generator().manual_seed(seed + index) for index in range(len(codes))]
     return pipeline(codes, generator=generators, **kwargs).images  # type: ignore[return-value] # PIL by default
 

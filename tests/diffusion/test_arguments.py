@@ -12,6 +12,7 @@ from diffusers import (
 )
 
 from lavit_hf.diffusion import LavitImageDecoderPipeline
+from lavit_hf.inference import decode_codes
 
 
 def generator(seed=0):
@@ -236,6 +237,17 @@ def test_wrong_arguments_are_found_before_anything_is_computed(pipe, monkeypatch
     monkeypatch.setattr(pipe.feature_decoder, "forward", lambda **kwargs: pytest.fail("computed"))
     with pytest.raises(ValueError, match=message):
         pipe(image(), **arguments)
+
+
+def test_codes_of_one_image_are_no_list_of_images(lowres):
+    for codes in ([1, 2, 3], torch.tensor([1, 2, 3])):
+        with pytest.raises(ValueError, match="codes must be a list with the codes of each image, got .*1, 2, 3"):
+            decode_codes(lowres, codes)
+    with pytest.raises(ValueError, match="num_images_per_prompt must be 1, got 2: repeat the codes"):
+        decode_codes(lowres, [[1, 2, 3]], num_images_per_prompt=2)
+    settings = {"num_inference_steps": 1, "height": 32, "width": 32, "num_images_per_prompt": 1}
+    for codes in ([[1, 2, 3]], torch.tensor([[1, 2, 3]]), [np.array([1, 2, 3])]):
+        assert len(decode_codes(lowres, codes, **settings)) == 1
 
 
 def test_an_image_that_overflows_is_refused(pipe):
