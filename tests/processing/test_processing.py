@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import AutoProcessor, AutoTokenizer, CLIPImageProcessor, SiglipImageProcessor
 
+from lavit_hf import demo_checkpoint
 from lavit_hf.processing import (
     ImageSegment,
     LavitImageProcessor,
@@ -17,6 +18,7 @@ from lavit_hf.processing import (
     LavitProcessor,
     TextSegment,
 )
+from lavit_hf.processing.chat_lavit import CHAT_TEMPLATE
 
 from .conftest import CODEBOOK_SIZE
 
@@ -132,6 +134,9 @@ IMAGE = {"type": "image"}
         ([user(IMAGE, "what?")], "<image>Question: what? Answer:"),
         ([{"role": "user", "content": "what?"}], "Question: what? Answer:"),
         ([user("is", IMAGE, "red?")], "Question: is<image> red? Answer:"),
+        ([user(IMAGE, ""), assistant("a dog"), user(" ", IMAGE, "\n")], "<image> a dog\n<image>"),
+        ([user(" ", IMAGE, "red?", "")], "<image>Question: red? Answer:"),
+        ([{"role": "system", "content": " "}, user(IMAGE, "")], "<image>"),
         (
             [user(IMAGE, "what?"), assistant("a dog"), user("why?"), assistant("so", IMAGE)],
             "<image>Question: what? Answer: a dog\nQuestion: why? Answer: so<image>\n",
@@ -140,6 +145,10 @@ IMAGE = {"type": "image"}
 )
 def test_chat_template(processor, messages, expected):
     assert processor.apply_chat_template(messages) == expected
+
+
+def test_the_model_that_ships_has_the_same_template():
+    assert (demo_checkpoint() / "chat_template.jinja").read_text() == CHAT_TEMPLATE
 
 
 def test_chat_with_images_to_tensors(processor, images):

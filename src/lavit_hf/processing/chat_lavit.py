@@ -6,7 +6,8 @@ QUESTION_START, QUESTION_END = VQA_PROMPT.split("{question}")
 TURN_END = "\n"  # ends an answer
 
 # Images before a question precede it, as in the release, and a turn of images alone asks for a caption. The text of
-# system messages precedes the first question, or is the question itself if the first turn has images alone.
+# system messages precedes the first question, or is the question itself if the first turn has images alone. A blank
+# text is no text.
 CHAT_TEMPLATE = (
     """\
 {%- set chat = namespace(system='') -%}
@@ -19,14 +20,17 @@ CHAT_TEMPLATE = (
         {%- for part in content -%}
             {%- if part['type'] == 'image' -%}
                 {{- raise_exception('LaVIT reads images of users and assistants, not of ' + message['role']) -}}
+            {%- elif part['text'].strip() -%}
+                {%- set chat.system = chat.system + ' ' + part['text'] -%}
             {%- endif -%}
-            {%- set chat.system = chat.system + ' ' + part['text'] -%}
         {%- endfor -%}
     {%- elif message['role'] == 'user' -%}
         {%- set turn = namespace(question='') -%}
         {%- for part in content -%}
             {%- if part['type'] != 'image' -%}
-                {%- set turn.question = turn.question + ' ' + part['text'] -%}
+                {%- if part['text'].strip() -%}
+                    {%- set turn.question = turn.question + ' ' + part['text'] -%}
+                {%- endif -%}
             {%- elif turn.question -%}
                 {%- set turn.question = turn.question + image_token -%}
             {%- else -%}
@@ -74,4 +78,4 @@ def turn_end_ids(tokenizer) -> list[int]:
     breaks = ("\u010a", "<0x0A>", TURN_END)
     named = [index for token, index in tokenizer.get_vocab().items() if token.endswith(breaks)]
     found = {index for index in named if tokenizer.decode([index]).endswith(TURN_END)}
-    return sorted(found | {tokenizer.encode(TURN_END, add_special_tokens=False)[-1]})
+    return sorted(found.union(tokenizer.encode(TURN_END, add_special_tokens=False)[-1:]))
