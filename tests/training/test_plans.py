@@ -16,7 +16,7 @@ from lavit_hf.inference import draw_codes, plan_drawings, prepare_prompts, write
 from lavit_hf.processing.chat_lavit import turn_end_ids
 from lavit_hf.training import LavitCollator, SequenceArguments, SequenceReader
 
-from ..tiny import NUM_PATCHES
+from ..tiny import NUM_PATCHES, text_tokenizer
 from .small import make_dataset, make_model, make_processor
 
 
@@ -229,3 +229,7 @@ def test_a_turn_ends_with_every_token_that_ends_a_line():
     others = set(tokenizer.get_vocab().values()) - ends
     assert not any("\n" in text for text in tokenizer.batch_decode([[index] for index in others]))
     assert len(others) > len(ends)
+
+
+def test_a_tokenizer_without_line_breaks_has_no_token_that_ends_a_turn():
+    assert turn_end_ids(text_tokenizer()) == []
