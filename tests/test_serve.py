@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from lavit_hf import demo_checkpoint
 from lavit_hf.cli import app
 from lavit_hf.data.shapes import render_scene, sample_scene
-from lavit_hf.serving.server import build_app
+from lavit_hf.serving.server import MAX_REQUESTS, build_app
 
 from .guides import blocks_of
 from .server import running
@@ -182,6 +182,9 @@ MISTAKES = {
     "too long": ({"messages": to_question("what color? " * 400, STAR)}, "context of the model holds 512"),
     "much too long": ({"messages": to_question("x" * 10**6, STAR)}, "characters"),
     "too many images": ({"messages": to_question("x", *[STAR] * 60)}, "context of the model holds 512"),
+    "far too many images": ({"messages": to_question("x", *[STAR] * 60) * 2}, "have 100 images together, got 120"),
+    "an empty message": ({"messages": [{"role": "user", "content": []}]}, "neither text nor images"),
+    "blank messages": ({"messages": [{"role": "system", "content": ""}, *to_question(" ")]}, "neither text nor"),
     "no new tokens": ({"max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1"),
     "fewer": ({"max_completion_tokens": -1}, "max_completion_tokens"),
     "more than there is room": ({"max_tokens": 500}, "holds 512 tokens, but the messages have"),
@@ -300,8 +303,24 @@ def test_mixed_requests_of_many_threads_leave_the_server_as_it_was(client, log):
     assert "Traceback" not in log.read_text()
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_settings_that_are_saved_with_a_model_do_not_stop_a_stream(demo, monkeypatch, stream):
+    monkeypatch.setattr(demo[0].generation_config, "num_beams", 2)
+    monkeypatch.setattr(demo[0].generation_config, "num_return_sequences", 2)
+    client = TestClient(build_app(demo[0], copy(demo[1]), MODEL))
+    answer = client.post("/v1/chat/completions", json={"model": MODEL, "messages": QUESTION, "stream": stream})
+    assert (answer.status_code, "orange" in answer.text) == (200, True)
+
+
+def test_silent_connections_close_the_server_to_nobody(client):
+    silent = [socket.create_connection(("127.0.0.1", client.base_url.port)) for _ in range(MAX_REQUESTS)]
+    assert ask(client) == "orange"
+    for each in silent:
+        each.close()
+
+
 def test_a_fault_of_the_server_is_none_of_the_client(demo, monkeypatch):
-    """An error of the model is not told as a mistake in the request."""
+    """An error of the model is not told as a mistake in the request, and is also told where a stream has begun."""
 
     def fail(**kwargs):
         raise ValueError("a secret of the server")
@@ -311,6 +330,9 @@ def test_a_fault_of_the_server_is_none_of_the_client(demo, monkeypatch):
     answer = client.post("/v1/chat/completions", json={"model": MODEL, "messages": QUESTION})
     assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
     assert "secret" not in answer.text
+    stream = client.post("/v1/chat/completions", json={"model": MODEL, "messages": QUESTION, "stream": True})
+    *_, last = stream.text.removesuffix("\n\n").split("\n\n")
+    assert json.loads(last.removeprefix("data: ")) == answer.json()
     assert client.post("/v1/chat/completions", json={"model": MODEL, "messages": []}).status_code == 400
 
 

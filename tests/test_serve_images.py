@@ -14,9 +14,11 @@ import urllib.request
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import copy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.error import HTTPError
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 import uvicorn
@@ -25,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor
 
 from lavit_hf import demo_checkpoint
 from lavit_hf.data.shapes import render_scene, sample_scene
-from lavit_hf.serving import images
+from lavit_hf.serving import images, server
 from lavit_hf.serving.images import decode_images, fetch_images
 from lavit_hf.serving.server import build_app
 
@@ -364,3 +366,32 @@ def test_a_slow_host_keeps_nobody_waiting(web, tmp_path, monkeypatch):
             assert not any(each.done() for each in slow)
             Handler.is_over.set()
         assert [each.result() for each in slow] == [None] * len(slow)
+
+
+def test_requests_are_limited_in_number_and_time(demo, monkeypatch):
+    """A request whose body does not come keeps its place for a while only, and /health answers meanwhile."""
+    monkeypatch.setattr(server, "MAX_REQUESTS", 1)
+    monkeypatch.setattr(server, "MAX_BODY_SECONDS", 2)
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+    )
+    with serving(build_app(demo[0], copy(demo[1]), "shapes")) as address:
+
+        def ask() -> dict:
+            request = urllib.request.Request(address, b"{}", {"Content-Type": "application/json"})
+            with pytest.raises(HTTPError) as caught:
+                urllib.request.urlopen(request, timeout=60)
+            return {"status": caught.value.code} | json.load(caught.value)["error"]
+
+        with socket.create_connection(("127.0.0.1", urlsplit(address).port)) as slow:
+            slow.sendall(head.encode())
+            time.sleep(0.5)
+            refused = ask()
+            assert (refused["status"], refused["type"]) == (503, "server_error")
+            assert refused["message"] == "The server takes 1 requests at a time."
+            with urllib.request.urlopen(urljoin(address, "/health"), timeout=60) as response:
+                assert response.status == 200
+            slow.settimeout(60)
+            told = slow.recv(2**16).decode()
+            assert (told.split()[1], "must arrive within 2 seconds" in told) == ("400", True)
+        assert ask()["status"] == 400

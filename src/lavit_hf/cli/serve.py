@@ -36,13 +36,11 @@ def serve(
     try:
         import uvicorn
 
-        from ..serving.server import MAX_REQUESTS, build_app
+        from ..serving.server import build_app
     except ImportError as error:
         raise ImportError(f"serve needs pip install 'lavit-hf[serve]': {error}") from error
 
-    config = uvicorn.Config(
-        "", host=host, port=port, limit_concurrency=MAX_REQUESTS, timeout_graceful_shutdown=5, log_level="info"
-    )
+    config = uvicorn.Config("", host=host, port=port, timeout_graceful_shutdown=5, log_level="info")
     bound = config.bind_socket()  # a port that is taken is told before the model is loaded
     name = Path(model).resolve().name if Path(model).is_dir() else model
     config.app = build_app(*load_model(model, device, dtype), name, allow_host, allow_folder)

@@ -12,29 +12,54 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from jinja2 import TemplateError
 from pydantic import ValidationError
 from transformers import AsyncTextIteratorStreamer, StoppingCriteriaList
+from transformers.utils import logging
 
 from ..modeling import LavitForCausalLM
 from ..modeling.prompts_lavit import end_ids
 from ..processing import LavitProcessor
 from ..processing.chat_lavit import TURN_END
 from .images import decode_images, fetch_images
-from .requests import ChatRequest, TextPart, explain
+from .requests import ChatRequest, ImagePart, TextPart, explain
 
+
+logger = logging.get_logger(__name__)
 
 MAX_REQUESTS = 64  # at a time
 MAX_BODY = 16 * 2**20  # bytes of a request
+MAX_BODY_SECONDS = 60  # in which they must arrive
 MAX_TEXT = 200_000  # characters of a request
+MAX_IMAGES = 100  # of a request
+MIN_IMAGE_TOKENS = 3  # a code and its two marks
 MAX_SHOWN = 500  # characters of an error, which may repeat what the client has sent
 MAX_NEW_TOKENS = 1024  # unless the request asks for more
 
 
 class RefusalError(Exception):
-    """A mistake of a client, in words for the client."""
+    """
+    A reason to give no answer. The default is a mistake of the client.
+
+    Args:
+        message (`str`): The reason in words for the client.
+        status (`int`, *optional*, defaults to 400), kind (`str`, *optional*): The status and OpenAI's type of error.
+    """
+
+    def __init__(self, message: str, status: int = 400, kind: str = "invalid_request_error"):
+        super().__init__(message)
+        self.status, self.kind = status, kind
+
+
+def to_error(message: str, kind: str) -> dict[str, Any]:
+    """Returns an error in the form of OpenAI's API."""
+    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+
+
+# The log has the error itself, which is none of the client's business.
+FAILURE = to_error("The server has failed.", "server_error")
 
 
 @contextmanager
@@ -58,7 +83,8 @@ class Answer:
         contents (`list[bytes]`): The image files of the request.
 
     Raises:
-        ValueError: If an image cannot be read, or the context of the model has no room for the request.
+        ValueError:
+            If the request is empty, an image cannot be read, or the context of the model has no room for the request.
         TemplateError: If the chat template of the model does not take the messages.
     """
 
@@ -68,13 +94,19 @@ class Answer:
         self.model, self.processor, self.request = model, processor, request
         if sum(len(part.text) for part in request.parts if isinstance(part, TextPart)) > MAX_TEXT:
             raise ValueError(f"The texts of a request may have {MAX_TEXT} characters together.")
+        if not any(isinstance(part, ImagePart) or part.text.strip() for part in request.parts):
+            raise ValueError("The messages have neither text nor images.")
+        # Reading images takes long, so that those that cannot fit are refused before.
+        longest = getattr(model.config.text_config, "max_position_embeddings", None)
+        most = MAX_IMAGES if longest is None else min(MAX_IMAGES, longest // MIN_IMAGE_TOKENS)
+        if len(contents) > most:
+            raise ValueError(f"The messages of a request may have {most} images together, got {len(contents)}.")
         conversation = request.conversation(decode_images(contents))
         self.inputs = processor.apply_chat_template(
             conversation, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
         )
         self.prompt_length = self.inputs["input_ids"].shape[1]
         self.max_new_tokens = request.max_completion_tokens or request.max_tokens or 0
-        longest = getattr(model.config.text_config, "max_position_embeddings", None)
         if longest is not None and self.prompt_length + (self.max_new_tokens or 1) > longest:
             asked = f" and the answer is to have {self.max_new_tokens}" if self.max_new_tokens else ""
             raise ValueError(
@@ -101,6 +133,8 @@ class Answer:
                 **self.inputs.to(self.model.device),
                 **self.request.sampling,
                 max_new_tokens=self.max_new_tokens,
+                num_beams=1,  # a stream has one sequence, whatever is saved with the model
+                num_return_sequences=1,
                 stopping_criteria=StoppingCriteriaList([self._is_over]),
                 streamer=streamer,
             )
@@ -169,17 +203,22 @@ def build_app(
     app = FastAPI(openapi_url=None)
     # Threads wait for other servers, read images, and generate, so that none of these waits for another.
     fetching, preparing, generating = map(ThreadPoolExecutor, (MAX_REQUESTS, 2, 1))
+    places = asyncio.Semaphore(MAX_REQUESTS)
+
+    # Connections are not counted: those that send nothing would close the server to everybody.
+    async def take_place() -> AsyncGenerator[None]:
+        if places.locked():
+            raise RefusalError(f"The server takes {MAX_REQUESTS} requests at a time.", 503, "server_error")
+        async with places:  # until the response has been sent
+            yield
 
     @app.exception_handler(RefusalError)
     async def refuse(request: Request, error: RefusalError) -> JSONResponse:
-        content = {"message": str(error)[:MAX_SHOWN], "type": "invalid_request_error", "param": None, "code": None}
-        return JSONResponse({"error": content}, status_code=400)
+        return JSONResponse(to_error(str(error)[:MAX_SHOWN], error.kind), status_code=error.status)
 
-    # The log has the error itself, which is none of the client's business.
     @app.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> JSONResponse:
-        content = {"message": "The server has failed.", "type": "server_error", "param": None, "code": None}
-        return JSONResponse({"error": content}, status_code=500)
+        return JSONResponse(FAILURE, status_code=500)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -189,7 +228,7 @@ def build_app(
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "lavit_hf"}]}
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", dependencies=[Depends(take_place)])
     async def complete(request: Request) -> Response:
         run = asyncio.get_running_loop().run_in_executor
         with refusing_mistakes():
@@ -219,15 +258,19 @@ async def _read_body(request: Request) -> bytes:
     if not request.headers.get("content-type", "").lower().startswith("application/json"):
         raise ValueError("Content-Type must be application/json.")
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise ValueError(f"A request may have {MAX_BODY >> 20} MiB.")
+    try:
+        async with asyncio.timeout(MAX_BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise ValueError(f"A request may have {MAX_BODY >> 20} MiB.")
+    except TimeoutError as error:
+        raise ValueError(f"A request must arrive within {MAX_BODY_SECONDS} seconds.") from error
     return bytes(body)
 
 
 async def _stream(answer: Answer, thread: ThreadPoolExecutor, head: dict[str, Any]) -> AsyncGenerator[str]:
-    """Gives the chunks of an answer as server-sent events."""
+    """Gives the chunks of an answer as server-sent events, the last of which tells an error if there is one."""
 
     def chunk(delta: dict[str, str], finish_reason: str | None = None) -> str:
         return event({"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}]})
@@ -236,10 +279,15 @@ async def _stream(answer: Answer, thread: ThreadPoolExecutor, head: dict[str, An
         return f"data: {json.dumps(head | {'object': 'chat.completion.chunk'} | content)}\n\n"
 
     yield chunk({"role": "assistant", "content": ""})
-    async with aclosing(answer.write(thread)) as pieces:
-        async for piece in pieces:
-            if piece:
-                yield chunk({"content": piece})
+    try:
+        async with aclosing(answer.write(thread)) as pieces:
+            async for piece in pieces:
+                if piece:
+                    yield chunk({"content": piece})
+    except Exception:  # the status has been sent by now
+        logger.exception("An answer has failed.")
+        yield f"data: {json.dumps(FAILURE)}\n\n"
+        return
     yield chunk({}, answer.finish_reason)
     if answer.request.stream_options.include_usage:
         yield event({"choices": [], "usage": answer.usage})
