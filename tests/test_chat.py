@@ -6,10 +6,13 @@ import shutil
 
 import pytest
 from PIL import Image
+from transformers import LlamaConfig
 
-from lavit_hf import Conversation
+from lavit_hf import Conversation, LavitProcessor
 from lavit_hf.cli.chat import split_images
 from lavit_hf.data.shapes import read_scene, render_scene, sample_scene
+
+from . import tiny
 
 
 @pytest.fixture
@@ -127,9 +130,9 @@ def test_each_image_is_read_in_one_turn(demo, monkeypatch):
             list(conversation.answer(*turn))
             answers.append(conversation.messages[-1])
     assert seen == [1, 1]
-    monkeypatch.setattr(Conversation, "_replace_pixels", lambda self, inputs: inputs)
     conversation = Conversation(model, processor, pipe)
     for turn, answer in zip(turns, answers, strict=True):
+        conversation._read.clear()
         list(conversation.answer(*turn))
         assert conversation.messages[-1] == answer
 
@@ -172,6 +175,42 @@ def test_what_no_longer_fits_is_left_out(demo, expanded, monkeypatch):
     assert conversation.messages[-1]["role"] == "assistant"
 
 
+def test_the_last_message_is_not_left_out(demo):
+    conversation = Conversation(*demo)
+    for _ in range(2):
+        conversation.add("user", "what color is the star? " * 50)
+    assert list(conversation.answer())
+
+
+def test_an_answer_ends_with_the_context(monkeypatch):
+    processor = LavitProcessor.from_backbones(
+        text=tiny.text_tokenizer(), codebook_size=tiny.CODEBOOK_SIZE, image_size=tiny.IMAGE_SIZE
+    )
+    model = tiny.tiny_lavit(text=LlamaConfig(**tiny.TEXT | {"max_position_embeddings": 64}))
+    model.generation_config.min_new_tokens = 40
+    generate, results = model.generate, []
+    monkeypatch.setattr(
+        model, "generate", lambda **kwargs: results.append(generate(**kwargs, return_prompt_codes=True))
+    )
+    conversation = Conversation(model, processor, None)
+    monkeypatch.setattr(conversation, "_decode", lambda codes: Image.new("RGB", (8, 8)))
+    image = Image.new("RGB", (32, 32), "red")
+    for content in (["word9 " * 30], ["word9 " * 50], [image, "word9 " * 36]):
+        assert list(conversation.answer(*content))
+        assert 60 < results.pop().shape[1] <= 64
+        conversation.messages.clear()
+    with pytest.raises(ValueError, match=r"holds 64 tokens, but the last message has \d+, which leaves no room"):
+        list(conversation.answer("word9 " * 64))
+
+
+def test_saved_beams_do_not_stop_a_conversation(demo, monkeypatch):
+    monkeypatch.setattr(demo[0].generation_config, "num_beams", 2)
+    monkeypatch.setattr(demo[0].generation_config, "num_return_sequences", 2)
+    conversation = Conversation(*demo, num_inference_steps=1)
+    assert list(conversation.answer(render_scene(sample_scene(6, "test")), "what color is the star?"))
+    assert list(conversation.draw("a large red star"))
+
+
 def test_a_failed_answer_leaves_no_trace(demo, monkeypatch):
     model, processor, pipe = demo
     conversation = Conversation(model, processor, pipe, seed=0)
@@ -179,6 +218,22 @@ def test_a_failed_answer_leaves_no_trace(demo, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         list(conversation.answer("what is that?"))
     assert conversation.messages == []
+    with pytest.raises((TypeError, ValueError)):
+        list(conversation.answer(3, "what is that?"))
+    assert conversation.messages == []
+    conversation.add("user", "what is that?")
+    with pytest.raises(ZeroDivisionError):
+        list(conversation.answer())
+    assert len(conversation.messages) == 1
+
+
+def test_an_answer_needs_a_question(demo):
+    conversation = Conversation(*demo)
+    for role in (None, "assistant"):
+        if role:
+            conversation.add(role, "hello")
+        with pytest.raises(ValueError, match="needs a message of the user"):
+            list(conversation.answer())
 
 
 def test_lines(image):

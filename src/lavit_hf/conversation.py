@@ -66,7 +66,8 @@ class Conversation:
         self.model, self.processor, self.pipeline = model, processor, pipeline
         self.seed, self.settings = seed, settings
         self.messages: list[dict] = []
-        self._read: list[tuple[torch.Tensor, torch.Tensor]] = []  # the pixels of the last prompt, with their features
+        # The pixels of the last prompt, with their features and their numbers of codes.
+        self._read: list[tuple[torch.Tensor, torch.Tensor, int]] = []
 
     @property
     def images(self) -> list[Image.Image]:
@@ -90,27 +91,35 @@ class Conversation:
     def answer(self, *content: str | Image.Image, preview_every: int | None = None) -> Generator[Piece, None, None]:
         """
         Answers a message piece by piece. The last of `messages` is the answer so far. If the answer fails or the
-        iterator is closed before its end, neither the message nor the answer is kept.
+        iterator is closed before its end, `messages` are those before the call.
 
         Args:
             content (`str` or `Image.Image`):
                 The texts and images of the user's message, in order. Default: the last message that was added.
             preview_every (`int`, *optional*): The number of codes after which an unfinished image is shown again.
+
+        Raises:
+            ValueError: If there is no message of the user, or the last message leaves no room in the context.
         """
-        if content:
-            self.add("user", *content)
-        settings = {
-            "generation_mode": "interleaved",
-            "max_new_tokens": self._room,
-            # The template begins the next turn behind the end of this one.
-            "eos_token_id": [
-                *end_ids(self.model.generation_config.eos_token_id),
-                *turn_end_ids(self.processor.tokenizer),
-            ],
-        }
+        before = len(self.messages)
         answer: list[dict] = []
         try:
-            pieces = self._stream(self._prompt(), self._decode, preview_every, **settings)
+            if content:
+                self.add("user", *content)
+            if not any(message["role"] == "user" for message in self.messages):
+                raise ValueError("answer needs a message of the user: give texts or images, or add one.")
+            inputs, room = self._prompt()
+            settings = {
+                # An image is drawn only where the largest has room.
+                "generation_mode": "interleaved" if room >= self.model.config.num_patches + 2 else "text",
+                "max_new_tokens": room,
+                # The template begins the next turn behind the end of this one.
+                "eos_token_id": [
+                    *end_ids(self.model.generation_config.eos_token_id),
+                    *turn_end_ids(self.processor.tokenizer),
+                ],
+            }
+            pieces = self._stream(inputs, self._decode, preview_every, **settings)
             self.messages.append({"role": "assistant", "content": answer})
             for piece in pieces:
                 if isinstance(piece, StreamedImage) and piece.complete:
@@ -122,7 +131,7 @@ class Conversation:
                     answer.append({"type": "text", "text": piece.text.removeprefix(" ")})
                 yield piece
         except BaseException:  # also if the iterator is closed
-            del self.messages[-2 if self.messages[-1]["role"] == "assistant" else -1 :]
+            del self.messages[before:]
             raise
         if answer and answer[-1]["type"] == "text":
             answer[-1]["text"] = answer[-1]["text"].rstrip(TURN_END)
@@ -202,39 +211,53 @@ class Conversation:
         self, inputs: BatchFeature, decode: Callable[[list[int]], Image.Image], preview_every: int | None, **settings
     ) -> Iterator[Piece]:
         streamer = LavitIteratorStreamer(self.processor, decode_image=decode, preview_every=preview_every)
+        # A stream has one sequence, whatever is saved with the model.
+        settings = {"num_beams": 1, "num_return_sequences": 1} | settings
         return stream(self.model, streamer, **inputs.to(self.model.device), **settings)
 
-    def _prompt(self) -> BatchFeature:
-        """Prepares the latest messages for which the context of the model has room."""
+    def _prompt(self) -> tuple[BatchFeature, int]:
+        """Prepares the latest messages that fit into the context, and counts the new tokens for which it has room."""
         longest = getattr(self.model.config.text_config, "max_position_embeddings", None)
         messages = list(self.messages)
         while True:
             inputs = self.processor.apply_chat_template(
                 messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
             )
-            length = inputs["input_ids"].shape[1]
+            most = inputs["input_ids"].shape[1]
             if self.processor.visual_tokenizer is None:  # each image is one placeholder so far
-                length += len(_images_of(messages)) * self.model.config.num_patches
-            if longest is None or length + self._room <= longest or len(messages) <= 1:
-                return self._replace_pixels(inputs)
-            del messages[:2]  # a question and its answer
+                most += len(_images_of(messages)) * self.model.config.num_patches
+            if longest is None or most + self._room <= longest or len(messages) <= 1:
+                break
+            messages = messages[2:] or messages[-1:]  # without a question and its answer
+        length = inputs["input_ids"].shape[1] + self._replace_pixels(inputs)
+        room = self._room if longest is None else min(self._room, longest - length)
+        if room < 1:
+            raise ValueError(
+                f"The context of the model holds {longest} tokens, but the last message has {length}, which leaves no "
+                "room for an answer."
+            )
+        return inputs, room
 
-    def _replace_pixels(self, inputs: BatchFeature) -> BatchFeature:
-        """Puts features in place of the pixels of images, so that the tower reads each image in one turn only."""
+    def _replace_pixels(self, inputs: BatchFeature) -> int:
+        """
+        Puts features in place of the pixels of images, so that the tower reads each image in one turn only. Returns
+        how many codes they have beyond their placeholders.
+        """
         if "pixel_values" not in inputs or "vision_features" in inputs:  # no images, or the processor has read them
-            return inputs
+            return 0
         tokenizer = self.model.model.visual_tokenizer
-        read: list[tuple[torch.Tensor, torch.Tensor]] = []
+        read: list[tuple[torch.Tensor, torch.Tensor, int]] = []
         for pixels in inputs.pop("pixel_values"):
             # Pixels are compared, since the same object may hold another image by now.
-            features = next((known for same, known in self._read + read if torch.equal(same, pixels)), None)
-            if features is None:
+            known = next((known for known in self._read + read if torch.equal(known[0], pixels)), None)
+            if known is None:
                 with torch.no_grad():
-                    features = tokenizer.encode_vision(pixels[None].to(tokenizer.device))
-            read.append((pixels, features))
+                    features, keep_mask = tokenizer.select_patches(pixels[None].to(tokenizer.device))
+                known = pixels, features, int(keep_mask.sum())
+            read.append(known)
         self._read = read
-        inputs["vision_features"] = torch.cat([features for _, features in self._read])
-        return inputs
+        inputs["vision_features"] = torch.cat([features for _, features, _ in read])
+        return sum(num_codes - 1 for _, _, num_codes in read)
 
 
 def _images_of(messages: list[dict]) -> list[Image.Image]:
