@@ -26,8 +26,9 @@ class Claim:
         primary (`tuple[str, ...]`, *optional*):
             The measures among them that decide. There are none where intervals lack noise that a verdict needs.
         note (`str`, *optional*): A limit of the comparison.
-        here (`str`, *optional*): What is measured here, for the head of the page.
-        told (`Mapping[str, str]`, *optional*): What the head of the page says of rivals. It leaves out the others.
+        here (`str`, *optional*): The head of the page says by this how the claim is tested.
+        told (`Mapping[str, str]`, *optional*):
+            The head of the page describes rivals by these words, and leaves out the others.
     """
 
     text: str

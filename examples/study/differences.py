@@ -90,13 +90,17 @@ def measure(results: Sequence[dict], task: str, metric: str) -> Value | None:
     if not found:
         return None
     metrics = [result["evaluation"]["results"][task][metric] for result in found]
-    cases = [read_cases(result.get("cases", {}).get(task, {}).get(metric, "")) for result in found]
+    cases = [list_cases(result, task, metric) for result in found]
     averaged = tuple(map(fmean, zip(*cases, strict=True)))
     return Value(tuple(one["value"] for one in metrics), averaged, metrics[0]["interval"] is not None)
 
 
-def read_cases(text: str) -> list[float]:
-    """Reads values with spaces between. A case that does not count is 0, in all rows of the study alike."""
+def list_cases(result: Mapping, task: str, metric: str) -> list[float]:
+    """
+    Returns the value of each row of the test set in the results of a row of the study, or at a point of a curve. The
+    list is empty if they were not kept. A case that does not count is 0, in all rows of the study alike.
+    """
+    text = result.get("cases", {}).get(task, {}).get(metric, "")
     return [0.0 if word == "-" else float(word) for word in text.split()]
 
 

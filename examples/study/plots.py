@@ -14,7 +14,7 @@ from PIL import Image  # noqa: E402
 
 from lavit_hf.visualization import Sample, draw_sheet  # noqa: E402
 
-from .differences import compare_cases, read_cases  # noqa: E402
+from .differences import compare_cases, list_cases  # noqa: E402
 
 
 SHOWN = ("captions", "questions", "drawn objects", "edited objects")
@@ -34,7 +34,7 @@ def plot_curves(
     figure, axes = plt.subplots(2, len(SHOWN), figsize=(4 * len(SHOWN), 7.5), squeeze=False)
     colors = dict(zip(rows, plt.get_cmap("tab20").colors[::2] + plt.get_cmap("tab20").colors[1::2], strict=False))
     for column, heading in enumerate(SHOWN):
-        task, metric = measures[heading]
+        (task, metric), unedited = measures[heading], None
         for row, found in results.items():
             points = {
                 point["step"]: metrics[metric]["value"]
@@ -43,18 +43,18 @@ def plot_curves(
             }
             if not points:
                 continue
-            last, cases = max(points), found[0].get("cases", {}).get(task, {}).get(metric, "")
+            half = half_interval(found[0], task, metric)
             per_step = found[0]["operations"]["per_step"] / 1e15
-            moved = SHIFT * last * (list(rows).index(row) - len(rows) / 2)
+            moved = SHIFT * max(points) * (list(rows).index(row) - len(rows) / 2)
             for axis, unit, shift in ((axes[0][column], 1, moved), (axes[1][column], per_step, 0)):
                 places = [step * unit + shift for step in sorted(points)]
-                style = {"color": colors[row], "label": row}
-                draw_line(axis, places, [100 * points[step] for step in sorted(points)], **style)
-                draw_interval(axis, places[-1], 100 * points[last], 100 * half_interval(cases), colors[row])
-            baselines = found[0]["evaluation"]["results"][task][metric]["baselines"]
-            if "unedited" in baselines:
-                for axis in axes[:, column]:
-                    axis.axhline(100 * baselines["unedited"], color="gray", linestyle="--", linewidth=1)
+                heights = [100 * points[step] for step in sorted(points)]
+                draw_line(axis, places, heights, color=colors[row], label=row)
+                draw_interval(axis, places[-1], heights[-1], 100 * half, colors[row])
+            unedited = found[0]["evaluation"]["results"][task][metric]["baselines"].get("unedited")
+        if unedited is not None:
+            for axis in axes[:, column]:
+                axis.axhline(100 * unedited, color="gray", linestyle="--", linewidth=1)
         axes[0][column].set(title=heading, xlabel="steps", ylabel="%")
         axes[1][column].set(xlabel="PFLOP", ylabel="%")
     handles = [plt.Line2D([], [], color=colors[row], marker=".", label=row) for row in results]
@@ -69,9 +69,9 @@ def draw_line(axis, places: Sequence[float], heights: Sequence[float], **style) 
     axis.plot(places[-1:], heights[-1:], marker="o", color=style["color"])
 
 
-def half_interval(cases: str) -> float:
+def half_interval(result: Mapping, task: str, metric: str) -> float:
     """Returns half of the 95% interval of the mean of the rows of a test set, 0 if they were not kept."""
-    values = read_cases(cases)
+    values = list_cases(result, task, metric)
     return compare_cases(values, [0.0] * len(values)).half or 0.0 if values else 0.0
 
 
@@ -95,8 +95,8 @@ def plot_dial(dial: Mapping, measures: Mapping[str, tuple[str, str]], path: Path
             places, factor = [point["tokens"] for point in points], 1 if heading == "PSNR" else 100
             [line] = axis.plot(places, [factor * value["value"] for value in values], marker=".", label=label)
             for place, point, value in zip(places, points, values, strict=True):
-                half = half_interval(point.get("cases", {}).get(task, {}).get(metric, ""))
-                draw_interval(axis, place, factor * value["value"], factor * half, line.get_color())
+                half = factor * half_interval(point, task, metric)
+                draw_interval(axis, place, factor * value["value"], half, line.get_color())
         axis.set(title=heading, xlabel="mean tokens per image", ylabel="dB" if heading == "PSNR" else "%")
     add_legend(axes[0][0])
     save(figure, path)

@@ -16,7 +16,7 @@ from lavit_hf.publishing.files import replacing_file
 from . import differences
 from .budgets import BASE, OWN, ROWS, check_budgets
 from .claims import CLAIMS, COMPARISONS, Claim
-from .differences import Difference, Results, Value, adjust, compare_cases, name_verdict, read_cases, subtract
+from .differences import Difference, Results, Value, adjust, compare_cases, list_cases, name_verdict, subtract
 from .json_files import compare_recipes, read_json
 from .plots import draw_side_by_side, plot_curves, plot_dial
 from .systems import compare_parts
@@ -79,14 +79,13 @@ def show_measure(value: Value | None, heading: str) -> str:
     return value.show(2) if heading in NOT_SHARES else value.show(1, 100)
 
 
-def show_baseline(results: Results, heading: str, names: Sequence[str]) -> str:
+def show_baseline(results: Results, task: str, metric: str, names: Sequence[str], is_share: bool = True) -> str:
     """Writes a baseline of LaVIT, or of the first row, the one that there is of several `names`."""
-    task, metric = MEASURES[heading]
     first = BASE if BASE in results else next(iter(results))
     found = results[first][0]["evaluation"]["results"].get(task, {}).get(metric, {}).get("baselines", {})
     for name in names:
         if name in found:
-            return f"{found[name]:.2f}" if heading in NOT_SHARES else f"{100 * found[name]:.1f}"
+            return f"{100 * found[name]:.1f}" if is_share else f"{found[name]:.2f}"
     return "-"
 
 
@@ -104,7 +103,7 @@ def make_table(results: Results) -> str:
         for row, found in results.items()
     ]
     scores += [
-        [label, *(show_baseline(results, heading, names) for heading in MEASURES)]
+        [label, *(show_baseline(results, *MEASURES[name], names, name not in NOT_SHARES) for name in MEASURES)]
         for label, names in BASELINES.items()
     ]
     heads = ("row", "tokens, read", "tokens, drawn", "PFLOP", "weights, M", "rate", "seeds", "minutes")
@@ -169,10 +168,7 @@ def _kinds_of_questions(results: Results) -> str:
             for name in names
         ]
         lines.append([f"`{row}`", *cells])
-    baselines = [
-        next(iter(results.values()))[0]["evaluation"]["results"]["questions"][name]["baselines"] for name in names
-    ]
-    common = [f"{100 * found['majority']:.1f}" if "majority" in found else "-" for found in baselines]
+    common = [show_baseline(results, "questions", name, ["majority"]) for name in names]
     return make_rows(heads, [*lines, ["commonest answer", *common]])
 
 
@@ -284,7 +280,7 @@ def _result(point: Mapping) -> dict:
 
 def _paired_cases(first: Mapping, second: Mapping, task: str, metric: str) -> list[list[float]] | None:
     """Returns the values of a measure for each row of the test set at two points, or None if they were not kept."""
-    found = [read_cases(point.get("cases", {}).get(task, {}).get(metric, "")) for point in (first, second)]
+    found = [list_cases(point, task, metric) for point in (first, second)]
     return found if all(found) else None
 
 

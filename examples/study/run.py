@@ -40,7 +40,8 @@ MORE_SEEDS = ("lavit", "regression", "lavit_text_only")  # the rows of the main 
 def parse_options(flags: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/study"), help="folder of trained models")
-    parser.add_argument("--results", type=Path, default=STUDY / "results", help="folder of the JSON files")
+    results = Path(os.path.relpath(STUDY / "results"))  # it is written into the results
+    parser.add_argument("--results", type=Path, default=results, help="folder of the JSON files")
     parser.add_argument("--page", type=Path, default=EXAMPLES.parent / "docs" / "study.md", help="page to write into")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), help="rows to run")
     parser.add_argument("--num_seeds", type=int, help="seeds of each row. Default: 2, and 3 for the main rows")

@@ -468,6 +468,7 @@ def test_the_results_have_the_rates_of_the_sweep():
     sweep = read_json(STUDY / "results" / "sweep.json")
     for row, found in load_results(STUDY / "results").items():
         assert {result["recipe"]["learning_rate"] for result in found} == {sweep[RATE_OF.get(row, row)]["best"]}, row
+        assert not any(Path(result["recipe"]["results"]).is_absolute() for result in found), "a folder of one machine"
 
 
 def test_the_page_agrees_with_the_results():

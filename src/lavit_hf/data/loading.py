@@ -168,7 +168,7 @@ def leave_undecoded(dataset):
         return dataset.with_format(None).decode(False) if dataset.features else dataset
     for column, feature in dataset.features.items():
         if isinstance(feature, datasets.Image) and feature.decode:
-            dataset = dataset.cast_column(column, datasets.Image(mode=feature.mode, decode=False))
+            dataset = dataset.cast_column(column, leave_feature_undecoded(feature))
     return dataset
 
 

@@ -1,7 +1,6 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Stage 2 and fine-tuning: next-token prediction over text and codes, in which every label has the same weight."""
 
-import copy
 from typing import Any
 
 import torch
@@ -61,15 +60,15 @@ class LavitForCausalLMTrainer(LavitTrainer):
             raise ValueError(f"label_smoothing_factor must be 0, got {args.label_smoothing_factor}.")
         if kwargs.get("compute_loss_func") is not None:
             raise ValueError(f"compute_loss_func must be None, got {kwargs['compute_loss_func']}.")
-        if isinstance(kwargs.get("train_dataset"), MixtureRows):
-            if args.train_sampling_strategy not in ("random", "sequential"):
-                raise ValueError(
-                    f"train_sampling_strategy={args.train_sampling_strategy!r} does not go with MixtureRows, which "
-                    "have an order of their own: use 'random' or 'sequential'."
-                )
-            args = copy.copy(args)
-            args.train_sampling_strategy = "sequential"
+        has_order = isinstance(kwargs.get("train_dataset"), MixtureRows)
+        if has_order and args.train_sampling_strategy not in ("random", "sequential"):
+            raise ValueError(
+                f"train_sampling_strategy={args.train_sampling_strategy!r} does not go with MixtureRows, which have "
+                "an order of their own: use 'random' or 'sequential'."
+            )
         super().__init__(model, args, **kwargs)
+        if has_order:
+            self.args.train_sampling_strategy = "sequential"
         if isinstance(self.data_collator, LavitCollator):
             self.data_collator.processor.check_vocabulary(self.model.config)
         if self.is_deepspeed_enabled and args.gradient_accumulation_steps > 1:

@@ -319,10 +319,8 @@ class SequenceReader:
         questions, answers = row[self.arguments.question_column], row[self.arguments.answer_column]
         if isinstance(questions, str):
             questions, answers = [questions], [answers]
-        if isinstance(answers, str | dict) or answers is None or len(answers) != len(questions):
-            raise ValueError(
-                f"A row must have as many answers as questions, got {len(questions)} questions and {answers!r}."
-            )
+        if isinstance(answers, str | dict | None) or len(answers) != len(questions):
+            raise ValueError(f"A row must have as many answers as questions, got {questions!r} and {answers!r}.")
         if not all(isinstance(question, str) and question for question in questions):
             raise ValueError(f"Questions must be texts, got {questions!r}.")
         most = min(self.arguments.questions_per_sequence, len(questions))
