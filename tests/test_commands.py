@@ -2,8 +2,8 @@
 """
 The command lines of README and guides run, with small models, few rows and one step in place of many. Those that
 install are run by `.ci/run` and `.ci/release`, `lavit-hf serve` by `test_serve.py`, lm-eval by `test_lm_eval.py`,
-the tools of other engines by `test_engines.py`, and the study by `training/test_study.py`. `test_own_images.py` runs
-the guide that trains all parts.
+the tools of other engines by `test_engines.py`, and the study by `training/test_study_driver.py`. The guide that
+trains all parts is run by `test_own_images.py`.
 """
 
 import re

@@ -2,11 +2,16 @@
 """The recipes of the study with tiny models, few rows and few steps."""
 
 import json
+import math
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from pretrain import list_texts, train_text_tokenizer
+from study.json_files import write_json
+from study.systems import describe_recipe, fingerprint_parts
+from study.train import read_arguments
 
 from lavit_hf import LavitImageDecoderPipeline
 from lavit_hf.data.shapes import load_shapes
@@ -88,3 +93,24 @@ def flags(row: str, parts: Path, output: Path, **settings) -> list[str]:
         str(STUDY / "rows" / f"{row}.yaml"),
         *(text for pair in given.items() for text in (f"--{pair[0]}", str(pair[1]))),
     ]
+
+
+class Recorded:
+    """Runs nothing, and writes what the stages would, with losses from a table."""
+
+    def __init__(self, losses: dict[str, float]):
+        self.losses, self.runs = losses, []
+
+    def __call__(self, module: str, given: list[str], jobs: int = 1, lock: int | None = None) -> None:
+        self.runs.append((module, given))
+        named = {name.removeprefix("--"): value for name, value in pairwise(given) if name.startswith("--")}
+        if module != "study.train":
+            Path(named["output_dir"]).mkdir(parents=True)
+            Path(named["output_dir"], "README.md").touch()
+        elif "only_loss" in named:
+            loss = self.losses[named["learning_rate"]]
+            write_json(named["results"], {"held_out_loss": loss if math.isfinite(loss) else None})
+        else:
+            arguments = read_arguments(given)
+            found = {"recipe": describe_recipe(*arguments), "parts": fingerprint_parts(arguments[0])}
+            write_json(named["results"], found | {"row": arguments[0].row, "seed": arguments[3].seed})
