@@ -31,8 +31,8 @@ class OptimizerFactory:
             model (`nn.Module`): The model to train.
             args (`TrainingArguments`): Learning rate, weight decay (of matrices alone) and the settings of AdamW.
             learning_rates (`dict[str, float]`, *optional*):
-                Learning rates of parts of the model, by the beginning of their parameters' names. Of several that
-                match, the longest one decides. All other parameters have `args.learning_rate`.
+                Learning rates of parts of the model, by the beginning of their parameters' names. The longest one
+                that matches decides. All other parameters have `args.learning_rate`.
             use_muon (`bool`, *optional*, defaults to `False`):
                 Whether Muon moves the matrices of hidden linear layers, and AdamW everything else. Muon needs whole
                 matrices: not with FSDP, nor with ZeRO stage 3.

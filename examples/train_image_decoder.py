@@ -19,6 +19,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from transformers import AutoImageProcessor, TrainingArguments, set_seed
 
 from lavit_hf import LavitImageDecoderPipeline, LavitVisualTokenizer
+from lavit_hf.data.code_files import codes_column
 from lavit_hf.data.loading import column_names
 from lavit_hf.processing import new_image_processor
 from lavit_hf.training import (
@@ -121,11 +122,11 @@ def train(
             image_size={"height": height, "width": width}, image_mean=[0.5] * 3, image_std=[0.5] * 3
         )
     }
-    codes_column = f"{data.image_column}_codes"
-    if codes_column not in column_names(train_rows.dataset):  # then the visual tokenizer computes them
+    codes = codes_column(data.image_column)
+    if codes not in column_names(train_rows.dataset):  # then the visual tokenizer computes them
         image_processors["pixel_values"] = AutoImageProcessor.from_pretrained(model_args.visual_tokenizer)
-        codes_column = None
-    collator = ImageCollator(image_processors, data.image_column, codes_column)
+        codes = None
+    collator = ImageCollator(image_processors, data.image_column, codes)
     trainer = LavitImageDecoderTrainer(
         model,
         args,

@@ -100,7 +100,7 @@ def show_tokenizer(
     and what another one sees in the features rebuilt from the codes.
 
     Args:
-        outputs ([`LavitVisualTokenizerForPreTrainingOutput`]): What the model makes of images, in evaluation mode.
+        outputs ([`LavitVisualTokenizerForPreTrainingOutput`]): The outputs for images, in evaluation mode.
         images (`list[Image.Image]`): Images.
         pixel_values (`torch.FloatTensor` of shape `(B, 3, S, S)`):
             The same images from the image processor. The linear maps are fitted to all of them.

@@ -23,13 +23,13 @@ GOLDENS = Path(__file__).parent / "goldens"
 
 @pytest.fixture(scope="session")
 def golden_folder() -> Path:
-    """What the authors' code computes, and the checkpoint it was computed with."""
+    """The results of the authors' code, and the checkpoint they were computed with."""
     return GOLDENS
 
 
 @pytest.fixture(scope="session")
 def goldens() -> dict[str, torch.Tensor]:
-    """What the authors' code computes, see `goldens/README.md`."""
+    """The results of the authors' code, see `goldens/README.md`."""
     return load_file(GOLDENS / "goldens.safetensors")
 
 

@@ -37,7 +37,7 @@ def show(value: Any) -> dict:
 
 
 def run_cell(source: str, names: dict) -> list[dict]:
-    """Runs a cell, and returns its outputs as Jupyter stores them. What goes to stderr is left out."""
+    """Runs a cell, and returns its outputs as Jupyter stores them. Output to stderr is left out."""
     tree = ast.parse(source)
     last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
     printed, value = io.StringIO(), None

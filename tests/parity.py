@@ -34,7 +34,7 @@ GOLDENS = Path(__file__).parent / "goldens"
 
 
 class Goldens:
-    """What the authors' code computes: `tensors` and `facts` by name, and the pictures they came from."""
+    """The results of the authors' code: `tensors` and `facts` by name, and the pictures they came from."""
 
     def __init__(self):
         self.tensors = load_file(GOLDENS / "goldens.safetensors")
@@ -75,7 +75,7 @@ class Candidate:
         return pipeline
 
     def read(self, texts, **settings) -> list[list[int]]:
-        """What the model says of the four pictures, with `texts` behind each."""
+        """The logits for the four pictures, with `texts` behind each."""
         inputs = self.processor(text=[f"<image>{text}" for text in texts], images=self.goldens.images)
         inputs = inputs.convert_to_tensors("pt")
         inputs["pixel_values"] = self.goldens.tensors["pixel_values"]

@@ -79,8 +79,8 @@ class Killer:
     """
     Counts what changes the file system while something is saved to `folder`. Until the new files are complete, it
     checks before each operation that a kill there leaves all that was in the folder. Then it forks once for each
-    remaining operation, and the child is killed before that operation. What it leaves is moved to `target`, and the
-    folder is brought back to where the child began.
+    remaining operation, and the child is killed before that operation. The files that it leaves are moved to
+    `target`, and the folder is brought back to where the child began.
     """
 
     def __init__(self, folder: Path, target: Path):
@@ -125,7 +125,7 @@ class Killer:
 def main(root: str, old_shards: str, new_shards: str, has_decoder: str) -> None:
     """
     Args:
-        root: What is saved to an empty folder goes to its `old` and `new`, what the N-th kill leaves to `killed/N`.
+        root: Saves to an empty folder go to its `old` and `new`, and the files of the N-th kill to `killed/N`.
         old_shards, new_shards: `max_shard_size` of both.
         has_decoder: `"True"` or `"False"`.
     """

@@ -13,7 +13,7 @@ from lavit_hf.data.shapes.loading import make_row
 from lavit_hf.evaluation import evaluate
 
 
-# What its card must show, of scenes of the test split.
+# Scores on the test split that its card must show.
 FLOORS = {
     ("captions", "objects"): 0.97,
     ("questions", "accuracy"): 0.97,

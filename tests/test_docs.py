@@ -65,7 +65,7 @@ def quick(tmp_path_factory) -> Path:
     return folder
 
 
-# What a guide takes for given: names that its blocks use, and folders.
+# Names that the blocks of a guide take for given, and folders.
 
 
 def load_parts() -> dict:

@@ -41,7 +41,7 @@ def exports(module) -> dict:
 
 
 def methods(cls: type):
-    """What a class adds: of what it overrides, only that which it documents anew."""
+    """Lists the methods that a class adds, and those that it overrides and documents anew."""
     for name, attribute in vars(cls).items():
         function = getattr(attribute, "__func__", getattr(attribute, "fget", attribute))
         is_new = not any(hasattr(base, name) for base in cls.__bases__)

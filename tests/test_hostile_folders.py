@@ -220,7 +220,7 @@ def test_truncated_weights_are_named(load, part, stem, length, shards, variant, 
 
 
 def test_weights_that_are_not_loaded_may_be_broken(folder):
-    """Of another variant, of an adapter, and shards beside the whole file."""
+    """Weights of another variant, of an adapter, and shards beside the whole file."""
     for name in ("model.fp16", "adapter_model", "model-00001-of-00002"):
         (folder / f"{name}.safetensors").write_bytes(b"broken")
     (folder / "model.safetensors.index.json").write_text("[]")

@@ -1,13 +1,23 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""`modeling/` and `processing/` can travel with a checkpoint as remote code, and the map of the files is complete."""
+"""The rules of the house: remote code, the map of the files, their lengths, and the sentences of their comments."""
 
 import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 
-SOURCE = Path(__file__).parent.parent / "src" / "lavit_hf"
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "lavit_hf"
+CODE = [
+    path for folder in ("src", "examples", "tests", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))
+]
+# A sentence that begins with one of these words has no subject of its own.
+FRAGMENT = re.compile(r"(?:^|[.:!?] )((?:As of|Of|What|Which|Whose) .*)")
 TRAVELLERS = sorted((SOURCE / "modeling").glob("*.py")) + sorted((SOURCE / "processing").glob("*.py"))
 
 
@@ -34,8 +44,39 @@ def test_files_have_different_names():
 
 def test_the_map_has_every_file():
     """Each package, each file beside the packages, and each file of a concept has its place in the guide."""
-    text = (SOURCE.parent.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     files = [*SOURCE.glob("*.py"), *(SOURCE / "modeling").glob("*.py")]
     names = [path.name for path in files if path.stem != "__init__"]
     names += [f"{path.parent.name}/" for path in SOURCE.glob("*/__init__.py")]
     assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_files_fit_a_reader():
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCE.rglob("*.py")}
+    assert {path.name: length for path, length in lengths.items() if length > 400} == {}
+
+
+def paragraphs(path: Path) -> Iterator[str]:
+    """Yields the paragraphs of docstrings and comments."""
+    source = path.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
+            # The explanation of an argument is a paragraph as well.
+            yield from re.split(r"\n\s*\n|\n\s*(?=[\w, ]+ \(.*\):)", text)
+    comments, last = [""], 0
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            comments += [""] if token.start[0] > last + 1 else []
+            comments[-1] += token.string.lstrip("#")
+            last = token.start[0]
+    yield from comments
+
+
+def test_sentences_have_subjects():
+    found = [
+        f"{path.relative_to(ROOT)}: {fragment[1]}"
+        for path in CODE
+        for text in paragraphs(path)
+        if (fragment := FRAGMENT.search(" ".join(text.split())))
+    ]
+    assert found == []

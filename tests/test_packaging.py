@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What `pyproject.toml` says of the package: its dependencies and their oldest versions, and its version."""
+"""`pyproject.toml` is right about the package: its dependencies and their oldest versions, and its version."""
 
 import ast
 import importlib.metadata

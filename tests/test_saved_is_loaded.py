@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What was saved is what is loaded: every class, in every way of saving."""
+"""Loaded models are those that were saved: every class, in every way of saving."""
 
 import copy
 import json

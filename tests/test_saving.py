@@ -110,7 +110,7 @@ OTHERS = {
 
 
 def read(reader, facts, folder: Path, files: str = ""):
-    """What a reader loads from a folder, or the error that it gets."""
+    """Returns the model that a reader loads from a folder, or the error that it gets."""
     place = folder / (files if files.endswith("/") else "")
     try:
         return str(facts(reader.from_pretrained(str(place)))).replace(str(folder), "")
@@ -175,7 +175,7 @@ def test_the_classes_of_this_library_complete_the_replacement(killed, tmp_path):
 
 
 def test_saving_less_over_an_interrupted_replacement(killed, tmp_path):
-    """What was committed is completed first: the processor and the pixel decoder are those of one save."""
+    """A save that was committed is completed first: the processor and the pixel decoder are those of one save."""
     model, _, _ = build(OLD, has_decoder=False)
     for folder in sorted((killed / "killed").iterdir())[::8]:
         again = Path(shutil.copytree(folder, tmp_path / folder.name))
@@ -384,7 +384,7 @@ def test_stale_weights(stem, tmp_path):
 
 
 def test_variants(tmp_path):
-    """Of one variant, what was saved last is what is loaded; another variant is another model."""
+    """The last save of a variant is the one that is loaded; another variant is another model."""
     saved = {}
     for seed, (size, variant) in enumerate([("1GB", None), ("1GB", "fp16"), ("80KB", None), ("80KB", "fp16")]):
         saved[variant] = tiny_lavit(seed=seed)

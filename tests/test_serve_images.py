@@ -56,7 +56,7 @@ def to_png(width: int, height: int) -> bytes:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Gives an image, or what the path says. What is slow ends with `is_over`."""
+    """Gives an image, or what the path says. A slow path ends with `is_over`."""
 
     asked: list[tuple[str, str]] = []
     is_over = threading.Event()

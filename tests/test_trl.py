@@ -69,7 +69,7 @@ def rows() -> list[dict]:
 
 
 def message(role: str, text: str, num_images: int | None = None) -> dict:
-    """Of plain text, into which trl puts the placeholder of an image by itself, or of parts."""
+    """Rows of plain text, into which trl puts the placeholder of an image by itself, or of parts."""
     parts = [{"type": "image"}] * (num_images or 0) + [{"type": "text", "text": text}]
     return {"role": role, "content": text if num_images is None else parts}
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What a person types is text through every door, whatever special tokens it names."""
+"""Typed words are text through every door, whatever special tokens they name."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_conversations(demo, seen, image, typed):
     drawn = list(conversation.draw(typed, [image]))
     assert isinstance(drawn[-1], StreamedImage)
     assert special_tokens(demo[1], seen[-1][0]) == "[IMG]<image>[/IMG]"
-    # What was typed before is text as well, and drawings are images.
+    # Words that were typed before are text as well, and drawings are images.
     list(conversation.answer(typed))
     assert special_tokens(demo[1], seen[-1][0]) == "[IMG]<image>[/IMG]" * 3
     list(conversation.draw(typed))

@@ -14,7 +14,7 @@ import lavit_hf
 from .guides import ROOT, blocks_of, pages_with
 
 
-# What a block takes for given, and what other libraries' annotations do not admit though they document it.
+# Names that a block takes for given, and arguments that libraries document and their annotations do not admit.
 LET_PASS = ("name-defined", "list-item", "call-overload", "assignment")
 USUAL = """
 from lavit_hf import LavitForCausalLM, LavitImageDecoderPipeline, LavitProcessor, LavitVisualTokenizer

@@ -40,7 +40,7 @@ def folders(tmp_path_factory) -> Path:
 
 
 TOKENIZERS = ("visual tokenizer", "stage 1", "lavit")
-# What each class may be loaded from.
+# Folders that each class may be loaded from.
 RIGHT = {
     LavitVisualTokenizer: TOKENIZERS,
     LavitVisualTokenizerConfig: TOKENIZERS,

@@ -72,7 +72,7 @@ class Paths:
 
 class Parts(Tuning):
     """
-    Makes the parts of a study. What is there is checked and kept.
+    Makes the parts of a study. Parts that are there are checked and kept.
 
     Attributes:
         paths ([`Paths`]): The folders.
@@ -180,7 +180,7 @@ class Parts(Tuning):
     def compute_codes(self, kind: str) -> None:
         """
         Precomputes the codes of the images that rows train on, and of those that pixel decoders are evaluated on. All
-        rows read them, since images that were rendered or decoded once are read faster. What is complete is kept.
+        rows read them, since images that were rendered or decoded once are read faster. Complete splits are kept.
         """
         if self.options.no_codes:
             return

@@ -1,7 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
 Runs the whole study: visual tokenizers, pixel decoders, the sweep of learning rates, all rows and seeds, the dial, and
-the report. What is there is not run again, and what was stopped is resumed.
+the report. Stages that are complete are not run again, and those that were stopped are resumed.
 
     python examples/study/run.py --sweep
 

@@ -23,7 +23,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from lavit_hf import LavitImageDecoderPipeline, LavitProcessor, LavitVisualTokenizer
-from lavit_hf.data.code_files import CODEBOOK_COLUMN
+from lavit_hf.data.code_files import CODEBOOK_COLUMN, has_codes
 from lavit_hf.data.loading import load_rows
 from lavit_hf.evaluation import TASKS, EvaluationReport, evaluate
 from lavit_hf.inference import encode_images
@@ -247,7 +247,7 @@ def load_sequences(
     if len(rows) != len(train_rows):
         raise ValueError(f"{study.codes} has {len(rows)} rows, and the recipe trains on {len(train_rows)}.")
     if not study.chosen.has_codes:
-        coded = [name for name in rows.column_names if name.endswith("_codes") or name == CODEBOOK_COLUMN]
+        coded = [name for name in rows.column_names if has_codes([name]) or name == CODEBOOK_COLUMN]
         rows = rows.remove_columns(coded)
     options = {"broken_images": data.broken_images, "seed": args.seed}
     return MixtureRows(rows, sequences, data.image_column, **options), eval_rows

@@ -45,7 +45,7 @@ def visual_tokenizer_config() -> LavitVisualTokenizerConfig:
 
 
 class Tester:
-    """What all testers have."""
+    """The attributes of all testers."""
 
     batch_size = 3
     is_training = True

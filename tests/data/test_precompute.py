@@ -578,7 +578,7 @@ def test_other_objects_are_refused(compute, shapes, model, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_workers_at_once(model, tmp_path, number):
-    """The workers are full of images when it comes. What is complete stays."""
+    """The workers are full of images when it comes. Complete shards stay."""
     words = [sys.executable, "-m", "lavit_hf.cli", "precompute-codes", "shapes", str(tmp_path / "out")]
     words += ["--model", str(model), "--batch-size", "1", "--rows-per-shard", "4", "--num-rows", "600"]
     # A shell that runs the tests in the background may have left Ctrl-C ignored.

@@ -217,7 +217,7 @@ def test_answers_are_right(without_talk):
 
 
 def check_reasons(text, question, scene):
-    """What is counted or compared is named in the order of reading, or in that of the question."""
+    """Objects that are counted or compared are named in the order of reading, or in that of the question."""
     reasons = list(filter(None, question.answer.rpartition(": ")[0].split(", ")))
     if question.kind == "count":
         assert reasons == [place for place in PLACES for item in find(text, scene) if item.place == place]

@@ -268,7 +268,7 @@ def test_saved_defaults_of_drawing(tmp_path):
     model.save_pretrained(tmp_path)
     loaded = LavitForCausalLM.from_pretrained(tmp_path)
     ids = loaded.generate(**prompt(), generation_mode="image")
-    # Of an image, these settings count the codes. The call counts the marks as well.
+    # These settings count the codes of an image. The call counts the marks as well.
     assert all(row[5] == IMAGE_START and row[9] == IMAGE_END for row in ids.tolist())
     assert torch.equal(ids[:, :-1], loaded.generate(**prompt(), generation_mode="image", max_new_tokens=4))
     loaded.generation_config.image_generation = {"guidance_scale": 2.0}

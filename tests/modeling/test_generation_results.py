@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What `generate` returns, and what logits processors, stopping criteria and streamers of a user see."""
+"""The results of `generate`, and the inputs of a user's logits processors, stopping criteria and streamers."""
 
 import pytest
 import torch

@@ -40,7 +40,7 @@ def padded_codes_loss():
 
 
 def policy_loss():
-    """What the feature decoder reads in stage 1: vectors of every patch under a policy, both with a gradient."""
+    """The inputs of the feature decoder in stage 1: vectors of every patch under a policy, both with a gradient."""
     model, _ = feature_decoder()
     # As parameters of the model, so that their gradients are compared as well.
     model.policy = torch.nn.Parameter((torch.rand(2, NUM_PATCHES) < 0.4).float())

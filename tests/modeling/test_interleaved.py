@@ -37,7 +37,7 @@ def model() -> LavitForCausalLM:
 
 
 def interleaved(model, given, **settings) -> list[list[int]]:
-    """What is generated, without the prompts and what comes after the end."""
+    """Returns the generated ids, without the prompts and what comes after the end."""
     settings = {"generation_mode": "interleaved", "max_new_tokens": 60, "logits_processor": OFTEN} | settings
     rows = model.generate(**given, **settings, return_full_text=False).tolist()
     ends = settings.get("eos_token_id", EOS)

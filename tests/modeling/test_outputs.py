@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What every model of transformers takes and returns: tuples, hidden states, attentions, and no unknown argument."""
+"""Arguments and outputs are those of transformers: tuples, hidden states, attentions, and no unknown argument."""
 
 import pytest
 import torch

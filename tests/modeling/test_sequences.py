@@ -82,7 +82,7 @@ def test_pictures_of_one_batch_enter_in_different_ways(model, side):
     ]
     for together, single in zip(batch, alone, strict=True):
         torch.testing.assert_close(together, single, atol=1e-5, rtol=1e-4)
-    # What each picture of the last row is read as
+    # The readings of each picture of the last row
     counts = model.model.visual_tokenizer(images[1:]).num_codes.tolist()
     read = {}
     for name, given in {"features": "features", "codes": "codes", "mixed": ways[1:]}.items():

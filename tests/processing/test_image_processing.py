@@ -292,7 +292,7 @@ assert "lavit_hf" not in sys.modules
 
 
 def test_each_backend_is_saved_with_both(image_processor, tmp_path):
-    """What either saves loads as either, and without torchvision and this package as the other."""
+    """Files of either load as either, and without torchvision and this package as the other."""
     image_processor.save_pretrained(tmp_path)
     for backend, loaded_class in (("torchvision", LavitImageProcessor), ("pil", LavitImageProcessorPil)):
         loaded = AutoImageProcessor.from_pretrained(tmp_path, backend=backend)

@@ -51,7 +51,7 @@ def server(folder):
 
 
 def processed(source) -> list[np.ndarray]:
-    """What each backend makes of an image, as it stands before it is resized."""
+    """Returns the image of each backend, as it stands before it is resized."""
     batches = [processor(source, return_tensors="pt", **AS_STORED).pixel_values for processor in PROCESSORS]
     assert all(batch.dtype == torch.uint8 and batch.shape[0] == 1 for batch in batches)
     return [batch[0].permute(1, 2, 0).numpy() for batch in batches]

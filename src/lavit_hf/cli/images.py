@@ -95,7 +95,7 @@ def ask(
 
 
 def draw(
-    prompt: Annotated[str, typer.Argument(help="What to draw.", show_default=False)],
+    prompt: Annotated[str, typer.Argument(help="The prompt.", show_default=False)],
     model: options.Model = options.DEMO,
     output: options.ImageOutput = Path("drawing.png"),
     overwrite: options.Overwrite = False,

@@ -101,7 +101,7 @@ def load_decoder(model: str, decoder: Decoder, like) -> LavitImageDecoderPipelin
 
     Args:
         model (`str`): The folder or repository of the model that it belongs to.
-        decoder (`Decoder`): Which of the pixel decoders.
+        decoder (`Decoder`): The pixel decoder to load.
         like (`PreTrainedModel`): The model whose device and data type it gets.
 
     Raises:

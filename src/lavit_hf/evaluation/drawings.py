@@ -64,7 +64,7 @@ def score_edits(
 
     Args:
         scenes (`list[list[dict]]`): The objects of the edited scenes, as in the column `edited_scene` of the shapes.
-        drawn, unedited (`list`): What `read_scene` finds in each result, and in each image before the edit.
+        drawn, unedited (`list`): The objects that `read_scene` finds in each result, and in each image before.
         kinds (`list[str]`, *optional*): The kind of each edit.
         kept (`list[bool]`, *optional*): Whether each result has the background of its image.
         kept_by_chance (`list[bool]`, *optional*): Whether each result has the background of another image.

@@ -38,7 +38,7 @@ def write_model_card(
     warnings: Sequence[str] = (),
 ) -> Path:
     """
-    Writes `README.md` into the folder of a trained model. Of local folders, the card has the name without the path.
+    Writes `README.md` into the folder of a trained model. The card names local folders without their paths.
 
     Args:
         folder (`str` or `Path`): The folder of the model.

@@ -2,8 +2,8 @@
 """
 The common test suites of the installed transformers as one package.
 
-Their modules come from the source distribution, which has those at the top of the folder `tests` only. What these
-import from elsewhere is written anew in this folder, as far as the suites need it.
+Their modules come from the source distribution, which has those at the top of the folder `tests` only. Anything
+that they import from elsewhere is written anew in this folder, as far as the suites need it.
 """
 
 import sys

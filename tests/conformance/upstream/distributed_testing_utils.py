@@ -36,7 +36,7 @@ def _run_rank(rank: int, world_size: int, store: Path, function: Callable, args:
         dist.destroy_process_group()
 
 
-# What the suite of FSDP asks for under these names.
+# The suite of FSDP asks for these names.
 
 
 def _start_rank_processes(function: Callable, args: tuple, nprocs: int) -> None:
