@@ -13,6 +13,7 @@ from lavit_hf import demo_checkpoint
 from lavit_hf.data.shapes import render_scene, sample_scene
 from lavit_hf.data.shapes.loading import make_row
 from lavit_hf.inference import describe_unknown_words, draw_codes, plan_drawings, prepare_prompts, write_texts
+from lavit_hf.modeling.generation_settings_lavit import LavitGenerationConfig
 
 from .guides import ROOT
 from .parity import GOLDENS
@@ -88,6 +89,28 @@ def test_settings_of_the_release(converted):
     config = AutoModelForCausalLM.from_pretrained(converted).generation_config
     assert config.caption_generation["num_beams"] == 2
     assert config.answer_generation["length_penalty"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        ("caption_generation", {"num_beans": 2}, "caption_generation must hold settings .* got 'num_beans'"),
+        ("answer_generation", [2], r"answer_generation must be a dict .* got \[2\]"),
+        ("answer_generation", {"max_new_tokens": 0}, "max_new_tokens of answer_generation must be .* got 0"),
+        ("plan_generation", {"stop_strings": ["."]}, "plan_generation must hold settings .* got 'stop_strings'"),
+    ],
+)
+def test_wrong_settings_of_tasks(task, settings, message):
+    with pytest.raises(ValueError, match=message):
+        LavitGenerationConfig(**{task: settings})
+
+
+def test_generate_has_no_tasks(demo):
+    model, processor, _ = demo
+    inputs = processor(text="a", return_tensors="pt")
+    with pytest.raises(ValueError, match="no settings of tasks, got caption_generation: use .*write_texts"):
+        model.generate(**inputs, caption_generation={"max_new_tokens": 2})
+    assert write_texts(model, processor, ["a"], task="caption", min_new_tokens=1, max_new_tokens=None)
 
 
 def test_an_unknown_task(demo):

@@ -12,7 +12,7 @@ from transformers import BatchFeature
 from .diffusion import LavitImageDecoderPipeline
 from .inference import decode_codes, decode_edits, encode_images, plan_drawings, prepare_prompts
 from .modeling import LavitForCausalLM
-from .modeling.prompts_lavit import end_ids
+from .modeling.generation_settings_lavit import end_ids
 from .processing import (
     ImageSegment,
     LavitIteratorStreamer,
@@ -148,7 +148,7 @@ class Conversation:
         Draws a prompt code by code, and then keeps the request and the drawing as messages.
 
         Args:
-            prompt (`str`): What to draw.
+            prompt (`str`): The prompt.
             images (`list[PIL.Image.Image]`, *optional*): Images before the prompt.
             preview_every (`int`, *optional*): The number of codes after which the unfinished image is shown again.
             plan_generation (`dict` or `False`, *optional*): Same as in [`plan_drawings`].

@@ -14,8 +14,7 @@ from transformers.utils import logging
 from .diffusion import LavitImageDecoderPipeline
 from .modeling import LavitForCausalLM, LavitVisualTokenizer, LavitVisualTokenizerOutput
 from .modeling.arguments_lavit import check_integer
-from .modeling.generation_settings_lavit import check_plan_settings
-from .modeling.prompts_lavit import end_ids
+from .modeling.generation_settings_lavit import check_task_settings, end_ids
 from .processing import LavitProcessor
 from .processing.chat_lavit import TURN_END, one_line, turn_end_ids
 
@@ -25,7 +24,7 @@ Images = Sequence[Sequence[Image.Image]]
 # The settings of tasks, for a model that has none of its own.
 TASK_SETTINGS: dict[str, dict[str, Any]] = {
     "caption": {"max_new_tokens": 64},
-    "answer": {"max_new_tokens": 32, "stop_strings": ["\n"]},
+    "answer": {"max_new_tokens": 32, "stop_strings": [TURN_END]},
 }
 PLAN_SETTINGS = {"max_new_tokens": 64}
 
@@ -47,7 +46,7 @@ def encode_images(
         [`LavitVisualTokenizerOutput`]
     """
     pixel_values = processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
-    return visual_tokenizer(pixel_values.to(visual_tokenizer.device, visual_tokenizer.dtype), **kwargs)
+    return visual_tokenizer.tokenize_images(pixel_values.to(visual_tokenizer.device), **kwargs)
 
 
 def prepare_prompts(
@@ -150,13 +149,15 @@ def _task_settings(model: LavitForCausalLM, task: str, given: dict[str, Any]) ->
         raise ValueError(f"task must be one of {', '.join(TASK_SETTINGS)}, got {task!r}.")
     own = model.generation_config
     default = {name: value for name, value in TASK_SETTINGS[task].items() if getattr(own, name, None) is None}
-    settings = dict(getattr(own, f"{task}_generation", default)) | given
+    saved = getattr(own, f"{task}_generation", None)
+    settings = (default if saved is None else saved) | given
     if settings.get("num_beams") == 1:  # these settings are of beams
         settings = {
             name: value for name, value in settings.items() if name not in ("early_stopping", "length_penalty")
         }
-    if "min_new_tokens" in settings and "max_new_tokens" in settings:
-        settings["min_new_tokens"] = min(settings["min_new_tokens"], settings["max_new_tokens"])
+    least, most = settings.get("min_new_tokens"), settings.get("max_new_tokens")
+    if least is not None and most is not None:
+        settings["min_new_tokens"] = min(least, most)
     return settings
 
 
@@ -223,7 +224,7 @@ def plan_settings(model: LavitForCausalLM, plan_generation: dict[str, Any] | Lit
     own = getattr(model.generation_config, "plan_generation", None)
     if plan_generation is False:
         return None
-    check_plan_settings(plan_generation)
+    check_task_settings("plan_generation", plan_generation)
     if own is None and plan_generation is not None:
         raise ValueError(f"This model writes no plans, got plan_generation={plan_generation!r}.")
     return None if own is None else PLAN_SETTINGS | own | (plan_generation or {})

@@ -7,6 +7,7 @@ from PIL import Image
 from transformers import CLIPVisionConfig
 
 from lavit_hf import LavitProcessor
+from lavit_hf.inference import encode_images
 from lavit_hf.modeling import distributed_lavit
 
 from ..tiny import CODEBOOK_SIZE, IMAGE_SIZE, VISION, text_tokenizer, tiny_lavit
@@ -52,7 +53,12 @@ def of_processor(model, images):
     return inputs["keep_mask"], ids.input_ids[ids.image_mask] - model.config.visual_token_offset
 
 
-ROUTES = [of_model, of_forward, of_processor]
+def of_images(model, images):
+    outputs = encode_images(model.model.visual_tokenizer, make_processor(), images)
+    return outputs.keep_mask, outputs.codes
+
+
+ROUTES = [of_model, of_forward, of_processor, of_images]
 
 
 @pytest.fixture(scope="module")

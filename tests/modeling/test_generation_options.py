@@ -1,18 +1,23 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """`generate` with every option that touches prefill or cache, and whatever state the prompts are in."""
 
+import inspect
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
     GenerationConfig,
+    GenerationMixin,
     LlamaConfig,
     LlamaForCausalLM,
 )
 
 from lavit_hf import LavitForCausalLM
 from lavit_hf.modeling.generation_settings_lavit import DEFAULT_MAX_LENGTH, DEFAULT_TOP_K
+from lavit_hf.modeling.sampling_lavit import WARPERS, make_warpers
 
 from ..tiny import (
     CODEBOOK_SIZE,
@@ -281,6 +286,31 @@ def test_defaults_are_those_of_transformers():
     # A private method: this test tells when transformers' defaults move.
     defaults = GenerationConfig()._get_default_generation_params()
     assert (defaults["max_length"], defaults["top_k"]) == (DEFAULT_MAX_LENGTH, DEFAULT_TOP_K)
+
+
+def test_sampling_is_that_of_transformers(model):
+    """A text in interleaved generation has the warpers of transformers: all of them, with their values, in order."""
+    settings = {"temperature": 0.7, "top_h": 0.4, "top_k": 1, "top_p": 0.9, "min_p": 0.1, "typical_p": 0.8}
+    settings |= {"epsilon_cutoff": 0.01, "eta_cutoff": 0.02, "do_sample": True}
+    # A private method: this test tells when its settings of sampling change.
+    source = inspect.getsource(GenerationMixin._get_logits_processor)
+    branch = source.partition("if generation_config.do_sample:")[2].partition("watermarking_config")[0]
+    names = re.findall(r"^ {12}if generation_config\.(\w+) is not None", branch, re.MULTILINE)
+    assert [name for name in names if name != "num_beams"] == [*WARPERS]
+    assert settings.keys() == {*WARPERS, "do_sample"}
+    for num_beams in (1, 2):
+        config = GenerationConfig(num_beams=num_beams, **settings)
+        config._eos_token_tensor = torch.tensor([2, 3])
+        expected = model._get_logits_processor(config, input_ids_seq_length=1, device="cpu")
+        ours = make_warpers(settings, 3 if num_beams > 1 else 1)
+        assert [type(warper) for warper in ours] == [type(warper) for warper in expected]
+        assert [repr(vars(warper)) for warper in ours] == [repr(vars(warper)) for warper in expected]
+
+
+def test_greedy_texts_take_one_of_equal_tokens():
+    scores = torch.tensor([[0.5, 2.0, 2.0, 1.0], [3.0, 3.0, 0.0, 3.0]])
+    kept = make_warpers({"do_sample": False}, 1)(torch.zeros(2, 1, dtype=torch.long), scores)
+    assert kept.isfinite().tolist() == [[False, True, False, False], [True, False, False, False]]
 
 
 # Wrong values

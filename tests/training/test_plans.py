@@ -150,7 +150,7 @@ def test_settings_of_plans_for_a_model_without_plans_are_refused():
         with pytest.raises(ValueError, match="This model writes no plans, got plan_generation={'do_sample': True}"):
             call()
     inputs = prepare_prompts(processor, ["red"], generation_mode="image")
-    with pytest.raises(ValueError, match="generate writes no plans, got plan_generation: use .*plan_drawings"):
+    with pytest.raises(ValueError, match="has no settings of tasks, got plan_generation: use .*plan_drawings"):
         model.generate(**inputs, generation_mode="image", plan_generation=settings)
 
 

@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 
 from ..data.shapes import parse_caption
+from ..processing.chat_lavit import TURN_END
 from .cider import cider_d
 from .metrics import Metric, average, shift
 from .scenes import scene_metrics
@@ -38,7 +39,7 @@ def evaluate_captions(subject: Subject, rows: Sequence[dict]) -> dict[str, Metri
     for first, batch in subject.batches(rows, "captions"):
         images = subject.read_images(batch, first)
         texts = subject.write([""] * len(batch), images, subject.settings.max_caption_tokens)
-        captions += [text.partition("\n")[0].strip() for text in texts]
+        captions += [text.partition(TURN_END)[0].strip() for text in texts]
         references += [read_captions(row) for row in batch]
         scenes += [row["scene"] for row in batch if "scene" in row]
         subject.show(images, lines=texts)

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from ..diffusion import LavitImageDecoderPipeline
 from ..inference import decode_codes, decode_edits, draw_codes, encode_images, write_texts
 from ..modeling import LavitForCausalLM, LavitVisualTokenizerOutput
-from ..modeling.generation_settings_lavit import check_plan_settings
+from ..modeling.generation_settings_lavit import check_task_settings
 from ..processing import LavitProcessor, read_image
+from ..processing.chat_lavit import TURN_END
 from ..visualization import Sample
 
 
@@ -71,7 +72,7 @@ class EvaluationSettings:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.plan_generation is not False:
-            check_plan_settings(self.plan_generation)
+            check_task_settings("plan_generation", self.plan_generation)
         if unknown := [name for name in self.columns if name not in COLUMNS]:
             raise ValueError(f"columns must be names for {', '.join(COLUMNS)}, got {unknown[0]!r}.")
 
@@ -129,7 +130,7 @@ class Subject:
         """Answers one of `questions` about each of `images`, in one line."""
         texts = [self.processor.vqa_prompt.format(question=question) for question in questions]
         written = self.write(texts, images, self.settings.max_answer_tokens)
-        return [text.partition("\n")[0].strip() for text in written]
+        return [text.partition(TURN_END)[0].strip() for text in written]
 
     def drawing_settings(self) -> dict:
         """Returns the settings of drawing codes, including the model's own."""

@@ -2,7 +2,7 @@
 """Settings of generation: those that are saved with a model, and those that hold in one call of `generate`."""
 
 from collections import ChainMap
-from typing import Any
+from typing import Any, Literal, get_args
 
 from transformers import PreTrainedConfig
 from transformers.generation import GenerationConfig
@@ -13,7 +13,7 @@ from .guidance_lavit import check_guidance
 from .sampling_lavit import WARPERS, LavitSamplingLogitsProcessor
 
 
-GENERATION_MODES = ("text", "image", "interleaved")
+GenerationMode = Literal["text", "image", "interleaved"]
 SETTINGS = frozenset(vars(GenerationConfig()))
 # Defaults of transformers. A test compares them with transformers' own.
 DEFAULT_MAX_LENGTH = 20
@@ -22,6 +22,18 @@ DEFAULT_TOP_K = 50
 CODE_SETTINGS = ("min_new_tokens", "max_new_tokens", "guidance_scale")
 # Settings of `image_generation` in interleaved generation. All others hold for text and images alike.
 INTERLEAVED_SETTINGS = (*CODE_SETTINGS, "do_sample", *WARPERS)
+# Settings of texts for one purpose, and the settings that their texts do not have. A plan ends where a turn does.
+TASKS = {
+    "caption_generation": ("num_return_sequences", "return_dict_in_generate"),
+    "answer_generation": ("num_return_sequences", "return_dict_in_generate"),
+    "plan_generation": (
+        "eos_token_id",
+        "guidance_scale",
+        "num_return_sequences",
+        "return_dict_in_generate",
+        "stop_strings",
+    ),
+}
 # The smallest value of each setting that must be an integer.
 INTEGERS = {
     "max_new_tokens": 1,
@@ -44,30 +56,37 @@ class LavitGenerationConfig(GenerationConfig):
         image_generation (`GenerationConfig` or `dict`, *optional*):
             Settings that hold while an image is drawn. Its `min_new_tokens` and `max_new_tokens` are the smallest and
             the largest number of codes of an image.
+        caption_generation, answer_generation (`dict`, *optional*):
+            Settings of captions, and of answers to questions. See [`write_texts`].
         plan_generation (`dict`, *optional*):
             Settings of plans, for a model that writes a plan before it draws. See [`plan_drawings`].
         kwargs: Same arguments as `GenerationConfig`.
 
     Raises:
-        ValueError: If `plan_generation` is no dictionary, or has a setting that plans do not have.
+        ValueError: If the settings of a task are no dictionary, or have a setting that the task does not have.
     """
 
     image_generation: GenerationConfig
+    caption_generation: dict[str, Any] | None
+    answer_generation: dict[str, Any] | None
     plan_generation: dict[str, Any] | None
 
     def __init__(
         self,
         image_generation: GenerationConfig | dict[str, Any] | None = None,
+        caption_generation: dict[str, Any] | None = None,
+        answer_generation: dict[str, Any] | None = None,
         plan_generation: dict[str, Any] | None = None,
         **kwargs,
     ):
         self.image_generation = image_generation
+        self.caption_generation, self.answer_generation = caption_generation, answer_generation
         self.plan_generation = plan_generation
         super().__init__(**kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "plan_generation":
-            check_plan_settings(value)
+        if name in TASKS:
+            check_task_settings(name, value)
         if name == "image_generation" and not isinstance(value, GenerationConfig):
             value = GenerationConfig(**explicit_settings(value))
         super().__setattr__(name, value)
@@ -80,9 +99,17 @@ class LavitGenerationConfig(GenerationConfig):
     def to_dict(self) -> dict[str, Any]:
         """Returns all settings as a dictionary, in which `image_generation` is a dictionary as well."""
         values = super().to_dict() | {"image_generation": explicit_settings(self.image_generation)}
+        values = {name: value for name, value in values.items() if name not in TASKS or value is not None}
         # A file with this flag would be loaded without `image_generation`, which transformers does not know.
         values.pop("_from_model_config", None)
         return values
+
+
+def end_ids(eos_token_id: int | list[int] | None) -> list[int]:
+    """Returns the ids that end a sequence as a list, from the one, several or none that a configuration has."""
+    if eos_token_id is None:
+        return []
+    return eos_token_id if isinstance(eos_token_id, list) else [eos_token_id]
 
 
 def explicit_settings(config: GenerationConfig | dict[str, Any] | None) -> dict[str, Any]:
@@ -101,18 +128,15 @@ def explicit_settings(config: GenerationConfig | dict[str, Any] | None) -> dict[
     return config or {}
 
 
-def check_plan_settings(settings: dict[str, Any] | None) -> None:
-    """Raises a `ValueError` for settings that plans do not have, or that are no dictionary."""
+def check_task_settings(task: str, settings: dict[str, Any] | None) -> None:
+    """Raises a `ValueError` for settings that the texts of a task do not have, or that are no dictionary."""
     if settings is not None and not isinstance(settings, dict):
-        raise ValueError(f"plan_generation must be a dict with settings of a GenerationConfig, got {settings!r}.")
-    # A plan is a text, and ends where a turn does.
-    fixed = ("eos_token_id", "guidance_scale", "num_return_sequences", "return_dict_in_generate", "stop_strings")
+        raise ValueError(f"{task} must be a dict with settings of a GenerationConfig, got {settings!r}.")
     for name in settings or {}:
-        if name not in SETTINGS or name in fixed:
-            raise ValueError(
-                f"plan_generation must hold settings of a GenerationConfig without {', '.join(fixed)}, got {name!r}."
-            )
-    check_integers(settings or {}, " of plan_generation")
+        if name not in SETTINGS or name in TASKS[task]:
+            without = ", ".join(TASKS[task])
+            raise ValueError(f"{task} must hold settings of a GenerationConfig without {without}, got {name!r}.")
+    check_integers(settings or {}, f" of {task}")
 
 
 def check_integers(settings: dict[str, Any] | ChainMap, suffix: str = "") -> None:
@@ -167,14 +191,15 @@ class LavitGenerationSettings:
         first_modality: str | None = None,
     ):
         mode = generation_mode
-        if mode not in GENERATION_MODES:
-            raise ValueError(f"generation_mode must be one of {GENERATION_MODES}, got {mode!r}.")
+        if mode not in (modes := get_args(GenerationMode)):
+            raise ValueError(f"generation_mode must be one of {modes}, got {mode!r}.")
         if mode != "interleaved" and (max_images is not None or first_modality is not None):
             raise ValueError(f"max_images and first_modality go with generation_mode='interleaved', got {mode!r}.")
         if max_images is not None:
             check_integer("max_images", max_images, 1)
-        if "plan_generation" in arguments:
-            raise ValueError("generate writes no plans, got plan_generation: use lavit_hf.inference.plan_drawings.")
+        if task := next(filter(arguments.__contains__, TASKS), None):
+            function = "plan_drawings" if task == "plan_generation" else "write_texts"
+            raise ValueError(f"generate has no settings of tasks, got {task}: use lavit_hf.inference.{function}.")
         if first_modality not in (None, "text", "image"):
             raise ValueError(f"first_modality must be 'text' or 'image', got {first_modality!r}.")
         self.generation_mode, self.max_images = mode, max_images
@@ -185,39 +210,43 @@ class LavitGenerationSettings:
         _check_image_settings(mode, image)
         self.num_codes = _code_bounds(image, config.num_patches)
 
-        # An earlier dictionary of a `ChainMap` comes first: what follows from the mode, and then what was asked for.
+        # An earlier dictionary of a `ChainMap` comes first.
         call, own = (
             {k: v for k, v in explicit_settings(c).items() if k in SETTINGS} for c in (generation_config, saved)
         )
-        decided: dict[str, Any] = {}
-        asked = ChainMap(decided, arguments, call)
+        given, decided = ChainMap(arguments, call), {"guidance_scale": 1.0}  # transformers would run the model twice
         scales = [guidance_scale, call.get("guidance_scale")]
         if mode != "text":
             scales += [image.get("guidance_scale"), own.get("guidance_scale")]
         scale = next((scale for scale in scales if scale is not None), 1.0)
         self.guidance_scale = check_number("guidance_scale", scale, 1)
-        decided["guidance_scale"] = 1.0  # The guidance of transformers would run the model a second time.
         if mode == "image":
-            asked.maps.append({name: value for name, value in image.items() if name not in CODE_SETTINGS})
+            given = ChainMap(arguments, call, {k: v for k, v in image.items() if k not in CODE_SETTINGS})
             decided["eos_token_id"] = config.image_end_token_id
-        self.explicit = ChainMap(*asked.maps, own)
-        check_integers(asked)
+        check_integers(given)
+        known = ChainMap(*given.maps, own)
         # Lengths that are saved with a model are meant for text.
-        self._decide_lengths(decided, asked if mode == "image" else self.explicit, prompt_length)
-        self.sampling = self._split_sampling(decided, image, config) if mode == "interleaved" else []
+        decided |= self._decide_lengths(given if mode == "image" else known, prompt_length)
+        self.sampling = self._split_sampling(known, image, config) if mode == "interleaved" else []
+        if self.sampling:
+            decided |= dict.fromkeys(WARPERS) | {"do_sample": True}
+        self.explicit = ChainMap(decided, *known.maps)
         if (early_exit := self.explicit.get("assistant_early_exit")) is not None:
             raise ValueError(f"assistant_early_exit does not work with a LaVIT, got {early_exit}.")
         if self.guided:
             check_guidance(self.guidance_scale, mode, self.explicit, config)
-        self.arguments = dict(asked)
+        self.arguments = {**given, **decided}
 
     @property
     def guided(self) -> bool:
         """Whether each row has an unconditional branch."""
         return self.guidance_scale != 1
 
-    def _decide_lengths(self, decided: dict[str, Any], lengths: ChainMap, prompt_length: int) -> None:
-        """Decides on the numbers of new tokens. Lengths of whole sequences count the prompts as they were given."""
+    def _decide_lengths(self, lengths: ChainMap, prompt_length: int) -> dict[str, Any]:
+        """
+        Decides on the numbers of new tokens, and returns the settings of transformers for them. Lengths of whole
+        sequences count the prompts as they were given.
+        """
         names = ("max_new_tokens", "max_length", "min_new_tokens", "min_length")
         most, longest, least, shortest = map(lengths.get, names)
         if most is None and longest is not None:
@@ -245,28 +274,30 @@ class LavitGenerationSettings:
             if most == 1:
                 raise ValueError("max_new_tokens must be at least 2 to draw from empty prompts, got 1.")
             most = self.max_new_tokens - 1  # The model reads the first [IMG] in place of an empty prompt.
-        if most is not None:
-            decided.update(max_new_tokens=most, max_length=None)
         # The grammar knows when an image may end, and transformers knows it for text.
         self.min_new_tokens = least if self.generation_mode == "image" else 0
-        decided["min_new_tokens"] = None if self.generation_mode == "image" else least or None
+        decided = {"min_new_tokens": None if self.generation_mode == "image" else least or None}
+        if most is not None:
+            decided |= {"max_new_tokens": most, "max_length": None}
         if shortest:  # it counts in `least`
             decided["min_length"] = 0
+        return decided
 
-    def _split_sampling(
-        self, decided: dict[str, Any], image: ChainMap, config: LavitConfig
-    ) -> list[LavitSamplingLogitsProcessor]:
-        """Takes sampling out of the hands of transformers, unless both text and images are greedy."""
-        text = {name: self.explicit.get(name) for name in ("do_sample", *WARPERS)}
+    @staticmethod
+    def _split_sampling(known: ChainMap, image: ChainMap, config: LavitConfig) -> list[LavitSamplingLogitsProcessor]:
+        """Returns what samples in the place of transformers, unless both text and images are greedy."""
+        text = {name: known.get(name) for name in ("do_sample", *WARPERS)}
         if text["top_k"] is None:
             text["top_k"] = DEFAULT_TOP_K
         inside = text | {name: value for name, value in image.items() if name in text}
-        if (self.explicit.get("num_beams") or 1) > 1:
+        has_beams = (known.get("num_beams") or 1) > 1
+        if has_beams:
             inside["do_sample"] = text["do_sample"]  # A beam goes through text and images.
         if not (text["do_sample"] or inside["do_sample"]):
             return []
-        decided.update(dict.fromkeys(WARPERS), do_sample=True)
-        return [LavitSamplingLogitsProcessor(text, inside, config)]
+        # Beams need a token beside those that end a text, as in transformers.
+        least = max(len(end_ids(known.get("eos_token_id"))), 1) + 1 if has_beams else 1
+        return [LavitSamplingLogitsProcessor(text, inside, config, least)]
 
 
 def _check_image_settings(mode: str, image: ChainMap) -> None:

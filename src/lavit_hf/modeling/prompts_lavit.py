@@ -18,7 +18,7 @@ from .expansion_lavit import (
     move_padding_left,
     open_image_start,
 )
-from .generation_settings_lavit import LavitGenerationSettings
+from .generation_settings_lavit import LavitGenerationSettings, end_ids
 
 
 @dataclass
@@ -213,10 +213,3 @@ def continue_prompts(
             f"{settings.guidance_scale}, got {'' if keys is None else len(keys)} rows."
         )
     return LavitPrompts(input_ids, input_ids, attention_mask, input_ids)
-
-
-def end_ids(eos_token_id: int | list[int] | None) -> list[int]:
-    """Returns the ids that end a sequence as a list, from the one, several or none that a configuration has."""
-    if eos_token_id is None:
-        return []
-    return eos_token_id if isinstance(eos_token_id, list) else [eos_token_id]

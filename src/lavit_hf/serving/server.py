@@ -20,7 +20,7 @@ from transformers import AsyncTextIteratorStreamer, StoppingCriteriaList
 from transformers.utils import logging
 
 from ..modeling import LavitForCausalLM
-from ..modeling.prompts_lavit import end_ids
+from ..modeling.generation_settings_lavit import end_ids
 from ..processing import LavitProcessor
 from ..processing.chat_lavit import TURN_END
 from .images import decode_images, fetch_images
@@ -64,7 +64,7 @@ FAILURE = to_error("The server has failed.", "server_error")
 
 @contextmanager
 def refusing_mistakes() -> Iterator[None]:
-    """A context that reads what a client has sent. What is wrong with it becomes a [`RefusalError`]."""
+    """A context that reads what a client has sent, whose mistakes become a [`RefusalError`]."""
     try:
         yield
     except ValidationError as error:
