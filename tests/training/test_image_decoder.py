@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from diffusers import AutoencoderKL, DDIMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UNet2DConditionModel,
+)
 from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from train_vae import VaeForTraining, new_vae, set_scaling_factor
@@ -384,6 +390,19 @@ def test_the_averaged_pipeline_is_what_is_uploaded(tmp_path, monkeypatch, by):
     assert len(uploaded) == 1
     assert {"model_index.json", "unet/diffusion_pytorch_model.safetensors"} <= uploaded[0]
     assert not {"model.safetensors", "averaged_weights.pt"} & uploaded[0]
+
+
+def test_latents_of_a_tiny_vae_are_scaled():
+    decoder, images = make_decoder(), make_collator()(make_rows(2))["images"]
+    widths, blocks = (8, 8), (1, 1)
+    decoder.vae = AutoencoderTiny(
+        encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths,
+        num_encoder_blocks=blocks,
+        num_decoder_blocks=blocks,
+        scaling_factor=0.5,
+    )
+    torch.testing.assert_close(decoder.encode_latents(images), 0.5 * decoder.vae.encode(images).latents)
 
 
 def test_latents_have_unit_deviation_after_scaling():

@@ -274,8 +274,10 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
         self._guidance_scale, self._interrupt = scale, False
 
         # 2. Compute the conditions
-        prompt_embeds, pooled = self.encode_image_tokens([row for row in codes for _ in range(num_images_per_prompt)])
-        prompt_embeds, pooled = prompt_embeds.to(device, dtype), None if pooled is None else pooled.to(device, dtype)
+        prompt_embeds, pooled = (
+            None if part is None else part.to(device, dtype).repeat_interleave(num_images_per_prompt, dim=0)
+            for part in self.encode_image_tokens(codes)
+        )
         guided = self.do_classifier_free_guidance
         tensors = prepare_conditions(self.feature_decoder, prompt_embeds, pooled, (height, width), guided)
 
@@ -298,8 +300,7 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
             pixels = pixels if kept_image is None else kept_image.paste(pixels)
             images = self.image_processor.postprocess(pixels, output_type=output_type)
 
-        # 6. Offload all models
-        self.maybe_free_model_hooks()
+        self.maybe_free_model_hooks()  # offloads all models
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     @torch.no_grad()

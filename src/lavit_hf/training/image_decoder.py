@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 from ..diffusion import LavitImageDecoderPipeline
 from ..diffusion.conditions import apply_unet, guidance_attention_mask, prepare_conditions
 from ..diffusion.image_tokens import pad_codes
+from ..diffusion.latents import encode_pixels
 from ..modeling import (
     LavitFeatureDecoder,
     LavitFeatureDecoderConfig,
@@ -197,18 +198,7 @@ class LavitImageDecoderForTraining(nn.Module):
     @torch.no_grad()
     def encode_latents(self, images: torch.Tensor) -> torch.Tensor:
         """Encodes `images` (B, 3, H, W) in [-1, 1] as latents (B, C, h, w) of about unit deviation, float32."""
-        # The VAE of SDXL overflows in float16, which its configuration says.
-        overflows = torch.get_autocast_dtype(images.device.type) == torch.float16 and self.vae.config.force_upcast
-        autocast = torch.is_autocast_enabled(images.device.type) and not overflows
-        with torch.autocast(images.device.type, enabled=autocast):
-            encoded = self.vae.encode(images.to(self.vae.dtype))
-        if isinstance(self.vae, AutoencoderTiny):
-            return encoded.latents.float()
-        posterior = encoded.latent_dist
-        latents = posterior.mean
-        if self.training:
-            latents = latents + posterior.std * self._noise(latents)
-        return latents.float() * self.vae.config.scaling_factor
+        return encode_pixels(self.vae, images, self._noise if self.training else None).float()
 
     @torch.no_grad()
     def list_codes(self, batch: dict[str, torch.Tensor]) -> list[torch.LongTensor]:
