@@ -335,6 +335,17 @@ def test_the_visual_tokenizer_without_this_package(tmp_path, hub):
     assert re.fullmatch(rf"transformers_modules\.\S+\.modeling_lavit_visual_tokenizer {re.escape(str(codes))}", second)
 
 
+def test_the_processor_cannot_load_a_visual_tokenizer_without_this_package(tmp_path, hub):
+    tiny_lavit().save_pretrained(tmp_path / "model")
+    make_processor().save_pretrained(tmp_path / "model")
+    code = (
+        "import sys; sys.modules['lavit_hf'] = None; from transformers import AutoProcessor\n"
+        "AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True, visual_tokenizer=True)"
+    )
+    result = run(code, tmp_path / "model", environment=hub.environment(tmp_path / "home"))
+    assert "visual_tokenizer=True needs lavit_hf to be installed" in result.stderr
+
+
 def save_adapter(model, folder: Path) -> None:
     adapted = get_peft_model(copy.deepcopy(model), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
     adapted.save_pretrained(folder)

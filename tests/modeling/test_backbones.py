@@ -287,6 +287,17 @@ def test_what_is_no_backbone(which):
         LavitForCausalLM.from_backbones(**given)
 
 
+def test_a_setting_that_is_misspelled_is_refused():
+    vision, refused = (
+        CLIPVisionConfig(**VISION),
+        "LavitVisualTokenizerConfig got an unexpected argument 'codebok_size'",
+    )
+    with pytest.raises(TypeError, match=refused):
+        LavitForCausalLM.from_backbones(vision, LlamaConfig(**TEXT), codebok_size=7)
+    with pytest.raises(TypeError, match=refused):
+        LavitVisualTokenizerForPreTraining.from_vision_tower(vision, codebok_size=7)
+
+
 @pytest.mark.parametrize(("attention", "experts"), [("sdpa", "grouped_mm"), ("eager", "eager")])
 def test_backbones_keep_their_kernels(attention, experts):
     config = tiny_text_config("qwen2_moe")

@@ -3,6 +3,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -87,6 +88,8 @@ def test_the_configuration_sets_the_number_of_codes(tmp_path):
     assert fixed.select_patches(images)[1].sum(dim=-1).tolist() == [5, 5, 5]
     # An argument displaces the setting of the configuration.
     assert fixed(images, num_codes=[1, 2, 3]).num_codes.tolist() == [1, 2, 3]
+    for number in (np.int64(7), np.array(7), torch.tensor(7)):
+        assert fixed(images, num_codes=number).num_codes.tolist() == [7, 7, 7]
     assert torch.equal(fixed(images, keep_scale=1.0).num_codes, own)
     assert torch.equal(tokenizer(images, num_codes=5).codes, fixed(images).codes)
     limited = LavitVisualTokenizer.from_pretrained(tmp_path, max_codes=2)
@@ -245,6 +248,7 @@ def test_pretrained_tokenizer_of_stage_1(tmp_path):
             "not go with num_codes",
         ),
         ({"pixel_values": pictures(1), "num_codes": 0}, "num_codes must be an integer from 1 to 16, got 0"),
+        ({"pixel_values": pictures(1), "num_codes": 2.5}, "num_codes must be an integer from 1 to 16, got 2.5"),
         ({"pixel_values": pictures(1), "max_codes": 17}, "max_codes must be an integer from 1 to 16, got 17"),
         ({"pixel_values": pictures(2), "num_codes": [4, 2.5]}, "num_codes must be an integer from 1 to 16, got 4.0"),
         ({"pixel_values": pictures(2), "num_codes": [4]}, r"one for each of 2 images, got \[4\]"),

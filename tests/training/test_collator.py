@@ -195,7 +195,7 @@ def test_columns_in_any_order(processor):
     assert label(processor, parts("image", "caption", "image")) == drawn + caption + drawn
     with pytest.raises(ValueError, match="'captions'"):
         parts("captions", "image")
-    with pytest.raises(ValueError, match="sequence_columns need a weight of the kind 'interleaved'"):
+    with pytest.raises(ValueError, match="sequence_columns need the kind 'interleaved'"):
         SequenceArguments(["caption=1"], sequence_columns=["caption"])
 
 

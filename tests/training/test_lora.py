@@ -56,6 +56,23 @@ def test_the_language_models_layers_and_nothing_else(text):
     assert len(names) == 2 * (4 if text == "gpt2" else 7)
 
 
+def test_a_second_adapter_sits_in_the_language_model_alone(batch):
+    base = make_base(False)
+    model = get_peft_model(base, lora_config(base))
+    model.add_adapter("second", lora_config(base))
+    model.set_adapter("second")
+    assert all(name.startswith("model.language_model.") for name in trained_parts(model))
+    assert model(**batch).loss > 0
+
+
+def test_an_adapter_that_is_frozen_reads_no_image_that_enters_as_codes(batch, monkeypatch):
+    model = get_peft_model(make_base(False), lora_config(make_base(False))).train()
+    batch = batch | {"image_inputs": "codes"}
+    expected = model(**batch).loss
+    monkeypatch.setattr(model.base_model.model.model.visual_adapter, "forward", None)
+    assert model(**batch).loss == expected
+
+
 WAYS = {
     "get_peft_model": get_peft_model,
     "inject_adapter_in_model": lambda model, config: inject_adapter_in_model(config, model),  # as `add_adapter` does

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ MANIFEST_FILE = "codes.json"
 # The column with the fingerprint of the codebook that the codes of a row belong to. It stays with rows wherever they
 # are copied.
 CODEBOOK_COLUMN = "codebook_fingerprint"
+CODES_SUFFIX = "_codes"
 # The key of a shard's record in the metadata of its parquet file.
 RECORD_KEY = b"lavit_hf"
 # Settings in which the splits of a dataset agree.
@@ -50,6 +51,16 @@ patches. Codes are only valid for the visual tokenizer that computed them: the c
 its codebook, and `{file}` of each split has everything else that codes depend on. Skipped rows have broken images,
 which are listed in `broken.jsonl`.
 """
+
+
+def codes_column(image_column: str) -> str:
+    """Returns the name of the column with the codes of the images in `image_column`."""
+    return f"{image_column}{CODES_SUFFIX}"
+
+
+def has_codes(columns: Iterable[str]) -> bool:
+    """Returns whether any of `columns` is named as one with codes."""
+    return any(name.endswith(CODES_SUFFIX) for name in columns)
 
 
 @dataclass
@@ -255,7 +266,7 @@ def complete_split(folder: Path, input_rows: int | None, is_main_process: bool) 
         is_main_process (`bool`): Whether to write.
 
     Returns:
-        [`CodesSummary`]: What the split holds.
+        [`CodesSummary`]: The contents of the split.
 
     Raises:
         ValueError: If the split has another number of rows, if a shard is missing, or if no row could be read.

@@ -26,8 +26,10 @@ from .code_files import (
     CodesSummary,
     ShardWriter,
     codebook_fingerprint,
+    codes_column,
     complete_split,
     find_shards,
+    has_codes,
     open_split,
     reopen_split,
     shard_path,
@@ -97,7 +99,7 @@ def precompute_codes(
             The split, which names the folder. By default, the one that the dataset knows itself by, or `"train"`.
 
     Returns:
-        [`CodesSummary`]: What the split holds, from all processes, in each of them.
+        [`CodesSummary`]: The contents of the split, from all processes, in each of them.
 
     Raises:
         ValueError: If an argument is out of its range or a column does not hold images; if the folder holds something
@@ -205,14 +207,9 @@ def _check_image_columns(rows, image_columns: Sequence[str]) -> None:
 def _without_codes(rows, image_columns: Sequence[str]):
     """Returns rows without the codes that were precomputed for columns before, since they are computed again."""
     old = {codes_column(column) for column in image_columns} & {*rows.column_names}
-    if old and not any(name.endswith("_codes") for name in {*rows.column_names} - old):
+    if old and not has_codes({*rows.column_names} - old):
         old.add(CODEBOOK_COLUMN)  # no other codes need it
     return rows.remove_columns(sorted(old)) if old else rows
-
-
-def codes_column(image_column: str) -> str:
-    """Returns the name of the column with the codes of the images in `image_column`."""
-    return f"{image_column}_codes"
 
 
 def _sample_rows(rows: datasets.Dataset) -> pa.Table:

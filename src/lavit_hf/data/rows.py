@@ -13,7 +13,7 @@ from datasets.distributed import split_dataset_by_node
 from transformers.utils import logging
 
 from ..processing import read_image
-from .code_files import CODEBOOK_COLUMN, codebook_fingerprint
+from .code_files import CODEBOOK_COLUMN, codebook_fingerprint, has_codes
 from .loading import check_columns, column_names, leave_feature_undecoded, leave_undecoded
 
 
@@ -154,7 +154,7 @@ class RowDataset(_RowSource, torch.utils.data.Dataset):
 
     def check_codebook(self, codebook: str) -> None:
         """Raises a `ValueError` if rows have codes of another codebook than that of the fingerprint `codebook`."""
-        if CODEBOOK_COLUMN in self.dataset.column_names and _has_codes(self.dataset):
+        if CODEBOOK_COLUMN in self.dataset.column_names and has_codes(column_names(self.dataset)):
             found = self.dataset.with_format("arrow").select_columns([CODEBOOK_COLUMN]).unique(CODEBOOK_COLUMN)
             if {*found} - {None, codebook}:
                 raise ValueError(OTHER_CODES.format("the dataset"))
@@ -189,7 +189,7 @@ class RowStream(_RowSource, torch.utils.data.IterableDataset):
 
     def check_codebook(self, codebook: str) -> None:
         """Refuses rows with codes of another codebook than that of the fingerprint `codebook` when they are read."""
-        self.codebook = codebook if _has_codes(self.dataset) else None
+        self.codebook = codebook if has_codes(column_names(self.dataset)) else None
 
     def set_epoch(self, epoch: int) -> None:
         if torch.utils.data.get_worker_info() is None:
@@ -270,7 +270,3 @@ def check_codebook(codebook: torch.Tensor, *rows) -> None:
             check_codebook(codebook, given.dataset)
         elif isinstance(given, torch.utils.data.ConcatDataset):
             check_codebook(codebook, *given.datasets)
-
-
-def _has_codes(dataset) -> bool:
-    return any(name.endswith("_codes") for name in column_names(dataset))

@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Checks of arguments: the ranges of numbers, and keyword arguments of a forward beyond its named ones."""
 
+import dataclasses
 import inspect
 import sys
 from numbers import Integral, Real
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers.utils import TransformersKwargs
 
 
@@ -41,3 +43,13 @@ def check_keyword_arguments(model: nn.Module, kwargs: dict, *modules: nn.Module)
         known |= inspect.signature(module.forward).parameters.keys()
     if unknown := [name for name in kwargs if name not in known]:
         raise TypeError(f"{type(model).__name__} got an unexpected argument {unknown[0]!r}.")
+
+
+def check_config_arguments(config_class: type[PreTrainedConfig], kwargs: dict) -> None:
+    """
+    Raises a `TypeError` for a keyword argument that a configuration does not have. transformers would keep it as an
+    attribute without an effect.
+    """
+    known = {field.name for field in dataclasses.fields(config_class)} | {"attn_implementation"}  # type: ignore[arg-type]
+    if unknown := [name for name in kwargs if name not in known]:
+        raise TypeError(f"{config_class.__name__} got an unexpected argument {unknown[0]!r}.")

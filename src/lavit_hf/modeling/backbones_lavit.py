@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from .arguments_lavit import check_config_arguments
 from .configuration_lavit import LavitConfig, LavitVisualTokenizerConfig, check_vision_config
 from .freezing_lavit import evaluation_mode
 from .modeling_lavit_visual_tokenizer import LavitVisualTokenizer
@@ -111,8 +112,10 @@ def load_visual_tokenizer(vision: Backbone, loading: dict, settings: dict) -> La
         settings (`dict`): Arguments of the [`LavitVisualTokenizerConfig`] of a new visual tokenizer.
 
     Raises:
+        TypeError: If the configuration does not have one of `settings`.
         ValueError: If `settings` are given for an existing visual tokenizer.
     """
+    check_config_arguments(LavitVisualTokenizerConfig, settings)
     vision = load_vision_backbone(vision, **loading)
     if not isinstance(vision, LavitVisualTokenizer):
         return build_visual_tokenizer(vision, **settings)

@@ -3,19 +3,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, logging
 
-from .configuration_lavit import LavitConfig
+from .configuration_lavit import ImageInputs, LavitConfig
 
 
 logger = logging.get_logger(__name__)
 
 IGNORE_INDEX = -100
-IMAGE_INPUTS = ("features", "codes")
+IMAGE_INPUTS = get_args(ImageInputs)
 
 
 @dataclass

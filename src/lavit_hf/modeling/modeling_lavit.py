@@ -117,8 +117,8 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
             text (`str`, `PreTrainedConfig` or `PreTrainedModel`):
                 The causal language model: a folder or repository, a configuration, or the model itself.
             num_text_tokens (`int`, *optional*):
-                Number of ids of text, which is the id of `[IMG]`. By default, the length of the tokenizer beside a
-                named model, or else the vocabulary size of the language model.
+                Number of ids of text, which is the id of `[IMG]`. By default, one more than the largest id of the
+                tokenizer beside a named model, or else the vocabulary size of the language model.
             dtype (`torch.dtype` or `str`, *optional*):
                 The dtype of all weights but those that stay float32, see [`LavitPreTrainedModel`]. By default, the
                 wider dtype of the two backbones.
@@ -132,6 +132,7 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
         Raises:
             ValueError: If `vision` or `text` is no backbone, if `kwargs` are given for an existing visual tokenizer,
                 if `dtype` is no floating-point dtype, or if a LaVIT does not compute the logits of the language model.
+            TypeError: If one of `kwargs` is unknown.
         """
         if "torch_dtype" in kwargs:
             raise ValueError(f"from_backbones takes dtype, not torch_dtype, got torch_dtype={kwargs['torch_dtype']}.")
@@ -152,8 +153,7 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
             visual_tokenizer_config=tokenizer_config,
             image_start_token_id=num_text_tokens,
             lm_head_bias=lm_head.bias is not None,
-            # Every configuration takes it.
-            attn_implementation={"": text_model.config._attn_implementation},  # type: ignore[call-arg]
+            attn_implementation={"": text_model.config._attn_implementation},  # type: ignore[call-arg] # in all configurations
         )
         model = cls(config, LavitModel(config, visual_tokenizer, text_model.base_model), lm_head)
         check_logits(text_model, model)
@@ -259,7 +259,7 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
             TypeError: If an argument is unknown.
         """
         self._refuse_router_loss(kwargs.get("output_router_logits"), labels)
-        # Named in the signature, Trainer would expect them in every batch.
+        # They are not in the signature, since `Trainer` would then expect them in every batch.
         shift_labels, num_items_in_batch = kwargs.pop("shift_labels", None), kwargs.pop("num_items_in_batch", None)
         num_given = None if labels is None or num_items_in_batch is None else count_labels(labels, shift_labels)
         if shift_labels is not None and (pixel_values is not None or vision_features is not None or pack):
@@ -292,15 +292,15 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
             attention_mask, labels = sequences.attention_mask, sequences.labels
         if labels is not None:
             labels = mask_labels(self.config, labels, attention_mask)
-        if shift_labels is not None:
-            shift_labels = shift_labels.masked_fill(shift_labels == self.config.image_token_id, IGNORE_INDEX)
-        if num_given is not None:
-            num_labels = count_labels(labels, shift_labels).clamp(min=1)
-            num_items_in_batch = num_items_in_batch * (num_labels / num_given.clamp(min=1))
+            if shift_labels is not None:
+                shift_labels = shift_labels.masked_fill(shift_labels == self.config.image_token_id, IGNORE_INDEX)
+            num_labels = count_labels(labels, shift_labels).clamp(min=1)  # a batch may have no label
+            if num_items_in_batch is None:
+                num_items_in_batch = num_labels
+            else:
+                num_items_in_batch = num_items_in_batch * (num_labels / num_given.clamp(min=1))
         if sequences is not None:
             sequences.labels = labels
-        if labels is not None and num_items_in_batch is None:  # a batch may have no label
-            num_items_in_batch = count_labels(labels, shift_labels).clamp(min=1)
         loss, logits, token_losses = None, None, None
         if skip_logits and labels is not None:
             loss, token_losses = self._compute_losses(
@@ -380,14 +380,8 @@ def compute_logits(head: nn.Module, hidden_states: torch.Tensor, config: LavitCo
     return logits
 
 
-def write_names(model_type: str, class_name: str) -> None:
-    """
-    Enters the class of a causal language model that reads and writes images. `Trainer` looks up the first table to
-    shift labels when it smooths them. The pipelines "text-generation" and "any-to-any" look up one table each.
-    """
-    for table in (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES):
-        table[model_type] = class_name
-
-
-# Called here, and not at registration, so that the code that travels with a checkpoint makes the entries as well.
-write_names(LavitConfig.model_type, LavitForCausalLM.__name__)
+# These tables name the class of a causal language model that reads and writes images. `Trainer` looks up the first one
+# to shift labels when it smooths them, and the pipelines "text-generation" and "any-to-any" look up one each. Entries
+# are made here, and not at registration, so that the code that travels with a checkpoint makes them as well.
+for table in (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES):
+    table[LavitConfig.model_type] = LavitForCausalLM.__name__

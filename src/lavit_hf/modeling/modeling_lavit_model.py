@@ -186,16 +186,19 @@ class LavitModel(LavitLanguagePreTrainedModel):
         if input_ids is None:
             is_placeholder = self._find_placeholders(None, inputs_embeds)
             input_ids = torch.where(is_placeholder, self.config.image_token_id, pad_id(self.config))
-        # A blank image stands for none where processes must call the same modules, or train them.
-        given = {"pixel_values": pixel_values, "vision_features": vision_features, "keep_mask": keep_mask}
+        # A blank image stands for none where processes must call the same modules, and where modules are trained, all
+        # of whose parameters need gradients.
         must_agree = process_index_and_count()[1] > 1
+        must_tokenize = must_agree or (self.training and is_trained(self.visual_tokenizer))
+        must_read = must_tokenize or (self.training and is_trained(self.visual_adapter))
+        given = {"pixel_values": pixel_values, "vision_features": vision_features, "keep_mask": keep_mask}
         if num_images == 0:
             given = {
                 name: None if value is None or name == "keep_mask" else value.new_zeros(1, *value.shape[1:])
                 for name, value in given.items()
             }
         tokenized, codes, num_codes = None, input_ids.new_zeros(0), input_ids.new_zeros(0)
-        if num_images or must_agree or (self.training and is_trained(self.visual_tokenizer)):
+        if num_images or must_tokenize:
             tokenized = self.tokenize_images(**given)
         if num_images:
             codes, num_codes = tokenized.codes.to(input_ids.device), tokenized.num_codes.to(input_ids.device)
@@ -213,9 +216,9 @@ class LavitModel(LavitLanguagePreTrainedModel):
         )
         sequences.image_tokens = tokenized if num_images else None
         features = None
-        if chosen or (tokenized is not None and (must_agree or self.training)):
+        if chosen or (must_read and tokenized is not None):
             features, feature_mask = self._read(tokenized, chosen or [0], sequences.image_mask)
-        elif self.training and is_trained(self.visual_adapter):
+        elif must_read:
             features = read_blank(self.visual_adapter, self.config.visual_tokenizer_config)
         if chosen:
             sequences.feature_mask, sequences.image_features = feature_mask, features
@@ -228,7 +231,7 @@ class LavitModel(LavitLanguagePreTrainedModel):
             embeds = torch.where(is_image, embeds.to(sequences.inputs_embeds), sequences.inputs_embeds)
         if chosen:
             embeds = embeds.masked_scatter(feature_mask[..., None].to(embeds.device), features.to(embeds))
-        elif features is not None and self.training:
+        elif features is not None and features.requires_grad:
             # The adapter has a gradient of zeros, as where another process reads images.
             embeds = embeds + 0.0 * features.sum().to(embeds)
         sequences.inputs_embeds = embeds

@@ -127,6 +127,7 @@ class LavitVisualTokenizerForPreTraining(LavitPreTrainedModel):
         Raises:
             ValueError: If `vision` is no vision model, or does not fit, see [`check_vision_tower`]. Also if arguments
                 are given for an existing visual tokenizer.
+            TypeError: If one of `kwargs` is unknown.
         """
         vision = load_vision_backbone(vision)
         visual_tokenizer = load_visual_tokenizer(vision, {}, kwargs)

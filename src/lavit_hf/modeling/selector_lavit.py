@@ -2,8 +2,10 @@
 """The selector (paper, section 3.1), which decides which patches of an image are kept."""
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import get_args
 
+import numpy as np
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
@@ -111,7 +113,9 @@ def select_patches(
 def _read_counts(name: str, counts: Counts, scores: torch.Tensor) -> torch.Tensor:
     """Returns numbers of codes (B,) like `scores` (B, N), from one number for all images or one for each."""
     num_images, num_patches = scores.shape
-    if isinstance(counts, int):
+    if isinstance(counts, torch.Tensor | np.ndarray) and counts.ndim == 0:
+        counts = counts.item()
+    if isinstance(counts, Real):
         return scores.new_full((num_images,), check_integer(name, counts, 1, num_patches))
     given = torch.as_tensor(counts)
     if given.shape != (num_images,):

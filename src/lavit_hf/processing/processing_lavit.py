@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 from transformers import (
+    MODEL_MAPPING,
     AutoConfig,
     AutoModel,
     AutoTokenizer,
@@ -33,6 +34,7 @@ from .tokenization_lavit import check_tokenizer, extend_tokenizer
 
 
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+HUB_ARGUMENTS += ("trust_remote_code", "code_revision")
 
 
 class LavitProcessor(ProcessorMixin):
@@ -104,12 +106,20 @@ class LavitProcessor(ProcessorMixin):
             visual_tokenizer (`bool` or [`LavitVisualTokenizer`], *optional*, defaults to `False`):
                 True loads the visual tokenizer of the same folder or repository; `model.model.visual_tokenizer` is the
                 one of a loaded model. With either, lengths are known before the model runs.
+
+        Raises:
+            ValueError: If the visual tokenizer is to be loaded and lavit_hf is not installed.
         """
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if visual_tokenizer is True:
             hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
             config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub)
             config = getattr(config, "visual_tokenizer_config", config)
+            if type(config) not in MODEL_MAPPING:  # without lavit_hf, the Auto classes know whole models alone
+                raise ValueError(
+                    "visual_tokenizer=True needs lavit_hf to be installed: pass model.model.visual_tokenizer of a "
+                    "loaded model instead."
+                )
             visual_tokenizer = AutoModel.from_pretrained(pretrained_model_name_or_path, config=config, **hub)
         if visual_tokenizer is not False:
             processor.visual_tokenizer = visual_tokenizer

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from peft import LoraConfig
 
 from ..modeling import LavitForCausalLM
+from ..modeling.freezing_lavit import VISUAL_PARTS
 
 
 @dataclass
@@ -44,6 +45,7 @@ def lora_config(model: LavitForCausalLM, arguments: LoraArguments | None = None)
         lora_alpha=arguments.lora_alpha,
         lora_dropout=arguments.lora_dropout,
         target_modules="all-linear",
+        exclude_modules=VISUAL_PARTS,  # `PeftModel.add_adapter` gives the model no chance to keep adapters out
         modules_to_save=whole or None,
         ensure_weight_tying=arguments.train_embeddings and bool(model.config.tie_word_embeddings),
         task_type="CAUSAL_LM",

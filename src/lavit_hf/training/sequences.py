@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from ..data.code_files import CODEBOOK_COLUMN
+from ..data.code_files import CODEBOOK_COLUMN, codes_column, has_codes
 from ..data.loading import column_names
+from ..modeling.expansion_lavit import IMAGE_INPUTS
 from ..processing import read_image
 from ..processing.chat_lavit import QUESTION_END, QUESTION_START, TURN_END, one_line
 from .parts import ImagePart, Part, TextPart, has_any, needs_pixels, one_of
@@ -104,8 +105,7 @@ class SequenceArguments:
         self.weights = {kind: weight for kind, weight in self.weights.items() if weight > 0}
         if self.sequence_columns and "interleaved" not in self.weights:
             raise ValueError(
-                f"sequence_columns need a weight of the kind 'interleaved', got {self.sequence_columns} with "
-                f"{self.mixture}."
+                f"sequence_columns need the kind 'interleaved', got {self.sequence_columns} with {self.mixture}."
             )
         named = {kind: getattr(self, name) for kind, name in PLANS.items()}
         self.plans = {kind: column for kind, column in named.items() if column is not None and kind in self.weights}
@@ -120,7 +120,7 @@ class SequenceArguments:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}.")
         if self.questions_per_sequence < 1:
             raise ValueError(f"questions_per_sequence must be at least 1, got {self.questions_per_sequence}.")
-        if self.image_inputs not in ("features", "codes"):
+        if self.image_inputs not in IMAGE_INPUTS:
             raise ValueError(f"image_inputs must be 'features' or 'codes', got {self.image_inputs!r}.")
 
     def only(self, kind: str) -> "SequenceArguments":
@@ -193,9 +193,9 @@ class SequenceReader:
                 )
         selected = {name for _, _, columns in needed for name in columns}
         # The codes of images that enter as features tell how many positions these take.
-        selected |= {f"{column}_codes" for column in self.image_columns if column in selected}
+        selected |= {codes_column(column) for column in self.image_columns if column in selected}
         selected &= set(names)
-        if any(name.endswith("_codes") for name in selected):
+        if has_codes(selected):
             selected |= {CODEBOOK_COLUMN} & set(names)
         return dataset.select_columns(sorted(selected))
 
@@ -208,7 +208,7 @@ class SequenceReader:
         is_image = [column in self.image_columns for column in columns]
         reads = self.arguments.image_inputs == "features" and kind != "edit" and self._reads(is_image)
         return [
-            {column, f"{column}_codes"} if image and not reads else {column}
+            {column, codes_column(column)} if image and not reads else {column}
             for column, image in zip(columns, is_image, strict=True)
         ]
 
@@ -377,7 +377,7 @@ class SequenceReader:
         follows_text = False
         for column in self.arguments.sequence_columns:
             if column in self.image_columns:
-                given = {"image": row.get(column), "codes": row.get(f"{column}_codes")}
+                given = {"image": row.get(column), "codes": row.get(codes_column(column))}
                 yield {"type": "image"} | {key: value for key, value in given.items() if value}
                 follows_text = False
             else:
@@ -396,5 +396,5 @@ def _supervised(entry: dict, default: bool) -> bool:
 
 
 def _image(row: dict, column: str, image_input: str = "codes", **kwargs) -> ImagePart:
-    part = ImagePart(row.get(column), row.get(f"{column}_codes") or None, image_input, **kwargs)
+    part = ImagePart(row.get(column), row.get(codes_column(column)) or None, image_input, **kwargs)
     return part if needs_pixels(part) else replace(part, image=None)
