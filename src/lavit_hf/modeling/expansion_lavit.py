@@ -11,6 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, logging
 
 from .configuration_lavit import ImageInputs, LavitConfig
+from .ragged_lavit import find_true, put_at
 
 
 logger = logging.get_logger(__name__)
@@ -205,7 +206,7 @@ def expand_placeholders(
     repeats = torch.where(is_image, nn.functional.pad(num_codes, (0, 1))[image_index], real.long())
     lengths = repeats.sum(dim=-1)
     # The position of each code with one placeholder per code.
-    places = is_image.flatten().logical_not().argsort(stable=True)[: len(codes)]
+    places = find_true(is_image, len(codes))
     image_of_code = torch.repeat_interleave(num_codes, output_size=len(codes))
     torn = _is_torn(places, image_of_code, input_ids.shape[1])
     # All numbers that shapes depend on are read from the device in one synchronization.
@@ -267,8 +268,7 @@ class _Move:
 
     def put(self, values: torch.Tensor, fill: int) -> torch.Tensor:
         """Puts values (total, ...) into the new batch (B, new_length, ...), which has `fill` at padding."""
-        placed = values.new_full((self.shape[0] * self.shape[1], *values.shape[1:]), fill)
-        return placed.index_copy(0, self.target, values).unflatten(0, self.shape)
+        return put_at(values, self.target, self.shape, fill)
 
 
 def _label_images(labels, ids, is_image, supervise_images: bool):

@@ -21,6 +21,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_lavit import LavitVisualTokenizerConfig
+from .ragged_lavit import find_true, put_at
 
 
 # Takes (module, query, key, value, mask), where query, key and value have shape (..., hidden_size) and mask has shape
@@ -47,8 +48,7 @@ class PackedLayout:
 
     def pad(self, packed: torch.Tensor) -> torch.Tensor:
         """Turns (T, ...) into (B, L, ...), with zeros at padding."""
-        padded = packed.new_zeros(self.counts.shape[0] * self.length, *packed.shape[1:])
-        return padded.index_copy(0, self._place, packed).unflatten(0, (-1, self.length))
+        return put_at(packed, self._place, (len(self.counts), self.length))
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
         """Turns (B, L, ...) into (T, ...)."""
@@ -88,8 +88,7 @@ class PatchPartition:
         folded_mask = ~keep_mask | self.all_kept[:, None]
         self.kept = PackedLayout(counts, sum(kept), max(kept))
         self.folded = PackedLayout(folded_mask.sum(dim=-1), sum(folded), max(folded))
-        self.kept_index = keep_mask.flatten().logical_not().argsort(stable=True)[: sum(kept)]
-        self.folded_index = folded_mask.flatten().logical_not().argsort(stable=True)[: sum(folded)]
+        self.kept_index, self.folded_index = find_true(keep_mask, sum(kept)), find_true(folded_mask, sum(folded))
 
     @property
     def positions(self) -> torch.LongTensor:

@@ -13,6 +13,7 @@ from .configuration_lavit import LavitConfig
 from .expansion_lavit import IGNORE_INDEX, LavitSequences, mask_labels, pad_id
 from .freezing_lavit import evaluation_mode
 from .guidance_lavit import keeps_state
+from .ragged_lavit import find_true, put_at
 
 
 # The layers, by their names in `layer_types` of a configuration, whose masks may keep packed sequences apart.
@@ -51,17 +52,15 @@ def pack_sequences(config: LavitConfig, sequences: LavitSequences, in_one_row: b
     layout = torch.tensor([*starts, *used]).to(device, non_blocking=True)
     first, num_used = layout.split([len(starts), len(used)])
     rank = real.long().cumsum(dim=1) - 1
-    # Stable sorting finds the real tokens without another synchronization.
-    source = real.flatten().logical_not().argsort(stable=True)[:total]
+    source = find_true(real, total)
     target = (first[:, None] + rank).flatten()[source]
     shape = (len(used), length)
 
     def move(values: torch.Tensor | None, fill: int) -> torch.Tensor | None:
         if values is None:
             return None
-        packed, values = values.new_full((shape[0] * shape[1], *values.shape[2:]), fill), values.flatten(0, 1)
-        taken = values[source.to(values.device)]
-        return packed.index_copy(0, target.to(values.device), taken).unflatten(0, shape)
+        taken = values.flatten(0, 1)[source.to(values.device)]
+        return put_at(taken, target.to(values.device), shape, fill)
 
     labels = sequences.labels
     if labels is not None:
