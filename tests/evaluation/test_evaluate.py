@@ -23,6 +23,12 @@ def report(demo, rows):
     return evaluate(*demo, rows, num_samples=5, batch_size=3, **FAST)
 
 
+def test_the_order_of_tasks_changes_nothing(demo, rows):
+    for tasks in (["drawing"], ["edits", "drawing"], ["own_words", "drawing"]):
+        drawing = evaluate(*demo, rows, tasks=tasks, num_samples=2, **FAST).results["drawing"]
+        assert drawing["num_codes"].count == 2, tasks
+
+
 def test_all_tasks(report, tmp_path):
     assert list(report.results) == list(report.seconds) == list(report.samples) == list(TASKS)
     assert report.left_out == {}

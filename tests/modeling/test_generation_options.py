@@ -145,7 +145,9 @@ def test_features_that_were_computed_before(model):
     given = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 5}
     expected = model.generate(**given, pixel_values=pixel_values)
     features = {"image": model.get_image_features(pixel_values)}
-    assert torch.equal(model.generate(**given, mm_encoder_outputs=features), expected)
+    for _ in range(2):  # rows that are repeated leave the features as they are
+        model.generate(**given, mm_encoder_outputs=features, num_beams=2, num_return_sequences=2)
+        assert torch.equal(model.generate(**given, mm_encoder_outputs=features), expected)
 
 
 @pytest.mark.parametrize("name", ["position_ids", "inputs_embeds"])
@@ -320,6 +322,10 @@ def test_greedy_texts_take_one_of_equal_tokens():
     ("arguments", "message"),
     [
         ({"generation_mode": "image", "guidance_scale": float("inf")}, "guidance_scale must be a finite number"),
+        (
+            {"generation_mode": "image", "guidance_scale": 3.0, "inputs_embeds": torch.zeros(3, 4, 32)},
+            "guidance_scale=3.0 does not work with inputs_embeds",
+        ),
         ({"generation_mode": "image", "guidance_scale": "3"}, "guidance_scale must be a finite number .* got '3'"),
         ({"generation_mode": "image", "image_generation": {"guidance_scale": float("nan")}}, "guidance_scale must be"),
         ({"max_new_tokens": 2.5}, "max_new_tokens must be an integer of at least 1, got 2.5"),

@@ -46,6 +46,15 @@ def test_topk_keeps_as_many_as_the_probabilities_add_up_to():
     assert select_patches(soft, "argmax").sum() == 1
 
 
+def test_among_patches_that_are_alike_the_first_are_kept():
+    """Another kernel, batch or compiler rounds their scores differently. Confident patches are no less apart."""
+    noise = 1e-6 * torch.randn(5, 12, 1, generator=torch.manual_seed(0))
+    alike = (probabilities(*[0.3] * 12) + noise).log_softmax(dim=-1)
+    assert select_patches(alike, "topk").int().tolist() == [[1] * 4 + [0] * 8] * 5
+    confident = torch.tensor([[[9.0, -3.0], [9.0, -4.0]]]).log_softmax(dim=-1)
+    assert select_patches(confident, "topk", num_codes=1).tolist() == [[False, True]]
+
+
 def test_at_least_one_patch_is_kept():
     for selection in ("topk", "argmax", "sample"):
         kept = select_patches(probabilities(1e-6, 2e-6, 1e-6), selection, torch.Generator().manual_seed(0))

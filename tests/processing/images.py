@@ -2,6 +2,9 @@
 """Image files of every kind, with what a person sees in them."""
 
 import io
+import struct
+import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -37,6 +40,20 @@ def on_its_side(image: Image.Image, file_format: str, **kwargs) -> bytes:
     return encode(image.transpose(Image.Transpose.ROTATE_90), file_format, exif=exif, **kwargs)
 
 
+def color_key(depth: int, color: Sequence[int]) -> bytes:
+    """Returns a PNG of `depth` bits, all of one color, which is its transparent color. Pillow does not write those."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    width, height = SIZE
+    value = b"".join(struct.pack(">H", each) for each in color)
+    pixels = value * width if depth == 16 else bytes([color[0] * (255 // (2**depth - 1))]) * (width * depth // 8)
+    header = struct.pack(">IIBBBBB", width, height, depth, 2 if len(color) == 3 else 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"tRNS", value), (b"IDAT", zlib.compress((b"\0" + pixels) * height)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+
+
 def zoo() -> dict[str, tuple[bytes, tuple[int, int, int]]]:
     """Files by name, each with the color of its upper left quarter as RGB; lossy ones are 3 levels off at most."""
     solid = Image.new("RGB", SIZE, COLOR)
@@ -70,6 +87,9 @@ def zoo() -> dict[str, tuple[bytes, tuple[int, int, int]]]:
         "deep.png": (encode(deep), (100, 100, 100)),
         "deep.tiff": (encode(deep, "TIFF"), (100, 100, 100)),
         "clear deep.png": (encode(deep, transparency=257 * 100), WHITE),
+        "clear deep colour.png": (color_key(16, (1000, 2000, 3000)), WHITE),
+        "clear grey of 4 bits.png": (color_key(4, [3]), WHITE),
+        "clear grey of 2 bits.png": (color_key(2, [1]), WHITE),
         "lying.jpg": (on_its_side(two_halves(), "JPEG", quality=100, subsampling=0), COLOR),
         "lying.png": (on_its_side(two_halves(), "PNG"), COLOR),
         "lying deep.png": (on_its_side(deep_halves, "PNG"), (100, 100, 100)),

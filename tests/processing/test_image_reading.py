@@ -19,7 +19,7 @@ from PIL import Image
 
 from lavit_hf.processing import LavitImageProcessor, LavitImageProcessorPil, load_images, read_image
 
-from .images import COLOR, SIZE, animation, encode, two_halves, zoo
+from .images import COLOR, SIZE, WHITE, animation, encode, two_halves, zoo
 
 
 ZOO = zoo()
@@ -232,6 +232,14 @@ def test_every_mode_of_pillow(mode):
         assert np.abs(read - (alpha * straight[..., :3] + (1 - alpha) * 255)).max() <= 1
     elif mode != "PA":
         assert np.array_equal(read, np.asarray(image.convert("RGB")))
+
+
+def test_a_palette_with_opacity():
+    """`Image.quantize` makes one of an image with an alpha channel. A file of it has another kind of palette."""
+    image = Image.new("RGBA", (8, 8), (*COLOR, 0)).quantize(4)
+    assert image.palette.mode == "RGBA"
+    assert read_image(image).getpixel((0, 0)) == read_image(encode(image)).getpixel((0, 0)) == WHITE
+    assert all((pixels == WHITE).all() for pixels in processed(image))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")

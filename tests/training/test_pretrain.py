@@ -19,7 +19,7 @@ from datasets import Dataset
 from optimizers import OptimizerFactory
 from peft import LoraConfig, get_peft_model
 from pretrain import ModelArguments, list_texts, load_model, read_config, train_text_tokenizer
-from transformers import AutoModelForCausalLM, AutoProcessor, GenerationConfig, TrainingArguments
+from transformers import AutoModelForCausalLM, AutoProcessor, GenerationConfig, TrainerCallback, TrainingArguments
 
 from lavit_hf.data.code_files import codebook_fingerprint
 from lavit_hf.data.rows import RowStream
@@ -191,6 +191,25 @@ def test_accumulated_batches_and_streams(tmp_path):
     expected = torch.cat(losses_of_tokens).mean().item()
     trainer.train()
     assert losses(trainer) == pytest.approx([expected], abs=2e-3)
+
+
+def test_a_training_that_was_interrupted_leaves_nothing_behind(tmp_path):
+    """An interrupt within accumulated batches, as in a notebook, and a training of the same trainer after it."""
+
+    class Interrupt(TrainerCallback):
+        def on_substep_end(self, args, state, control, **kwargs):
+            raise KeyboardInterrupt
+
+    settings = {"gradient_accumulation_steps": 3, "max_steps": 1, "logging_steps": 1}
+    fresh = train(tmp_path / "fresh", **settings)
+    trainer, interrupt = make_trainer(tmp_path / "again", **settings), Interrupt()
+    trainer.add_callback(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer.remove_callback(interrupt)
+    trainer.train()
+    for name in ("loss", "grad_norm", "loss_on_text"):
+        assert entries(trainer, name) == entries(fresh, name)
 
 
 def test_inference_finds_what_training_taught():

@@ -163,7 +163,7 @@ def evaluate(
     with _evaluating(model, pipeline):
         for task in [task for task in chosen if task not in left_out]:
             started = time.perf_counter()
-            asked = replace(subject, samples=[])
+            asked = replace(subject, samples=[], drawn_codes=[])  # each task counts its own
             metrics = TASKS[task].run(asked, rows)
             seconds[task], samples[task] = round(time.perf_counter() - started, 2), asked.samples
             results[task] = {key: metric for key, metric in metrics.items() if metric is not None}

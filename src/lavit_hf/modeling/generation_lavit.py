@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Generation of text and images by transformers' own `generate`."""
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -219,7 +220,9 @@ class LavitGenerationMixin(LavitGuidanceMixin):
             if images:
                 given = images | {"image_inputs": image_inputs}
                 expand_images = partial(method_as_forward(self, "_expand_images"), embed=False, **given)
+            # transformers writes into these outputs where it repeats rows, and they may be read again.
             features = kwargs.pop("mm_encoder_outputs", None)
+            features = features and {name: copy.copy(each) for name, each in features.items()}
             prompts = read_prompts(self.config, input_ids, attention_mask, expand_images, features, settings)
         check_context(self.config, prompts.input_ids.shape[1], settings)
         reads_features = prompts.features is not None

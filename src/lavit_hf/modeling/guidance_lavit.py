@@ -28,7 +28,7 @@ def check_guidance(guidance_scale: float, generation_mode: str, settings: Mappin
     """Raises a `ValueError` that names the setting or the language model with which guidance does not work."""
     if generation_mode == "text":
         raise ValueError(f"guidance_scale works on images, got {guidance_scale} with generation_mode='text'.")
-    refused = ["assistant_model"]
+    refused = ["assistant_model", "inputs_embeds"]
     if (settings.get("num_beams") or 1) > 1:
         refused.append("num_beams")
     if generation_mode == "interleaved":

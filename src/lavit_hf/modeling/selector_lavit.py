@@ -87,9 +87,10 @@ def select_patches(
     """
     if selection not in get_args(Selection):
         raise ValueError(f"selection must be 'topk', 'sample' or 'argmax', got {selection!r}.")
-    scores = log_probs[..., 0]
     if selection == "topk":
-        num_kept = scores.exp().sum(dim=-1)
+        num_kept = log_probs[..., 0].exp().sum(dim=-1)
+        # Patches that look alike have equal scores but for the rounding of kernels: the first ones are kept.
+        scores = (log_probs[..., 0] - log_probs[..., 1]).float().round(decimals=4)
     else:
         if selection == "sample":
             log_probs = log_probs + gumbel_noise(log_probs.shape, generator, log_probs.device)

@@ -96,6 +96,8 @@ def _load_image(source, name: str) -> Image.Image | np.ndarray | torch.Tensor:
         image = _to_8_bits(image)
     if image.mode in ("La", "RGBa"):  # premultiplied
         image = image.convert(image.mode.upper())
+    if image.mode == "P" and image.palette.mode == "RGBA":  # transformers looks for transparency beside the palette
+        image = image.convert("RGBA")
     if image.mode in ("I", "F", "LAB"):  # values of unknown range, and a mode that Pillow cannot convert
         raise ValueError(f"{label} has mode {image.mode!r}; convert it to RGB first.")
     return image
@@ -109,6 +111,7 @@ def load_file(source, name: str = "The image") -> Image.Image:
     image = source if isinstance(source, Image.Image) else read_content(source, name)
     with _reading(label):
         image = image if isinstance(image, Image.Image) else _open(image)
+        _scale_transparency(image)
         frames = getattr(image, "n_frames", 1)
         image.load()
     # Cameras write JPEGs as MPO with a preview as second frame, and the frames of PSD are layers of its first one.
@@ -124,6 +127,20 @@ def _open(content: bytes) -> Image.Image:
         return Image.open(io.BytesIO(content))
     except UnidentifiedImageError as error:  # its message would be the address of the buffer
         raise ValueError(f"its {len(content)} bytes are of no known image format") from error
+
+
+def _scale_transparency(image: Image.Image) -> None:
+    """
+    Brings the transparent color of a PNG to 8 bits before its pixels are loaded. Pillow does so with the pixels alone,
+    unless the image is grey with 16 bits. A color of 16 bits then stands for all of those with the same 8 bits.
+    """
+    transparent, [tile] = image.info.get("transparency"), getattr(image, "tile", None) or [None]
+    if transparent is None or tile is None or image.format != "PNG":
+        return
+    if tile.args in ("L;2", "L;4"):
+        image.info["transparency"] = transparent * 255 // (2 ** int(tile.args[-1]) - 1)
+    elif tile.args == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:

@@ -79,8 +79,11 @@ class LavitForCausalLMTrainer(LavitTrainer):
         self.model_accepts_loss_kwargs = False  # `Trainer` need not count labels, which this class does
         self.packing: bool | None = None  # tried with the first batch
         self._wants_logits = False  # in evaluation, what the caller of `prediction_step` asks for
+
+    def forget_batches(self) -> None:
+        super().forget_batches()
         # Sums over the batches of the current step.
-        self._num_labels = self._loss = torch.zeros((), device=args.device)
+        self._num_labels = self._loss = torch.zeros((), device=self.args.device)
 
     @property
     def codebook(self) -> torch.Tensor:

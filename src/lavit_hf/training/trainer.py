@@ -111,6 +111,16 @@ class EpochOfRows(TrainerCallback):
             self.rows.set_epoch(int(state.epoch or 0))
 
 
+class FreshSums(TrainerCallback):
+    """Lets a trainer forget the batches before a training, also where it begins anew after an interrupt."""
+
+    def __init__(self, trainer: "LavitTrainer"):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.forget_batches()
+
+
 class LavitTrainer(Trainer):
     """
     A `Trainer` whose log and metrics have the values that [`~LavitTrainer.measure`] names beside the loss, as means
@@ -142,6 +152,11 @@ class LavitTrainer(Trainer):
         if is_stream and not hasattr(self.train_dataset, "__len__"):
             self.train_dataset = RepeatedStream(self.train_dataset)
         self.add_callback(EpochOfRows(self.train_dataset))
+        self.add_callback(FreshSums(self))
+        self.forget_batches()
+
+    def forget_batches(self) -> None:
+        """Forgets sums over batches, which a training that was interrupted leaves behind."""
         self._measured: dict[bool, dict[str, list]] = {True: {}, False: {}}
 
     @property
