@@ -127,7 +127,7 @@ def test_a_trained_visual_tokenizer_is_trained_further(part, tmp_path):
     assert further.feature_decoder.codebook.equal(model.visual_tokenizer.quantizer.codebook)
     after = train(further, tmp_path / "b", steps=1, rows=16, learning_rate=0.0).tokenizer.visual_tokenizer.state_dict()
     codebooks = [state.pop("quantizer.codebook") for state in (before, after)]
-    assert torch.cosine_similarity(*codebooks).min() > (0.8 if part == "stage 1" else 0.98)
+    assert torch.cosine_similarity(*codebooks).min() > (0.6 if part == "stage 1" else 0.98)
     for name, value in before.items():
         torch.testing.assert_close(after[name], value, msg=name)
 
