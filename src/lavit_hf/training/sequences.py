@@ -361,7 +361,7 @@ class SequenceReader:
             supervised = self.arguments.supervise_images or not reads
             parts.append(
                 _image(
-                    {"image": segment.get("image"), "image_codes": segment.get("codes")},
+                    {"image": segment.get("image"), codes_column("image"): segment.get("codes")},
                     "image",
                     segment.get("image_input", image_input),
                     supervised=_supervised(segment, supervised),
