@@ -112,7 +112,12 @@ class EpochOfRows(TrainerCallback):
 
 
 class FreshSums(TrainerCallback):
-    """Lets a trainer forget the batches before a training, also where it begins anew after an interrupt."""
+    """
+    Lets a trainer forget the batches before a training, also where it begins anew after an interrupt.
+
+    Args:
+        trainer ([`LavitTrainer`]): The trainer.
+    """
 
     def __init__(self, trainer: "LavitTrainer"):
         self.trainer = trainer
