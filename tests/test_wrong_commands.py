@@ -129,3 +129,15 @@ def test_wrong_values(command, here, command_line):
         assert "Traceback" not in error, (line, error)
         assert "somebody/no-model" not in error, (line, error)
         assert contents(here) == before, line
+
+
+@pytest.mark.parametrize("command", ["draw", "edit", "reconstruct", "show", "chat"])
+def test_missing_pixel_decoder(command, here, command_line):
+    """A pixel decoder that a folder lacks is missed before the model, which may be large, is loaded."""
+    Path("model").mkdir()
+    Path("model/config.json").write_text("a model that cannot be loaded")
+    line = (*(word for word in COMMANDS[command] if word not in MODEL), "--model", "model")
+    for decoder, needed in (("highres", "model_index.json"), ("lowres", "a folder lowres_decoder")):
+        code, _, error = command_line(command, *line, "--decoder", decoder)
+        assert code == 1
+        assert f"--decoder {decoder} needs a model with {needed}, and model has none." in " ".join(error.split())

@@ -13,7 +13,7 @@ from ..conversation import DRAW, Conversation, Piece
 from ..processing import ImageSegment, TextSegment, read_image
 from ..visualization import name_tokens
 from . import options
-from .loading import console, load_decoder, load_model, progress, save_image, warn_of_unknown_words
+from .loading import console, load_with_decoder, progress, save_image, warn_of_unknown_words
 
 
 HELP = """\
@@ -58,8 +58,7 @@ def chat(
 ) -> None:
     """Talk to a model in text and images."""
     options.check_folder(output)
-    loaded, processor = load_model(model, device, dtype)
-    pipeline = load_decoder(model, decoder, like=loaded)
+    loaded, processor, pipeline = load_with_decoder(model, decoder, device, dtype)
     torch.manual_seed(seed)
     conversation = Conversation(loaded, processor, pipeline, seed, num_inference_steps=steps)
     console.print(HELP + "\n", markup=False, soft_wrap=True)

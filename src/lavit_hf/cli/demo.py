@@ -10,7 +10,7 @@ from ..data.shapes import render_scene, sample_scene
 from ..inference import decode_codes, decode_edits, draw_codes, encode_images, write_texts
 from ..visualization import name_tokens, show_kept_patches
 from . import options
-from .loading import console, load_decoder, load_model, save_image
+from .loading import console, load_with_decoder, save_image
 
 
 DEMO_SCENE = 6  # of the test split: a star, a square and a triangle
@@ -26,8 +26,7 @@ def demo(
 ) -> None:
     """Show tokens, a caption, an answer, a drawing and an edit of a small trained model."""
     options.check_outputs(*(output / f"{name}.png" for name in IMAGES), overwrite=overwrite)
-    model, processor = load_model(options.DEMO, "cpu", "float32")
-    pipeline = load_decoder(options.DEMO, options.Decoder.highres, like=model)
+    model, processor, pipeline = load_with_decoder(options.DEMO, options.Decoder.highres, "cpu", "float32")
     console.rule("[bold]LaVIT demo")
     console.print(
         f"A LaVIT of {model.num_parameters() / 1e6:.1f} million parameters that knows colored shapes only.\n"

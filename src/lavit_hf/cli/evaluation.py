@@ -10,7 +10,7 @@ from rich.markdown import Markdown
 
 from ..publishing.files import replacing_file
 from . import options
-from .loading import console, load_decoder, load_model
+from .loading import console, load_model, load_with_decoder
 
 
 def evaluate(
@@ -67,14 +67,18 @@ def evaluate(
     check_columns(rows, list(columns.values()), option)
     for name in names or []:
         check_columns(rows, [columns.get(needed, needed) for needed in evaluation.TASKS[name].columns], option)
-    loaded, processor = load_model(model, device, dtype)
     # A folder without a pixel decoder holds a model that only reads. The tasks that draw are then left out.
     draws = any(task.needs_pixels for name, task in evaluation.TASKS.items() if names is None or name in names)
     has_decoder = not Path(model).is_dir() or (Path(model) / "model_index.json").is_file()
+    pipeline = None
+    if draws and has_decoder:
+        loaded, processor, pipeline = load_with_decoder(model, decoder, device, dtype)
+    else:
+        loaded, processor = load_model(model, device, dtype)
     report = evaluation.evaluate(
         loaded,
         processor,
-        load_decoder(model, decoder, like=loaded) if draws and has_decoder else None,
+        pipeline,
         rows,
         split=split,
         tasks=names,

@@ -24,7 +24,7 @@ from ..visualization import (
     show_tokens,
 )
 from . import options
-from .loading import console, load_decoder, load_model, progress, read_images, save_image, warn_of_unknown_words
+from .loading import console, load_model, load_with_decoder, progress, read_images, save_image, warn_of_unknown_words
 
 
 SHOWN = ("kept_patches", "merging", "reconstruction", "attention")
@@ -116,8 +116,7 @@ def draw(
     """
     options.check_outputs(*_name_outputs(output, num_images), overwrite=overwrite)
     before = [read_image(path) for path in image or []]
-    loaded, processor = load_model(model, device, dtype)
-    pipeline = load_decoder(model, decoder, like=loaded)
+    loaded, processor, pipeline = load_with_decoder(model, decoder, device, dtype)
     warn_of_unknown_words(processor, prompt)
     torch.manual_seed(seed)
     size, settings = _find_size(pipeline, aspect_ratio), options.given(guidance_scale=guidance_scale)
@@ -146,8 +145,7 @@ def edit(
     """
     options.check_outputs(output, overwrite=overwrite)
     opened = read_image(image)
-    loaded, processor = load_model(model, device, dtype)
-    pipeline = load_decoder(model, decoder, like=loaded)
+    loaded, processor, pipeline = load_with_decoder(model, decoder, device, dtype)
     warn_of_unknown_words(processor, instruction)
     torch.manual_seed(seed)
     size, settings = _find_size(pipeline, aspect_ratio), options.given(guidance_scale=guidance_scale)
@@ -177,8 +175,7 @@ def reconstruct(
     settings = options.choose_codes(num_codes, max_codes, keep_scale)
     options.check_outputs(output, overwrite=overwrite)
     opened = read_image(image)
-    tokenizer, processor = load_model(model, device, dtype, LavitVisualTokenizer, **settings)
-    pipeline = load_decoder(model, decoder, like=tokenizer)
+    tokenizer, processor, pipeline = load_with_decoder(model, decoder, device, dtype, LavitVisualTokenizer, **settings)
     size = _find_size(pipeline, aspect_ratio)
     generator = torch.Generator().manual_seed(seed)
     codes = encode_images(tokenizer, processor, [opened], generator=generator).codes.tolist()
@@ -243,9 +240,8 @@ def show(
     """
     options.check_outputs(*(output / f"{name}.png" for name in SHOWN), overwrite=overwrite)
     opened = read_image(image)
-    loaded, processor = load_model(model, device, dtype)
+    loaded, processor, pipeline = load_with_decoder(model, decoder, device, dtype)
     loaded.set_attn_implementation({"text_config": "eager"})  # which returns attention weights
-    pipeline = load_decoder(model, decoder, like=loaded)
     tokenizer = loaded.model.visual_tokenizer
     tokens = encode_images(tokenizer, processor, [opened])
     keep_mask, codes = tokens.keep_mask[0], tokens.codes.tolist()

@@ -95,22 +95,27 @@ def load_model(
         raise OSError(f"{model} cannot be loaded: {error}") from error
 
 
-def load_decoder(model: str, decoder: Decoder, like) -> LavitImageDecoderPipeline:
+def load_with_decoder(
+    model: str, decoder: Decoder, device: str, dtype: str, model_class: Any = AutoModelForCausalLM, **settings
+) -> tuple[Any, Any, LavitImageDecoderPipeline]:
     """
-    Loads a pixel decoder.
+    Loads a model, its processor and its pixel decoder, which gets the device and the data type of the model.
 
     Args:
-        model (`str`): The folder or repository of the model that it belongs to.
-        decoder (`Decoder`): The pixel decoder to load.
-        like (`PreTrainedModel`): The model whose device and data type it gets.
+        decoder (`Decoder`): The pixel decoder.
+        model, device, dtype, model_class, settings: Same arguments as [`load_model`].
 
     Raises:
-        ValueError: If the model is a folder without a pixel decoder of low resolution, which is asked for.
+        OSError: If there is no such model, or the Hub cannot be reached.
+        ValueError: If the model has no such pixel decoder. That of a folder is looked for before the model is loaded.
     """
     subfolder = "lowres_decoder" if decoder is Decoder.lowres else None
-    if subfolder and Path(model).is_dir() and not (Path(model) / subfolder).is_dir():
-        raise ValueError(f"--decoder lowres needs a model with a folder {subfolder}, and {model} has none.")
+    folder = Path(model)
+    if folder.is_dir() and not (folder / (subfolder or "") / LavitImageDecoderPipeline.config_name).is_file():
+        place = f"a folder {subfolder}" if subfolder else LavitImageDecoderPipeline.config_name
+        raise ValueError(f"--decoder {decoder} needs a model with {place}, and {model} has none.")
+    loaded, processor = load_model(model, device, dtype, model_class, **settings)
     with progress.status(f"Loading the {decoder} pixel decoder"):
-        pipeline = LavitImageDecoderPipeline.from_pretrained(model, subfolder=subfolder, dtype=like.dtype)
+        pipeline = LavitImageDecoderPipeline.from_pretrained(model, subfolder=subfolder, dtype=loaded.dtype)
     pipeline.set_progress_bar_config(desc="pixels", leave=False)
-    return pipeline.to(like.device)
+    return loaded, processor, pipeline.to(loaded.device)
