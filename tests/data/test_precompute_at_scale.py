@@ -17,7 +17,7 @@ from lavit_hf import LavitProcessor
 from lavit_hf.data.loading import load_rows
 
 from ..tiny import CODEBOOK_SIZE, IMAGE_SIZE, text_tokenizer, tiny_lavit
-from .test_precompute import free_port
+from .test_precompute_interrupted import free_port
 
 
 NUM_FILES, ROWS_PER_FILE = 200, 2

@@ -12,7 +12,7 @@ from PIL import Image
 from lavit_hf.data.loading import load_rows
 from lavit_hf.data.precompute import precompute_codes
 
-from .test_precompute import load_model, model  # noqa: F401
+from .conftest import load_model
 
 
 NUM_ROWS, ROWS_PER_SHARD = 12, 4
