@@ -110,7 +110,12 @@ def main(flags: list[str] | None = None):
     parser.add_argument("--dataset_name", default="shapes", help="dataset, as load_rows takes it")
     parser.add_argument("--split", default="test", help="its split")
     parser.add_argument("--num_rows", type=int, default=200, help="number of its rows")
-    parser.add_argument("--column", action="append", default=[], help="TASK'S=DATASET'S column, such as caption=text")
+    parser.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        help="a column of the evaluation=that of the dataset, such as caption=text",
+    )
     parser.add_argument("--tasks", nargs="+", default=TASKS, help="tasks of the evaluation")
     args = parser.parse_args(flags)
     rows = load_rows(args.dataset_name, args.split, num_rows=args.num_rows)

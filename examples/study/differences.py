@@ -11,7 +11,7 @@ from scipy.stats import f, t
 
 Results = Mapping[str, Sequence[dict]]
 LEVEL = 0.05
-OWN_VARIANCE = 0.25  # the level of the F test by which two rows vary more over seeds than the others
+OWN_VARIANCE = 0.25  # the level of the F test by which a row varies more over seeds than the others
 EDGE = 0.05  # shares nearer to 0 or 1 tell nothing about the noise of other rows
 
 
@@ -62,14 +62,16 @@ class Difference:
         error (`float`, *optional*): Its standard error, or None if it is unknown.
         freedom (`float`, *optional*, defaults to 0): The degrees of freedom of the error.
         has_seeds (`bool`, *optional*, defaults to `True`):
-            Whether the error has the noise of training. Otherwise no row has a second seed, and it is that of the test
-            set alone.
+            Whether the error has the noise of training. Otherwise it is that of the test set alone, since no row has a
+            second seed, or all shares are near 0 or 1.
+        num_seeds (`int`, *optional*, defaults to 2): The number of seeds of the row that has fewer.
     """
 
     mean: float
     error: float | None
     freedom: float = 0
     has_seeds: bool = True
+    num_seeds: int = 2
 
     @property
     def half(self) -> float | None:
@@ -90,12 +92,12 @@ def measure(results: Sequence[dict], task: str, metric: str) -> Value | None:
     if not found:
         return None
     metrics = [result["evaluation"]["results"][task][metric] for result in found]
-    cases = [list_cases(result, task, metric) for result in found]
+    cases = [read_cases(result, task, metric) for result in found]
     averaged = tuple(map(fmean, zip(*cases, strict=True)))
     return Value(tuple(one["value"] for one in metrics), averaged, metrics[0]["interval"] is not None)
 
 
-def list_cases(result: Mapping, task: str, metric: str) -> list[float]:
+def read_cases(result: Mapping, task: str, metric: str) -> list[float]:
     """
     Returns the value of each row of the test set in the results of a row of the study, or at a point of a curve. The
     list is empty if they were not kept. A case that does not count is 0, in all rows of the study alike.
@@ -119,26 +121,34 @@ def subtract(results: Results, own: str, rival: str, task: str, metric: str) -> 
     """
     Returns the difference of two rows, or None if one of them lacks the measure. Its error has the noise of seeds and
     that of the test set: the variance of differences between single scenes, which both rows were tested on. The
-    variance over seeds is pooled over all rows, since two or three seeds tell little, unless that of the two rows is
-    larger by an F test at about the level `OWN_VARIANCE`. The degrees of freedom of the sum are Satterthwaite's.
+    variance of a row over seeds is pooled over all rows, since two or three seeds tell little, unless its own is
+    larger than that of the others by an F test at the level `OWN_VARIANCE`. The degrees of freedom of the sum are
+    Satterthwaite's.
     """
     values = {row: value for row, found in results.items() if (value := measure(found, task, metric)) is not None}
     if own not in values or rival not in values:
         return None
     first, second = values[own], values[rival]
-    mean, of_cases = first.mean - second.mean, error_of_cases(first.cases, second.cases)
-    num_free_cases = len(first.cases) - 1
-    pooled, freedom = seed_variance(list(values.values()))
-    own, own_freedom = seed_variance([first, second])
-    if own_freedom and own > pooled * f.ppf(1 - OWN_VARIANCE, own_freedom, freedom):
-        pooled, freedom = own, own_freedom
-    if not freedom:
-        return Difference(mean, of_cases or None, num_free_cases, has_seeds=False)
-    of_seeds = sum(pooled * value.scale**2 / len(value.values) for value in (first, second))
-    error = sqrt(of_seeds + (of_cases or 0.0) ** 2)
-    if of_cases:
-        freedom = error**4 / (of_seeds**2 / freedom + of_cases**4 / num_free_cases)
-    return Difference(mean, error, freedom)
+    of_cases = error_of_cases(first.cases, second.cases)
+    mean, num_seeds = first.mean - second.mean, min(len(first.values), len(second.values))
+    pooled, pooled_freedom = seed_variance(list(values.values()))
+    if not pooled_freedom:
+        return Difference(mean, of_cases or None, len(first.cases) - 1, False, num_seeds)
+    # The variances of independent sources, with their degrees of freedom. Rows that are pooled share a source.
+    sources = [(of_cases**2, len(first.cases) - 1)] if of_cases else []
+    of_pool = 0.0
+    for row in (own, rival):
+        alone, freedom = seed_variance([values[row]])
+        others, others_freedom = seed_variance([value for name, value in values.items() if name != row])
+        share = values[row].scale ** 2 / len(values[row].values)
+        if freedom and (not others_freedom or alone > others * f.ppf(1 - OWN_VARIANCE, freedom, others_freedom)):
+            sources.append((alone * share, freedom))
+        else:
+            of_pool += pooled * share
+    sources.append((of_pool, pooled_freedom))
+    total = sum(part for part, _ in sources)
+    freedom = total**2 / sum(part**2 / count for part, count in sources) if total else pooled_freedom
+    return Difference(mean, sqrt(total), freedom, num_seeds=num_seeds)
 
 
 def error_of_cases(first: Sequence[float], second: Sequence[float]) -> float | None:
@@ -153,22 +163,25 @@ def compare_cases(first: Sequence[float], second: Sequence[float]) -> Difference
     return Difference(mean, error_of_cases(first, second), len(first) - 1, has_seeds=False)
 
 
-def adjust(differences: Sequence[Difference]) -> list[float]:
+def adjust(differences: Sequence[Difference], num_planned: int) -> list[float]:
     """
     Returns the p-values of several differences that belong to one claim, adjusted by the method of Holm: the chance
-    that any of those below 5% is there without a true difference is 5% at most.
+    that any of those below 5% is there without a true difference is 5% at most. Differences of `num_planned` that are
+    not there yet count as well.
     """
     order = sorted(range(len(differences)), key=lambda index: differences[index].p_value)
     adjusted, least = [1.0] * len(differences), 0.0
     for place, index in enumerate(order):
-        least = max(least, min(differences[index].p_value * (len(differences) - place), 1.0))
+        least = max(least, min(differences[index].p_value * (num_planned - place), 1.0))
         adjusted[index] = least
     return adjusted
 
 
 def name_verdict(difference: Difference, p_value: float) -> str:
     """Says what a difference and its adjusted p-value mean for a claim that it is positive, and gives the p-value."""
-    if difference.error is None or not difference.has_seeds:
+    if difference.num_seeds < 2:
         return "no verdict without a second seed"
+    if difference.error is None or not difference.has_seeds:
+        return "no verdict without the noise of training"
     verdict = "undecided" if p_value > LEVEL else "supported" if difference.mean > 0 else "contradicted"
     return f"{verdict}, {'p < 0.001' if p_value < 0.001 else f'p = {p_value:.2g}'}"

@@ -46,7 +46,7 @@ def only_process(folder: Path) -> Iterator[int]:
 
 
 def compare_recipes(
-    path: str | Path, made: dict, now: dict, ignored: Iterable[str] = (), made_there: str = "what belongs to it"
+    path: str | Path, made: dict, now: dict, ignored: Iterable[str] = (), to_delete: str = "it and what belongs to it"
 ) -> None:
     """
     Checks that what is at `path` was made by the recipe that is given now.
@@ -56,7 +56,7 @@ def compare_recipes(
         made (`dict`): The recipe that they were made by.
         now (`dict`): The recipe that is given.
         ignored (`Iterable[str]`, *optional*): The names whose values may differ.
-        made_there (`str`, *optional*): The name that the message gives to the things to delete beside the file.
+        to_delete (`str`, *optional*): The name that the message gives to the things to delete.
 
     Raises:
         ValueError: If a value differs. The message has its name and both values.
@@ -65,8 +65,8 @@ def compare_recipes(
     for name in sorted(made.keys() | now.keys()):
         if made.get(name) != now.get(name) and name not in ignored:
             raise ValueError(
-                f"{path} was made with {name}={made.get(name)!r}, and the recipe has {now.get(name)!r}: delete the "
-                f"file and {made_there} to run it again."
+                f"{path} was made with {name}={made.get(name)!r}, and the recipe has {now.get(name)!r}: delete "
+                f"{to_delete} to run it again."
             )
 
 
@@ -85,7 +85,7 @@ def keep_recipe(path: str | Path, folder: str | Path, recipe: dict, ignored: Ite
     """
     path, folder = Path(path), Path(folder)
     if made := read_json(path):
-        compare_recipes(path, made, recipe, ignored, f"the folder {folder}")
+        compare_recipes(path, made, recipe, ignored, f"the file and the folder {folder}")
         return
     if any(
         child.suffix in (".safetensors", ".md") or child.name.startswith("checkpoint-") for child in folder.glob("*")

@@ -14,7 +14,7 @@ from PIL import Image  # noqa: E402
 
 from lavit_hf.visualization import Sample, draw_sheet  # noqa: E402
 
-from .differences import compare_cases, list_cases  # noqa: E402
+from .differences import compare_cases, read_cases  # noqa: E402
 
 
 SHOWN = ("captions", "questions", "drawn objects", "edited objects")
@@ -71,7 +71,7 @@ def draw_line(axis, places: Sequence[float], heights: Sequence[float], **style) 
 
 def half_interval(result: Mapping, task: str, metric: str) -> float:
     """Returns half of the 95% interval of the mean of the rows of a test set, 0 if they were not kept."""
-    values = list_cases(result, task, metric)
+    values = read_cases(result, task, metric)
     return compare_cases(values, [0.0] * len(values)).half or 0.0 if values else 0.0
 
 

@@ -14,69 +14,20 @@ from statistics import fmean, median
 from lavit_hf.publishing.files import replacing_file
 
 from . import differences
-from .budgets import BASE, OWN, ROWS, check_budgets
+from .budgets import BASE, ROWS
 from .claims import CLAIMS, COMPARISONS, Claim
-from .differences import Difference, Results, Value, adjust, compare_cases, list_cases, name_verdict, subtract
-from .json_files import compare_recipes, read_json
+from .dial_report import count_better, make_dial
+from .differences import Difference, Results, Value, adjust, name_verdict, subtract
+from .outcomes import Outcomes, load_outcomes
 from .plots import draw_side_by_side, plot_curves, plot_dial
-from .systems import compare_parts
+from .systems import OF_A_KIND
+from .tables import MEASURES, NO_RESULTS, NOT_SHARES, make_rows, measure, show_difference, show_measure
 from .tuning import JUDGED_BY
 
 
 MADE_BY = "made by examples/study/report.py"
-NO_RESULTS = "*There are no results yet: `make study` makes them.*"
-# The measures of the table, by their headings: a task and a metric.
-MEASURES = {
-    "captions": ("captions", "objects"),
-    "CIDEr": ("captions", "cider"),
-    "questions": ("questions", "accuracy"),
-    "drawing": ("drawing", "everything"),
-    "drawn objects": ("drawing", "object_f1"),
-    "edits": ("edits", "everything"),
-    "edited objects": ("edits", "object_f1"),
-    "reconstruction": ("reconstruction", "everything"),
-    "PSNR": ("reconstruction", "psnr"),
-}
 # The baselines of the table: results of another case or the commonest answer, and the image before an edit.
 BASELINES = {"ignoring the input": ("unrelated", "majority"), "input unchanged": ("unedited",)}
-NOT_SHARES = ("CIDEr", "PSNR")
-
-
-def load_results(folder: Path) -> dict[str, list[dict]]:
-    """
-    Loads the results of all rows, by row and in the order of seeds.
-
-    Raises:
-        ValueError: If rows were trained with different budgets, or rows of one seed with different parts.
-    """
-    known: list[dict] = []
-    found: dict[str, list[dict]] = {}
-    for row in ROWS:
-        paths = sorted(folder.glob(f"{row}-seed[0-9]*.json"))
-        if paths:
-            found[row] = [read_json(path) for path in paths]
-    for results in found.values():
-        first = results[0]
-        for result in results:  # seeds of a row have one recipe, and rows those of LaVIT but for what they are about
-            compare_recipes(first["row"], first["recipe"], result["recipe"], set(OWN) - {"learning_rate"})
-            for other in known:
-                if other["seed"] == result["seed"]:
-                    compare_parts(other["row"], other, result["recipe"], result["parts"])
-            known.append(result)
-            if BASE in found:
-                check_budgets({BASE: found[BASE][0]["recipe"]} | {result["row"]: result["recipe"]})
-    return found
-
-
-def measure(results: Sequence[dict], heading: str) -> Value | None:
-    """Returns a measure over seeds, or None if the system lacks it."""
-    return differences.measure(results, *MEASURES[heading])
-
-
-def show_measure(value: Value | None, heading: str) -> str:
-    if value is None:
-        return "-"
-    return value.show(2) if heading in NOT_SHARES else value.show(1, 100)
 
 
 def show_baseline(results: Results, task: str, metric: str, names: Sequence[str], is_share: bool = True) -> str:
@@ -87,11 +38,6 @@ def show_baseline(results: Results, task: str, metric: str, names: Sequence[str]
         if name in found:
             return f"{100 * found[name]:.1f}" if is_share else f"{found[name]:.2f}"
     return "-"
-
-
-def make_rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Makes a table of Markdown."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))
 
 
 def make_table(results: Results) -> str:
@@ -108,9 +54,11 @@ def make_table(results: Results) -> str:
     ]
     heads = ("row", "tokens, read", "tokens, drawn", "PFLOP", "weights, M", "rate", "seeds", "minutes")
     costs = [[f"`{row}`", *_costs(found)] for row, found in results.items()]
-    told = [*_costs_of_images(results), "", _name_versions(results)]
     tables = [make_rows(("row", *MEASURES), scores), make_rows(heads, costs), _kinds_of_questions(results)]
-    return "\n\n".join([*filter(None, tables), "\n".join(told)])
+    told = [_costs_of_images(results), _name_versions(results), _name_trainings(results)]
+    if "regression" in results:
+        told.append("Reconstructions of `regression` are those of vectors that are not quantized.")
+    return "\n\n".join(filter(None, [*tables, *told]))
 
 
 def _costs(found: Sequence[dict]) -> list[str]:
@@ -136,12 +84,30 @@ def _name_versions(results: Results) -> str:
     return f"All rows were made on {devices}, with {', '.join(versions)}."
 
 
-def _costs_of_images(results: Results) -> list[str]:
+def _name_trainings(results: Results) -> str:
+    """Returns the sentence about parts that some seeds have from another training, since their folder was lost."""
+    trained: dict[tuple[str, str], dict[str, set[int]]] = {}
+    for found in results.values():
+        for result in found:
+            for part in OF_A_KIND:
+                if checksum := result["parts"].get(part):
+                    kind = result["recipe"][part]
+                    trained.setdefault((part, kind), {}).setdefault(checksum, set()).add(result["seed"])
+    told = []
+    for (part, kind), made in trained.items():
+        if len(made) > 1:
+            seeds = " and ".join(", ".join(map(str, sorted(seeds))) for seeds in made.values())
+            told.append(f"the {part.replace('_', ' ')} `{kind}` (one for the seeds {seeds} each)")
+    if not told:
+        return "All rows and seeds of a kind of selection have the same visual tokenizer and pixel decoder."
+    return f"These parts were trained anew between seeds: {', '.join(told)}. All others are the same for all seeds."
+
+
+def _costs_of_images(results: Results) -> str:
     """Returns the sentence about the operations of the frozen visual tokenizer, which those of training leave out."""
     parts = results[next(iter(results))][0]["operations"]["visual_tokenizer_per_image"]
     shown = ", ".join(f"{part.replace('_', ' ')} {count / 1e9:.3g}" for part, count in parts.items())
-    told = " Reconstructions of `regression` are those of vectors that are not quantized." * ("regression" in results)
-    return [f"The visual tokenizer of `{next(iter(results))}` takes, in GFLOP per image: {shown}.{told}"]
+    return f"The visual tokenizer of `{next(iter(results))}` takes, in GFLOP per image: {shown}."
 
 
 def _kinds_of_questions(results: Results) -> str:
@@ -184,18 +150,15 @@ def compare(results: Results, claim: Claim) -> dict[tuple[str, str], tuple[Diffe
     }
     primary = [case for case in found if case[1] in claim.primary]
     verdicts = dict.fromkeys(found, "")
-    for case, p_value in zip(primary, adjust([found[case] for case in primary]), strict=True):
+    num_planned = len(claim.rivals) * len(claim.primary)
+    for case, p_value in zip(primary, adjust([found[case] for case in primary], num_planned), strict=True):
         verdicts[case] = name_verdict(found[case], p_value)
     return {case: (difference, verdicts[case]) for case, difference in found.items()}
 
 
-def show_difference(difference: Difference, heading: str) -> str:
-    """Writes a difference with half of its 95% interval."""
-    digits, factor = (2, 1) if heading in NOT_SHARES else (1, 100)
-    text = f"{factor * difference.mean:+.{digits}f}"
-    if difference.half is None:
-        return f"{text}, no interval"
-    return f"{text} ± {factor * difference.half:.{digits}f}{'' if difference.has_seeds else ' (test set alone)'}"
+def show_noise(difference: Difference, heading: str) -> str:
+    """Writes a difference with half of its 95% interval, and tells if that has the noise of the test set alone."""
+    return show_difference(difference, heading) + " (test set alone)" * (not difference.has_seeds)
 
 
 def make_differences(results: Results) -> str:
@@ -206,7 +169,7 @@ def make_differences(results: Results) -> str:
         for number, claim in enumerate(claims, 1):
             found = compare(results, claim)
             lines = [
-                [f"`{rival}`", heading, show_difference(difference, heading), verdict]
+                [f"`{rival}`", heading, show_noise(difference, heading), verdict]
                 for (rival, heading), (difference, verdict) in found.items()
             ]
             if lines:
@@ -218,95 +181,46 @@ def make_differences(results: Results) -> str:
     return "\n\n".join(parts) or NO_RESULTS
 
 
-def make_answers(results: Results) -> str:
+def make_answers(results: Results, dial: Mapping) -> str:
     """Makes a list of the claims of the paper, with what each one comes to here."""
     lines = []
     for number, claim in enumerate(CLAIMS, 1):
         told = [
-            f"    - Against `{rival}`, {claim.told[rival]}: {show_difference(difference, heading)}, "
+            f"    - Against `{rival}`, {claim.told[rival]}: {show_noise(difference, heading)}, "
             f"{verdict or 'no verdict'}"
             for (rival, heading), (difference, verdict) in compare(results, claim).items()
             if heading == "questions" and rival in claim.told
         ]
         lines += [f"{number}. {claim.text} {claim.here}", *(told or ["    - no results yet"])]
+    if dial:
+        name = dial["curves"][0]["tokenizer"]
+        lines.append(
+            "    - With one visual tokenizer, at [several lengths](#tokens-against-quality): more questions are "
+            f"answered right with adaptive numbers of tokens {count_better(dial, name, 'questions')}"
+        )
     return "\n".join(lines)
 
 
-def make_dial(dial: Mapping) -> str:
-    """
-    Makes the tables of tokens against quality: a line for each mean number of tokens, and differences between
-    selections of one visual tokenizer.
-    """
-    if not dial:
-        return NO_RESULTS
-    headings = ["reconstruction", "PSNR", "captions", "questions"]
-    size = f"Each point is measured on {dial['num_rows']} scenes of the test set."
-    cases = [(point, curve) for curve in dial["curves"] for point in curve["points"]]
-    lines = [
-        [
-            f"{point['tokens']:.1f}",
-            curve["tokenizer"],
-            curve["selection"],
-            *(
-                show_measure(differences.measure([_result(point)], *MEASURES[heading]), heading)
-                for heading in headings
-            ),
-        ]
-        for point, curve in sorted(cases, key=lambda case: case[0]["budget"])
-    ]
-    tables = [size, make_rows(["tokens", "tokenizer", "selection", *headings], lines)]
-    by_place = {(curve["tokenizer"], curve["selection"], point["budget"]): point for point, curve in cases}
-    lines = []
-    for tokenizer, selection, budget in by_place:
-        fixed = by_place.get((tokenizer, "fixed", budget))
-        if selection == "adaptive" and fixed is not None:
-            pairs = [
-                _paired_cases(by_place[tokenizer, selection, budget], fixed, *MEASURES[name]) for name in headings
-            ]
-            shown = [
-                show_difference(compare_cases(*pair), heading).removesuffix(" (test set alone)") if pair else "-"
-                for pair, heading in zip(pairs, headings, strict=True)
-            ]
-            lines.append([str(budget), tokenizer, *shown])
-    if lines:
-        tables.append(make_rows(["tokens", "tokenizer: adaptive minus fixed", *headings], lines))
-    return "\n\n".join(tables)
-
-
-def _result(point: Mapping) -> dict:
-    """Returns a point of a curve in the form of the results of a row."""
-    return {"evaluation": {"results": point["values"]}}
-
-
-def _paired_cases(first: Mapping, second: Mapping, task: str, metric: str) -> list[list[float]] | None:
-    """Returns the values of a measure for each row of the test set at two points, or None if they were not kept."""
-    found = [list_cases(point, task, metric) for point in (first, second)]
-    return found if all(found) else None
-
-
 def make_trials(sweep: Mapping, trials: Mapping) -> str:
-    """Makes the tables of what was tuned: learning rates of all rows, and the settings that were tried of rivals."""
+    """Makes the tables of what was tuned: learning rates of all rows, and the settings that were tried of some."""
     parts = []
     if sweep:
         rates = sorted({float(rate) for entry in sweep.values() for rate in entry["held_out_losses"]})
-        heads = ["held-out loss", *(f"{rate:g}" for rate in rates), "best"]
-        lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+        lines = []
         for row, entry in sweep.items():
             losses = {float(rate): loss for rate, loss in entry["held_out_losses"].items()}
             cells = ["-" if losses.get(rate) is None else f"{losses[rate]:.3f}" for rate in rates]
-            lines.append(f"| `{row}` | {' | '.join(cells)} | {entry['best']:g} |")
-        parts.append("\n".join(lines))
+            lines.append([f"`{row}`", *cells, f"{entry['best']:g}"])
+        parts.append(make_rows(["held-out loss", *(f"{rate:g}" for rate in rates), "best"], lines))
     for row, entry in trials.items():
-        lines = [
-            f"| `{row}`, {entry['made']['steps']} steps | {entry['task']}: F1 of objects | everything |",
-            "| --- | --- | --- |",
-        ]
+        lines = []
         for one in entry["values"]:
             value = one["value"]
             name = ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
             cells = [show_measure(Value((one[key]["value"],)), "") for key in (JUDGED_BY, "everything")]
-            lines.append(f"| {f'**{name}**' if value == entry['best'] else name} | {' | '.join(cells)} |")
-        parts.append("\n".join(lines))
+            lines.append([f"**{name}**" if value == entry["best"] else name, *cells])
+        heads = [f"`{row}`, {entry['made']['steps']} steps", f"{entry['task']}: F1 of objects", "everything"]
+        parts.append(make_rows(heads, lines))
     return "\n\n".join(parts) or NO_RESULTS
 
 
@@ -324,56 +238,61 @@ def replace_section(text: str, name: str, content: str) -> str:
     return f"{before}{start}\n\n{content}\n\n{end}{rest.split(end)[1]}"
 
 
-def render(text: str, folder: Path, pictures: Sequence[str] = ()) -> str:
+SECTIONS = ("answers", "table", "differences", "trials", "dial", "pictures")
+PICTURES = ("curves", "dial", "drawings")
+
+
+def render(text: str, outcomes: Outcomes, pictures: Mapping[str, str]) -> str:
     """
-    Returns the text of a page with its sections made anew from the JSON files in `folder`. `pictures` are paths
+    Returns the text of a page with its sections made anew. `pictures` are those of `PICTURES` that there are, as paths
     relative to the page.
     """
-    results = load_results(folder)
-    sweep, trials, dial = (read_json(folder / f"{name}.json") for name in ("sweep", "trials", "dial"))
-    shown = "\n\n".join(f"![{Path(path).stem}]({path})" for path in pictures) or NO_RESULTS
-    sections = {
-        "answers": make_answers(results),
-        "table": make_table(results),
-        "differences": make_differences(results),
-        "trials": make_trials(sweep, trials),
-        "dial": make_dial(dial),
-        "pictures": shown,
-    }
-    for name, content in sections.items():
+    shown = {name: f"![{name}]({path})" for name, path in pictures.items()}
+    contents = (
+        make_answers(outcomes.results, outcomes.dial),
+        make_table(outcomes.results),
+        make_differences(outcomes.results),
+        make_trials(outcomes.sweep, outcomes.trials),
+        "\n\n".join([make_dial(outcomes.dial), *filter(None, [shown.pop("dial", "")])]),
+        "\n\n".join(shown.values()) or NO_RESULTS,
+    )
+    for name, content in zip(SECTIONS, contents, strict=True):
         text = replace_section(text, name, content)
     return text
 
 
 def empty_page() -> str:
     """Returns a page with the marks of all sections and nothing else."""
-    names = ("answers", "table", "differences", "trials", "dial", "pictures")
-    marks = [f"<!-- {name}: {MADE_BY} -->\n\n<!-- end of {name} -->" for name in names]
+    marks = [f"<!-- {name}: {MADE_BY} -->\n\n<!-- end of {name} -->" for name in SECTIONS]
     return "\n\n".join(["# Study", *marks]) + "\n"
 
 
-def find_pictures(page: Path) -> list[str]:
-    """Returns the paths of the pictures of a page, relative to it."""
+def find_pictures(page: Path) -> dict[str, str]:
+    """Returns the paths of the pictures of a page, relative to it, by their names."""
     folder = page.with_suffix("")
-    names = ("curves", "dial", "drawings")
-    return [f"{folder.name}/{name}.png" for name in names if (folder / f"{name}.png").exists()]
+    return {name: f"{folder.name}/{name}.png" for name in PICTURES if (folder / f"{name}.png").exists()}
 
 
 def write_page(page: Path, folder: Path) -> None:
-    """Writes the sections and the pictures of a page from the JSON files in `folder`."""
-    results, dial = load_results(folder), read_json(folder / "dial.json")
-    pictures = page.with_suffix("")
-    if results or dial:
-        pictures.mkdir(parents=True, exist_ok=True)
-    if results:
-        plot_curves(results, MEASURES, list(ROWS), pictures / "curves.png")
-    if dial:
-        plot_dial(dial, MEASURES, pictures / "dial.png")
-    if (sheet := draw_side_by_side(results, folder / "drawings")) is not None:
-        sheet.save(pictures / "drawings.png")
+    """
+    Writes the sections and the pictures of a page from the JSON files in `folder`. Pictures that have no results any
+    more are deleted.
+    """
+    outcomes = load_outcomes(folder)
+    curves, dial, drawings = (page.with_suffix("") / f"{name}.png" for name in PICTURES)
+    for path in (curves, dial, drawings):
+        path.unlink(missing_ok=True)
+    if outcomes.results or outcomes.dial:
+        curves.parent.mkdir(parents=True, exist_ok=True)
+    if outcomes.results:
+        plot_curves(outcomes.results, MEASURES, list(ROWS), curves)
+    if outcomes.dial:
+        plot_dial(outcomes.dial, MEASURES, dial)
+    if (sheet := draw_side_by_side(outcomes.results, folder / "drawings")) is not None:
+        sheet.save(drawings)
     text = page.read_text(encoding="utf-8") if page.exists() else empty_page()
     with replacing_file(page) as hidden:
-        hidden.write_text(render(text, folder, find_pictures(page)), encoding="utf-8")
+        hidden.write_text(render(text, outcomes, find_pictures(page)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Runs the whole study: visual tokenizers, pixel decoders, the sweep of learning rates, all rows and seeds, the dial, and
-the report. Stages that are complete are not run again, and those that were stopped are resumed.
+Runs the whole study: visual tokenizers, pixel decoders, the sweep of learning rates, trials of settings, all rows and
+seeds, the dial, and the report. Stages that are complete are not run again, and those that were stopped are resumed.
 
-    python examples/study/run.py --sweep
+    python examples/study/run.py --sweep --trials
 
 With --dataset_name and pretrained backbones among the flags of the stages, it runs on other data: see docs/study.md.
 """
@@ -24,7 +24,7 @@ import yaml
 EXAMPLES = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(EXAMPLES))  # where the scripts are that the stages run
 
-from study import report  # noqa: E402
+from study import outcomes, report  # noqa: E402
 from study.budgets import BASE, EQUAL, ROWS, check_budgets  # noqa: E402
 from study.json_files import compare_recipes, only_process, read_json, write_json  # noqa: E402
 from study.parts import TOKENIZERS, VECTORS, Parts, Paths  # noqa: E402
@@ -45,18 +45,25 @@ def parse_options(flags: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--page", type=Path, default=EXAMPLES.parent / "docs" / "study.md", help="page to write into")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), help="rows to run")
     parser.add_argument("--num_seeds", type=int, help="seeds of each row. Default: 2, and 3 for the main rows")
-    parser.add_argument("--sweep", action="store_true", help="choose each row's learning rate by a sweep")
+    parser.add_argument("--sweep", action="store_true", help="choose learning rates by a sweep; see RATE_OF")
     parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="learning rates of the sweep")
     parser.add_argument("--sweep_steps", type=int, default=300, help="steps of each run of the sweep")
-    parser.add_argument("--trials", action="store_true", help="try several settings of the rivals in TRIALS")
+    parser.add_argument("--trials", action="store_true", help="try the settings in TRIALS and take the best")
     parser.add_argument("--trial_steps", type=int, default=300, help="steps of each trial")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, which share the processor's cores")
     parser.add_argument("--no_codes", action="store_true", help="do not precompute codes, which takes disk space")
     parser.add_argument("--no_dial", action="store_true", help="leave the dial out")
     parser.add_argument("--tokenizer_recipe", default=str(STUDY / "tokenizer.yaml"), help="recipe, or '' for none")
     parser.add_argument("--decoder_recipe", default=str(STUDY / "decoder.yaml"), help="recipe, or '' for none")
-    for name in ("common", "tokenizer", "decoder", "row", "dial"):
-        parser.add_argument(f"--{name}", type=shlex.split, default=[], help=f"flags for: {name}, in one string")
+    stages = {
+        "common": "all stages but the dial",
+        "tokenizer": "trainings of visual tokenizers",
+        "decoder": "trainings of pixel decoders",
+        "row": "trainings of rows",
+        "dial": "the dial",
+    }
+    for name, stage in stages.items():
+        parser.add_argument(f"--{name}", type=shlex.split, default=[], help=f"flags for {stage}, in one string")
     return parser.parse_args(flags)
 
 
@@ -111,7 +118,7 @@ class Study(Parts):
             RuntimeError: If another process works in the same folder.
         """
         cases = [(row, seed) for row in self.options.rows for seed in range(self.num_seeds(row))]
-        report.load_results(self.options.results)
+        outcomes.load_outcomes(self.options.results)
         self.each(self.check_row, cases)
         has_dial = BASE in self.options.rows and not self.options.no_dial
         if has_dial:
@@ -158,7 +165,8 @@ class Study(Parts):
 
     def check_row(self, row: str, seed: int) -> None:
         """
-        Checks the results of a row before anything is run, or that they can stand beside the other results.
+        Checks the results of a row before anything is run. Where there are none, checks that those of the row could
+        stand beside the other results.
 
         Raises:
             ValueError: If results were made by another recipe or without the tuning that is asked for, or if other
@@ -315,10 +323,7 @@ class Study(Parts):
         model = self.paths.runs / path.stem
         if self.paths.dial.exists():
             dial = read_json(self.paths.dial)
-            if dial["parts"] != read_json(path).get("parts"):
-                raise ValueError(
-                    f"{self.paths.dial} has not measured the model of {path}: delete it to measure again."
-                )
+            outcomes.check_measured(dial, read_json(path), self.paths.dial)
             check_results(self.paths.dial, read_arguments(self.dial_flags()))
             compare_recipes(self.paths.dial, {"flags": dial["flags"]}, {"flags": self.options.dial})
         elif path.exists():
@@ -345,7 +350,7 @@ class Study(Parts):
         made = {
             "recipe": describe_recipe(*read_arguments(self.dial_flags())),
             "flags": self.options.dial,
-            "parts": read_json(self.paths.row(BASE, 0))["parts"],
+            "measured": outcomes.describe_measured(read_json(self.paths.row(BASE, 0))),
         }
         write_json(self.paths.dial, made | read_json(hidden))
 

@@ -70,7 +70,12 @@ SYSTEMS = {
     "linear": System(LinearForCausalLM, draws=False, has_codes=False),
     "mlp": System(MlpForCausalLM, draws=False, has_codes=False),
     "resampler": System(ResamplerForCausalLM, draws=False, has_codes=False),
-    "regression": System(RegressionForCausalLM, True, False, RegressionTrainer, RegressionSubject),
+    "regression": System(
+        RegressionForCausalLM,
+        has_codes=False,
+        trainer_class=RegressionTrainer,
+        subject_class=RegressionSubject,
+    ),
 }
 
 
@@ -222,9 +227,15 @@ def compare_parts(path: str | Path, made: dict, recipe: dict, parts: dict) -> No
         parts (`dict`): The checksums of its parts.
 
     Raises:
-        ValueError: If a part differs.
+        ValueError: If a part differs, or is gone.
     """
     others = [name for name in OF_A_KIND if made["recipe"].get(name) != recipe.get(name)]
+    for name, part in made["parts"].items():
+        if part is not None and parts.get(name) is None and name not in others:
+            raise ValueError(
+                f"{path} was made with the {name} of checksum {part}, and there is none now: restore its folder, or "
+                "delete the results of this seed to train all anew."
+            )
     compare_recipes(path, made["parts"], parts, others)
 
 

@@ -120,7 +120,7 @@ class Tuning:
     def best(self, row: str) -> list[str]:
         """Returns the flags with the values that trials have found best, if there were any."""
         found = read_json(self.trials_file)
-        names = [name for name in found if name == row or TRIALS[name].all_rows]
+        names = [name for name in found if is_taken(name, row)]
         return [word for name in names for word in _flag(TRIALS[name].flag, found[name]["best"])]
 
     def untuned_recipe(self, row: str) -> dict:
@@ -146,7 +146,7 @@ class Tuning:
     def is_known(self, path: Path, row: str, settings: dict) -> bool:
         known = read_json(path)
         if row in known:
-            compare_recipes(f"The entry of {row} in {path}", known[row]["made"], settings)
+            compare_recipes(f"The entry of {row} in {path}", known[row]["made"], settings, to_delete="the entry")
         return row in known
 
     def missing_tuning(self, row: str) -> list[str]:
@@ -157,7 +157,7 @@ class Tuning:
         source = RATE_OF.get(row, row)
         missing = {source} if self.options.sweep and not self.is_swept(source) else set()
         if self.options.trials:
-            wanted = [name for name, trials in TRIALS.items() if name == row or trials.all_rows]
+            wanted = [name for name in TRIALS if is_taken(name, row)]
             missing |= {name for name in wanted if not self.is_tried(name)}
         return sorted(missing)
 
@@ -255,6 +255,11 @@ class Tuning:
             raise ValueError(f"No learning rate of {', '.join(map(str, losses))} trains {row!r}: no loss is finite.")
         shown = {str(rate): loss for rate, loss in sorted(losses.items())}
         self.add(self.sweep_file, row, {"made": self.sweep_settings(row), "held_out_losses": shown, "best": best})
+
+
+def is_taken(name: str, row: str) -> bool:
+    """Whether a row takes the settings that trials of the row `name` have found best."""
+    return name == row or TRIALS[name].all_rows
 
 
 def best_rate(losses: dict[float, float | None]) -> float | None:

@@ -113,4 +113,5 @@ class Recorded:
         else:
             arguments = read_arguments(given)
             found = {"recipe": describe_recipe(*arguments), "parts": fingerprint_parts(arguments[0])}
-            write_json(named["results"], found | {"row": arguments[0].row, "seed": arguments[3].seed})
+            found |= {"row": arguments[0].row, "seed": arguments[3].seed, "evaluation": {"results": {}}}
+            write_json(named["results"], found)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from study.budgets import BASE, EQUAL, OWN, ROWS, check_budgets
 from study.dial import find_scale
 from study.dial import main as measure_dial
 from study.json_files import fingerprint, read_json, write_json
-from study.report import find_pictures, load_results, render, write_page
+from study.outcomes import describe_measured, load_outcomes, load_results
+from study.report import find_pictures, render, write_page
 from study.run import Study, parse_options
 from study.systems import SYSTEMS, compare_parts, describe_recipe, fingerprint_parts
 from study.train import count_operations, count_parts, load_trainer, read_arguments, train_row
@@ -196,7 +198,7 @@ def test_changed_parts_are_refused_before_anything_is_run(results, parts, tmp_pa
     tokenizer, decoder = study.paths.text_tokenizer, study.paths.decoder("dynamic")
     for path, name in ((decoder, "image_decoder"), (tokenizer, "text_tokenizer")):
         path.rename(tmp_path / "away")
-        refused = pytest.RaisesExc(ValueError, match=f"lavit-seed0.json was made with {name}='.*the recipe has None")
+        refused = pytest.RaisesExc(ValueError, match=f"lavit-seed0.json was made with the {name} of .*there is none now: restore")
         with pytest.RaisesGroup(refused):
             Study(study.options, run).run_all()
         (tmp_path / "away").rename(path)
@@ -208,10 +210,10 @@ def test_changed_parts_are_refused_before_anything_is_run(results, parts, tmp_pa
     write_json(model, {})
     study.check_dial()
     shutil.rmtree(study.paths.decoder("dynamic"))
-    with pytest.raises(ValueError, match="lavit-seed0.json was made with image_decoder="):
+    with pytest.raises(ValueError, match="lavit-seed0.json was made with the image_decoder of checksum"):
         study.check_dial()
     recipe = describe_recipe(*read_arguments(study.dial_flags()))
-    write_json(study.paths.dial, {"recipe": recipe, "flags": [], "curves": [], "parts": made["parts"]})
+    write_json(study.paths.dial, {"recipe": recipe, "flags": [], "curves": [], "measured": describe_measured(made)})
     study.check_dial()
     write_json(study.paths.row(BASE, 0), made | {"parts": made["parts"] | {"visual_tokenizer": "trained anew"}})
     with pytest.raises(ValueError, match=r"dial.json has not measured the model of .*lavit-seed0.json"):
@@ -248,7 +250,10 @@ def test_a_page_has_the_numbers_of_its_results(results, tmp_path):
         }
         for selection, shown in cases.items()
     ]
-    write_json(tmp_path / "dial.json", {"num_rows": 8, "curves": curves})
+    measured = describe_measured(results["lavit"])
+    write_json(tmp_path / "dial.json", {"num_rows": 8, "curves": curves, "measured": measured})
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "drawings.png").write_text("an old picture")
     write_page(tmp_path / "page.md", tmp_path)
     text = (tmp_path / "page.md").read_text(encoding="utf-8")
     value = results["lavit"]["evaluation"]["results"]["questions"]["accuracy"]["value"]
@@ -256,30 +261,51 @@ def test_a_page_has_the_numbers_of_its_results(results, tmp_path):
     assert f"| {100 * (value + 0.05):.1f} ± 7.1 |" in line
     assert "| 3.9 | plain | fixed | - | - | 12.5 | - |" in text
     assert "| 4 | plain | - | - | +12.5 ± 29.6 | - |" in text
+    assert "| plain | - | - | at 1 of 1 (clearly at 0, clearly lower at 0) | - |" in text
+    assert "All rows and seeds of a kind of selection have the same visual tokenizer and pixel decoder." in text
     difference = value - results["regression"]["evaluation"]["results"]["questions"]["accuracy"]["value"]
     assert f"| `regression` | questions | {100 * difference:+.1f} ± " in text
     assert "| ignoring the input | " in text
     assert f"    - Against `regression`, with another share of text in its loss: {100 * difference:+.1f} ± " in text
+    places = [text.index(f"![{name}](page/{name}.png)") for name in ("dial", "curves", "drawings")]
+    assert places == sorted(places)
     for name in ("curves", "dial", "drawings"):
-        assert f"![{name}](page/{name}.png)" in text
-        assert (tmp_path / "page" / f"{name}.png").exists()
-    assert render(text, tmp_path, find_pictures(tmp_path / "page.md")) == text
+        Image.open(tmp_path / "page" / f"{name}.png").verify()
+    assert render(text, load_outcomes(tmp_path), find_pictures(tmp_path / "page.md")) == text
+    # Results of another training of the model, and pictures without results.
+    for seed in range(2):
+        path = tmp_path / f"lavit-seed{seed}.json"
+        write_json(path, read_json(path) | {"held_out_loss": 9.0})
+    with pytest.raises(ValueError, match=r"dial.json has not measured the model of lavit-seed0.json: delete it"):
+        write_page(tmp_path / "page.md", tmp_path)
+    (tmp_path / "dial.json").unlink()
+    shutil.rmtree(tmp_path / "drawings")
+    write_page(tmp_path / "page.md", tmp_path)
+    assert list(find_pictures(tmp_path / "page.md")) == ["curves"]
 
 
 def test_changed_parts_and_seeds_of_other_recipes_are_refused(results, parts, tmp_path):
     for seed in range(2):
         write_json(tmp_path / f"lavit-seed{seed}.json", results["lavit"] | {"seed": seed})
     assert len(load_results(tmp_path)["lavit"]) == 2
-    longer = results["lavit"] | {"recipe": results["lavit"]["recipe"] | {"max_steps": 4}}
+    longer = results["lavit"] | {"seed": 1, "recipe": results["lavit"]["recipe"] | {"max_steps": 4}}
     write_json(tmp_path / "lavit-seed1.json", longer)
-    with pytest.raises(ValueError, match="lavit was made with max_steps=3, and the recipe has 4"):
+    with pytest.raises(ValueError, match="lavit-seed0.json was made with max_steps=3, and the recipe has 4"):
+        load_results(tmp_path)
+    write_json(tmp_path / "lavit-seed1.json", results["lavit"])
+    with pytest.raises(ValueError, match="lavit-seed1.json has the results of lavit-seed0.json: a copy is no other"):
+        load_results(tmp_path)
+    less = json.loads(json.dumps(results["lavit"])) | {"seed": 1}
+    less["evaluation"]["results"].pop("edits")
+    write_json(tmp_path / "lavit-seed1.json", less)
+    with pytest.raises(ValueError, match="lavit-seed0.json was made with tasks="):
         load_results(tmp_path)
     # A folder of parts that was lost is made anew for the next seed, but never for some rows of a seed.
     others = {"parts": results["lavit"]["parts"] | {"visual_tokenizer": "another"}}
     write_json(tmp_path / "lavit-seed1.json", results["lavit"] | others | {"seed": 1})
     assert len(load_results(tmp_path)["lavit"]) == 2
     write_json(tmp_path / "lavit_text_only-seed1.json", results["lavit_text_only"] | {"seed": 1})
-    with pytest.raises(ValueError, match="lavit was made with visual_tokenizer='another'"):
+    with pytest.raises(ValueError, match="lavit-seed1.json was made with visual_tokenizer='another'"):
         load_results(tmp_path)
     # Another kind of selection has its own visual tokenizer and pixel decoder, and no other VAE.
     others = results["lavit"]["parts"] | {"visual_tokenizer": "its own", "image_decoder": "its own"}

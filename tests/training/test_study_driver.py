@@ -16,7 +16,8 @@ import pytest
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from study.budgets import BASE, EQUAL
 from study.json_files import only_process, read_json, write_json
-from study.report import load_results, make_trials
+from study.outcomes import load_results
+from study.report import make_trials
 from study.run import Study, parse_options
 from study.systems import describe_recipe, fingerprint_parts
 from study.train import read_arguments

@@ -1,0 +1,87 @@
+# Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
+"""The tables of tokens against quality, and what they come to."""
+
+from collections.abc import Mapping
+
+from . import differences
+from .differences import Difference, compare_cases, read_cases
+from .tables import MEASURES, NO_RESULTS, make_rows, show_difference, show_measure
+
+
+HEADINGS = ("reconstruction", "PSNR", "captions", "questions")
+
+
+def make_dial(dial: Mapping) -> str:
+    """
+    Makes the tables of tokens against quality: a line for each mean number of tokens, differences between selections
+    of one visual tokenizer, and the numbers of tokens at which adaptive ones are better.
+    """
+    if not dial:
+        return NO_RESULTS
+    cases = [(point, curve) for curve in dial["curves"] for point in curve["points"]]
+    lines = [
+        [
+            f"{point['tokens']:.1f}",
+            curve["tokenizer"],
+            curve["selection"],
+            *(show_measure(differences.measure([_result(point)], *MEASURES[name]), name) for name in HEADINGS),
+        ]
+        for point, curve in sorted(cases, key=lambda case: case[0]["budget"])
+    ]
+    parts = [
+        f"Each point is measured on {dial['num_rows']} scenes of the test set.",
+        make_rows(["tokens", "tokenizer", "selection", *HEADINGS], lines),
+    ]
+    found = compare_selections(dial)
+    lines = [
+        [
+            str(budget),
+            tokenizer,
+            *(show_difference(shown[name], name) if name in shown else "-" for name in HEADINGS),
+        ]
+        for (tokenizer, budget), shown in found.items()
+    ]
+    if lines:
+        parts.append(make_rows(["tokens", "tokenizer: adaptive minus fixed", *HEADINGS], lines))
+        names = dict.fromkeys(tokenizer for tokenizer, _ in found)
+        lines = [[name, *(count_better(dial, name, heading) for heading in HEADINGS)] for name in names]
+        parts.append(make_rows(["tokenizer: adaptive is higher", *HEADINGS], lines))
+    return "\n\n".join(parts)
+
+
+def compare_selections(dial: Mapping) -> dict[tuple[str, int], dict[str, Difference]]:
+    """
+    Returns the differences adaptive minus fixed by heading, for each visual tokenizer and number of tokens. Numbers at
+    which both selections are the same, since all patches are kept, are left out.
+    """
+    points = {
+        (curve["tokenizer"], curve["selection"], point["budget"]): point
+        for curve in dial["curves"]
+        for point in curve["points"]
+    }
+    found = {}
+    for (tokenizer, selection, budget), point in points.items():
+        fixed = points.get((tokenizer, "fixed", budget))
+        if selection == "adaptive" and fixed is not None and point != fixed:
+            cases = {name: [read_cases(one, *MEASURES[name]) for one in (point, fixed)] for name in HEADINGS}
+            found[tokenizer, budget] = {name: compare_cases(*pair) for name, pair in cases.items() if all(pair)}
+    return found
+
+
+def count_better(dial: Mapping, tokenizer: str, heading: str) -> str:
+    """Tells at how many numbers of tokens adaptive ones are higher, and how many intervals exclude zero."""
+    found = [
+        shown[heading]
+        for (name, _), shown in compare_selections(dial).items()
+        if name == tokenizer and heading in shown
+    ]
+    if not found:
+        return "-"
+    clear = [difference.mean > 0 for difference in found if (difference.half or 0.0) < abs(difference.mean)]
+    higher = sum(difference.mean > 0 for difference in found)
+    return f"at {higher} of {len(found)} (clearly at {sum(clear)}, clearly lower at {len(clear) - sum(clear)})"
+
+
+def _result(point: Mapping) -> dict:
+    """Returns a point of a curve in the form of the results of a row."""
+    return {"evaluation": {"results": point["values"]}}
