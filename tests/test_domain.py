@@ -7,7 +7,7 @@ import shutil
 from functools import partial
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoProcessor
+from transformers import AutoModelForCausalLM, AutoProcessor, GenerationConfig
 
 from lavit_hf import demo_checkpoint
 from lavit_hf.data.shapes import render_scene, sample_scene
@@ -111,6 +111,19 @@ def test_generate_has_no_tasks(demo):
     with pytest.raises(ValueError, match="no settings of tasks, got caption_generation: use .*write_texts"):
         model.generate(**inputs, caption_generation={"max_new_tokens": 2})
     assert write_texts(model, processor, ["a"], task="caption", min_new_tokens=1, max_new_tokens=None)
+
+
+@pytest.mark.parametrize("task", ["caption", "answer"])
+def test_a_length_that_is_given_displaces_that_of_a_task(demo, task):
+    image = render_scene(sample_scene(6, "test"))
+    write = partial(write_texts, *demo[:2], ["what is that?"], [[image]])
+    for settings in (
+        {"max_length": 12},
+        {"generation_config": GenerationConfig(max_new_tokens=3, num_beams=1)},
+        {"generation_config": GenerationConfig(max_length=12, num_beams=1)},
+    ):
+        [short], [whole] = write(task=task, **settings), write(task=task)
+        assert len(short.split()) <= 6 < len(whole.split()), settings
 
 
 def test_an_unknown_task(demo):

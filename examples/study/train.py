@@ -247,8 +247,8 @@ def load_sequences(
     if len(rows) != len(train_rows):
         raise ValueError(f"{study.codes} has {len(rows)} rows, and the recipe trains on {len(train_rows)}.")
     if not study.chosen.has_codes:
-        coded = [name for name in rows.column_names if has_codes([name]) or name == CODEBOOK_COLUMN]
-        rows = rows.remove_columns(coded)
+        coded = [name for name, feature in rows.features.items() if has_codes({name: feature})]
+        rows = rows.remove_columns([*coded, CODEBOOK_COLUMN])
     options = {"broken_images": data.broken_images, "seed": args.seed}
     return MixtureRows(rows, sequences, data.image_column, **options), eval_rows
 

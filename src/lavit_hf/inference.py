@@ -14,7 +14,7 @@ from transformers.utils import logging
 from .diffusion import LavitImageDecoderPipeline
 from .modeling import LavitForCausalLM, LavitVisualTokenizer, LavitVisualTokenizerOutput
 from .modeling.arguments_lavit import check_integer
-from .modeling.generation_settings_lavit import check_task_settings, end_ids
+from .modeling.generation_settings_lavit import check_task_settings, end_ids, explicit_settings
 from .processing import LavitProcessor
 from .processing.chat_lavit import TURN_END, one_line, turn_end_ids
 
@@ -144,13 +144,19 @@ def write_texts(
 
 
 def _task_settings(model: LavitForCausalLM, task: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Returns the arguments of `generate` for a task: those that are given, and the others as the model has them."""
+    """
+    Returns the arguments of `generate` for a task: those that are given, also in a `generation_config`, and the others
+    as the model has them.
+    """
     if task not in TASK_SETTINGS:
         raise ValueError(f"task must be one of {', '.join(TASK_SETTINGS)}, got {task!r}.")
     own = model.generation_config
     default = {name: value for name, value in TASK_SETTINGS[task].items() if getattr(own, name, None) is None}
     saved = getattr(own, f"{task}_generation", None)
-    settings = (default if saved is None else saved) | given
+    settings = default if saved is None else saved
+    explicit = explicit_settings(given.get("generation_config")) | given
+    displaced = {*explicit, *(("max_new_tokens",) if "max_length" in explicit else ())}
+    settings = {name: value for name, value in settings.items() if name not in displaced} | given
     if settings.get("num_beams") == 1:  # these settings are of beams
         settings = {
             name: value for name, value in settings.items() if name not in ("early_stopping", "length_penalty")

@@ -149,6 +149,29 @@ def test_codes_of_another_column_are_added(compute, shapes, expected, read, tmp_
         compute(others, tmp_path / "others", image_columns=["edited_image"])
 
 
+def test_columns_that_are_called_like_codes(compute, shapes, tmp_path):
+    """Only lists of integers are codes. Others do not keep the fingerprint of codes that are computed again."""
+    rows = shapes.add_column("zip_codes", ["12345"] * NUM_ROWS).remove_columns("edited_image")
+    assert not code_files.has_codes(rows.features)
+    compute(rows, tmp_path / "one", image_columns=["image"])
+    again = load_rows(tmp_path / "one", cache_dir=str(tmp_path / "cache"))
+    assert code_files.has_codes(again.features)
+    other = again.remove_columns("codebook_fingerprint").add_column("codebook_fingerprint", ["other"] * NUM_ROWS)
+    assert compute(other, tmp_path / "again", image_columns=["image"]).rows == NUM_ROWS
+
+
+def test_codes_in_segments_count(model):
+    """Their column has another name, and the fingerprint of their codebook stands beside it."""
+    segments = [{"type": "text", "text": "a"}, {"type": "image", "codes": [1, 2]}]
+    rows = datasets.Dataset.from_list([{"segments": segments, "codebook_fingerprint": "other"}] * 3)
+    reader = SequenceReader(SequenceArguments(["interleaved=1"], segments_column="segments"))
+    codebook = LavitVisualTokenizer.from_pretrained(model).quantizer.codebook
+    for given in (RowDataset(rows, reader), RowStream(rows.to_iterable_dataset(), reader)):
+        with pytest.raises(ValueError, match="another visual tokenizer"):  # noqa: PT012
+            check_codebook(codebook, given)
+            next(iter(given))  # rows of a stream are checked when they are read
+
+
 @pytest.mark.parametrize("text", ['{"a": 1}\n{"a": 2}\n', '[{"a": 1}]', '{"a": 1}', "no JSON"])
 def test_a_file_of_the_same_name_is_no_manifest(shapes, tmp_path, text):
     shapes.to_parquet(tmp_path / "rows" / "rows.parquet")

@@ -287,15 +287,33 @@ def test_what_is_no_backbone(which):
         LavitForCausalLM.from_backbones(**given)
 
 
-def test_a_setting_that_is_misspelled_is_refused():
-    vision, refused = (
-        CLIPVisionConfig(**VISION),
-        "LavitVisualTokenizerConfig got an unexpected argument 'codebok_size'",
-    )
-    with pytest.raises(TypeError, match=refused):
-        LavitForCausalLM.from_backbones(vision, LlamaConfig(**TEXT), codebok_size=7)
-    with pytest.raises(TypeError, match=refused):
-        LavitVisualTokenizerForPreTraining.from_vision_tower(vision, codebok_size=7)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"codebok_size": 7}, "LavitVisualTokenizerConfig got an unexpected argument 'codebok_size'"),
+        ({"id2label": {0: "a"}}, "LavitVisualTokenizerConfig got an unexpected argument 'id2label'"),
+        ({"attn_implementation": {"visoin_config": "eager"}}, "must be for '', 'vision_config', got 'visoin_config'"),
+    ],
+)
+def test_settings_without_an_effect_are_refused(settings, message):
+    """They are misspelled, or those of other models, which configurations of transformers have as well."""
+    vision = CLIPVisionConfig(**VISION)
+    with pytest.raises(TypeError, match=message):
+        LavitForCausalLM.from_backbones(vision, LlamaConfig(**TEXT), **settings)
+    with pytest.raises(TypeError, match=message):
+        LavitVisualTokenizerForPreTraining.from_vision_tower(vision, **settings)
+
+
+@pytest.mark.parametrize("part", ["", "vision_config"])
+def test_the_attention_of_a_new_visual_tokenizer(part):
+    settings = {"attn_implementation": {part: "eager"}}
+    vision, other, text = CLIPVisionConfig(**VISION), CLIPVisionConfig(**VISION), LlamaConfig(**TEXT)
+    for tokenizer in (
+        LavitForCausalLM.from_backbones(vision, text, **settings).model.visual_tokenizer,
+        LavitVisualTokenizerForPreTraining.from_vision_tower(other, **settings).visual_tokenizer,
+    ):
+        found = [config._attn_implementation for config in (tokenizer.config, tokenizer.vision_tower.config)]
+        assert found == (["sdpa", "eager"] if part else ["eager", "sdpa"])
 
 
 @pytest.mark.parametrize(("attention", "experts"), [("sdpa", "grouped_mm"), ("eager", "eager")])

@@ -148,6 +148,11 @@ def test_features_that_were_computed_before(model):
     for _ in range(2):  # rows that are repeated leave the features as they are
         model.generate(**given, mm_encoder_outputs=features, num_beams=2, num_return_sequences=2)
         assert torch.equal(model.generate(**given, mm_encoder_outputs=features), expected)
+    embedded = given | {"inputs_embeds": model.get_input_embeddings()(given.pop("input_ids"))}
+    embedded.pop("input_ids", None)
+    first = model.generate(**embedded, mm_encoder_outputs=features)
+    model.generate(**embedded, mm_encoder_outputs=features, num_beams=2, num_return_sequences=2)
+    assert torch.equal(model.generate(**embedded, mm_encoder_outputs=features), first)
 
 
 @pytest.mark.parametrize("name", ["position_ids", "inputs_embeds"])

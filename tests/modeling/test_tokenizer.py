@@ -46,13 +46,19 @@ def test_topk_keeps_as_many_as_the_probabilities_add_up_to():
     assert select_patches(soft, "argmax").sum() == 1
 
 
-def test_among_patches_that_are_alike_the_first_are_kept():
-    """Another kernel, batch or compiler rounds their scores differently. Confident patches are no less apart."""
-    noise = 1e-6 * torch.randn(5, 12, 1, generator=torch.manual_seed(0))
-    alike = (probabilities(*[0.3] * 12) + noise).log_softmax(dim=-1)
-    assert select_patches(alike, "topk").int().tolist() == [[1] * 4 + [0] * 8] * 5
+@pytest.mark.parametrize("selection", ["topk", "argmax"])
+def test_among_patches_that_are_alike_the_first_are_kept(selection):
+    """Another kernel, batch or compiler rounds their scores differently, at any score that they share."""
+    generator = torch.manual_seed(0)
+    common, noise = torch.randn(500, 1, generator=generator), 1e-6 * torch.randn(500, 12, generator=generator)
+    alike = torch.stack([common + noise, torch.zeros(500, 12)], dim=-1).log_softmax(dim=-1)
+    assert select_patches(alike, selection, num_codes=4).int().tolist() == [[1] * 4 + [0] * 8] * 500
+    assert select_patches(alike[common[:, 0] < 0], "argmax").int()[:, 0].all()
+    # Confident patches are no less apart, nor are those of a new selector.
     confident = torch.tensor([[[9.0, -3.0], [9.0, -4.0]]]).log_softmax(dim=-1)
-    assert select_patches(confident, "topk", num_codes=1).tolist() == [[False, True]]
+    assert select_patches(confident, selection, num_codes=1).tolist() == [[False, True]]
+    close = torch.stack([0.3 + 1e-4 * torch.arange(12.0)[None], torch.zeros(1, 12)], dim=-1).log_softmax(dim=-1)
+    assert select_patches(close, selection, num_codes=4).int().tolist() == [[0] * 8 + [1] * 4]
 
 
 def test_at_least_one_patch_is_kept():

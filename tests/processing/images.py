@@ -54,6 +54,12 @@ def color_key(depth: int, color: Sequence[int]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
 
 
+def raw_psd(image: Image.Image) -> bytes:
+    """Returns a PSD of an RGB image without compression, in which each channel has a part of its own."""
+    header = struct.pack(">H6xHIIHH", 1, 3, image.height, image.width, 8, 3) + struct.pack(">IIIH", 0, 0, 0, 0)
+    return b"8BPS" + header + b"".join(channel.tobytes() for channel in image.split())
+
+
 def zoo() -> dict[str, tuple[bytes, tuple[int, int, int]]]:
     """Files by name, each with the color of its upper left quarter as RGB; lossy ones are 3 levels off at most."""
     solid = Image.new("RGB", SIZE, COLOR)
@@ -68,6 +74,8 @@ def zoo() -> dict[str, tuple[bytes, tuple[int, int, int]]]:
         "rgb.jpg": (encode(solid, "JPEG", quality=100, subsampling=0), COLOR),
         "cmyk.jpg": (encode(solid.convert("CMYK"), "JPEG", quality=100), COLOR),
         "cmyk.tiff": (encode(solid.convert("CMYK"), "TIFF"), COLOR),
+        "rgb.sgi": (encode(solid, "SGI"), COLOR),
+        "rgb.psd": (raw_psd(solid), COLOR),
         "rgb.webp": (encode(solid, "WEBP", lossless=True), COLOR),
         "rgb.bmp": (encode(solid, "BMP"), COLOR),
         "palette.png": (encode(palette), COLOR),

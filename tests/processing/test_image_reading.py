@@ -19,7 +19,7 @@ from PIL import Image
 
 from lavit_hf.processing import LavitImageProcessor, LavitImageProcessorPil, load_images, read_image
 
-from .images import COLOR, SIZE, WHITE, animation, encode, two_halves, zoo
+from .images import COLOR, SIZE, WHITE, animation, color_key, encode, two_halves, zoo
 
 
 ZOO = zoo()
@@ -240,6 +240,17 @@ def test_a_palette_with_opacity():
     assert image.palette.mode == "RGBA"
     assert read_image(image).getpixel((0, 0)) == read_image(encode(image)).getpixel((0, 0)) == WHITE
     assert all((pixels == WHITE).all() for pixels in processed(image))
+
+
+def test_images_whose_files_hold_less_than_their_modes():
+    """A palette that is missing, and a transparent color of 16 bits beside pixels that were loaded with 8."""
+    image = Image.new("P", (8, 8))
+    image.palette = None
+    with pytest.raises(ValueError, match="The image has mode 'P' and no palette"):
+        read_image(image)
+    image = Image.open(io.BytesIO(color_key(16, (1000, 2000, 3000))))
+    image.load()
+    assert read_image(image).getpixel((0, 0)) == WHITE
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")

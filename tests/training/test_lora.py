@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from transformers import GPT2Config, LlamaConfig
+from transformers import GPT2Config, LlamaConfig, MixtralConfig
 
 from lavit_hf import LavitForCausalLM
 from lavit_hf.training import (
@@ -23,7 +23,7 @@ from lavit_hf.training import (
     lora_config,
 )
 
-from ..tiny import NUM_PATCHES, TEXT, TEXT_TOKENS, tiny_lavit
+from ..tiny import NUM_PATCHES, PLACEHOLDER, TEXT, TEXT_TOKENS, pictures, tiny_lavit
 from .small import EVERY_KIND, make_dataset, make_model, make_processor
 
 
@@ -54,6 +54,29 @@ def test_the_language_models_layers_and_nothing_else(text):
     names = trained_parts(get_peft_model(model, lora_config(model)))
     assert all(name.startswith("model.language_model.") for name in names)
     assert len(names) == 2 * (4 if text == "gpt2" else 7)
+
+
+def test_experts_are_trained_and_come_back(tmp_path):
+    """Experts are parameters, which "all-linear" leaves out, and most of the weights of a mixture of experts."""
+    text = MixtralConfig(**TEXT, num_local_experts=4)
+    base = tiny_lavit(text=text)
+    expected = copy.deepcopy(base)
+    model = get_peft_model(base, lora_config(base))
+    names = {name for name in trained_parts(model) if "experts" in name}
+    assert len({name.partition(".layers.")[2].partition(".")[0] for name in names}) == text.num_hidden_layers
+    inputs = {"input_ids": torch.tensor([[5, 6, 7, PLACEHOLDER]]), "pixel_values": pictures(1)}
+    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    updates = {
+        name: parameter for name, parameter in model.named_parameters() if ".experts." in name and "lora_" in name
+    }
+    assert len(updates) == 2 * 2 * text.num_hidden_layers
+    assert all(parameter.grad is not None for parameter in updates.values())
+    with torch.no_grad():
+        for parameter in updates.values():
+            parameter.normal_(std=0.1)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(expected, tmp_path)
+    torch.testing.assert_close(loaded.eval()(**inputs).logits, model.eval()(**inputs).logits)
 
 
 def test_a_second_adapter_sits_in_the_language_model_alone(batch):

@@ -212,6 +212,24 @@ def test_a_training_that_was_interrupted_leaves_nothing_behind(tmp_path):
         assert entries(trainer, name) == entries(fresh, name)
 
 
+def test_an_evaluation_that_has_failed_leaves_nothing_behind(tmp_path):
+    """An error or an interrupt comes after batches whose sums were kept."""
+
+    class Interrupt(TrainerCallback):
+        def on_prediction_step(self, args, state, control, **kwargs):
+            raise KeyboardInterrupt
+
+    trainer, interrupt = make_trainer(tmp_path, max_steps=1), Interrupt()
+    easy, hard = ([trainer.train_dataset[index]] for index in range(2))
+    expected = trainer.evaluate(hard)["eval_loss"]
+    trainer.add_callback(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.evaluate(easy)
+    trainer.remove_callback(interrupt)
+    assert trainer.evaluate(hard)["eval_loss"] == expected
+    assert trainer.evaluate(easy)["eval_loss"] != expected
+
+
 def test_inference_finds_what_training_taught():
     """Captions end, questions are answered, and drawings and edits have the codes of the images."""
     processor, dataset = make_processor(), make_dataset(3)

@@ -198,7 +198,9 @@ def test_changed_parts_are_refused_before_anything_is_run(results, parts, tmp_pa
     tokenizer, decoder = study.paths.text_tokenizer, study.paths.decoder("dynamic")
     for path, name in ((decoder, "image_decoder"), (tokenizer, "text_tokenizer")):
         path.rename(tmp_path / "away")
-        refused = pytest.RaisesExc(ValueError, match=f"lavit-seed0.json was made with the {name} of .*there is none now: restore")
+        refused = pytest.RaisesExc(
+            ValueError, match=f"lavit-seed0.json was made with the {name} of .*there is none now: restore"
+        )
         with pytest.RaisesGroup(refused):
             Study(study.options, run).run_all()
         (tmp_path / "away").rename(path)

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,9 +58,30 @@ def codes_column(image_column: str) -> str:
     return f"{image_column}{CODES_SUFFIX}"
 
 
-def has_codes(columns: Iterable[str]) -> bool:
-    """Returns whether any of `columns` is named as one with codes."""
-    return any(name.endswith(CODES_SUFFIX) for name in columns)
+def has_codes(features: Any) -> bool:
+    """
+    Returns whether a feature of a dataset, or any of those inside it, has codes: a list of integers that is called
+    `codes`, as in segments, or ends in `_codes`.
+
+    Args:
+        features (`datasets.Features`, or one of them): The features by their names.
+    """
+    if isinstance(features, dict):
+        named = [feature for name, feature in features.items() if f"_{name}".endswith(CODES_SUFFIX)]
+        return any(_are_integers(feature) for feature in named) or any(map(has_codes, features.values()))
+    inner = _inner(features)
+    return inner is not None and has_codes(inner)
+
+
+def _inner(feature: Any) -> Any:
+    """Returns the feature of the items of a list, or None if `feature` is none of a list."""
+    if isinstance(feature, list):
+        return feature[0]
+    return getattr(feature, "feature", None)
+
+
+def _are_integers(feature: Any) -> bool:
+    return "int" in getattr(_inner(feature), "dtype", "")
 
 
 @dataclass

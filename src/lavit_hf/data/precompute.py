@@ -207,7 +207,7 @@ def _check_image_columns(rows, image_columns: Sequence[str]) -> None:
 def _without_codes(rows, image_columns: Sequence[str]):
     """Returns rows without the codes that were precomputed for columns before, since they are computed again."""
     old = {codes_column(column) for column in image_columns} & {*rows.column_names}
-    if old and not has_codes({*rows.column_names} - old):
+    if old and not has_codes({name: feature for name, feature in rows.features.items() if name not in old}):
         old.add(CODEBOOK_COLUMN)  # no other codes need it
     return rows.remove_columns(sorted(old)) if old else rows
 

@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from ..processing import read_image
 from .code_files import CODEBOOK_COLUMN, codebook_fingerprint, has_codes
-from .loading import check_columns, column_names, leave_feature_undecoded, leave_undecoded
+from .loading import check_columns, leave_feature_undecoded, leave_undecoded
 
 
 logger = logging.get_logger(__name__)
@@ -154,7 +154,7 @@ class RowDataset(_RowSource, torch.utils.data.Dataset):
 
     def check_codebook(self, codebook: str) -> None:
         """Raises a `ValueError` if rows have codes of another codebook than that of the fingerprint `codebook`."""
-        if CODEBOOK_COLUMN in self.dataset.column_names and has_codes(column_names(self.dataset)):
+        if CODEBOOK_COLUMN in self.dataset.column_names and has_codes(self.dataset.features):
             found = self.dataset.with_format("arrow").select_columns([CODEBOOK_COLUMN]).unique(CODEBOOK_COLUMN)
             if {*found} - {None, codebook}:
                 raise ValueError(OTHER_CODES.format("the dataset"))
@@ -189,7 +189,8 @@ class RowStream(_RowSource, torch.utils.data.IterableDataset):
 
     def check_codebook(self, codebook: str) -> None:
         """Refuses rows with codes of another codebook than that of the fingerprint `codebook` when they are read."""
-        self.codebook = codebook if has_codes(column_names(self.dataset)) else None
+        features = self.dataset.features  # a stream may not know them
+        self.codebook = codebook if features is None or has_codes(features) else None
 
     def set_epoch(self, epoch: int) -> None:
         if torch.utils.data.get_worker_info() is None:

@@ -1,7 +1,6 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Checks of arguments: the ranges of numbers, and keyword arguments of a forward beyond its named ones."""
 
-import dataclasses
 import inspect
 import sys
 from numbers import Integral, Real
@@ -47,9 +46,14 @@ def check_keyword_arguments(model: nn.Module, kwargs: dict, *modules: nn.Module)
 
 def check_config_arguments(config_class: type[PreTrainedConfig], kwargs: dict) -> None:
     """
-    Raises a `TypeError` for a keyword argument that a configuration does not have. transformers would keep it as an
-    attribute without an effect.
+    Raises a `TypeError` for a keyword argument, or for a part in a dictionary of `attn_implementation`, that a new
+    configuration does not have. transformers would keep it as an attribute without an effect, as those of its own
+    configurations that are about other models.
     """
-    known = {field.name for field in dataclasses.fields(config_class)} | {"attn_implementation"}  # type: ignore[arg-type]
+    parts = config_class.sub_configs.keys()
+    known = {*config_class.__annotations__, "attn_implementation"} - parts
     if unknown := [name for name in kwargs if name not in known]:
         raise TypeError(f"{config_class.__name__} got an unexpected argument {unknown[0]!r}.")
+    attention = kwargs.get("attn_implementation")
+    if isinstance(attention, dict) and (unknown := [name for name in attention if name and name not in parts]):
+        raise TypeError(f"attn_implementation must be for {', '.join(map(repr, ['', *parts]))}, got {unknown[0]!r}.")

@@ -146,6 +146,9 @@ class LavitGenerationMixin(LavitGuidanceMixin):
         self._check_settings(settings, negative_prompt_ids)
         kwargs = settings.arguments | {"stopping_criteria": stopping_criteria, "streamer": streamer}
         kwargs["prefix_allowed_tokens_fn"] = prefix_allowed_tokens_fn
+        if features := kwargs.get("mm_encoder_outputs"):
+            # transformers writes into these outputs where it repeats rows, and they may be read again.
+            kwargs["mm_encoder_outputs"] = {name: copy.copy(each) for name, each in features.items()}
         if inputs is None:
             processors = self._processors(settings, 0, logits_processor)
             return super().generate(logits_processor=processors, **kwargs)
@@ -220,9 +223,7 @@ class LavitGenerationMixin(LavitGuidanceMixin):
             if images:
                 given = images | {"image_inputs": image_inputs}
                 expand_images = partial(method_as_forward(self, "_expand_images"), embed=False, **given)
-            # transformers writes into these outputs where it repeats rows, and they may be read again.
             features = kwargs.pop("mm_encoder_outputs", None)
-            features = features and {name: copy.copy(each) for name, each in features.items()}
             prompts = read_prompts(self.config, input_ids, attention_mask, expand_images, features, settings)
         check_context(self.config, prompts.input_ids.shape[1], settings)
         reads_features = prompts.features is not None

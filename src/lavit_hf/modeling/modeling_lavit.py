@@ -148,12 +148,18 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
         make_room(text_model, num_text_tokens, visual_tokenizer.quantizer.codebook)
 
         lm_head = text_model.get_output_embeddings()
+        # A part that is not named would get the implementation of the part that it is in.
+        tower_attention = tokenizer_config.vision_config._attn_implementation
+        attention = {
+            "": text_model.config._attn_implementation,
+            "visual_tokenizer_config": {"": tokenizer_config._attn_implementation, "vision_config": tower_attention},
+        }
         config = LavitConfig(
             text_config=text_model.config,
             visual_tokenizer_config=tokenizer_config,
             image_start_token_id=num_text_tokens,
             lm_head_bias=lm_head.bias is not None,
-            attn_implementation={"": text_model.config._attn_implementation},  # type: ignore[call-arg] # in all configurations
+            attn_implementation=attention,  # type: ignore[call-arg] # in all configurations
         )
         model = cls(config, LavitModel(config, visual_tokenizer, text_model.base_model), lm_head)
         check_logits(text_model, model)

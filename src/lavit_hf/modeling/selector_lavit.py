@@ -16,6 +16,7 @@ from .distributed_lavit import share_of_batch
 
 
 Counts = int | Sequence[int] | torch.Tensor
+ALIKE = 1e-5  # the most that the scores of patches that look alike differ by other kernels, several times over
 
 
 class LavitSelector(nn.Module):
@@ -87,15 +88,10 @@ def select_patches(
     """
     if selection not in get_args(Selection):
         raise ValueError(f"selection must be 'topk', 'sample' or 'argmax', got {selection!r}.")
-    if selection == "topk":
-        num_kept = log_probs[..., 0].exp().sum(dim=-1)
-        # Patches that look alike have equal scores but for the rounding of kernels: the first ones are kept.
-        scores = (log_probs[..., 0] - log_probs[..., 1]).float().round(decimals=4)
-    else:
-        if selection == "sample":
-            log_probs = log_probs + gumbel_noise(log_probs.shape, generator, log_probs.device)
-        scores = log_probs[..., 0] - log_probs[..., 1]
-        num_kept = (scores >= 0).sum(dim=-1)
+    if selection == "sample":
+        log_probs = log_probs + gumbel_noise(log_probs.shape, generator, log_probs.device)
+    scores = (log_probs[..., 0] - log_probs[..., 1]).float()
+    num_kept = log_probs[..., 0].exp().sum(dim=-1) if selection == "topk" else (scores >= 0).sum(dim=-1)
     if num_codes is None:
         num_kept = (num_kept * check_number("keep_scale", keep_scale, 0)).round().clamp(min=1)
     elif keep_scale != 1:
@@ -106,9 +102,21 @@ def select_patches(
         num_kept = _read_counts("num_codes", num_codes, scores)
     if max_codes is not None:
         num_kept = num_kept.minimum(_read_counts("max_codes", max_codes, scores))
-    rank = scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+    rank = _rank(scores)
     # An image that is not made of numbers keeps nothing, which `PatchPartition` refuses.
     return (rank < num_kept[:, None]) & ~scores.isnan().any(dim=-1, keepdim=True)
+
+
+def _rank(scores: torch.Tensor) -> torch.Tensor:
+    """
+    Returns the ranks (B, N) of scores (B, N), from 0 for the highest one. Patches that look alike have equal scores
+    but for the rounding of kernels: neighbors in the order of scores that differ by less than `ALIKE` are ranked by
+    their places.
+    """
+    ordered, order = scores.sort(dim=-1, descending=True)
+    groups = (ordered[:, :-1] - ordered[:, 1:] > ALIKE).cumsum(dim=-1)
+    groups = torch.zeros_like(order).scatter(1, order[:, 1:], groups)
+    return groups.argsort(dim=-1, stable=True).argsort(dim=-1)
 
 
 def _read_counts(name: str, counts: Counts, scores: torch.Tensor) -> torch.Tensor:

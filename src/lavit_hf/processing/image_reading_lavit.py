@@ -96,6 +96,8 @@ def _load_image(source, name: str) -> Image.Image | np.ndarray | torch.Tensor:
         image = _to_8_bits(image)
     if image.mode in ("La", "RGBa"):  # premultiplied
         image = image.convert(image.mode.upper())
+    if image.mode in ("P", "PA") and image.palette is None:
+        raise ValueError(f"{label} has mode {image.mode!r} and no palette: save it with its colors.")
     if image.mode == "P" and image.palette.mode == "RGBA":  # transformers looks for transparency beside the palette
         image = image.convert("RGBA")
     if image.mode in ("I", "F", "LAB"):  # values of unknown range, and a mode that Pillow cannot convert
@@ -131,15 +133,18 @@ def _open(content: bytes) -> Image.Image:
 
 def _scale_transparency(image: Image.Image) -> None:
     """
-    Brings the transparent color of a PNG to 8 bits before its pixels are loaded. Pillow does so with the pixels alone,
-    unless the image is grey with 16 bits. A color of 16 bits then stands for all of those with the same 8 bits.
+    Brings the transparent color of a PNG to 8 bits. Pillow does so with the pixels alone, unless the image is grey
+    with 16 bits. A color of 16 bits then stands for all of those with the same 8 bits. Once pixels are loaded, an
+    image does not tell how many bits they had: a grey one of 2 or 4 bits that was loaded before is taken for 8 bits.
     """
-    transparent, [tile] = image.info.get("transparency"), getattr(image, "tile", None) or [None]
-    if transparent is None or tile is None or image.format != "PNG":
+    transparent = image.info.get("transparency")
+    if transparent is None or image.format != "PNG":
         return
-    if tile.args in ("L;2", "L;4"):
-        image.info["transparency"] = transparent * 255 // (2 ** int(tile.args[-1]) - 1)
-    elif tile.args == "RGB;16B":
+    tiles = getattr(image, "tile", None)
+    layout = tiles[0].args if tiles else None
+    if layout in ("L;2", "L;4"):
+        image.info["transparency"] = transparent * 255 // (2 ** int(layout[-1]) - 1)
+    elif image.mode == "RGB" and (layout == "RGB;16B" or max(transparent) > 255):
         image.info["transparency"] = tuple(value >> 8 for value in transparent)
 
 

@@ -27,8 +27,9 @@ class LoraArguments:
 def lora_config(model: LavitForCausalLM, arguments: LoraArguments | None = None) -> LoraConfig:
     """
     Returns a configuration for `peft.get_peft_model(model, lora_config(model))`: every linear layer of the language
-    model gets an update, whatever its architecture, and the visual parts get none. Embeddings and head stay tied if
-    they are.
+    model gets an update, whatever its architecture, and so do experts, which are parameters of three dimensions, but
+    not their routers. The visual parts get none. Embeddings and head stay tied if they are. peft has no dropout for
+    experts.
 
     Args:
         model ([`LavitForCausalLM`]): The model to train.
@@ -40,11 +41,18 @@ def lora_config(model: LavitForCausalLM, arguments: LoraArguments | None = None)
         embeddings = model.get_input_embeddings()
         (name,) = {name.rpartition(".")[-1] for name, module in model.named_modules() if module is embeddings}
         whole += [name, "lm_head"]
+    # Convolutions have three dimensions as well, and call them weights.
+    experts = {
+        ".".join(name.split(".")[-2:])
+        for name, parameter in model.model.language_model.named_parameters()
+        if parameter.ndim == 3 and not name.endswith(".weight")
+    }
     return LoraConfig(
         r=arguments.lora_rank,
         lora_alpha=arguments.lora_alpha,
         lora_dropout=arguments.lora_dropout,
         target_modules="all-linear",
+        target_parameters=sorted(experts) or None,
         exclude_modules=VISUAL_PARTS,  # `PeftModel.add_adapter` gives the model no chance to keep adapters out
         modules_to_save=whole or None,
         ensure_weight_tying=arguments.train_embeddings and bool(model.config.tie_word_embeddings),

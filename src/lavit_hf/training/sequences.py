@@ -195,7 +195,7 @@ class SequenceReader:
         # The codes of images that enter as features tell how many positions these take.
         selected |= {codes_column(column) for column in self.image_columns if column in selected}
         selected &= set(names)
-        if has_codes(selected):
+        if dataset.features is None or has_codes({name: dataset.features[name] for name in selected}):
             selected |= {CODEBOOK_COLUMN} & set(names)
         return dataset.select_columns(sorted(selected))
 

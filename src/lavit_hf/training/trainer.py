@@ -343,6 +343,7 @@ class LavitTrainer(Trainer):
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
         """Same arguments as `Trainer.evaluation_loop`. Adds the values of [`~LavitTrainer.measure`] to the metrics."""
+        self._measured[False] = {}  # an evaluation that has failed leaves sums behind
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         measured = self._take_measured(training=False)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in measured.items()})
