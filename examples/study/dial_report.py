@@ -9,6 +9,8 @@ from .tables import MEASURES, NO_RESULTS, make_rows, show_difference, show_measu
 
 
 HEADINGS = ("reconstruction", "PSNR", "captions", "questions")
+# Differences adaptive minus fixed by heading, for each visual tokenizer and number of tokens.
+Compared = Mapping[tuple[str, int], Mapping[str, Difference]]
 
 
 def make_dial(dial: Mapping) -> str:
@@ -44,15 +46,15 @@ def make_dial(dial: Mapping) -> str:
     if lines:
         parts.append(make_rows(["tokens", "tokenizer: adaptive minus fixed", *HEADINGS], lines))
         names = dict.fromkeys(tokenizer for tokenizer, _ in found)
-        lines = [[name, *(count_better(dial, name, heading) for heading in HEADINGS)] for name in names]
+        lines = [[name, *(count_better(found, name, heading) for heading in HEADINGS)] for name in names]
         parts.append(make_rows(["tokenizer: adaptive is higher", *HEADINGS], lines))
     return "\n\n".join(parts)
 
 
-def compare_selections(dial: Mapping) -> dict[tuple[str, int], dict[str, Difference]]:
+def compare_selections(dial: Mapping) -> Compared:
     """
-    Returns the differences adaptive minus fixed by heading, for each visual tokenizer and number of tokens. Numbers at
-    which both selections are the same, since all patches are kept, are left out.
+    Compares the selections of each visual tokenizer. Numbers of tokens at which both selections are the same, since
+    all patches are kept, are left out.
     """
     points = {
         (curve["tokenizer"], curve["selection"], point["budget"]): point
@@ -68,13 +70,9 @@ def compare_selections(dial: Mapping) -> dict[tuple[str, int], dict[str, Differe
     return found
 
 
-def count_better(dial: Mapping, tokenizer: str, heading: str) -> str:
+def count_better(compared: Compared, tokenizer: str, heading: str) -> str:
     """Tells at how many numbers of tokens adaptive ones are higher, and how many intervals exclude zero."""
-    found = [
-        shown[heading]
-        for (name, _), shown in compare_selections(dial).items()
-        if name == tokenizer and heading in shown
-    ]
+    found = [shown[heading] for (name, _), shown in compared.items() if name == tokenizer and heading in shown]
     if not found:
         return "-"
     clear = [difference.mean > 0 for difference in found if (difference.half or 0.0) < abs(difference.mean)]

@@ -16,7 +16,7 @@ from lavit_hf.publishing.files import replacing_file
 from . import differences
 from .budgets import BASE, ROWS
 from .claims import CLAIMS, COMPARISONS, Claim
-from .dial_report import count_better, make_dial
+from .dial_report import compare_selections, count_better, make_dial
 from .differences import Difference, Results, Value, adjust, name_verdict, subtract
 from .outcomes import Outcomes, load_outcomes
 from .plots import draw_side_by_side, plot_curves, plot_dial
@@ -193,10 +193,10 @@ def make_answers(results: Results, dial: Mapping) -> str:
         ]
         lines += [f"{number}. {claim.text} {claim.here}", *(told or ["    - no results yet"])]
     if dial:
-        name = dial["curves"][0]["tokenizer"]
+        better = count_better(compare_selections(dial), dial["curves"][0]["tokenizer"], "questions")
         lines.append(
             "    - With one visual tokenizer, at [several lengths](#tokens-against-quality): more questions are "
-            f"answered right with adaptive numbers of tokens {count_better(dial, name, 'questions')}"
+            f"answered right with adaptive numbers of tokens {better}"
         )
     return "\n".join(lines)
 
@@ -253,7 +253,7 @@ def render(text: str, outcomes: Outcomes, pictures: Mapping[str, str]) -> str:
         make_table(outcomes.results),
         make_differences(outcomes.results),
         make_trials(outcomes.sweep, outcomes.trials),
-        "\n\n".join([make_dial(outcomes.dial), *filter(None, [shown.pop("dial", "")])]),
+        "\n\n".join(filter(None, [make_dial(outcomes.dial), shown.pop("dial", "")])),
         "\n\n".join(shown.values()) or NO_RESULTS,
     )
     for name, content in zip(SECTIONS, contents, strict=True):

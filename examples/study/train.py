@@ -247,8 +247,8 @@ def load_sequences(
     if len(rows) != len(train_rows):
         raise ValueError(f"{study.codes} has {len(rows)} rows, and the recipe trains on {len(train_rows)}.")
     if not study.chosen.has_codes:
-        coded = [name for name, feature in rows.features.items() if has_codes({name: feature})]
-        rows = rows.remove_columns([*coded, CODEBOOK_COLUMN])
+        coded = [name for name, kind in rows.features.items() if has_codes({name: kind}) or name == CODEBOOK_COLUMN]
+        rows = rows.remove_columns(coded)
     options = {"broken_images": data.broken_images, "seed": args.seed}
     return MixtureRows(rows, sequences, data.image_column, **options), eval_rows
 
