@@ -203,9 +203,10 @@ def test_an_answer_ends_with_the_context(monkeypatch):
         list(conversation.answer("word9 " * 64))
 
 
-def test_saved_beams_do_not_stop_a_conversation(demo, monkeypatch):
+def test_saved_settings_do_not_stop_a_conversation(demo, monkeypatch):
     monkeypatch.setattr(demo[0].generation_config, "num_beams", 2)
     monkeypatch.setattr(demo[0].generation_config, "num_return_sequences", 2)
+    monkeypatch.setattr(demo[0].generation_config, "stop_strings", ["zebra"])
     conversation = Conversation(*demo, num_inference_steps=1)
     assert list(conversation.answer(render_scene(sample_scene(6, "test")), "what color is the star?"))
     assert list(conversation.draw("a large red star"))

@@ -85,6 +85,38 @@ def test_settings_of_tasks(demo, tmp_path, command_line):
     assert len(longer[1].split()) > len(one[1].split()) == 1
 
 
+@pytest.mark.parametrize("place", ["argument", "configuration of the call", "configuration of the model", "task"])
+def test_a_stop_string_ends_a_text_wherever_it_is_set(demo, monkeypatch, place):
+    model, processor, _ = demo
+    given = ["", ""], [[render_scene(sample_scene(index, "test"))] for index in (6, 7)]
+    stop = {"stop_strings": [" star", " square"], "max_new_tokens": 40}
+    whole = write_texts(model, processor, *given, max_new_tokens=40)
+    expected = [re.split(" star| square", text)[0] for text in whole]
+    assert expected != whole
+    settings = {"max_new_tokens": 40}
+    if place == "argument":
+        settings = stop
+    elif place == "configuration of the call":
+        settings = {"generation_config": GenerationConfig(**stop)}
+    elif place == "configuration of the model":
+        monkeypatch.setattr(model.generation_config, "stop_strings", stop["stop_strings"])
+    else:
+        monkeypatch.setattr(model.generation_config, "caption_generation", stop)
+        settings = {"task": "caption"}
+    generate, lengths = model.generate, []
+
+    def generate_and_count(**kwargs):
+        ids = generate(**kwargs)
+        lengths.append(ids.shape[1])
+        return ids
+
+    monkeypatch.setattr(model, "generate", generate_and_count)
+    assert write_texts(model, processor, *given, **settings) == expected
+    assert write_texts(model, processor, *given, **settings, num_beams=2)
+    assert lengths[0] < 20
+    assert lengths[1] > 20 or place.startswith("configuration")  # beams of `generate` end at stop strings
+
+
 def test_settings_of_the_release(converted):
     config = AutoModelForCausalLM.from_pretrained(converted).generation_config
     assert config.caption_generation["num_beams"] == 2

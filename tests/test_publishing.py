@@ -175,7 +175,7 @@ def test_what_to_do_is_said(hub, converted, tmp_path):
     assert "pass the argument `trust_remote_code=True`" in result.stderr
 
 
-def test_each_part_alone(hub, demo):
+def test_each_part_alone(hub, demo, tmp_path):
     model, processor, pipe = demo
     model.model.visual_tokenizer.push_to_hub("somebody/tokenizer")
     processor.push_to_hub("somebody/processor")
@@ -184,6 +184,10 @@ def test_each_part_alone(hub, demo):
     loaded = LavitProcessor.from_pretrained("somebody/processor")
     assert loaded.image_processor.to_dict() == processor.image_processor.to_dict()
     assert loaded.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+    processor.save_pretrained(tmp_path / "saved", push_to_hub=True, repo_id="somebody/saved-processor")
+    saved = (tmp_path / "saved" / "tokenizer_config.json").read_bytes()
+    for name in ("processor", "saved-processor"):
+        assert (hub.repositories[f"somebody/{name}"] / "tokenizer_config.json").read_bytes() == saved
     tokenizer = LavitVisualTokenizer.from_pretrained("somebody/tokenizer")
     assert torch.equal(tokenizer.quantizer.codebook, model.model.visual_tokenizer.quantizer.codebook)
     assert "modeling_lavit_visual_tokenizer.py" in digest(hub.repositories["somebody/tokenizer"])

@@ -2,6 +2,7 @@
 """One call each from images to codes, from images and text to text or codes, and from codes to images."""
 
 import re
+from collections import ChainMap
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -84,8 +85,12 @@ def _images_of_each(texts: Sequence[str], images: Images | None) -> list[list[Im
     return [list(row) for row in rows]
 
 
-def _generate(model: LavitForCausalLM, inputs: BatchFeature, settings: dict[str, Any]) -> torch.Tensor:
+def _generate(
+    model: LavitForCausalLM, processor: LavitProcessor, inputs: BatchFeature, settings: dict[str, Any]
+) -> torch.Tensor:
     """Returns the ids that are generated after prompts, also if the model is set to return a `ModelOutput`."""
+    # transformers needs a tokenizer for `stop_strings`, which a model may have as a setting of its own.
+    settings = {"tokenizer": processor.tokenizer} | settings
     return model.generate(**inputs, **settings | {"return_full_text": False, "return_dict_in_generate": False})
 
 
@@ -124,8 +129,8 @@ def write_texts(
         processor, texts, images: Same as in [`prepare_prompts`].
         task (`str`, *optional*):
             `"caption"` or `"answer"` takes the settings that the model has for it, `caption_generation` or
-            `answer_generation` of its `generation_config`. Their `stop_strings` end the text, and are not part of it.
-        kwargs: Arguments of `generate`, such as `max_new_tokens`.
+            `answer_generation` of its `generation_config`.
+        kwargs: Arguments of `generate`, such as `max_new_tokens`. `stop_strings` end the text, and are not part of it.
 
     Returns:
         `list[str]`: The text after each prompt.
@@ -134,10 +139,13 @@ def write_texts(
         ValueError: If the task is another one, or as in [`prepare_prompts`].
     """
     settings = kwargs if task is None else _task_settings(model, task, kwargs)
-    stops = (None if task is None else settings.pop("stop_strings", None)) or []
+    known = ChainMap(settings, explicit_settings(kwargs.get("generation_config")), vars(model.generation_config))
+    stops = known.get("stop_strings") or []
     stops = [stops] if isinstance(stops, str) else stops
+    if (known.get("num_beams") or 1) > 1:
+        settings.pop("stop_strings", None)  # beams are compared at their full lengths
     inputs = prepare_prompts(processor, texts, images).to(model.device)
-    ids = _generate(model, inputs, settings)
+    ids = _generate(model, processor, inputs, settings)
     written = [text.strip() for text in processor.batch_decode(ids, skip_special_tokens=True)]
     ends = [min((text.index(stop) for stop in stops if stop in text), default=len(text)) for text in written]
     return [text[:end].strip() for text, end in zip(written, ends, strict=True)]
@@ -209,7 +217,7 @@ def plan_drawings(
     if any(before):
         settings["image_inputs"] = "codes"
     inputs = prepare_prompts(processor, requests, before, generation_mode="image").to(model.device)
-    ids = _generate(model, inputs, settings)
+    ids = _generate(model, processor, inputs, settings)
     written = processor.batch_decode(ids, skip_special_tokens=True)
     is_whole = torch.isin(ids, torch.tensor(ends, device=ids.device)).any(1).tolist()
     for index, request, text, whole in zip(asked, requests, written, is_whole, strict=True):
@@ -271,7 +279,7 @@ def draw_codes(
         num_return_sequences = 1
     inputs = prepare_prompts(processor, texts, images, generation_mode="image").to(model.device)
     settings = {"generation_mode": "image", "num_return_sequences": num_return_sequences, **kwargs}
-    ids = _generate(model, inputs, settings)
+    ids = _generate(model, processor, inputs, settings)
     return [processor.decode_interleaved(row)[0].codes for row in ids]  # type: ignore[union-attr, misc] # an image
 
 

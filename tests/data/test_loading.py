@@ -123,7 +123,7 @@ def test_shapes(load):
         ({"name": "imagefolder", "data_dir": "/no/where"}, "split 'train' of imagefolder in /no/where"),
         ({"name": "shapes", "split": "dev"}, "'dev'.*train, validation, test"),
         ({"name": "shapes", "config_name": "large"}, "'large'"),
-        ({"name": "shapes", "num_rows": 0}, "num_rows must be at least 1, got 0"),
+        ({"name": "shapes", "num_rows": 0}, "num_rows must be an integer of at least 1, got 0"),
     ],
 )
 def test_what_is_not_there_is_named(arguments, message, load):

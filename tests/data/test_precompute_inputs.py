@@ -140,7 +140,8 @@ def test_other_objects_are_refused(compute, shapes, model, tmp_path):
         ({"image_columns": ["questions"]}, "'questions' must hold one image"),
         ({"selection": "sample"}, "topk or argmax, got 'sample'"),
         ({"broken_images": "ignore"}, "raise, skip, got 'ignore'"),
-        ({"batch_size": 0}, "got 0 and 4"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+        ({"rows_per_shard": 2.5}, "rows_per_shard must be an integer of at least 1, got 2.5"),
     ],
 )
 def test_mistakes_leave_nothing_behind(compute, shapes, tmp_path, settings, message):

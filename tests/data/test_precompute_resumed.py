@@ -9,6 +9,7 @@ import datasets
 import pytest
 from PIL import Image
 
+from lavit_hf.data.code_files import MANIFEST_FILE
 from lavit_hf.data.loading import load_rows
 from lavit_hf.data.precompute import precompute_codes
 
@@ -108,6 +109,14 @@ def test_another_configuration_of_the_same_weights_is_refused(compute, model, tm
 def test_a_dataset_with_a_transform_is_refused(compute, tmp_path):
     with pytest.raises(ValueError, match="has a transform"):
         compute(in_memory(ROWS, tmp_path).with_transform(lambda rows: rows), tmp_path / "codes")
+
+
+def test_shards_without_their_manifest_are_refused(compute, tmp_path):
+    compute(in_memory(ROWS, tmp_path), tmp_path / "codes", split="validation")
+    compute(in_memory(ROWS, tmp_path), tmp_path / "codes")
+    (tmp_path / "codes" / "train" / MANIFEST_FILE).unlink()
+    with pytest.raises(ValueError, match=f"train has shards without {MANIFEST_FILE}"):
+        compute(in_memory(ROWS, tmp_path), tmp_path / "codes")
 
 
 @pytest.mark.parametrize("lost", ["000000", "000001", "000002"])

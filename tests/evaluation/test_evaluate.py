@@ -133,7 +133,7 @@ def test_nothing_is_left_changed(demo, rows):
         assert {name: part.training for name, part in model.named_modules()} == modes
         assert pipeline.unet.training
         assert pipeline._progress_bar_config == {"leave": False}
-        with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, got 0"):
             evaluate(model, processor, pipeline, rows, batch_size=0)
         assert torch.equal(torch.get_rng_state(), state)
     finally:
@@ -176,7 +176,7 @@ def test_other_datasets_and_no_decoder(demo, rows):
 def test_refusals(demo, rows):
     with pytest.raises(ValueError, match="tasks must be of captions, .*got 'singing'"):
         evaluate(*demo, rows, tasks=["captions", "singing"])
-    with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="num_samples must be an integer of at least 1, got 0"):
         evaluate(*demo, rows, num_samples=0)
     with pytest.raises(ValueError, match="columns must be names for image, .*got 'photo'"):
         evaluate(*demo, rows, columns={"photo": "image"})

@@ -298,7 +298,7 @@ def test_what_is_no_dtype(dtype):
 
 
 def test_the_deprecated_name_is_no_argument_of_from_backbones():
-    with pytest.raises(ValueError, match="takes dtype, not torch_dtype"):
+    with pytest.raises(TypeError, match="unexpected argument 'torch_dtype'"):
         tiny_lavit(torch_dtype=torch.bfloat16)
 
 

@@ -126,12 +126,21 @@ def test_an_assistant_changes_nothing(model, mode, start):
             model.generate(**arguments, assistant_model=assistant)
 
 
-@pytest.mark.parametrize("settings_", [{}, {"max_new_tokens": 12, "min_new_tokens": 12}, {"max_length": 20}])
+def test_the_first_mark_counts_as_a_new_token(model, caplog):
+    """An empty prompt is replaced by the `[IMG]` that is asked for."""
+    given = {"generation_mode": "interleaved", "first_modality": "image", "eos_token_id": 2}
+    for number in (25, 40):
+        drawn = model.generate(torch.zeros(1, 0).long(), min_new_tokens=number, max_new_tokens=number, **given)
+        assert drawn.shape == (1, number)
+    assert "min_length" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "settings_", [{}, {"max_new_tokens": 12, "min_new_tokens": 12}, {"max_length": 20}, {"min_length": 15}]
+)
 def test_embeddings_alone_have_the_grammar_of_ids(model, settings_):
     ids = torch.tensor([[5, 6, 7, 8, 9]])
     with_ids = model.generate(ids, **settings_)[:, 5:]
-    if "max_length" in settings_:
-        settings_ = {"max_length": settings_["max_length"] - 5}  # which does not count embeddings
     alone = model.generate(inputs_embeds=model.get_input_embeddings()(ids), **settings_)
     assert torch.equal(alone, with_ids)
     assert (alone < TEXT_TOKENS).all()

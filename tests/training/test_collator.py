@@ -496,8 +496,8 @@ def test_without_images_all_enter_as_codes(processor):
         ({"mixture": ["paint=1"]}, "mixture must give some of caption, .* got \\['paint=1'\\]"),
         ({"mixture": ["draw=0"]}, "mixture"),
         ({"mixture": ["draw"]}, "mixture must be NAME=NUMBER"),
-        ({"prompt_dropout": 2.0}, "prompt_dropout must be in \\[0, 1\\], got 2.0"),
-        ({"plan_dropout": -0.5}, "plan_dropout must be in \\[0, 1\\], got -0.5"),
+        ({"prompt_dropout": 2.0}, "prompt_dropout must be a finite number from 0 to 1, got 2.0"),
+        ({"plan_dropout": -0.5}, "plan_dropout must be a finite number from 0 to 1, got -0.5"),
         ({"image_inputs": "pixels"}, "'features' or 'codes', got 'pixels'"),
     ],
 )

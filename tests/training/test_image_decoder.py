@@ -320,15 +320,20 @@ def test_checkpoints_hold_what_is_trained_and_folders_the_average(tmp_path):
     assert all(np.asarray(image).tobytes() in windows for image in pipe(codes, **options).images)
 
 
-def test_evaluation_is_of_the_average_and_repeats_itself(tmp_path):
+def test_evaluations_are_of_the_average_and_leave_the_weights(tmp_path):
     trainer = train(make_decoder(), tmp_path, steps=2, ema_decay=0.0)
     first, again = (trainer.evaluate()["eval_loss"] for _ in range(2))
     assert first == again
     for parameter in trainer.average.shadow_params:
         parameter.zero_()
+    weights = {name: weight.clone() for name, weight in trainer.decoder.trained_parameters().items()}
+    rows = trainer.eval_dataset
+    measured = trainer.evaluate({"one": rows, "other": rows}) | trainer.predict(rows).metrics
     # A U-Net of zeros predicts no noise.
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(1.0, abs=0.1)
-    assert trainer.decoder.unet.conv_in.weight.abs().sum() > 0
+    for name in ("eval_one_loss", "eval_other_loss", "test_loss"):
+        assert measured[name] == pytest.approx(1.0, abs=0.1)
+    for name, weight in trainer.decoder.trained_parameters().items():
+        assert torch.equal(weight, weights[name])
 
 
 def test_accumulating_and_bfloat16(tmp_path):

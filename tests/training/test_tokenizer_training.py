@@ -44,6 +44,18 @@ def losses(trainer) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+@pytest.mark.parametrize("without", ["gradients", "a selector that is trained"])
+def test_the_loss_does_not_depend_on_what_is_trained(without):
+    model = make_model().train()
+    losses = []
+    for is_trained in (True, False):
+        model.visual_tokenizer.selector.requires_grad_(is_trained or without == "gradients")
+        torch.manual_seed(0)  # of the Gumbel noise
+        with torch.set_grad_enabled(is_trained or without != "gradients"):
+            losses.append(copy.deepcopy(model)(pixel_values=pictures(4)).loss)  # a batch changes the codebook
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
+
+
 def test_the_loss_falls_and_the_tower_stays(tmp_path):
     model = make_model()
     tower = {name: value.clone() for name, value in model.visual_tokenizer.vision_tower.state_dict().items()}
@@ -135,12 +147,12 @@ def test_a_trained_visual_tokenizer_is_trained_further(part, tmp_path):
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
-        ({"quantize_from": -5}, "must not be negative, got -5 and None"),
-        ({"freeze_selector_from": -1}, "must not be negative, got 0 and -1"),
+        ({"quantize_from": -5}, "quantize_from must be an integer of at least 0, got -5"),
+        ({"freeze_selector_from": -1}, "freeze_selector_from must be an integer of at least 0, got -1"),
         ({"freeze_selector_from": 9, "freeze_selector_until": 3}, "must be above freeze_selector_from, got 3 and 9"),
         ({"freeze_selector_until": 3}, "must be above freeze_selector_from, got 3 and None"),
         ({"final_gumbel_temperature": 0.0}, "must be positive, got 0.0"),
-        ({"codebook_start_vectors": 0}, "must be at least 1, got 0"),
+        ({"codebook_start_vectors": 0}, "must be an integer of at least 1, got 0"),
     ],
 )
 def test_schedules_that_cannot_be_followed_are_refused(schedule, message):

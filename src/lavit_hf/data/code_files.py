@@ -230,7 +230,9 @@ def open_split(output: Path, split: str, settings: dict, is_main_process: bool) 
     for path in sorted({folder, *(found.parent for found in output.glob(f"*/{MANIFEST_FILE}"))}):
         if not find_shards(path):  # it may begin anew
             continue
-        created = read_manifest(path)["settings"]
+        created = read_manifest(path).get("settings")
+        if created is None:
+            raise ValueError(f"{path} has shards without {MANIFEST_FILE}. Choose another output folder.")
         other = [
             f"{name} was {created.get(name)!r}, now it is {value!r}"
             for name, value in settings.items()

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..modeling.arguments_lavit import check_integer
 from .code_files import MANIFEST_FILE, check_complete, read_manifest
 from .shapes import load_shapes
 
@@ -63,8 +64,8 @@ def load_rows(
         ValueError: If the dataset or the split does not exist or cannot be read, or arguments do not fit the dataset.
     """
     name = str(dataset_name)
-    if num_rows is not None and num_rows < 1:
-        raise ValueError(f"num_rows must be at least 1, got {num_rows}.")
+    if num_rows is not None:
+        check_integer("num_rows", num_rows, 1)
     if (name == "shapes" or _is_saved(name) or Path(name).is_file()) and (config_name or data_dir):
         raise ValueError(f"{name!r} takes neither config_name nor data_dir, got {config_name!r} and {data_dir!r}.")
     if name == "shapes":

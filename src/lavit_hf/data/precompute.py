@@ -21,6 +21,7 @@ from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from ..modeling import LavitVisualTokenizer
+from ..modeling.arguments_lavit import check_integer
 from .code_files import (
     CODEBOOK_COLUMN,
     CodesSummary,
@@ -115,8 +116,8 @@ def precompute_codes(
         raise ValueError(f"visual_tokenizer must be a LavitVisualTokenizer, got {type(visual_tokenizer).__name__}.")
     if isinstance(dataset, datasets.Dataset) and dataset.format["type"] == "custom":
         raise ValueError("The dataset has a transform, which would not be applied: use `map` instead.")
-    if batch_size < 1 or rows_per_shard < 1:
-        raise ValueError(f"batch_size and rows_per_shard must be at least 1, got {batch_size} and {rows_per_shard}.")
+    check_integer("batch_size", batch_size, 1)
+    check_integer("rows_per_shard", rows_per_shard, 1)
     check_broken_images(broken_images)
     _check_image_columns(dataset, image_columns)
     rows = _without_codes(leave_undecoded(dataset), image_columns).with_format("arrow")

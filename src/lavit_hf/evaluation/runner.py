@@ -16,6 +16,7 @@ from ..data.loading import load_rows
 from ..diffusion import LavitImageDecoderPipeline
 from ..inference import plan_settings
 from ..modeling import LavitForCausalLM, LavitGenerationConfig
+from ..modeling.arguments_lavit import check_integer
 from ..modeling.freezing_lavit import evaluation_mode
 from ..processing import LavitProcessor
 from .captions import evaluate_captions
@@ -134,8 +135,7 @@ def evaluate(
     """
     given = EvaluationSettings(**settings)
     check_tasks(tasks)
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
+    check_integer("num_samples", num_samples, 1)
     name = dataset if isinstance(dataset, str) else type(dataset).__name__
     if isinstance(dataset, str):
         dataset = load_rows(dataset, split, data_dir=data_dir, num_rows=num_samples)

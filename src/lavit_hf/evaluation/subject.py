@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ..diffusion import LavitImageDecoderPipeline
 from ..inference import decode_codes, decode_edits, draw_codes, encode_images, write_texts
 from ..modeling import LavitForCausalLM, LavitVisualTokenizerOutput
+from ..modeling.arguments_lavit import check_integer
 from ..modeling.generation_settings_lavit import check_task_settings
 from ..processing import LavitProcessor, read_image
 from ..processing.chat_lavit import TURN_END
@@ -69,8 +70,7 @@ class EvaluationSettings:
 
     def __post_init__(self):
         for name in ("batch_size", "max_caption_tokens", "max_answer_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+            check_integer(name, getattr(self, name), 1)
         if self.plan_generation is not False:
             check_task_settings("plan_generation", self.plan_generation)
         if unknown := [name for name in self.columns if name not in COLUMNS]:

@@ -131,12 +131,13 @@ class LavitGenerationMixin(LavitGuidanceMixin):
             check_no_image_arguments(image_inputs, keep_mask, encoded)
 
         # 1. Decide which settings hold.
+        prompt = kwargs.get("inputs_embeds") if inputs is None else inputs
         settings = LavitGenerationSettings(
             self.config,
             self.generation_config,
             generation_config,
             kwargs,
-            0 if inputs is None else inputs.shape[-1],
+            0 if prompt is None else prompt.shape[1],
             generation_mode,
             guidance_scale,
             image_generation,

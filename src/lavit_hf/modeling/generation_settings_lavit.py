@@ -270,12 +270,13 @@ class LavitGenerationSettings:
                 f"max_new_tokens={self.max_new_tokens} has no room for an image of up to {self.num_codes[1]} codes "
                 f"and its two marks: give at least {largest_image}, or image_generation with smaller max_new_tokens."
             )
+        # The grammar knows when an image may end, and transformers knows it for text.
+        self.min_new_tokens = least if self.generation_mode == "image" else 0
         if self.first_modality == "image" and prompt_length == 0:
             if most == 1:
                 raise ValueError("max_new_tokens must be at least 2 to draw from empty prompts, got 1.")
-            most = self.max_new_tokens - 1  # The model reads the first [IMG] in place of an empty prompt.
-        # The grammar knows when an image may end, and transformers knows it for text.
-        self.min_new_tokens = least if self.generation_mode == "image" else 0
+            # The model reads the first [IMG] in place of an empty prompt.
+            most, least = self.max_new_tokens - 1, max(least - 1, 0)
         decided = {"min_new_tokens": None if self.generation_mode == "image" else least or None}
         if most is not None:
             decided |= {"max_new_tokens": most, "max_length": None}

@@ -134,8 +134,6 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
                 if `dtype` is no floating-point dtype, or if a LaVIT does not compute the logits of the language model.
             TypeError: If one of `kwargs` is unknown.
         """
-        if "torch_dtype" in kwargs:
-            raise ValueError(f"from_backbones takes dtype, not torch_dtype, got torch_dtype={kwargs['torch_dtype']}.")
         dtype = read_dtype(dtype)
         loading = {} if dtype is None else {"dtype": dtype}
         visual_tokenizer = load_visual_tokenizer(vision, loading, kwargs)

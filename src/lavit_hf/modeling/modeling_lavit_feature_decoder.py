@@ -133,8 +133,8 @@ class LavitFeatureDecoder(LavitPreTrainedModel):
         Args:
             codes (`torch.LongTensor` of shape `(B, L)`, *optional*): Codes 0..codebook_size-1, padded on the right.
             attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*):
-                1 at codes, 0 at padding. A mask that requires a gradient is a policy, see [`PolicyAttend`], whose
-                zeros may be at any position.
+                1 at codes, 0 at padding. A mask of floats is a policy, see [`PolicyAttend`], whose zeros may be at
+                any position.
             code_embeds (`torch.FloatTensor` of shape `(B, L, code_dim)`, *optional*):
                 The vectors of codes, instead of `codes`.
 
@@ -157,7 +157,7 @@ class LavitFeatureDecoder(LavitPreTrainedModel):
 
         cross_attend, cross_mask = masked_attend, None
         positions = self.position_embeddings[:, :length]
-        if attention_mask is not None and attention_mask.requires_grad:
+        if attention_mask is not None and attention_mask.is_floating_point():
             cross_attend, cross_mask = PolicyAttend(), attention_mask[:, None]
             known = (attention_mask > 0.5).long()
             positions = self.position_embeddings[0][known.cumsum(dim=-1) - known]

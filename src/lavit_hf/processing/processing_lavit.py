@@ -375,7 +375,7 @@ class LavitProcessor(ProcessorMixin):
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
         """Saves the processor. Same arguments as `ProcessorMixin.save_pretrained`."""
-        files = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        files = super().save_pretrained(os.fspath(save_directory))
         # Saving notes the place of the code in the processor itself, where a loaded processor has no such note.
         self.__dict__.pop("auto_map", None)
         # tokenizer.json holds all added tokens. Without this entry transformers copies every code out of there once
@@ -383,6 +383,8 @@ class LavitProcessor(ProcessorMixin):
         path = Path(save_directory) / "tokenizer_config.json"
         config = {**json.loads(path.read_text(encoding="utf-8")), "added_tokens_decoder": {}}
         path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).absolute().name), **kwargs)
         return files
 
     def __repr__(self) -> str:

@@ -117,7 +117,7 @@ class LavitIteratorStreamer(TextIteratorStreamer):
     def __iter__(self) -> Iterator[TextSegment | ImageSegment | StreamedImage]:
         while (piece := self.text_queue.get(timeout=self.timeout)) is not self.stop_signal:
             yield piece
-            if self.decode_image is None or not isinstance(piece, ImageSegment) or not piece.codes:
+            if self.decode_image is None or not isinstance(piece, ImageSegment):
                 continue
             if piece.complete or (self.preview_every and len(piece.codes) % self.preview_every == 0):
                 yield StreamedImage(self.decode_image(piece.codes), piece.complete)
@@ -145,6 +145,7 @@ def stream(model, streamer: LavitIteratorStreamer, **kwargs) -> Iterator[TextSeg
         return torch.full((len(input_ids),), closed.is_set(), device=input_ids.device)
 
     criteria = StoppingCriteriaList([is_closed, *(kwargs.pop("stopping_criteria", None) or [])])
+    kwargs.setdefault("tokenizer", streamer.tokenizer)  # for `stop_strings`, which a model may have of its own
 
     def generate():
         try:

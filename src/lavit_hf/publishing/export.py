@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, TokenizersBackend
 from transformers.utils.hub import resolve_revision
 
+from ..modeling.generation_settings_lavit import SETTINGS
 from .files import replacing
 from .saving import MixinBase
 
@@ -112,8 +113,7 @@ class LavitExportMixin(MixinBase):
             )
         language_model = causal_model_around(self.model.language_model, self.lm_head)
         check_logits(language_model, self)
-        settings = self.generation_config.to_dict()
-        settings.pop("image_generation", None)
+        settings = {name: value for name, value in self.generation_config.to_dict().items() if name in SETTINGS}
         language_model.generation_config = GenerationConfig.from_dict(settings)
         vocab_size = self.config.image_token_id
         vocabulary = {language_model.get_input_embeddings().weight, self.lm_head.weight, self.lm_head.bias}

@@ -137,6 +137,7 @@ class Answer:
                 num_return_sequences=1,
                 stopping_criteria=StoppingCriteriaList([self._is_over]),
                 streamer=streamer,
+                tokenizer=self.processor.tokenizer,  # for `stop_strings`, which a model may have of its own
             )
         finally:
             streamer.end()  # otherwise a reader would wait forever after an error

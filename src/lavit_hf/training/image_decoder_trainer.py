@@ -73,10 +73,10 @@ class LavitImageDecoderTrainer(LavitTrainer):
         finally:
             self.average.restore(parameters)
 
-    def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        """Same arguments as `Trainer.evaluate`. Evaluates the averaged weights."""
+    def evaluation_loop(self, *args, **kwargs):
+        """Same arguments as `Trainer.evaluation_loop`. Evaluates, and predicts with, the averaged weights."""
         with self.averaged_weights():
-            return super().evaluate(*args, **kwargs)
+            return super().evaluation_loop(*args, **kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Same arguments as `Trainer.save_model`. Saves the pipeline with the averaged weights, or a checkpoint."""

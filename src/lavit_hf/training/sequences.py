@@ -9,6 +9,7 @@ from typing import Any
 
 from ..data.code_files import CODEBOOK_COLUMN, codes_column, has_codes
 from ..data.loading import column_names
+from ..modeling.arguments_lavit import check_integer, check_number
 from ..modeling.expansion_lavit import IMAGE_INPUTS
 from ..processing import read_image
 from ..processing.chat_lavit import QUESTION_END, QUESTION_START, TURN_END, one_line
@@ -116,10 +117,8 @@ class SequenceArguments:
                 f"the kind edit, got {self.plan_column!r} and {self.edited_plan_column!r} with {self.mixture}."
             )
         for name in ("prompt_dropout", "plan_dropout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}.")
-        if self.questions_per_sequence < 1:
-            raise ValueError(f"questions_per_sequence must be at least 1, got {self.questions_per_sequence}.")
+            check_number(name, getattr(self, name), 0, 1)
+        check_integer("questions_per_sequence", self.questions_per_sequence, 1)
         if self.image_inputs not in IMAGE_INPUTS:
             raise ValueError(f"image_inputs must be 'features' or 'codes', got {self.image_inputs!r}.")
 

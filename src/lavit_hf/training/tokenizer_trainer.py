@@ -12,6 +12,7 @@ from ..modeling import (
     LavitVisualTokenizerForPreTraining,
     LavitVisualTokenizerForPreTrainingOutput,
 )
+from ..modeling.arguments_lavit import check_integer
 from ..modeling.codebook_lavit import count_codes
 from ..modeling.freezing_lavit import evaluation_mode
 from .trainer import LavitTrainer
@@ -44,16 +45,14 @@ class TokenizerSchedule:
 
     def __post_init__(self):
         start, until = self.freeze_selector_from, self.freeze_selector_until
-        if self.quantize_from < 0 or (start is not None and start < 0):
-            raise ValueError(
-                f"quantize_from and freeze_selector_from must not be negative, got {self.quantize_from} and {start}."
-            )
+        check_integer("quantize_from", self.quantize_from, 0)
+        check_integer("codebook_start_vectors", self.codebook_start_vectors, 1)
+        if start is not None:
+            check_integer("freeze_selector_from", start, 0)
         if until is not None and (start is None or until <= start):
             raise ValueError(f"freeze_selector_until must be above freeze_selector_from, got {until} and {start}.")
         if self.final_gumbel_temperature is not None and self.final_gumbel_temperature <= 0:
             raise ValueError(f"final_gumbel_temperature must be positive, got {self.final_gumbel_temperature}.")
-        if self.codebook_start_vectors < 1:
-            raise ValueError(f"codebook_start_vectors must be at least 1, got {self.codebook_start_vectors}.")
 
     def selector_is_frozen(self, step: int) -> bool:
         """Whether the selector is frozen at optimizer step `step`."""

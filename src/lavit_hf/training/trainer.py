@@ -95,35 +95,19 @@ def _is_complete(state: Path) -> bool:
     return True
 
 
-class EpochOfRows(TrainerCallback):
-    """
-    Tells the rows to train on of each new epoch. In several processes, accelerate tells it the sampler alone.
-
-    Args:
-        rows: The rows, any dataset of torch.
-    """
-
-    def __init__(self, rows):
-        self.rows = rows
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        if hasattr(self.rows, "set_epoch"):
-            self.rows.set_epoch(int(state.epoch or 0))
-
-
-class FreshSums(TrainerCallback):
-    """
-    Lets a trainer forget the batches before a training, also where it begins anew after an interrupt.
-
-    Args:
-        trainer ([`LavitTrainer`]): The trainer.
-    """
+class _Beginnings(TrainerCallback):
+    """Prepares a trainer for a training, also where it begins anew with smaller batches, and its rows for an epoch."""
 
     def __init__(self, trainer: "LavitTrainer"):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.forget_batches()
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # In several processes, accelerate tells the epoch to the sampler alone.
+        if hasattr(self.trainer.train_dataset, "set_epoch"):
+            self.trainer.train_dataset.set_epoch(int(state.epoch or 0))
 
 
 class LavitTrainer(Trainer):
@@ -156,8 +140,7 @@ class LavitTrainer(Trainer):
         self.check_rows(self.train_dataset, self.eval_dataset)
         if is_stream and not hasattr(self.train_dataset, "__len__"):
             self.train_dataset = RepeatedStream(self.train_dataset)
-        self.add_callback(EpochOfRows(self.train_dataset))
-        self.add_callback(FreshSums(self))
+        self.add_callback(_Beginnings(self))
         self.forget_batches()
 
     def forget_batches(self) -> None:
