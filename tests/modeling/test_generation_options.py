@@ -363,6 +363,7 @@ def test_greedy_texts_take_one_of_equal_tokens():
         ({"input_ids": torch.tensor([[5, -1]])}, "input_ids must be from 0 to 142, got -1 to 5"),
         ({"input_ids": torch.tensor([[5, 143]])}, "input_ids must be from 0 to 142, got 5 to 143"),
         ({"input_ids": torch.tensor([[5.0, 6.0]])}, "input_ids must be integers"),
+        ({"input_ids": torch.tensor([5, 6])}, r"of shape \(B, L\), got torch.int64 of \(2,\)"),
         ({"attention_mask": torch.ones(4).long()}, r"attention_mask must be of shape \(B, L\), got \(4,\)"),
         ({"image_inputs": "bogus"}, "image_inputs must be 'features' or 'codes', got 'bogus'"),
         ({"keep_mask": torch.ones(1, 16).bool()}, "keep_mask goes with pixel_values or vision_features"),

@@ -131,13 +131,14 @@ class LavitGenerationMixin(LavitGuidanceMixin):
             check_no_image_arguments(image_inputs, keep_mask, encoded)
 
         # 1. Decide which settings hold.
-        prompt = kwargs.get("inputs_embeds") if inputs is None else inputs
+        embeds = kwargs.get("inputs_embeds")
+        prompt_length = inputs.shape[-1] if inputs is not None else 0 if embeds is None else embeds.shape[-2]
         settings = LavitGenerationSettings(
             self.config,
             self.generation_config,
             generation_config,
             kwargs,
-            0 if prompt is None else prompt.shape[1],
+            prompt_length,
             generation_mode,
             guidance_scale,
             image_generation,
