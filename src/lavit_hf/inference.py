@@ -24,7 +24,7 @@ logger = logging.get_logger(__name__)
 Images = Sequence[Sequence[Image.Image]]
 # The settings of tasks, for a model that has none of its own.
 TASK_SETTINGS: dict[str, dict[str, Any]] = {
-    "caption": {"max_new_tokens": 64},
+    "caption": {"max_new_tokens": 64, "stop_strings": [TURN_END]},
     "answer": {"max_new_tokens": 32, "stop_strings": [TURN_END]},
 }
 PLAN_SETTINGS = {"max_new_tokens": 64}

@@ -54,7 +54,7 @@ def export(target: options.NewFolder, model: options.RequiredModel, dtype: optio
     loaded.export_language_model(target, processor.tokenizer)
     first, last = processor.visual_token_offset, processor.visual_token_offset + processor.codebook_size - 1
     console.print(
-        f"{target}: a {loaded.config.text_config.model_type} of {loaded.config.text_config.vocab_size} tokens. "
+        f"{target}: a {loaded.config.text_config.model_type} of {loaded.config.image_token_id} tokens. "
         f"[IMG] is {processor.image_start_token_id}, [/IMG] {processor.image_end_token_id}, codes {first} to {last}.",
         soft_wrap=True,
         markup=False,
