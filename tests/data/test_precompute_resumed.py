@@ -166,3 +166,15 @@ def test_the_split_names_the_folder(tmp_path, compute, streaming):
     rows = load_rows(tmp_path / "saved", "validation", streaming=streaming)
     compute(rows, tmp_path / "codes", split="validation")
     assert [path.name for path in (tmp_path / "codes").iterdir() if path.is_dir()] == ["validation"]
+
+
+def test_an_unfinished_output_beside_a_file_is_resumed(compute, tmp_path):
+    """The dataset is the file, whatever else is in its folder."""
+    path = tmp_path / "rows.parquet"
+    in_memory(ROWS, tmp_path).to_parquet(path)
+    rows = load_rows(path, "train", cache_dir=str(tmp_path / "cache"))
+    stop_after_a_shard(compute, rows, tmp_path / "codes")
+    manifest = tmp_path / "codes" / "train" / MANIFEST_FILE
+    manifest.write_text(manifest.read_text().replace('"counts"', '"other"'))
+    compute(load_rows(path, "train", cache_dir=str(tmp_path / "cache")), tmp_path / "codes")
+    assert len(read(tmp_path / "codes")) == NUM_ROWS

@@ -103,7 +103,7 @@ def _load_dataset(name: str, split: str, config_name, data_dir, streaming: bool,
     try:
         if _is_local(source):
             files = datasets.load_dataset_builder(**source, cache_dir=cache_dir).config.data_files or {}
-            for folder in _find_manifests(source["path"], split, files):
+            for folder in _find_manifests(source, split, files):
                 check_complete(folder)
             if not streaming:
                 cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
@@ -132,16 +132,17 @@ def _source(name: str, data_dir: str | os.PathLike | None) -> dict[str, Any]:
     return {"path": name, "data_dir": folder}
 
 
-def _find_manifests(path: str, split: str, files: Mapping[str, Sequence[str]]) -> list[Path]:
+def _find_manifests(source: Mapping[str, Any], split: str, files: Mapping[str, Sequence[str]]) -> list[Path]:
     """Finds the folders with manifests among those of all `files` of a split, a slice or a sum of splits."""
     names = [part.partition("[")[0].strip() for part in split.split("+")]
     folders = {
         posixpath.dirname(file) for name in (files if "all" in names else names) for file in files.get(name, [])
     }
-    if os.path.isabs(path):  # a split that has only begun may have no files yet, here or in one of several parts
+    if os.path.isabs(source["path"]) and "data_files" not in source:
+        # A split that has only begun may have no files yet, here or in one of several parts.
         for name in files if "all" in names else names:
             for pattern in (name, f"*/{name}"):
-                folders |= {str(found.parent) for found in Path(path).glob(f"{pattern}/{MANIFEST_FILE}")}
+                folders |= {str(found.parent) for found in Path(source["path"]).glob(f"{pattern}/{MANIFEST_FILE}")}
     return [Path(folder) for folder in sorted(folders) if read_manifest(folder)]
 
 
