@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import CompileConfig
 
-from ..tiny import IMAGE_END, IMAGE_START, VISUAL_OFFSET, pad_rows, pictures, tiny_lavit
+from ..tiny import IMAGE_END, IMAGE_START, PLACEHOLDER, VISUAL_OFFSET, pad_rows, pictures, tiny_lavit
 
 
 IMAGE = [IMAGE_START, VISUAL_OFFSET + 1, VISUAL_OFFSET + 2, IMAGE_END]
@@ -59,3 +59,14 @@ def test_after_a_picture_that_is_read(compiled):
     settings = {"attention_mask": mask, "pixel_values": pictures(1), "max_new_tokens": 8}
     assert torch.equal(model.generate(ids, **settings, **static), model.generate(ids, **settings))
     assert len(graphs) == 1
+
+
+def test_a_compiled_forward_with_an_image_records_its_gradients():
+    """Its visual tokenizer is frozen, and runs without gradients."""
+    model, losses = tiny_lavit().train(), []
+    inputs = {"input_ids": torch.tensor([[5, IMAGE_START, PLACEHOLDER, IMAGE_END, 6, 7]]), "pixel_values": pictures(1)}
+    for forward in (model, torch.compile(model, backend="eager")):
+        losses.append(forward(**inputs, labels=inputs["input_ids"]).loss)
+        assert torch.is_grad_enabled()
+    weight = model.get_input_embeddings().weight
+    torch.testing.assert_close(*(torch.autograd.grad(loss, weight)[0] for loss in losses))

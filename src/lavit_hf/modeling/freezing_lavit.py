@@ -58,9 +58,12 @@ def keep_adapters_out(model: nn.Module, configs: dict[str, Any]) -> None:
             config.exclude_modules = f"{excluded}|{VISUAL_PARTS}".removeprefix("|")
 
 
-def gradients_where_trained(module: nn.Module) -> torch.set_grad_enabled:
-    """Returns a context in which a graph is recorded only if a parameter of `module` is trained."""
-    return torch.set_grad_enabled(torch.is_grad_enabled() and is_trained(module))
+@contextmanager
+def gradients_where_trained(module: nn.Module) -> Iterator[None]:
+    """A context in which a graph is recorded only if a parameter of `module` is trained."""
+    # `torch.compile` does not restore the mode after a `set_grad_enabled` that a function returns.
+    with torch.set_grad_enabled(torch.is_grad_enabled() and is_trained(module)):
+        yield
 
 
 @contextmanager
