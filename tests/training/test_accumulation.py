@@ -41,12 +41,12 @@ def make_rows(model, kind: str) -> list[dict]:
     return [{**row, "images": images[:0]} if kind == "codes" else row for row in rows]
 
 
-def collate(rows: list[dict]) -> dict:
-    ids, mask = pad_rows([row["ids"] for row in rows], "right")
+def collate(rows: list[dict], side: str = "right") -> dict:
+    ids, mask = pad_rows([row["ids"] for row in rows], side)
     labels = ids.masked_fill(mask == 0, -100)
     for row, target in zip(rows, labels, strict=True):
         if row.get("unlabelled"):
-            target[: target.tolist().index(IMAGE_END)] = -100
+            target[: target.tolist().index(IMAGE_END)] = -100  # also padding on the left
     images = {"pixel_values": torch.cat([row["images"] for row in rows])} if "images" in rows[0] else {}
     return {"input_ids": ids, "attention_mask": mask, "labels": labels, **images}
 
@@ -146,3 +146,15 @@ def test_the_number_of_items_divides_the_loss(model, kind, skip_logits):
     torch.testing.assert_close(same, mean)
     torch.testing.assert_close(half, mean / 2)
     assert none == 0
+
+
+@pytest.mark.parametrize("kind", ["text", "codes", "expanded"])
+def test_labels_have_equal_weights_on_either_side_of_padding(model, kind):
+    """A batch in which `Trainer` counts first tokens behind padding does not give its labels other weights."""
+    rows = make_rows(model, kind)
+    batches = [[rows[0], rows[2]], [rows[1], rows[3]]]
+    losses = {
+        side: [model(**collate(batch, side), num_items_in_batch=torch.tensor(50)).loss.item() for batch in batches]
+        for side in ("right", "left")
+    }
+    assert losses["left"] == pytest.approx(losses["right"], rel=1e-5)

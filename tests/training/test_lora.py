@@ -2,6 +2,7 @@
 """LoRA: which weights are trained, and that loaded and merged models equal the trained one."""
 
 import copy
+import inspect
 import json
 import runpy
 import sys
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
+from peft import LoraConfig, PeftModel, PeftType, get_peft_model, inject_adapter_in_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.lora import LoraLayer
 from transformers import GPT2Config, LlamaConfig, MixtralConfig
 
 from lavit_hf import LavitForCausalLM
+from lavit_hf.modeling.freezing_lavit import VISUAL_PARTS, is_trained
 from lavit_hf.training import (
     LavitCollator,
     LoraArguments,
@@ -141,6 +144,75 @@ def test_plain_adapters_are_saved_and_loaded(tmp_path, batch):
         torch.testing.assert_close(loaded(**batch).logits, first)
 
 
+# Methods that replace layers, and what they need at this size. Older versions of peft do not have all of them.
+METHODS = {
+    "ADALORA": {"total_step": 10},
+    "BEFT": {},
+    "BOFT": {},
+    "C3A": {"block_size": 8},
+    "FOURIERFT": {"n_frequency": 4},
+    "HRA": {},
+    "IA3": {"feedforward_modules": []},
+    "LOHA": {},
+    "LOKR": {},
+    "MISS": {"r": 8},
+    "OFT": {},
+    "OSF": {},
+    "RANDLORA": {},
+    "ROAD": {"group_size": 8},
+    "SHIRA": {"r": 4},
+    "VBLORA": {"vector_length": 16},
+    "VERA": {},
+    "WAVEFT": {"n_frequency": 4},
+}
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method in PeftType.__members__])
+def test_no_method_of_peft_reaches_the_visual_tokenizer(method):
+    """Also the methods whose configurations have no `exclude_modules`."""
+    base = make_base(False)
+    before = {name: value.clone() for name, value in base.model.visual_tokenizer.state_dict().items()}
+    config = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType[method]](target_modules=["q_proj", "v_proj"], **METHODS[method])
+    get_peft_model(base, config)
+    after = base.model.visual_tokenizer.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert not is_trained(base.model.visual_tokenizer)
+    assert is_trained(base.model.language_model)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("initial", ["pissa", "pissa_niter_2", "olora", "gaussian", "orthogonal", "mica", True, False])
+def test_initial_values_do_not_change_codes(initial, way, batch):
+    """Those that rewrite the weights of layers are refused, unless the visual parts are excluded from the start."""
+    base = make_base(False)
+    before = {name: value.clone() for name, value in base.model.visual_tokenizer.state_dict().items()}
+    config = LoraConfig(target_modules=["q_proj", "v_proj"], r=2, init_lora_weights=initial)
+    rewrites = str(initial).startswith(("pissa", "olora"))
+    if rewrites:
+        with pytest.raises(ValueError, match="load the model again, and set exclude_modules"):
+            WAYS[way](make_base(False), copy.deepcopy(config))
+        config.exclude_modules = VISUAL_PARTS
+    WAYS[way](base, config)
+    after = base.model.visual_tokenizer.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_biases_of_the_visual_tokenizer_are_not_trained(bias, way):
+    base = make_base(False)
+    WAYS[way](base, LoraConfig(target_modules="all-linear", r=2, bias=bias))
+    assert not is_trained(base.model.visual_tokenizer)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_parts_of_the_visual_tokenizer_are_not_saved_as_a_whole(way):
+    config = LoraConfig(target_modules=["q_proj"], r=2, modules_to_save=["quantizer"])
+    with pytest.raises(ValueError, match=r"modules_to_save=.*visual_tokenizer\..*quantizer.*change the codes"):
+        WAYS[way](make_base(False), config)
+
+
 @pytest.mark.parametrize("given", [["k_proj"], r".*\.k_proj"])
 def test_modules_that_are_left_out_stay_left_out(given):
     model = get_peft_model(make_base(False), LoraConfig(target_modules=["q_proj", "k_proj"], exclude_modules=given))
@@ -156,7 +228,16 @@ def test_a_second_adapter_that_would_change_codes_is_refused(batch):
     model(**batch)
     model.add_adapter("second", config)
     model.set_adapter("second")
-    with pytest.raises(ValueError, match=r"trained in 'visual_tokenizer\..*exclude_modules="):
+    with pytest.raises(ValueError, match=r"trains 'visual_tokenizer\..*exclude_modules="):
+        model(**batch)
+
+
+def test_a_second_adapter_with_a_copy_of_the_visual_tokenizer_is_refused(batch):
+    model = get_peft_model(make_base(False), LoraConfig(target_modules=["q_proj"], r=2)).train()
+    copied = {"modules_to_save": ["quantizer"], "exclude_modules": VISUAL_PARTS}
+    model.add_adapter("second", LoraConfig(target_modules=["q_proj"], r=2, **copied))
+    model.set_adapter("second")
+    with pytest.raises(ValueError, match=r"trains 'visual_tokenizer\..*quantizer"):
         model(**batch)
 
 

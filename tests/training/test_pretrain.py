@@ -29,6 +29,7 @@ from lavit_hf.training import (
     LavitForCausalLMTrainer,
     MixtureRows,
     SequenceArguments,
+    TextPart,
     SequenceReader,
     freeze_parts,
     last_checkpoint,
@@ -100,7 +101,7 @@ losses = entries
 
 def test_the_log_has_text_and_codes_apart(tmp_path):
     rows = MixtureRows(make_dataset(), SequenceArguments(EVERY_KIND))
-    trainer = make_trainer(tmp_path, rows=rows, max_steps=1, learning_rate=0.0)
+    trainer = make_trainer(tmp_path, rows=rows, max_steps=1, learning_rate=0.0, train_sampling_strategy="sequential")
     batch = trainer.data_collator([rows[index] for index in range(8)])
     with torch.no_grad():
         outputs = trainer.model(**batch, skip_logits=True)
@@ -110,6 +111,35 @@ def test_the_log_has_text_and_codes_apart(tmp_path):
     assert losses(trainer) == pytest.approx([outputs.loss.item()], abs=2e-3)
     assert entries(trainer, "loss_on_text") == pytest.approx([outputs.token_losses[~is_code].mean().item()], abs=2e-3)
     assert entries(trainer, "loss_on_codes") == pytest.approx([outputs.token_losses[is_code].mean().item()], abs=2e-3)
+
+
+HOLDERS = {
+    "rows": lambda rows: rows,
+    "Subset": lambda rows: torch.utils.data.Subset(rows, range(len(rows))),
+    "ConcatDataset": lambda rows: torch.utils.data.ConcatDataset([rows]),
+    "both": lambda rows: torch.utils.data.Subset(torch.utils.data.ConcatDataset([rows]), range(len(rows))),
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_each_epoch_has_every_row_in_another_order_and_other_choices(tmp_path, holder):
+    rows = MixtureRows(make_dataset(8), SequenceArguments(["draw=1", "caption=1"]))
+    seen = []
+
+    trainer = make_trainer(tmp_path, rows=HOLDERS[holder](rows), num_train_epochs=3, max_steps=-1)
+    collator = trainer.data_collator
+    trainer.data_collator = lambda items: seen.append(items) or collator(items)
+    trainer.train()
+    assert len(seen) == 3
+    for epoch, found in enumerate(seen):
+        rows.set_epoch(epoch)
+        made = [rows[index] for index in range(8)]
+        assert found != made
+        assert sorted(map(describe, found)) == sorted(map(describe, made))
+
+
+def describe(item: list) -> str:
+    return repr([part.text if isinstance(part, TextPart) else part.image.tobytes() for part in item])
 
 
 def test_codes_of_another_visual_tokenizer_are_refused(tmp_path):

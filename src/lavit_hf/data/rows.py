@@ -146,7 +146,7 @@ class RowDataset(_RowSource, torch.utils.data.Dataset):
         if not 0 <= index < len(self):  # this also ends a `for` loop over the rows
             raise IndexError(f"There is no row {index}; the dataset has {len(self)}.")
         for offset in range(len(self)):
-            place = self.locate((index + offset) % len(self))
+            place = (index + offset) % len(self)
             item = self.make(self.read_row(place), place)
             if item is not None:
                 return item
@@ -158,10 +158,6 @@ class RowDataset(_RowSource, torch.utils.data.Dataset):
             found = self.dataset.with_format("arrow").select_columns([CODEBOOK_COLUMN]).unique(CODEBOOK_COLUMN)
             if {*found} - {None, codebook}:
                 raise ValueError(OTHER_CODES.format("the dataset"))
-
-    def locate(self, index: int) -> int:
-        """Returns the number of the row in the dataset from which the item at `index` is made."""
-        return index
 
 
 class RowStream(_RowSource, torch.utils.data.IterableDataset):
@@ -239,8 +235,7 @@ class RepeatedStream(torch.utils.data.IterableDataset):
 
     def __iter__(self) -> Iterator[Any]:
         for epoch in itertools.count():
-            if hasattr(self.stream, "set_epoch"):
-                self.stream.set_epoch(epoch)
+            set_epoch(epoch, self.stream)
             is_empty = True
             for item in self.stream:
                 is_empty = False
@@ -249,25 +244,47 @@ class RepeatedStream(torch.utils.data.IterableDataset):
                 return
 
 
+def iter_sources(*rows) -> Iterator[Any]:
+    """
+    Yields the datasets from which rows are made.
+
+    Args:
+        rows (*optional*):
+            Datasets, also in dictionaries, in `Subset` and `ConcatDataset` of torch, and in [`RepeatedStream`].
+    """
+    for given in rows:
+        if isinstance(given, Mapping):
+            yield from iter_sources(*given.values())
+        elif isinstance(given, torch.utils.data.Subset):
+            yield from iter_sources(given.dataset)
+        elif isinstance(given, torch.utils.data.ConcatDataset | torch.utils.data.ChainDataset):
+            yield from iter_sources(*given.datasets)
+        elif isinstance(given, RepeatedStream):
+            yield from iter_sources(given.stream)
+        else:
+            yield given
+
+
+def set_epoch(epoch: int, *rows) -> None:
+    """Sets the epoch of `rows`, as [`iter_sources`] takes them. Datasets without epochs stay as they are."""
+    for source in iter_sources(*rows):
+        if hasattr(source, "set_epoch"):
+            source.set_epoch(epoch)
+
+
 def check_codebook(codebook: torch.Tensor, *rows) -> None:
     """
     Checks that precomputed codes belong to a codebook. Those of a stream are checked when they are read.
 
     Args:
         codebook (`torch.Tensor` of shape `(codebook_size, code_dim)`): The codebook of a model.
-        rows ([`RowDataset`] or [`RowStream`], *optional*):
-            The rows to train or to evaluate on, also in dictionaries, and in `Subset` and `ConcatDataset` of torch.
-            Rows without codes and datasets of other classes pass.
+        rows (*optional*):
+            The rows to train or to evaluate on, as [`iter_sources`] takes them. Rows without codes and datasets of
+            other classes than [`RowDataset`] and [`RowStream`] pass.
 
     Raises:
         ValueError: If rows have codes of another codebook.
     """
-    for given in rows:
-        if isinstance(given, RowDataset | RowStream):
-            given.check_codebook(codebook_fingerprint(codebook))
-        elif isinstance(given, Mapping):
-            check_codebook(codebook, *given.values())
-        elif isinstance(given, torch.utils.data.Subset):
-            check_codebook(codebook, given.dataset)
-        elif isinstance(given, torch.utils.data.ConcatDataset):
-            check_codebook(codebook, *given.datasets)
+    for source in iter_sources(*rows):
+        if isinstance(source, RowDataset | RowStream):
+            source.check_codebook(codebook_fingerprint(codebook))

@@ -316,7 +316,11 @@ def mask_labels(
     Returns:
         `torch.LongTensor` of shape `(B, L)`: The labels that are left.
     """
-    labels = labels.masked_fill(labels == config.image_token_id, IGNORE_INDEX)
+    return mask_unpredicted(labels.masked_fill(labels == config.image_token_id, IGNORE_INDEX), attention_mask)
+
+
+def mask_unpredicted(labels: torch.LongTensor, attention_mask: torch.Tensor | None) -> torch.LongTensor:
+    """Removes the labels (B, L) at padding, and those of tokens that only padding precedes."""
     if attention_mask is None or attention_mask.shape != labels.shape:
         return labels
     real = attention_mask.bool().to(labels.device)
@@ -324,12 +328,19 @@ def mask_labels(
     return labels.masked_fill(~(real & has_context), IGNORE_INDEX)
 
 
-def count_labels(labels: torch.LongTensor, shift_labels: torch.LongTensor | None = None) -> torch.LongTensor:
+def count_labels(
+    labels: torch.LongTensor,
+    shift_labels: torch.LongTensor | None = None,
+    attention_mask: torch.Tensor | None = None,
+) -> torch.LongTensor:
     """
-    Counts the labels (B, L) that are predicted, which those of the first column are not. If `shift_labels` (B, L) are
-    given, the ids that follow each position, all of them are counted.
+    Counts the labels (B, L) that are predicted, which those of the first column and, with an `attention_mask` (B, L),
+    those of [`mask_unpredicted`] are not. If `shift_labels` (B, L) are given, the ids that follow each position, all
+    of them are counted.
     """
-    return (labels[:, 1:] if shift_labels is None else shift_labels).ne(IGNORE_INDEX).sum()
+    if shift_labels is None:
+        shift_labels = mask_unpredicted(labels, attention_mask)[:, 1:]
+    return shift_labels.ne(IGNORE_INDEX).sum()
 
 
 def pad_id(config: LavitConfig) -> int:

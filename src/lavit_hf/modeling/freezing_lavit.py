@@ -12,6 +12,10 @@ from torch import nn
 
 # The names of layers that get no adapters: they would change codes, or learn nothing from batches without images.
 VISUAL_PARTS = r".*visual_(tokenizer|adapter)\..*"
+# The names of the parts that are always frozen beside adapters.
+VISUAL_TOKENIZER = r".*visual_tokenizer(\..*)?"
+# The values of `LoraConfig.init_lora_weights` with which peft does not change the weights of a layer.
+KEEPS_WEIGHTS = (True, False, "gaussian", "orthogonal", "eva", "mica")
 
 
 def is_trained(module: nn.Module) -> bool:
@@ -29,20 +33,44 @@ def list_adapters(module: nn.Module) -> list[str]:
     ]
 
 
+def list_copies(module: nn.Module) -> list[str]:
+    """Returns the names of the parts of `module` that peft trains as a whole, in copies: those of `modules_to_save`."""
+    return [
+        name
+        for name, part in module.named_modules()
+        if type(part).__module__.startswith("peft.") and hasattr(part, "original_module")
+    ]
+
+
 def keep_adapters_out(model: nn.Module, configs: dict[str, Any]) -> None:
     """
-    Removes the adapters that peft has put into the visual tokenizer and the visual adapter of `model`. The
-    configurations of peft then tell that there are none, also where an adapter is saved.
+    Removes the adapters that peft has put into the visual tokenizer and the visual adapter of `model`, and freezes the
+    visual tokenizer. The configurations of peft then tell that there are none, also where an adapter is saved.
 
     Args:
         model (`nn.Module`): A LaVIT with adapters.
         configs (`dict[str, PeftConfig]`): Their configurations.
 
     Raises:
-        ValueError: If no adapter is left.
+        ValueError: If no adapter is left, if `modules_to_save` name a part of the visual tokenizer, or if adapters have
+            changed the weights of the layers that they are removed from.
     """
     names = list_adapters(model)
     visual = [name for name in names if re.fullmatch(VISUAL_PARTS, name)]
+    copies = [name for name in list_copies(model) if re.fullmatch(VISUAL_TOKENIZER, name)]
+    if copies:
+        saved = [config.modules_to_save for config in configs.values()]
+        raise ValueError(
+            f"modules_to_save={saved} name {copies[0]!r}, but training a part of the visual tokenizer would change the "
+            "codes of images."
+        )
+    for config in configs.values() if visual else ():
+        initialization = getattr(config, "init_lora_weights", True)
+        if initialization not in KEEPS_WEIGHTS:
+            raise ValueError(
+                f"init_lora_weights={initialization!r} has changed the weights of {visual[0]!r}, which gets no "
+                f"adapter: load the model again, and set exclude_modules={VISUAL_PARTS!r} in the configuration."
+            )
     for name in reversed(visual):  # inner layers first
         model.set_submodule(name, model.get_submodule(name).get_base_layer())
     if visual and visual == names:
@@ -50,7 +78,12 @@ def keep_adapters_out(model: nn.Module, configs: dict[str, Any]) -> None:
         raise ValueError(
             f"Adapters are put into the language model alone, which target_modules={targets} do not name."
         )
+    for name, parameter in model.named_parameters():
+        if re.fullmatch(VISUAL_TOKENIZER, name):
+            parameter.requires_grad_(False)  # for `bias="all"`
     for config in configs.values() if visual else ():
+        if not hasattr(config, "exclude_modules"):
+            continue  # a method without this option, whose adapters are removed again when they are loaded
         excluded = config.exclude_modules or ""
         if not isinstance(excluded, str):
             excluded = rf"(.*\.)?({'|'.join(map(re.escape, sorted(excluded)))})"

@@ -249,7 +249,8 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
                 batches whose gradients are accumulated; the loss is then the share of this batch in the mean over all
                 of them. If the model changes the labels of a batch, for example by one placeholder for each image,
                 the mean over the changed labels is weighted by the number of given labels. The result is exact for
-                one batch, and an approximation for several.
+                one batch, and an approximation for several. The labels of first tokens behind padding are not
+                predicted, but `Trainer` counts them, which makes the loss smaller by the same factor for all labels.
 
         Returns:
             [`LavitCausalLMOutputWithPast`]
@@ -265,7 +266,9 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
         self._refuse_router_loss(kwargs.get("output_router_logits"), labels)
         # They are not in the signature, since `Trainer` would then expect them in every batch.
         shift_labels, num_items_in_batch = kwargs.pop("shift_labels", None), kwargs.pop("num_items_in_batch", None)
-        num_given = None if labels is None or num_items_in_batch is None else count_labels(labels, shift_labels)
+        num_given = None
+        if labels is not None and num_items_in_batch is not None:
+            num_given = count_labels(labels, shift_labels, attention_mask)
         if shift_labels is not None and (pixel_values is not None or vision_features is not None or pack):
             raise ValueError("shift_labels go neither with images, whose codes are labels as well, nor with pack.")
         if pack and labels is None:

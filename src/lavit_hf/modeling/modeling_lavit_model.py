@@ -27,7 +27,7 @@ from .expansion_lavit import (
     expand_placeholders,
     pad_id,
 )
-from .freezing_lavit import VISUAL_PARTS, is_trained, list_adapters
+from .freezing_lavit import VISUAL_PARTS, is_trained, list_adapters, list_copies
 from .merger_lavit import LavitVisualAdapter, PatchPartition, read_blank
 from .modeling_lavit_visual_tokenizer import LavitVisualTokenizer, LavitVisualTokenizerOutput
 from .packing_lavit import check_packing_arguments, needs_one_row, pack_sequences
@@ -139,9 +139,13 @@ class LavitModel(LavitLanguagePreTrainedModel):
                 "vision_features do not go with training the vision tower, which gets no gradient from them: give "
                 "pixel_values alone."
             )
-        if is_learning and is_trained(self.visual_tokenizer) and (names := list_adapters(self.visual_tokenizer)):
+        if (
+            is_learning
+            and is_trained(self.visual_tokenizer)
+            and (names := list_adapters(self.visual_tokenizer) + list_copies(self.visual_tokenizer))
+        ):
             raise ValueError(
-                f"An adapter is trained in 'visual_tokenizer.{names[0]}', which would change the codes of images. "
+                f"peft trains 'visual_tokenizer.{names[0]}', which would change the codes of images. "
                 f"A second adapter of a `PeftModel` needs exclude_modules={VISUAL_PARTS!r}."
             )
         return self.visual_tokenizer.tokenize_images(

@@ -13,7 +13,6 @@ from transformers.utils import logging
 from ..modeling.expansion_lavit import IGNORE_INDEX, count_labels
 from ..modeling.packing_lavit import supports_packing
 from .collator import LavitCollator
-from .mixture import MixtureRows
 from .trainer import LavitTrainer
 
 
@@ -41,7 +40,7 @@ class LavitForCausalLMTrainer(LavitTrainer):
 
     Args:
         model ([`LavitForCausalLM`] or a `PeftModel` of one): The model to train.
-        args (`TrainingArguments`): The arguments of the training. [`MixtureRows`] are read in their own order.
+        args (`TrainingArguments`): The arguments of the training.
         kwargs: Same arguments as [`LavitTrainer`].
 
     Raises:
@@ -60,15 +59,7 @@ class LavitForCausalLMTrainer(LavitTrainer):
             raise ValueError(f"label_smoothing_factor must be 0, got {args.label_smoothing_factor}.")
         if kwargs.get("compute_loss_func") is not None:
             raise ValueError(f"compute_loss_func must be None, got {kwargs['compute_loss_func']}.")
-        has_order = isinstance(kwargs.get("train_dataset"), MixtureRows)
-        if has_order and args.train_sampling_strategy not in ("random", "sequential"):
-            raise ValueError(
-                f"train_sampling_strategy={args.train_sampling_strategy!r} does not go with MixtureRows, which have "
-                "an order of their own: use 'random' or 'sequential'."
-            )
         super().__init__(model, args, **kwargs)
-        if has_order:
-            self.args.train_sampling_strategy = "sequential"
         if isinstance(self.data_collator, LavitCollator):
             self.data_collator.processor.check_vocabulary(self.model.config)
         if self.is_deepspeed_enabled and args.gradient_accumulation_steps > 1:

@@ -1,7 +1,6 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""The rows of a dataset as a mixture of sequences, in an order of its own."""
+"""The rows of a dataset as a mixture of sequences."""
 
-import numpy as np
 from transformers import TrainingArguments
 
 from ..data.rows import RowDataset, RowStream
@@ -11,10 +10,7 @@ from .sequences import SequenceArguments, SequenceReader
 
 class MixtureRows(RowDataset):
     """
-    The rows of a map-style dataset in random order, each as one sequence of a kind that is drawn by weight.
-
-    An epoch has each row once; other epochs have other orders and draws. An item depends on the seed, the epoch and
-    its index alone. Indices are to be read in order, which [`LavitForCausalLMTrainer`] sees to.
+    The rows of a map-style dataset, each as one sequence of a kind that is drawn by weight, again in each epoch.
 
     Args:
         dataset (`datasets.Dataset`): The rows, from [`load_rows`] for instance.
@@ -28,13 +24,6 @@ class MixtureRows(RowDataset):
 
     def __init__(self, dataset, arguments: SequenceArguments, image_column: str = "image", **kwargs):
         super().__init__(dataset, SequenceReader(arguments, image_column), **kwargs)
-        self._order = (-1, np.empty(0))
-
-    def locate(self, index: int) -> int:
-        epoch = int(self._epoch)
-        if self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self)))
-        return int(self._order[1][index])
 
 
 def load_mixture(

@@ -21,7 +21,7 @@ from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import sort_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
-from ..data.rows import RepeatedStream, check_codebook
+from ..data.rows import RepeatedStream, check_codebook, set_epoch
 from ..publishing.files import replacing_file
 
 
@@ -106,8 +106,8 @@ class _Beginnings(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # In several processes, accelerate tells the epoch to the sampler alone.
-        if hasattr(self.trainer.train_dataset, "set_epoch"):
-            self.trainer.train_dataset.set_epoch(int(state.epoch or 0))
+        if not isinstance(self.trainer.train_dataset, RepeatedStream):  # which counts the epochs itself
+            set_epoch(int(state.epoch or 0), self.trainer.train_dataset)
 
 
 class LavitTrainer(Trainer):
