@@ -2,7 +2,6 @@
 """LoRA: which weights are trained, and that loaded and merged models equal the trained one."""
 
 import copy
-import inspect
 import json
 import runpy
 import sys

@@ -34,7 +34,7 @@ def list_adapters(module: nn.Module) -> list[str]:
 
 
 def list_copies(module: nn.Module) -> list[str]:
-    """Returns the names of the parts of `module` that peft trains as a whole, in copies: those of `modules_to_save`."""
+    """Returns the names of the parts of `module` of which peft trains a copy, those of `modules_to_save`."""
     return [
         name
         for name, part in module.named_modules()
@@ -52,8 +52,8 @@ def keep_adapters_out(model: nn.Module, configs: dict[str, Any]) -> None:
         configs (`dict[str, PeftConfig]`): Their configurations.
 
     Raises:
-        ValueError: If no adapter is left, if `modules_to_save` name a part of the visual tokenizer, or if adapters have
-            changed the weights of the layers that they are removed from.
+        ValueError: If no adapter is left, if `modules_to_save` name a part of the visual tokenizer, or if adapters
+            have changed the weights of the layers that they are removed from.
     """
     names = list_adapters(model)
     visual = [name for name in names if re.fullmatch(VISUAL_PARTS, name)]
@@ -61,8 +61,8 @@ def keep_adapters_out(model: nn.Module, configs: dict[str, Any]) -> None:
     if copies:
         saved = [config.modules_to_save for config in configs.values()]
         raise ValueError(
-            f"modules_to_save={saved} name {copies[0]!r}, but training a part of the visual tokenizer would change the "
-            "codes of images."
+            f"modules_to_save={saved} name {copies[0]!r}, but training a part of the visual tokenizer would change "
+            "the codes of images."
         )
     for config in configs.values() if visual else ():
         initialization = getattr(config, "init_lora_weights", True)
