@@ -7,6 +7,7 @@ import shutil
 from functools import partial
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoProcessor, GenerationConfig
 
 from lavit_hf import demo_checkpoint
@@ -115,6 +116,27 @@ def test_a_stop_string_ends_a_text_wherever_it_is_set(demo, monkeypatch, place):
     assert write_texts(model, processor, *given, **settings, num_beams=2)
     assert lengths[0] < 20
     assert lengths[1] > 20 or place.startswith("configuration")  # beams of `generate` end at stop strings
+
+
+@pytest.mark.parametrize("mode", ["image", "interleaved"])
+@pytest.mark.parametrize("place", ["argument", "configuration of the call", "configuration of the model"])
+def test_stop_strings_do_not_match_the_names_of_codes(demo, monkeypatch, place, mode):
+    """They would cut images."""
+    model, processor, _ = demo
+    stops = {"stop_strings": ["1", "2", "_", "[", "]", ">", "IMG"]}
+    inputs = dict(processor(text=["a red circle", "a blue star above a red ring"], return_tensors="pt"))
+    inputs |= {"generation_mode": mode, "max_new_tokens": 70, "tokenizer": processor.tokenizer}
+    inputs |= {"do_sample": False, "image_generation": {"do_sample": False}}
+    if mode == "interleaved":
+        inputs["first_modality"] = "image"
+    expected = model.generate(**inputs)
+    if place == "argument":
+        inputs |= stops
+    elif place == "configuration of the call":
+        inputs["generation_config"] = GenerationConfig(**stops)
+    else:
+        monkeypatch.setattr(model.generation_config, "stop_strings", stops["stop_strings"])
+    assert torch.equal(model.generate(**inputs), expected)
 
 
 def test_settings_of_the_release(converted):

@@ -9,10 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
+    DynamicCache,
     GenerationConfig,
     GenerationMixin,
     LlamaConfig,
     LlamaForCausalLM,
+    MaxLengthCriteria,
+    SuppressTokensLogitsProcessor,
 )
 
 from lavit_hf import LavitForCausalLM
@@ -379,3 +382,42 @@ def test_wrong_values_are_named(model, arguments, message):
     rows = {"input_ids": torch.tensor([[5, 6, 7, 8]] * 3)}
     with pytest.raises(ValueError, match=message):
         model.generate(**rows | arguments)
+
+
+@pytest.mark.parametrize(
+    "refused", [{"token_healing": True}, {"assistant_early_exit": 1}, {"assistant_tokenizer": object()}]
+)
+def test_what_does_not_work_is_refused(model, refused):
+    with pytest.raises(ValueError, match=f"{next(iter(refused))} does not work with a LaVIT, got"):
+        model.generate(torch.tensor([[5, 6]]), **refused)
+    model.generate(torch.tensor([[5, 6]]), max_new_tokens=1, token_healing=False)
+
+
+def test_a_cache_has_one_check_under_both_names(model):
+    """`past_key_values` is the old name."""
+    for name in ("cache", "past_key_values"):
+        cache = DynamicCache(config=model.config.text_config)
+        model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=2, **{name: cache})
+        assert cache.get_seq_length() == 4
+        with pytest.raises(ValueError, match="cache holds 4 positions, and input_ids must be those and further ones"):
+            model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=2, **{name: cache})
+
+
+@pytest.mark.parametrize("neighbor", [[8, 9], [5, 6, 7, 8], [5, *IMAGE, 6]])
+def test_processors_and_criteria_do_not_depend_on_neighbors(model, neighbor):
+    """Those of the types that settings create are called beside them, whether or not a batch is padded."""
+
+    def run(*rows):
+        return model.generate(
+            **prompts(*rows),
+            max_new_tokens=6,
+            suppress_tokens=list(range(5)),
+            logits_processor=[SuppressTokensLogitsProcessor(list(range(5, TEXT_TOKENS - 2)))],
+            stopping_criteria=[MaxLengthCriteria(100)],
+            return_full_text=False,
+        )
+
+    alone = run([5, 6, 7])
+    assert alone.shape == (1, 6)
+    assert {*alone[0].tolist()} <= {TEXT_TOKENS - 2, TEXT_TOKENS - 1}
+    assert torch.equal(run([5, 6, 7], neighbor)[0], alone[0])

@@ -8,7 +8,7 @@ from transformers import CLIPVisionConfig, DynamicCache
 from lavit_hf import LavitForCausalLM
 from lavit_hf.modeling import modeling_lavit_model
 from lavit_hf.modeling.expansion_lavit import LavitSequences
-from lavit_hf.modeling.packing_lavit import needs_one_row, pack_sequences, supports_packing
+from lavit_hf.modeling.packing_lavit import fill_rows, needs_one_row, pack_sequences, supports_packing
 from lavit_hf.training import LavitForCausalLMTrainer
 
 from ..causal_models import tiny_text_config
@@ -86,6 +86,12 @@ def test_rows_are_few_and_as_long_as_the_longest_sequence(model):
     flat = pack_sequences(model.config, LavitSequences(ids, mask, labels=ids), in_one_row=True)
     assert flat.input_ids.shape == (1, sum(lengths))
     assert (flat.input_ids != 0).all()
+
+
+def test_rows_keep_their_order_where_none_is_saved():
+    """The `adapter_names` of peft then fit, and otherwise have another length than there are rows."""
+    assert fill_rows([5, 6, 4], 6) == ([0, 6, 12], [5, 6, 4])
+    assert len(fill_rows([5, 1, 4], 6)[1]) == 2
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,12 @@ def test_parts_of_the_visual_tokenizer_are_not_saved_as_a_whole(way):
         WAYS[way](make_base(False), config)
 
 
+def test_adapters_that_tokens_activate_are_refused():
+    """peft finds the tokens in ids whose images are not expanded."""
+    with pytest.raises(ValueError, match=r"alora_invocation_tokens must be None, got \[5\]"):
+        get_peft_model(make_base(False), LoraConfig(target_modules="all-linear", alora_invocation_tokens=[5]))
+
+
 @pytest.mark.parametrize("given", [["k_proj"], r".*\.k_proj"])
 def test_modules_that_are_left_out_stay_left_out(given):
     model = get_peft_model(make_base(False), LoraConfig(target_modules=["q_proj", "k_proj"], exclude_modules=given))

@@ -52,9 +52,15 @@ def keep_adapters_out(model: nn.Module, configs: dict[str, Any]) -> None:
         configs (`dict[str, PeftConfig]`): Their configurations.
 
     Raises:
-        ValueError: If no adapter is left, if `modules_to_save` name a part of the visual tokenizer, or if adapters
-            have changed the weights of the layers that they are removed from.
+        ValueError: If tokens activate an adapter, if no adapter is left, if `modules_to_save` name a part of the
+            visual tokenizer, or if adapters have changed the weights of the layers that they are removed from.
     """
+    for config in configs.values():
+        if (invocation := getattr(config, "alora_invocation_tokens", None)) is not None:
+            raise ValueError(
+                f"alora_invocation_tokens must be None, got {invocation}: peft counts positions before images are "
+                "expanded."
+            )
     names = list_adapters(model)
     visual = [name for name in names if re.fullmatch(VISUAL_PARTS, name)]
     copies = [name for name in list_copies(model) if re.fullmatch(VISUAL_TOKENIZER, name)]

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 from transformers.generation import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
+from transformers.utils.deprecation import deprecate_kwarg
 
 from .distributed_lavit import method_as_forward
 from .expansion_lavit import LavitSequences, check_no_image_arguments
 from .generation_settings_lavit import LavitGenerationConfig, LavitGenerationSettings
-from .grammar_lavit import LavitGrammarLogitsProcessor
+from .grammar_lavit import LavitGrammarLogitsProcessor, LavitStopStringCriteria
 from .guidance_lavit import LavitGuidanceMixin, start_branches
 from .prompts_lavit import (
     CalledAsGiven,
@@ -41,6 +42,7 @@ class LavitGenerationMixin(LavitGuidanceMixin):
         self.generation_config = LavitGenerationConfig.from_dict(self.generation_config.to_dict())
 
     @torch.no_grad()
+    @deprecate_kwarg("past_key_values", "6.0.0", new_name="cache")
     def generate(
         self,
         inputs: torch.LongTensor | None = None,
@@ -75,6 +77,7 @@ class LavitGenerationMixin(LavitGuidanceMixin):
                 Settings that override those of the model, for example a [`LavitGenerationConfig`].
             logits_processor (`LogitsProcessorList`, *optional*):
                 Processors that are called after the grammar, with scores of -inf for tokens that may not follow.
+                They and `stopping_criteria` do not replace those of settings.
             stopping_criteria, prefix_allowed_tokens_fn, streamer: Same as in `GenerationMixin.generate`.
             generation_mode (`"text"`, `"image"` or `"interleaved"`, *optional*, defaults to `"text"`):
                 `"text"` generates text alone. `"image"` generates `[IMG]`, unless the prompt ends in an open image,
@@ -105,7 +108,9 @@ class LavitGenerationMixin(LavitGuidanceMixin):
             return_prompt_codes (`bool`, *optional*, defaults to `False`):
                 Whether the prompts in the result have the codes of their images instead of placeholders. They are
                 then padded on the left, and may be longer than the given prompts.
-            **kwargs: Same arguments as `GenerationMixin.generate`.
+            **kwargs:
+                Same arguments as `GenerationMixin.generate`. `stop_strings` are looked for in text, and not in the
+                names of codes.
 
         Returns:
             `torch.LongTensor` of shape `(B * num_return_sequences, L + new tokens)` or a `ModelOutput`: exactly the
@@ -170,8 +175,8 @@ class LavitGenerationMixin(LavitGuidanceMixin):
             kwargs |= branches | {"image_guidance_scale": settings.guidance_scale}
 
         # 4. Generate, and put the given prompts back.
-        if not prompts.are_as_given:
-            logits_processor, kwargs = self._show_as_given(prompts, logits_processor, kwargs)
+        logits_processor, kwargs = self._show_as_given(prompts, logits_processor, kwargs)
+        self._stop_at_text(kwargs)
         outputs = super().generate(
             prompts.input_ids,
             logits_processor=self._processors(settings, prompts.length, logits_processor),
@@ -254,13 +259,18 @@ class LavitGenerationMixin(LavitGuidanceMixin):
         self, prompts: LavitPrompts, logits_processor: LogitsProcessorList | None, kwargs: dict[str, Any]
     ) -> tuple[LogitsProcessorList, dict[str, Any]]:
         """Wraps all that the user has passed to `generate`, so that it sees the prompts as they were given."""
+        # These are always wrapped. transformers lets them replace those of settings that have the same type, and
+        # whether they do must not depend on the other prompts of a batch.
+        processors = LogitsProcessorList(CalledAsGiven(each, prompts) for each in logits_processor or [])
+        criteria = StoppingCriteriaList(CalledAsGiven(each, prompts) for each in kwargs["stopping_criteria"] or [])
+        kwargs = kwargs | {"stopping_criteria": criteria}
+        if prompts.are_as_given:
+            return processors, kwargs
         if moved := [name for name in ("position_ids", "inputs_embeds") if kwargs.get(name) is not None]:
             raise ValueError(
                 f"{moved[0]} must be given with prompts that are read as they are: padded on the left, with one "
                 "placeholder for each code of an image, and no shorter than a negative prompt."
             )
-        criteria = [CalledAsGiven(each, prompts) for each in kwargs["stopping_criteria"] or []]
-        kwargs = kwargs | {"stopping_criteria": StoppingCriteriaList(criteria)}
         if (allowed := kwargs["prefix_allowed_tokens_fn"]) is not None:
 
             def allowed_as_given(batch_id: int, row: torch.Tensor) -> list[int]:
@@ -270,7 +280,15 @@ class LavitGenerationMixin(LavitGuidanceMixin):
             kwargs["prefix_allowed_tokens_fn"] = allowed_as_given
         if kwargs["streamer"] is not None:
             kwargs["streamer"] = StreamedAsGiven(kwargs["streamer"], prompts)
-        return LogitsProcessorList(CalledAsGiven(each, prompts) for each in logits_processor or []), kwargs
+        return processors, kwargs
+
+    def _stop_at_text(self, kwargs: dict[str, Any]) -> None:
+        """Puts a criterion that does not see the names of codes in the place of `stop_strings`."""
+        stop_strings = kwargs.get("stop_strings", self.generation_config.stop_strings)
+        if stop_strings and kwargs.get("tokenizer") is not None:  # otherwise, transformers asks for the tokenizer
+            criterion = LavitStopStringCriteria(kwargs["tokenizer"], stop_strings, self.config)
+            kwargs["stopping_criteria"].append(criterion)
+            kwargs["stop_strings"] = None
 
     def init_continuous_batching(self, *args, **kwargs):
         """Raises a `ValueError`, since requests of continuous batching have neither images nor a grammar."""

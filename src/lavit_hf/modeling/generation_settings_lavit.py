@@ -22,6 +22,9 @@ DEFAULT_TOP_K = 50
 CODE_SETTINGS = ("min_new_tokens", "max_new_tokens", "guidance_scale")
 # Settings of `image_generation` in interleaved generation. All others hold for text and images alike.
 INTERLEAVED_SETTINGS = (*CODE_SETTINGS, "do_sample", *WARPERS)
+# Arguments that do not work: transformers finds no layers to exit from, healing changes prompts, which are returned as
+# they were given, and the grammar does not fit the scores of an assistant with another vocabulary.
+REFUSED = ("assistant_early_exit", "token_healing", "assistant_tokenizer")
 # Settings of texts for one purpose, and the settings that their texts do not have. A plan ends where a turn does.
 TASKS = {
     "caption_generation": ("num_return_sequences", "return_dict_in_generate"),
@@ -231,8 +234,10 @@ class LavitGenerationSettings:
         if self.sampling:
             decided |= dict.fromkeys(WARPERS) | {"do_sample": True}
         self.explicit = ChainMap(decided, *known.maps)
-        if (early_exit := self.explicit.get("assistant_early_exit")) is not None:
-            raise ValueError(f"assistant_early_exit does not work with a LaVIT, got {early_exit}.")
+        for name in REFUSED:
+            if (value := self.explicit.get(name)) not in (None, False):
+                shown = value if isinstance(value, int) else type(value).__name__
+                raise ValueError(f"{name} does not work with a LaVIT, got {shown}.")
         if self.guided:
             check_guidance(self.guidance_scale, mode, self.explicit, config)
         self.arguments = {**given, **decided}

@@ -1,8 +1,10 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The grammar of sequences: which tokens may follow."""
 
+import sys
+
 import torch
-from transformers.generation import LogitsProcessor
+from transformers.generation import LogitsProcessor, StopStringCriteria
 
 from .configuration_lavit import LavitConfig
 from .expansion_lavit import open_image_start
@@ -56,3 +58,22 @@ class LavitGrammarLogitsProcessor(LogitsProcessor):
         is_too_early = settings.first_modality == "text" and new_ids.shape[1] == 0
         limit = settings.max_new_tokens if settings.max_images is None else settings.max_images
         return (num_images < limit) & (settings.generation_mode == "interleaved" and has_room and not is_too_early)
+
+
+class LavitStopStringCriteria(StopStringCriteria):
+    """
+    `StopStringCriteria` that looks for strings in text alone, and not in the names of codes and image marks.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`), stop_strings (`str` or `list[str]`): Same as in `StopStringCriteria`.
+        config ([`LavitConfig`]): Gives the ids of the vocabulary.
+    """
+
+    def __init__(self, tokenizer, stop_strings: str | list[str], config: LavitConfig):
+        super().__init__(tokenizer, stop_strings)
+        self.config = config
+
+    def __call__(self, input_ids: torch.LongTensor, scores, **kwargs) -> torch.Tensor:
+        # Ids beyond the vocabulary match no string.
+        is_text = input_ids < self.config.image_start_token_id
+        return super().__call__(input_ids.where(is_text, sys.maxsize), scores, **kwargs)

@@ -90,6 +90,8 @@ def fill_rows(lengths: list[int], length: int) -> tuple[list[int], list[int]]:
             used.append(0)
         starts[index] = row * length + used[row]
         used[row] += lengths[index]
+    if len(used) == len(lengths):  # rows keep their order if none is saved
+        return [row * length for row in range(len(lengths))], lengths
     return starts, used
 
 
