@@ -82,7 +82,9 @@ def make_rows(count: int = 8) -> list[dict]:
     return [{"image": image} for image in make_images(count)]
 
 
-def train(decoder, folder, steps=4, resume=None, rows=None, ema_decay=0.9, **kwargs) -> LavitImageDecoderTrainer:
+def train(
+    decoder, folder, steps=4, resume=None, rows=None, ema_decay=0.9, model_init=None, **kwargs
+) -> LavitImageDecoderTrainer:
     settings = {
         "max_steps": steps,
         "per_device_train_batch_size": 4,
@@ -99,6 +101,7 @@ def train(decoder, folder, steps=4, resume=None, rows=None, ema_decay=0.9, **kwa
         train_dataset=rows or make_rows(),
         eval_dataset=make_rows(4),
         data_collator=make_collator(),
+        model_init=model_init,
     )
     trainer.train(resume_from_checkpoint=resume)
     return trainer
@@ -334,6 +337,18 @@ def test_evaluations_are_of_the_average_and_leave_the_weights(tmp_path):
         assert measured[name] == pytest.approx(1.0, abs=0.1)
     for name, weight in trainer.decoder.trained_parameters().items():
         assert torch.equal(weight, weights[name])
+
+
+def test_each_training_may_have_a_new_model(tmp_path):
+    """With `model_init`, the average is that of the model in training."""
+    trainer = train(None, tmp_path, steps=2, model_init=lambda: make_decoder())
+    trainer.train()
+    assert trainer.decoder is trainer.model
+    assert trainer.average.optimization_step == 2
+    weights = [weight.clone() for weight in trainer.decoder.trained_parameters().values()]
+    with trainer.averaged_weights():
+        averaged = [weight.clone() for weight in trainer.decoder.trained_parameters().values()]
+    assert not all(torch.equal(*pair) for pair in zip(weights, averaged, strict=True))
 
 
 def test_accumulating_and_bfloat16(tmp_path):

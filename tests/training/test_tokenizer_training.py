@@ -27,17 +27,42 @@ def make_model(**kwargs) -> LavitVisualTokenizerForPreTraining:
     return loosen(LavitVisualTokenizerForPreTraining.from_vision_tower(CLIPVisionConfig(**VISION), **kwargs), 0.1)
 
 
-def train(model, folder, schedule=None, steps=6, resume=None, batch_size=8, rows=64, evaluated=None, **kwargs):
+def train(
+    model,
+    folder,
+    schedule=None,
+    steps=6,
+    resume=None,
+    batch_size=8,
+    rows=64,
+    evaluated=None,
+    model_init=None,
+    **kwargs,
+):
     settings = {"learning_rate": 1e-3, "logging_steps": 1, "save_steps": 1000, "report_to": "none", "use_cpu": True}
     args = TrainingArguments(
         str(folder), max_steps=steps, per_device_train_batch_size=batch_size, **(settings | kwargs)
     )
     dataset = [{"pixel_values": picture} for picture in pictures(rows)]
     trainer = LavitVisualTokenizerTrainer(
-        model, args, schedule=schedule, train_dataset=dataset, eval_dataset=evaluated
+        model, args, schedule=schedule, train_dataset=dataset, eval_dataset=evaluated, model_init=new
     )
     trainer.train(resume_from_checkpoint=resume)
     return trainer
+
+
+def test_each_training_may_have_a_new_model(tmp_path):
+    """With `model_init`, the schedule holds for the model in training."""
+    made = []
+
+    def make() -> LavitVisualTokenizerForPreTraining:
+        made.append(make_model())
+        return made[-1]
+
+    trainer = train(None, tmp_path, steps=2, new=make)
+    assert trainer.tokenizer is trainer.model is made[-1]
+    assert len(made) > 1
+    assert trainer.tokenizer.codebook_updater.num_updates > 0
 
 
 def losses(trainer) -> list[float]:

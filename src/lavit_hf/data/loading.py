@@ -4,7 +4,7 @@
 import hashlib
 import os
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -165,13 +165,23 @@ def _fingerprint_files(data_files: Mapping[str, Any] | None) -> str:
 
 
 def leave_undecoded(dataset):
-    """Returns `dataset` with the images of its columns as `{"bytes": ..., "path": ...}`."""
+    """
+    Returns `dataset` with the images of its columns as `{"bytes": ..., "path": ...}`, unless it has a transform, which
+    gets its images as `datasets` decodes them.
+    """
     if isinstance(dataset, datasets.IterableDataset):
         return dataset.with_format(None).decode(False) if dataset.features else dataset
+    if has_transform(dataset):
+        return dataset
     for column, feature in dataset.features.items():
         if isinstance(feature, datasets.Image) and feature.decode:
             dataset = dataset.cast_column(column, leave_feature_undecoded(feature))
     return dataset
+
+
+def has_transform(dataset) -> bool:
+    """Returns whether the user has given a `datasets.Dataset` a function that makes the values of its rows."""
+    return dataset.format["type"] == "custom"
 
 
 def leave_feature_undecoded(feature):
@@ -193,12 +203,27 @@ def leave_feature_undecoded(feature):
 def check_columns(dataset, columns: Sequence[str], option: str) -> None:
     """
     Raises a `ValueError` that names one of `columns` that `dataset` does not have, those that it has, and the `option`
-    that chooses another column.
+    that chooses another column, or a column with images of another mode than RGB.
     """
     names = column_names(dataset)
     for column in columns:
         if column not in names:
             raise ValueError(f"There is no column {column!r}; the dataset has {', '.join(names)}. Set {option}.")
+    check_modes(dataset, columns)
+
+
+def check_modes(dataset, columns: Iterable[str]) -> None:
+    """
+    Raises a `ValueError` if the images of one of `columns` are to be decoded in a mode other than RGB, as which all
+    images are read. Columns that `dataset` does not have pass.
+    """
+    for column in columns if dataset.features else ():
+        mode = getattr(dataset.features.get(column), "mode", None)
+        if mode not in (None, "RGB"):
+            raise ValueError(
+                f"Images are read as RGB, but column {column!r} has the feature datasets.Image(mode={mode!r}): "
+                "convert its images with `map`, and cast the column to datasets.Image()."
+            )
 
 
 def column_names(dataset) -> list[str]:

@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from ..processing import read_image
 from .code_files import CODEBOOK_COLUMN, codebook_fingerprint, has_codes
-from .loading import check_columns, leave_feature_undecoded, leave_undecoded
+from .loading import check_columns, has_transform, leave_feature_undecoded, leave_undecoded
 
 
 logger = logging.get_logger(__name__)
@@ -50,7 +50,7 @@ class ImageReader:
         self.image_columns = tuple(image_columns)
 
     def select(self, dataset) -> Any:
-        """Returns `dataset`, or raises a `ValueError` if it lacks a column of images."""
+        """Returns `dataset`, or raises a `ValueError` if it lacks a column of images, or their mode is not RGB."""
         check_columns(dataset, self.image_columns, "image_column")
         return dataset
 
@@ -130,7 +130,7 @@ class RowDataset(_RowSource, torch.utils.data.Dataset):
         super().__init__(dataset, reader, broken_images, seed)
         # Images within lists are decoded by `datasets` as soon as a row is read, and formats would make tensors of
         # texts. Values that a transform of the user makes are taken as they are.
-        self._has_transform = self.dataset.format["type"] == "custom"
+        self._has_transform = has_transform(self.dataset)
         self._table = self.dataset if self._has_transform else self.dataset.with_format("arrow")
         self._features = leave_feature_undecoded(self.dataset.features)
 

@@ -257,10 +257,11 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
 
         Raises:
             ValueError: If the number of placeholders is neither that of the images nor that of their codes (without
-                images, it is not counted in a compiled model and behind a filled cache), if images come with a filled cache, if `attention_mask` has another shape than the input, if `image_inputs` is
-                unknown, if `image_inputs` or `keep_mask` come without images, if `vision_features` are given while
-                the vision tower is trained, if a trainer compares labels with the logits of sequences that the model
-                has made longer, if `pack` comes without labels or with positions, or if `output_router_logits` is set.
+                images, a compiled model and one that continues a cache do not count), if images come with a filled
+                cache, if `attention_mask` has another shape than the input, if `image_inputs` is unknown, if
+                `image_inputs` or `keep_mask` come without images, if `vision_features` are given while the vision
+                tower is trained, if a trainer compares labels with the logits of sequences that the model has made
+                longer, if `pack` comes without labels or with positions, or if `output_router_logits` is set.
             TypeError: If an argument is unknown.
         """
         self._refuse_router_loss(kwargs.get("output_router_logits"), labels)

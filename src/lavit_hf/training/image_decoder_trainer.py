@@ -22,6 +22,10 @@ class _AverageCallback(TrainerCallback):
     def __init__(self, trainer: "LavitImageDecoderTrainer"):
         self.trainer = trainer
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.trainer.model_init is not None:  # each training has a new model
+            self.trainer.start_average()
+
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer.average.step(self.trainer.decoder.trained_parameters().values())
 
@@ -45,7 +49,7 @@ class LavitImageDecoderTrainer(LavitTrainer):
     """
 
     def __init__(
-        self, model: LavitImageDecoderForTraining, args: TrainingArguments, ema_decay: float = 0.999, **kwargs
+        self, model: LavitImageDecoderForTraining | None, args: TrainingArguments, ema_decay: float = 0.999, **kwargs
     ):
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay}.")
@@ -54,13 +58,22 @@ class LavitImageDecoderTrainer(LavitTrainer):
             raise ValueError(
                 "The pixel decoder's averaged weights do not work with FSDP: use DDP or DeepSpeed ZeRO 2."
             )
-        self.decoder = model
-        self.average = EMAModel(model.trained_parameters().values(), decay=ema_decay)
+        self.ema_decay = ema_decay
+        self.start_average()
         self.add_callback(_AverageCallback(self))
 
     @property
+    def decoder(self) -> LavitImageDecoderForTraining:
+        """The model in training, which may be one that `model_init` has made."""
+        return self.accelerator.unwrap_model(self.model)
+
+    def start_average(self) -> None:
+        """Begins the average at the present weights."""
+        self.average = EMAModel(self.decoder.trained_parameters().values(), decay=self.ema_decay)
+
+    @property
     def codebook(self) -> torch.Tensor:
-        return self.model.feature_decoder.codebook
+        return self.decoder.feature_decoder.codebook
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from ..data.code_files import CODEBOOK_COLUMN, codes_column, has_codes
-from ..data.loading import column_names
+from ..data.loading import check_modes, column_names
 from ..modeling.arguments_lavit import check_integer, check_number
 from ..modeling.expansion_lavit import IMAGE_INPUTS
 from ..processing import read_image
@@ -171,7 +171,7 @@ class SequenceReader:
         Returns `dataset` with the columns that are needed.
 
         Raises:
-            ValueError: If the dataset lacks a column.
+            ValueError: If the dataset lacks a column, or has images of another mode than RGB.
         """
         names = column_names(dataset)
         needed: list[tuple[str, str, set[str]]] = []
@@ -194,6 +194,7 @@ class SequenceReader:
         # The codes of images that enter as features tell how many positions these take.
         selected |= {codes_column(column) for column in self.image_columns if column in selected}
         selected &= set(names)
+        check_modes(dataset, selected)
         if dataset.features is None or has_codes({name: dataset.features[name] for name in selected}):
             selected |= {CODEBOOK_COLUMN} & set(names)
         return dataset.select_columns(sorted(selected))

@@ -154,14 +154,18 @@ class LavitVisualTokenizerTrainer(LavitTrainer):
 
     def __init__(
         self,
-        model: LavitVisualTokenizerForPreTraining,
+        model: LavitVisualTokenizerForPreTraining | None,
         args: TrainingArguments,
         schedule: TokenizerSchedule | None = None,
         **kwargs,
     ):
         super().__init__(model, args, **kwargs)
-        self.tokenizer = model
         self.add_callback(_ScheduleCallback(self, schedule or TokenizerSchedule()))
+
+    @property
+    def tokenizer(self) -> LavitVisualTokenizerForPreTraining:
+        """The model in training, which may be one that `model_init` has made."""
+        return self.accelerator.unwrap_model(self.model)
 
     def measure(self, outputs) -> dict[str, torch.Tensor | tuple[torch.Tensor, torch.Tensor]]:
         tokenizer_output = outputs["tokenizer_output"]
