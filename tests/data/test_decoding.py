@@ -33,3 +33,29 @@ def test_images_of_another_mode_are_refused(mode):
             continue
         with pytest.raises(ValueError, match=r"read as RGB, but column 'image' has .*Image\(mode='L'\): convert"):
             kind(rows, reader)
+
+
+def test_numbers_of_classes_are_refused():
+    """They would be texts such as "3"."""
+    named = (
+        make_dataset(4).add_column("label", [0, 1, 0, 1]).cast_column("label", datasets.ClassLabel(names=["a", "b"]))
+    )
+    with pytest.raises(ValueError, match="'label' has numbers of the classes a, b, .*cast it to texts"):
+        MixtureRows(named, SequenceArguments(["caption=1"], caption_column="label"))
+    assert len(MixtureRows(named, SequenceArguments(["caption=1"]))) == 4
+
+
+@pytest.mark.parametrize("values", [[3, 4, 5, 6], [0.5, 1.0, 1.5, 2.0], ["3", "4", "5", "6"]])
+def test_numbers_are_texts(values):
+    named = make_dataset(4).add_column("number", values)
+    arguments = SequenceArguments(["caption=1", "text=1"], caption_column="number", text_column="number")
+    texts = [part.text for item in MixtureRows(named, arguments) for part in item if hasattr(part, "text")]
+    assert texts == [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+    asked = SequenceArguments(["question=1"], question_column="caption", answer_column="number")
+    assert [item[-1].text.strip() for item in MixtureRows(named, asked)] == texts
+
+
+def test_a_value_of_another_type_is_named():
+    named = make_dataset(4).add_column("flag", [True, False, True, False])
+    with pytest.raises(ValueError, match="row 0: column 'flag' must hold texts, numbers .* got True of type bool"):
+        MixtureRows(named, SequenceArguments(["caption=1"], caption_column="flag"))[0]

@@ -11,7 +11,9 @@ from PIL import Image
 from rich.console import Console
 from rich.markdown import Markdown
 
+from lavit_hf.data.texts import read_questions, read_texts
 from lavit_hf.evaluation import TASKS, evaluate
+from lavit_hf.evaluation.subject import Subject
 
 
 PIXELS = {"num_inference_steps": 1, "guidance_scale": 1.0}
@@ -182,10 +184,46 @@ def test_refusals(demo, rows):
         evaluate(*demo, rows, columns={"photo": "image"})
     with pytest.raises(ValueError, match="no rows"):
         evaluate(*demo, [])
-    with pytest.raises(ValueError, match="needs a caption, got None"):
-        evaluate(*demo, [rows[0] | {"caption": None}], tasks=["drawing"])
-    with pytest.raises(ValueError, match="row 1, column 'image' .*cannot be read"):
-        evaluate(*demo, [rows[0], rows[1] | {"image": "nowhere.png"}], tasks=["tokens"])
+
+
+BROKEN = {
+    "captions": {"caption": [None, {"raw": "a star"}, [], b"a star", True]},
+    "questions": {"answers": [None, "yes", [{}], ["yes"]], "questions": [None, 3, [""]]},
+    "drawing": {"caption": [float("nan"), " "]},
+    "edits": {"instruction": [None, ""], "edited_image": [None, "nowhere.png"]},
+    "tokens": {"image": [None, "nowhere.png", 3]},
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "column", "value"),
+    [(task, column, value) for task in BROKEN for column, values in BROKEN[task].items() for value in values],
+)
+def test_a_bad_row_is_named_before_time_is_spent(demo, rows, task, column, value):
+    class Asked(Subject):
+        def batches(self, items, task):
+            pytest.fail("A task was run.")
+
+    bad = [rows[0], rows[1] | {column: value}]
+    message = rf"row 1, column '({column}|questions|answers)'"
+    with pytest.raises(ValueError, match=message):
+        evaluate(*demo, bad, tasks=list(dict.fromkeys(["tokens", task])), subject_class=Asked)
+
+
+def test_numbers_are_texts(demo):
+    """A missing text beside others is left out, as in a training."""
+    row = {
+        "image": Image.new("RGB", (64, 64)),
+        "caption": ["a star", None, 7.0],
+        "questions": ["how many?"],
+        "answers": [[3, "three"]],
+    }
+    model, processor, _ = demo
+    report = evaluate(model, processor, None, [row], tasks=["captions", "questions"], max_caption_tokens=2)
+    assert report.results["questions"]["accuracy"].count == 1
+    assert read_texts(row["caption"], "caption") == ["a star", "7"]
+    assert read_questions(row, "questions", "answers") == [("how many?", ["3", "three"])]
+    assert read_texts(10**20, "caption") == [str(10**20)]
 
 
 @pytest.fixture(scope="module")

@@ -160,8 +160,10 @@ def test_the_forms_of_questions():
     clock = {"questions": "What time is it?", "answers": "10:30", "scene": "kitchen"}
     shapes = {"questions": "How many?", "answers": "top, left: two", "scene": SCENE}
     assert [question.references for question in list_questions([clock, shapes])] == [("10:30",), ("two",)]
-    with pytest.raises(ValueError, match="Row 0 has 2 questions, 1 answers"):
+    with pytest.raises(ValueError, match=r"'answers' must hold as many answers as there are questions, got \["):
         list_questions([{"questions": ["What?", "Who?"], "answers": ["a cat"]}])
+    with pytest.raises(ValueError, match="Row 0 has 1 questions and 2 kinds"):
+        list_questions([{"questions": "What?", "answers": "a cat", "question_kinds": ["name", "color"]}])
 
 
 class Knowing(Subject):

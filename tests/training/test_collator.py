@@ -351,13 +351,6 @@ def test_rows_are_taken_for_what_they_have():
     assert MixtureRows(several, arguments)[0][0].text in ("red", "blue")
 
 
-def test_a_question_without_an_answer_is_named():
-    reader = SequenceReader(SequenceArguments(mixture=["question=1"]))
-    row = {"image": make_image("red", "blue"), "questions": ["what?"], "answers": [[]]}
-    with pytest.raises(ValueError, match=r"row 7: A question needs an answer"):
-        reader.compose(row, "row 7", Random(0))
-
-
 @pytest.mark.parametrize(
     ("questions", "answers"),
     [

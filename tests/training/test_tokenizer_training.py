@@ -36,7 +36,7 @@ def train(
     batch_size=8,
     rows=64,
     evaluated=None,
-    model_init=None,
+    new=None,
     **kwargs,
 ):
     settings = {"learning_rate": 1e-3, "logging_steps": 1, "save_steps": 1000, "report_to": "none", "use_cpu": True}

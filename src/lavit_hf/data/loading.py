@@ -203,26 +203,32 @@ def leave_feature_undecoded(feature):
 def check_columns(dataset, columns: Sequence[str], option: str) -> None:
     """
     Raises a `ValueError` that names one of `columns` that `dataset` does not have, those that it has, and the `option`
-    that chooses another column, or a column with images of another mode than RGB.
+    that chooses another column, or a column with a feature that [`check_features`] refuses.
     """
     names = column_names(dataset)
     for column in columns:
         if column not in names:
             raise ValueError(f"There is no column {column!r}; the dataset has {', '.join(names)}. Set {option}.")
-    check_modes(dataset, columns)
+    check_features(dataset, columns)
 
 
-def check_modes(dataset, columns: Iterable[str]) -> None:
+def check_features(dataset, columns: Iterable[str]) -> None:
     """
-    Raises a `ValueError` if the images of one of `columns` are to be decoded in a mode other than RGB, as which all
-    images are read. Columns that `dataset` does not have pass.
+    Raises a `ValueError` if one of `columns` has images that are to be decoded in a mode other than RGB, as which all
+    images are read, or numbers of classes in the place of their names. Columns that `dataset` does not have pass.
     """
-    for column in columns if dataset.features else ():
-        mode = getattr(dataset.features.get(column), "mode", None)
-        if mode not in (None, "RGB"):
+    features = getattr(dataset, "features", None) or {}
+    for column in columns:
+        feature = features.get(column)
+        if isinstance(feature, datasets.Image) and feature.mode not in (None, "RGB"):
             raise ValueError(
-                f"Images are read as RGB, but column {column!r} has the feature datasets.Image(mode={mode!r}): "
-                "convert its images with `map`, and cast the column to datasets.Image()."
+                f"Images are read as RGB, but column {column!r} has the feature datasets.Image(mode={feature.mode!r})"
+                ": convert its images with `map`, and cast the column to datasets.Image()."
+            )
+        if isinstance(feature, datasets.ClassLabel):
+            raise ValueError(
+                f"Column {column!r} has numbers of the classes {', '.join(feature.names[:3])}, ...: cast it to texts, "
+                "for example with `map` and `features[column].int2str`."
             )
 
 

@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 
 from ..data.shapes import parse_caption
+from ..data.texts import read_texts
 from ..processing.chat_lavit import TURN_END
 from .cider import cider_d
 from .metrics import Metric, average, shift
@@ -40,20 +41,7 @@ def evaluate_captions(subject: Subject, rows: Sequence[dict]) -> dict[str, Metri
         images = subject.read_images(batch, first)
         texts = subject.write([""] * len(batch), images, subject.settings.max_caption_tokens)
         captions += [text.partition(TURN_END)[0].strip() for text in texts]
-        references += [read_captions(row) for row in batch]
+        references += [read_texts(row["caption"], "caption") for row in batch]
         scenes += [row["scene"] for row in batch if "scene" in row]
         subject.show(images, lines=texts)
     return score_captions(captions, references, scenes)
-
-
-def read_captions(row: dict) -> list[str]:
-    """
-    Returns the captions of a row.
-
-    Raises:
-        ValueError: If the row has no caption.
-    """
-    captions = row["caption"]
-    if not captions:
-        raise ValueError(f"Every row needs a caption, got {captions!r}.")
-    return [captions] if isinstance(captions, str) else list(captions)

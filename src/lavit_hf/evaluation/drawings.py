@@ -10,8 +10,8 @@ from PIL import Image
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from ..data.shapes import keeps_background, parse_caption, read_scene
+from ..data.texts import read_texts
 from ..visualization import name_tokens
-from .captions import read_captions
 from .fidelity import ClipScorer, FrechetScorer
 from .metrics import Metric, average, rate, shift
 from .scenes import judge, scene_metrics
@@ -90,7 +90,7 @@ def evaluate_drawing(subject: Subject, rows: Sequence[dict]) -> dict[str, Metric
     frechet = FrechetScorer(settings.fid_features, device) if settings.fid_features else None
     cases: defaultdict[str, list] = defaultdict(list)
     for first, batch in subject.batches(rows, "drawing"):
-        texts = [read_captions(row)[0] for row in batch]
+        texts = [read_texts(row["caption"], "caption")[0] for row in batch]
         images = subject.draw(texts, first)
         if "scene" in batch[0]:
             cases["stated"] += map(parse_caption, texts)
@@ -112,7 +112,7 @@ def evaluate_edits(subject: Subject, rows: Sequence[dict]) -> dict[str, Metric |
     cases: defaultdict[str, list] = defaultdict(list)
     for first, batch in subject.batches(rows, "edits"):
         before, wanted = (subject.read_images(batch, first, column) for column in ("image", "edited_image"))
-        texts = [row["instruction"] for row in batch]
+        texts = [read_texts(row["instruction"], "instruction")[0] for row in batch]
         images = subject.draw(texts, first, before)
         cases["scenes"] += [row["edited_scene"] for row in batch]
         cases["kinds"] += [row["edit_kind"] for row in batch if "edit_kind" in row]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..data.shapes import conclude
+from ..data.texts import read_questions
 from .metrics import Metric, rate
 from .scenes import is_scene
 from .subject import Subject
@@ -82,23 +83,19 @@ def list_questions(rows: Sequence[dict]) -> list[Question]:
     begin with reasons, of which only the conclusion is kept.
 
     Raises:
-        ValueError: If the lists of a row have different lengths.
+        ValueError: As in [`read_questions`], or if there are more kinds than questions or less.
     """
     questions = []
     for index, row in enumerate(rows):
-        texts, answers, kinds = row["questions"], row["answers"], row.get("question_kinds")
-        if isinstance(texts, str):
-            texts, answers, kinds = [texts], [answers], [kinds]
-        kinds, has_reasons = kinds or [None] * len(texts), is_scene(row.get("scene"))
-        if not len(texts) == len(answers) == len(kinds):
-            raise ValueError(f"Row {index} has {len(texts)} questions, {len(answers)} answers and {len(kinds)} kinds.")
-        for text, given, kind in zip(texts, answers, kinds, strict=True):
-            given = [given] if isinstance(given, str) else given
-            # The files of VQAv2 hold each answer with who gave it and how sure they were.
-            references = tuple(answer["answer"] if isinstance(answer, dict) else answer for answer in given)
+        asked, kinds = read_questions(row, "questions", "answers"), row.get("question_kinds")
+        kinds = [kinds] if isinstance(kinds, str) else kinds or [None] * len(asked)
+        if len(kinds) != len(asked):
+            raise ValueError(f"Row {index} has {len(asked)} questions and {len(kinds)} kinds.")
+        has_reasons = is_scene(row.get("scene"))
+        for (text, references), kind in zip(asked, kinds, strict=True):
             if has_reasons:
-                references = tuple(map(conclude, references))
-            questions.append(Question(index, text, references, kind, has_reasons))
+                references = list(map(conclude, references))
+            questions.append(Question(index, text, tuple(references), kind, has_reasons))
     return questions
 
 

@@ -4,7 +4,7 @@
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from .. import __version__
-from ..data.loading import load_rows
+from ..data.loading import check_features, load_rows
+from ..data.texts import read_questions, read_texts
 from ..diffusion import LavitImageDecoderPipeline
 from ..inference import plan_settings
 from ..modeling import LavitForCausalLM, LavitGenerationConfig
 from ..modeling.arguments_lavit import check_integer
 from ..modeling.freezing_lavit import evaluation_mode
-from ..processing import LavitProcessor
+from ..processing import LavitProcessor, read_image
 from .captions import evaluate_captions
 from .drawings import evaluate_drawing, evaluate_edits, evaluate_reconstruction
 from .metrics import Metric
@@ -130,7 +131,8 @@ def evaluate(
         [`EvaluationReport`]: The same numbers for the same arguments on the same machine.
 
     Raises:
-        ValueError: If a task is unknown or cannot be run, there are no rows, a setting is out of its range, the model
+        ValueError: If a task is unknown or cannot be run, there are no rows, a row lacks what a task needs or its
+            image cannot be read, a setting is out of its range, the model
             has an adapter of prompt learning, or the processor has another vocabulary.
     """
     given = EvaluationSettings(**settings)
@@ -159,9 +161,11 @@ def evaluate(
         task, reason = next(iter(left_out.items()))
         raise ValueError(f"The task {task!r} cannot be run: {reason}.")
 
+    run = [task for task in chosen if task not in left_out]
+    _check_rows(rows, {column for task in run for column in TASKS[task].columns}, given.columns)
     results, seconds, samples = {}, {}, {}
     with _evaluating(model, pipeline):
-        for task in [task for task in chosen if task not in left_out]:
+        for task in run:
             started = time.perf_counter()
             asked = replace(subject, samples=[], drawn_codes=[])  # each task counts its own
             metrics = TASKS[task].run(asked, rows)
@@ -206,6 +210,27 @@ def _why_not(name: str, subject: Subject, rows: Rows) -> str | None:
     if name == "drawing" and "scene" not in rows[0] and not (settings.clip_model or settings.fid_features):
         return "only drawings of shapes can be judged (column 'scene'); others need clip_model or fid_features"
     return None
+
+
+def _check_rows(rows: Rows, columns: set[str], names: Mapping[str, str]) -> None:
+    """
+    Reads the `columns` that tasks need, whose `names` may be others in the dataset, before time is spent.
+
+    Raises:
+        ValueError: If a text is missing or of another type, or an image cannot be read.
+    """
+    named = {column: names.get(column, column) for column in columns}
+    check_features(rows.dataset, named.values())
+    for index, row in enumerate(rows):
+        try:
+            if "questions" in named:
+                read_questions(row, named["questions"], named["answers"])
+            for column in named.keys() & {"caption", "instruction"}:
+                read_texts(row[named[column]], named[column])
+        except ValueError as error:
+            raise ValueError(f"row {index}, {error}") from error
+        for column in named.keys() & {"image", "edited_image"}:
+            read_image(row[named[column]], f"row {index}, column {named[column]!r}")
 
 
 def _describe(subject: Subject) -> dict:

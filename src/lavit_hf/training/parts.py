@@ -3,7 +3,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from random import Random
 from typing import Any
 
 
@@ -78,24 +77,3 @@ def has_content(value: Any) -> bool:
     if isinstance(value, list) and value and isinstance(value[0], str | None):
         return any(map(has_content, value))
     return value not in (None, [])
-
-
-def one_of(texts: str | dict | Sequence, rng: Random) -> str:
-    """
-    Returns a text, or one of several texts. The answers of VQAv2 are dictionaries.
-
-    Args:
-        texts (`str`, `dict` or `Sequence`): The texts of a column.
-        rng (`random.Random`): Draws one of several.
-
-    Raises:
-        ValueError: If there is no text.
-    """
-    if isinstance(texts, str):
-        return texts
-    if isinstance(texts, dict):
-        texts = [texts.get("answer")]
-    texts = [] if texts is None else [text for text in texts if has_content(text)]
-    if not texts:
-        raise ValueError(f"A question needs an answer, and a list of texts at least one text, got {texts!r}.")
-    return one_of(rng.choice(texts), rng)

@@ -8,12 +8,13 @@ from random import Random
 from typing import Any
 
 from ..data.code_files import CODEBOOK_COLUMN, codes_column, has_codes
-from ..data.loading import check_modes, column_names
+from ..data.loading import check_features, column_names
+from ..data.texts import one_of, read_questions
 from ..modeling.arguments_lavit import check_integer, check_number
 from ..modeling.expansion_lavit import IMAGE_INPUTS
 from ..processing import read_image
 from ..processing.chat_lavit import QUESTION_END, QUESTION_START, TURN_END, one_line
-from .parts import ImagePart, Part, TextPart, has_any, needs_pixels, one_of
+from .parts import ImagePart, Part, TextPart, has_any, needs_pixels
 
 
 # The kinds of sequences, and the arguments that name the columns they need.
@@ -171,7 +172,7 @@ class SequenceReader:
         Returns `dataset` with the columns that are needed.
 
         Raises:
-            ValueError: If the dataset lacks a column, or has images of another mode than RGB.
+            ValueError: If the dataset lacks a column, or has classes, or images of another mode than RGB.
         """
         names = column_names(dataset)
         needed: list[tuple[str, str, set[str]]] = []
@@ -194,7 +195,7 @@ class SequenceReader:
         # The codes of images that enter as features tell how many positions these take.
         selected |= {codes_column(column) for column in self.image_columns if column in selected}
         selected &= set(names)
-        check_modes(dataset, selected)
+        check_features(dataset, selected)
         if dataset.features is None or has_codes({name: dataset.features[name] for name in selected}):
             selected |= {CODEBOOK_COLUMN} & set(names)
         return dataset.select_columns(sorted(selected))
@@ -283,17 +284,19 @@ class SequenceReader:
     # The kinds, in the forms that the processor gives the prompts of captions, questions and drawings.
 
     def _caption(self, row: dict, rng: Random) -> list[Part]:
-        return [self._given_image(row), TextPart(one_of(row[self.arguments.caption_column], rng))]
+        column = self.arguments.caption_column
+        return [self._given_image(row), TextPart(one_of(row[column], column, rng))]
 
     def _draw(self, row: dict, rng: Random) -> list[Part]:
-        request = self._request("draw", one_of(row[self.arguments.prompt_column], rng), row, rng)
+        column = self.arguments.prompt_column
+        request = self._request("draw", one_of(row[column], column, rng), row, rng)
         return [*request, _image(row, self.image_column)]
 
     def _request(self, kind: str, text: str, row: dict, rng: Random) -> list[Part]:
         """Returns a request to draw, with the plan of the row if it has one."""
         column, prompt = self.arguments.plans.get(kind), one_line(text)
         # As in `plan_drawings`, an empty prompt has no plan, and an empty plan is none.
-        plan = one_of(row[column], rng).strip() if column and prompt and has_any(row, {column}) else ""
+        plan = one_of(row[column], column, rng).strip() if column and prompt and has_any(row, {column}) else ""
         if not plan or rng.random() < self.arguments.plan_dropout:
             return [TextPart(prompt if column else text, self.arguments.supervise_prompts)]
         if TURN_END in plan:
@@ -304,8 +307,8 @@ class SequenceReader:
 
     def _text(self, row: dict, rng: Random) -> list[Part]:
         text = row[self.arguments.text_column]
-        if isinstance(text, str) or not any(isinstance(part, dict) for part in text):
-            return [TextPart(one_of(text, rng))]
+        if not isinstance(text, list) or not any(isinstance(part, dict) for part in text):
+            return [TextPart(one_of(text, self.arguments.text_column, rng))]
         for part in text:
             is_part = isinstance(part, dict) and isinstance(part.get("text"), str)
             if not is_part or set(part) - {"text", "supervised"}:
@@ -316,21 +319,15 @@ class SequenceReader:
         return parts
 
     def _question(self, row: dict, rng: Random) -> list[Part]:
-        questions, answers = row[self.arguments.question_column], row[self.arguments.answer_column]
-        if isinstance(questions, str):
-            questions, answers = [questions], [answers]
-        if isinstance(answers, str | dict | None) or len(answers) != len(questions):
-            raise ValueError(f"A row must have as many answers as questions, got {questions!r} and {answers!r}.")
-        if not all(isinstance(question, str) and question for question in questions):
-            raise ValueError(f"Questions must be texts, got {questions!r}.")
+        questions = read_questions(row, self.arguments.question_column, self.arguments.answer_column)
         most = min(self.arguments.questions_per_sequence, len(questions))
         parts: list[Part] = [self._given_image(row)]
-        for turn, index in enumerate(rng.sample(range(len(questions)), most)):
+        for turn, (question, answers) in enumerate(rng.sample(questions, most)):
             # The start of a question is never a label. Otherwise it would be predicted after an image alone, which is
             # the prompt of a caption, and after an answer, where the sequence is to end.
             parts.append(TextPart(TURN_END * (turn > 0) + QUESTION_START, supervised=False))
-            parts.append(TextPart(f"{questions[index]}{QUESTION_END}", self.arguments.supervise_prompts))
-            parts.append(TextPart(f" {one_of(answers[index], rng)}", ends_turn=True))
+            parts.append(TextPart(f"{question}{QUESTION_END}", self.arguments.supervise_prompts))
+            parts.append(TextPart(f" {one_of(answers, self.arguments.answer_column, rng)}", ends_turn=True))
         return parts
 
     def _given_image(self, row: dict) -> ImagePart:
@@ -341,7 +338,9 @@ class SequenceReader:
     def _edit(self, row: dict, rng: Random) -> list[Part]:
         arguments = self.arguments
         before = _image(row, self.image_column, supervised=arguments.supervise_images, in_drawing_prompt=True)
-        request = self._request("edit", one_of(row[arguments.instruction_column], rng), row, rng)
+        request = self._request(
+            "edit", one_of(row[arguments.instruction_column], arguments.instruction_column, rng), row, rng
+        )
         return [before, *request, _image(row, arguments.edited_image_column)]
 
     def _interleaved(self, row: dict, rng: Random) -> list[Part]:
@@ -381,7 +380,7 @@ class SequenceReader:
                 yield {"type": "image"} | {key: value for key, value in given.items() if value}
                 follows_text = False
             else:
-                yield {"type": "text", "text": TURN_END * follows_text + one_of(row[column], rng)}
+                yield {"type": "text", "text": TURN_END * follows_text + one_of(row[column], column, rng)}
                 follows_text = True
 
 
