@@ -22,6 +22,7 @@ from .training.small import make_dataset, make_model, make_processor, tokenize
 
 QUESTION = "Question: {} Answer:"
 LORA = LoraConfig(r=4, lora_alpha=32, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+END = "<|end|>"  # of an answer that nothing follows
 SETTINGS = {
     "use_cpu": True,
     "bf16": False,
@@ -89,7 +90,7 @@ def log_probs(model, folder: Path, prompt: str, completion: str, images: list) -
     return scores.gather(1, answer[0, :, None]).flatten()
 
 
-def answers_loss(model, folder: Path, rows: list[dict], end: str = "\n") -> float:
+def answers_loss(model, folder: Path, rows: list[dict], end: str = END) -> float:
     """The mean cross-entropy of all answers, by hand."""
     parts = [
         log_probs(
@@ -133,7 +134,7 @@ def as_texts(rows):
         {
             "image": row["image"],
             "prompt": "<image>" + QUESTION.format(row["question"]),
-            "completion": f" {row['answer']}\n",
+            "completion": f" {row['answer']}{END}",
         }
         for row in rows
     ]
@@ -219,8 +220,9 @@ def test_sft_with_several_images_and_with_none(folder, processor, rows, tmp_path
         for turn, (question, answer) in enumerate(zip(questions, answers, strict=True)):
             messages += [message("user", question, 0 if turn else len(images)), message("assistant", answer, 0)]
             prompt += QUESTION.format(question)
-            parts.append(log_probs(model, folder, prompt, f" {answer}\n", images))
-            prompt += f" {answer}\n"
+            end = END if turn else "\n"
+            parts.append(log_probs(model, folder, prompt, f" {answer}{end}", images))
+            prompt += f" {answer}{end}"
         data.append({"images": images, "messages": messages})
     trainer = make_sft(tmp_path, model, processor, data, assistant_only_loss=True)
     expected = float(-torch.cat(parts).mean())
@@ -263,7 +265,7 @@ def whole_loss(model, folder: Path, rows: list[dict]) -> float:
     """The mean cross-entropy over all of each conversation, one row alone, by the model's own loss."""
     processor, losses = AutoProcessor.from_pretrained(folder), []
     for row in rows:
-        text = "<image>" + QUESTION.format(row["question"]) + f" {row['answer']}\n"
+        text = "<image>" + QUESTION.format(row["question"]) + f" {row['answer']}{END}"
         inputs = processor(text=text, images=row["image"], return_tensors="pt")
         outputs = model.eval()(**inputs, labels=inputs["input_ids"], supervise_images=False, skip_logits=True)
         losses.append(outputs.token_losses)
@@ -302,10 +304,11 @@ def test_the_model_that_ships(tmp_path):
     scenes = [make_row(index, "test") for index in range(4)]
     rows = [{"image": row["image"], "question": row["questions"][0], "answer": row["answers"][0]} for row in scenes]
     expected = answers_loss(model, path, rows)
-    assert answers_loss(model, path, rows, end="") < 0.5
+    assert expected < 0.5
+    assert answers_loss(model, path, rows, end="\n") > 5  # within a conversation, a line break is written by the user
     processor = LavitProcessor.from_pretrained(path, visual_tokenizer=model.model.visual_tokenizer)
     trainer = make_sft(tmp_path, model, processor, as_conversations(rows), assistant_only_loss=True)
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-4)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_images_cut_by_max_length_are_refused(folder, processor, rows, tmp_path):
@@ -329,7 +332,7 @@ def preference_loss(model, reference, folder: Path, rows: list[dict], beta: floa
     for row in rows:
         margin = 0.0
         for answer, sign in ((row["answer"], 1), (row["wrong"], -1)):
-            arguments = (folder, "<image>" + QUESTION.format(row["question"]), f" {answer}\n", [row["image"]])
+            arguments = (folder, "<image>" + QUESTION.format(row["question"]), f" {answer}{END}", [row["image"]])
             margin += sign * float(log_probs(model, *arguments).sum() - log_probs(reference, *arguments).sum())
         margins.append(margin)
     return float(-torch.nn.functional.logsigmoid(beta * torch.tensor(margins)).mean())
@@ -352,8 +355,8 @@ def as_preferences_of_text(rows):
         {
             "image": row["image"],
             "prompt": "<image>" + QUESTION.format(row["question"]),
-            "chosen": f" {row['answer']}\n",
-            "rejected": f" {row['wrong']}\n",
+            "chosen": f" {row['answer']}{END}",
+            "rejected": f" {row['wrong']}{END}",
         }
         for row in rows
     ]

@@ -1,5 +1,5 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
-"""What the settings of a dataset say about its images holds, or is refused."""
+"""The settings of a dataset for its images and values hold, or they are refused."""
 
 import datasets
 import PIL.Image

@@ -139,7 +139,7 @@ IMAGE = {"type": "image"}
         ([{"role": "system", "content": " "}, user(IMAGE, "")], "<image>"),
         (
             [user(IMAGE, "what?"), assistant("a dog"), user("why?"), assistant("so", IMAGE)],
-            "<image>Question: what? Answer: a dog\nQuestion: why? Answer: so<image>\n",
+            "<image>Question: what? Answer: a dog\nQuestion: why? Answer: so<image><|end|>",
         ),
     ],
 )
@@ -159,7 +159,17 @@ def test_chat_with_images_to_tensors(processor, images):
     )
     assert shades(inputs) == [1, 3, 2]
     answers = [ids[mask == 1] for ids, mask in zip(inputs.input_ids, inputs.assistant_masks, strict=True)]
-    assert processor.batch_decode(answers) == [" a dog\n", " so[IMG]<image>[/IMG]\n"]
+    assert processor.batch_decode(answers) == [" a dog<|end|>", " so[IMG]<image>[/IMG]<|end|>"]
+    assert inputs.input_ids[0, -1] == processor.tokenizer.eos_token_id
+
+
+def test_an_answer_ends_the_sequence_unless_something_is_to_follow(processor):
+    """A turn that a model is to go on with has no end."""
+    chat = [user(IMAGE, "what?"), assistant("a dog")]
+    beginning = "<image>Question: what? Answer: a dog"
+    assert processor.apply_chat_template(chat) == beginning + processor.tokenizer.eos_token
+    assert processor.apply_chat_template(chat, add_generation_prompt=True) == beginning + "\n"
+    assert processor.apply_chat_template(chat, continue_final_message=True) == beginning
 
 
 def test_chat_template_refuses_other_roles(processor):
@@ -175,7 +185,10 @@ def test_system_messages_precede_the_first_question(processor, role):
     assert processor.apply_chat_template(chat) == expected
     parts = [{"role": role, "content": [{"type": "text", "text": "Be"}, {"type": "text", "text": "brief."}]}]
     assert processor.apply_chat_template(parts + chat[1:]) == expected
-    assert processor.apply_chat_template([chat[0], user(IMAGE)]) == "<image>Question: Be brief. Answer:"
+    caption = [chat[0], user(IMAGE)]
+    assert processor.apply_chat_template(caption) == "<image>"
+    asked = processor.apply_chat_template([*caption, assistant("a dog"), user("why?")])
+    assert asked == "<image> a dog\nQuestion: Be brief. why? Answer:"
     with pytest.raises(Exception, match="A system message must precede a message of the user"):
         processor.apply_chat_template([user("what?"), assistant("a dog"), chat[0]])
     with pytest.raises(Exception, match=f"not of {role}"):

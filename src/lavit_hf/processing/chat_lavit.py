@@ -6,11 +6,11 @@ QUESTION_START, QUESTION_END = VQA_PROMPT.split("{question}")
 TURN_END = "\n"  # ends an answer
 
 # Images before a question precede it, as in the release, and a turn of images alone asks for a caption. The text of
-# system messages precedes the first question, or is the question itself if the first turn has images alone. A blank
-# text is no text.
+# system messages precedes the first question. A blank text is no text. An answer that nothing follows ends with the
+# end of the sequence, so that other people's trainers teach a model to end its answers.
 CHAT_TEMPLATE = (
     """\
-{%- set chat = namespace(system='') -%}
+{%- set chat = namespace(system='', waits=false) -%}
 {%- for message in messages -%}
     {%- set content = message['content'] -%}
     {%- if content is string -%}
@@ -22,10 +22,12 @@ CHAT_TEMPLATE = (
                 {{- raise_exception('LaVIT reads images of users and assistants, not of ' + message['role']) -}}
             {%- elif part['text'].strip() -%}
                 {%- set chat.system = chat.system + ' ' + part['text'] -%}
+                {%- set chat.waits = true -%}
             {%- endif -%}
         {%- endfor -%}
     {%- elif message['role'] == 'user' -%}
         {%- set turn = namespace(question='') -%}
+        {%- set chat.waits = false -%}
         {%- for part in content -%}
             {%- if part['type'] != 'image' -%}
                 {%- if part['text'].strip() -%}
@@ -37,22 +39,22 @@ CHAT_TEMPLATE = (
                 {{- image_token -}}
             {%- endif -%}
         {%- endfor -%}
-        {%- if chat.system + turn.question -%}
+        {%- if turn.question -%}
             {{- '<before>' + (chat.system + turn.question).rstrip()[1:] + '<after>' -}}
+            {%- set chat.system = '' -%}
         {%- endif -%}
-        {%- set chat.system = '' -%}
     {%- elif message['role'] == 'assistant' -%}
         {%- generation -%}
             {%- for part in content -%}
                 {{- image_token if part['type'] == 'image' else ' ' + part['text'] -}}
             {%- endfor -%}
-            {{- <end> -}}
+            {{- eos_token if loop.last and eos_token and not add_generation_prompt else <end> -}}
         {%- endgeneration -%}
     {%- else -%}
         {{- raise_exception('LaVIT knows the roles system, developer, user and assistant, not ' + message['role']) -}}
     {%- endif -%}
 {%- endfor -%}
-{%- if chat.system -%}
+{%- if chat.waits -%}
     {{- raise_exception('A system message must precede a message of the user') -}}
 {%- endif -%}
 """.replace("<before>", QUESTION_START)
