@@ -22,8 +22,9 @@ from lavit_hf import (
     LavitImageDecoderPipeline,
     LavitProcessor,
 )
+from lavit_hf.data.loading import load_rows
 from lavit_hf.evaluation import EvaluationReport, evaluate
-from lavit_hf.training import write_model_card
+from lavit_hf.training import check_whole, write_model_card
 
 
 USAGE = """\
@@ -73,6 +74,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def assemble(args: argparse.Namespace) -> None:
     dtype = getattr(torch, args.dtype)
+    check_whole(args.model)
+    if args.dataset:
+        load_rows(args.dataset, args.split, num_rows=1)  # a wrong split is found before anything is written
     model = LavitForCausalLM.from_pretrained(args.model, dtype=dtype)
     pipeline = LavitImageDecoderPipeline.from_pretrained(args.image_decoder, dtype=dtype)
     codebooks = model.model.visual_tokenizer.quantizer.codebook, pipeline.feature_decoder.codebook

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from peft import get_peft_model
+from pretrain import set_plans
 from transformers import TrainingArguments, set_seed
 
 from lavit_hf import LavitForCausalLM, LavitProcessor
@@ -20,6 +21,7 @@ from lavit_hf.training import (
     LavitForCausalLMTrainer,
     LoraArguments,
     SequenceArguments,
+    check_whole,
     last_checkpoint,
     load_mixture,
     lora_config,
@@ -32,9 +34,9 @@ from lavit_hf.training import (
 USAGE = """\
 from lavit_hf import LavitForCausalLM, LavitProcessor
 
-model = LavitForCausalLM.from_pretrained(base_model)
+model = LavitForCausalLM.from_pretrained("{base}")
 model.load_adapter(path)
-processor = LavitProcessor.from_pretrained(base_model)
+processor = LavitProcessor.from_pretrained(path)
 """
 
 
@@ -53,12 +55,14 @@ def main():
         ModelArguments, LoraArguments, SequenceArguments, DataArguments, TrainingArguments
     )
     set_seed(args.seed)
+    check_whole(model_args.model)
+    train_rows, eval_rows = load_mixture(data, sequences, args)
     processor = LavitProcessor.from_pretrained(model_args.model)
     base = LavitForCausalLM.from_pretrained(model_args.model, dtype=model_args.dtype)
+    set_plans(base, sequences)
     model = get_peft_model(base, lora_config(base, lora))
     model.print_trainable_parameters()
 
-    train_rows, eval_rows = load_mixture(data, sequences, args)
     trainer = LavitForCausalLMTrainer(
         model,
         args,
@@ -72,13 +76,14 @@ def main():
         trainer.evaluate()
     trainer.save_model()  # the adapter: PeftModel.from_pretrained(base, folder), or base.load_adapter(folder)
     trainer.save_state()
+    base.generation_config.save_pretrained(args.output_dir)  # whether the model plans its drawings
     if not trainer.is_world_process_zero():
         return
     write_model_card(
         args.output_dir,
         title="LoRA of a LaVIT",
         description=f"Rank {lora.lora_rank}, trained on {', '.join(sequences.mixture)}.",
-        usage=USAGE,
+        usage=USAGE.format(base=Path(model_args.model).name if Path(model_args.model).exists() else model_args.model),
         library_name="peft",
         base_models={"model": model_args.model},
         dataset=data,

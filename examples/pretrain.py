@@ -12,7 +12,6 @@ pixels; the model computes the codes of images that have none, which become inpu
 labels; the trainer (`lavit_hf/training/language_trainer.py`) makes of them the mean over all batches and processes.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -21,6 +20,7 @@ from pathlib import Path
 from optimizers import OptimizerFactory
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoTokenizer,
     PreTrainedConfig,
@@ -32,7 +32,8 @@ from transformers import (
 
 from lavit_hf import LavitForCausalLM, LavitProcessor, LavitVisualTokenizer
 from lavit_hf.data.rows import RowStream
-from lavit_hf.modeling import LavitGenerationConfig
+from lavit_hf.modeling.arguments_lavit import check_fields
+from lavit_hf.modeling.generation_settings_lavit import check_image_settings, check_task_settings
 from lavit_hf.training import (
     DataArguments,
     LavitCollator,
@@ -40,10 +41,12 @@ from lavit_hf.training import (
     MixtureRows,
     SequenceArguments,
     TextPart,
+    check_whole,
     freeze_parts,
     last_checkpoint,
     load_mixture,
     parse_recipe,
+    read_fields,
     read_numbers,
     run_script,
     write_model_card,
@@ -114,6 +117,12 @@ class ModelArguments:
 
     def __post_init__(self):
         self.part_learning_rates = read_numbers("learning_rates", self.learning_rates)
+        self.drawing_settings = read_fields("image_generation", self.image_generation)
+        check_image_settings(self.drawing_settings)
+        parts = ("visual_tokenizer", "language_model", "language_model_config", "text_tokenizer")
+        given = [name for name in parts if getattr(self, name) is not None]
+        if self.model is not None and given:
+            raise ValueError(f"model is a whole LaVIT, and goes without {given[0]}={getattr(self, given[0])!r}.")
         text = [self.language_model, self.language_model_config]
         if self.model is None and (self.visual_tokenizer is None or text.count(None) != 1):
             raise ValueError(
@@ -132,6 +141,7 @@ class ModelArguments:
 def load_model(arguments: ModelArguments, texts: Iterable[str] = ()) -> tuple[LavitForCausalLM, LavitProcessor]:
     """Loads or builds the model to train and its processor. A new text tokenizer is trained on `texts`."""
     if arguments.model is not None:
+        check_whole(arguments.model)
         model = LavitForCausalLM.from_pretrained(arguments.model)
         processor = LavitProcessor.from_pretrained(arguments.model)
     else:
@@ -156,7 +166,7 @@ def apply_settings(model: LavitForCausalLM, arguments: ModelArguments) -> None:
     """Gives a model the attention and the defaults of drawing that the arguments have."""
     if arguments.attn_implementation is not None:
         model.set_attn_implementation(arguments.attn_implementation)
-    settings = json.loads(arguments.image_generation)
+    settings = arguments.drawing_settings
     if settings or arguments.model is None:  # greedy drawings of one prompt would all be the same
         model.generation_config.image_generation = {"do_sample": True} | settings
 
@@ -194,16 +204,18 @@ def read_plan_settings(arguments: ModelArguments, sequences: SequenceArguments) 
     Raises:
         ValueError: If there are settings without plans, or they are no settings.
     """
-    settings = LavitGenerationConfig(plan_generation=json.loads(arguments.plan_generation)).plan_generation
+    settings = read_fields("plan_generation", arguments.plan_generation)
+    check_task_settings("plan_generation", settings)
     if settings and not sequences.plans:
         raise ValueError(f"plan_generation needs a plan_column or an edited_plan_column, got {settings}.")
     return settings
 
 
-def set_plans(model: LavitForCausalLM, sequences: SequenceArguments, settings: dict) -> None:
+def set_plans(model: LavitForCausalLM, sequences: SequenceArguments, settings: dict | None = None) -> None:
     """Saves with the model whether it plans its drawings, which depends on the drawings that it learns, and how."""
     if sequences.plans:
-        model.generation_config.plan_generation = (model.generation_config.plan_generation or {}) | settings
+        own = model.generation_config.plan_generation or {}
+        model.generation_config.plan_generation = own | (settings or {})
     elif not {"draw", "edit"}.isdisjoint(sequences.weights):
         model.generation_config.plan_generation = None
 
@@ -230,9 +242,15 @@ def read_config(config: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedCo
         tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
     """
     text = config if config.lstrip().startswith("{") else Path(config).read_text(encoding="utf-8")
-    fields = json.loads(text)
-    if "model_type" not in fields:
-        raise ValueError(f"The language model's configuration must have a model_type, got {sorted(fields)}.")
+    fields = read_fields("language_model_config", text)
+    if (model_type := fields.get("model_type")) not in CONFIG_MAPPING:
+        raise ValueError(f"language_model_config must have a model_type of transformers, got {model_type!r}.")
+    check_fields("language_model_config", fields, CONFIG_MAPPING[model_type])
+    if fields.get("vocab_size", len(tokenizer)) < len(tokenizer):
+        raise ValueError(
+            f"vocab_size of language_model_config must be at least the {len(tokenizer)} tokens of the tokenizer, got "
+            f"{fields['vocab_size']}."
+        )
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return AutoConfig.for_model(**({"vocab_size": len(tokenizer)} | special | fields))
 
@@ -278,6 +296,7 @@ def main():
 
     # 2. The model, from its parts or from the checkpoint of a run that was stopped
     checkpoint = last_checkpoint(args, model_args, sequences, data)
+    bases = {name: getattr(model_args, name) for name in ("model", "visual_tokenizer", "language_model")}
     model_args.model = checkpoint or model_args.model
     model, processor = load_model(model_args, list_texts(train_rows))
     set_plans(model, sequences, plan_settings)
@@ -299,7 +318,7 @@ def main():
             description="One language model that reads and draws images as a varying number of tokens: stage 2 of "
             "LaVIT (arXiv 2309.04669).",
             usage=USAGE,
-            base_models={"visual tokenizer": model_args.visual_tokenizer, "language model": model_args.language_model},
+            base_models={name.replace("_", " "): base for name, base in bases.items()},
             dataset=data,
             trainer=trainer,
         )

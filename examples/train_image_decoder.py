@@ -10,7 +10,6 @@ Stage 3: trains a pixel decoder, which draws images from the codes of a visual t
 The loss is in `lavit_hf/training/image_decoder.py`; `lavit_hf/training/image_decoder_trainer.py` averages the weights.
 """
 
-import json
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,6 +20,7 @@ from transformers import AutoImageProcessor, TrainingArguments, set_seed
 from lavit_hf import LavitImageDecoderPipeline, LavitVisualTokenizer
 from lavit_hf.data.code_files import codes_column
 from lavit_hf.data.loading import column_names
+from lavit_hf.modeling.arguments_lavit import check_integer, check_number
 from lavit_hf.processing import new_image_processor
 from lavit_hf.training import (
     DataArguments,
@@ -32,6 +32,7 @@ from lavit_hf.training import (
     load_stage_one,
     new_image_decoder,
     parse_recipe,
+    read_fields,
     run_script,
     show_image_decoder,
     spread_rows,
@@ -75,14 +76,24 @@ class ModelArguments:
     num_inference_steps: int = field(default=25, metadata={"help": "The default number of steps of the decoder."})
     guidance_scale: float = field(default=3.0, metadata={"help": "The default guidance scale of the decoder."})
 
+    def __post_init__(self):
+        check_integer("num_inference_steps", self.num_inference_steps, 1)
+        check_number("guidance_scale", self.guidance_scale, 0)
+        self.unet_fields = read_fields("unet", self.unet)
+        self.scheduler_fields = read_fields("scheduler", self.scheduler)
+        parts = ("stable_diffusion", "vae", "unet_fields", "scheduler_fields")
+        if self.image_decoder is not None and (given := [name for name in parts if getattr(self, name)]):
+            name = given[0].removesuffix("_fields")
+            raise ValueError(f"image_decoder is a whole one, and goes without {name}={getattr(self, name)!r}.")
+        if self.image_decoder is None and self.vae is None and self.stable_diffusion is None:
+            raise ValueError("A new pixel decoder needs a VAE: give --vae or --stable_diffusion, got neither.")
+
 
 def load_components(arguments: ModelArguments) -> tuple[LavitImageDecoderPipeline, LavitVisualTokenizer]:
     if arguments.image_decoder is not None:
         tokenizer = LavitVisualTokenizer.from_pretrained(arguments.visual_tokenizer)
         return LavitImageDecoderPipeline.from_pretrained(arguments.image_decoder), tokenizer
-    base, unet, scheduler = arguments.stable_diffusion, json.loads(arguments.unet), json.loads(arguments.scheduler)
-    if arguments.vae is None and base is None:
-        raise ValueError("A new pixel decoder needs a VAE: give --vae or --stable_diffusion, got neither.")
+    base, unet, scheduler = arguments.stable_diffusion, arguments.unet_fields, arguments.scheduler_fields
     if base is None:
         unet, scheduler = UNet2DConditionModel(**unet), DDIMScheduler(**scheduler)
     else:

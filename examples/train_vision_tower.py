@@ -7,7 +7,6 @@ vision model fits: LaVIT takes any.
     python examples/train_vision_tower.py examples/recipes/shapes/vision_tower.yaml
 """
 
-import json
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import nn
 from transformers import TrainingArguments, ViTConfig, ViTMAEConfig, ViTMAEForPreTraining, ViTModel, set_seed
 
 from lavit_hf import LavitImageProcessorPil
+from lavit_hf.data.loading import column_names
 from lavit_hf.processing.image_reading_lavit import image_label, load_file
 from lavit_hf.training import (
     DataArguments,
@@ -25,6 +25,7 @@ from lavit_hf.training import (
     batch_mean,
     last_checkpoint,
     parse_recipe,
+    read_fields,
     run_script,
     share_of_batch,
     write_model_card,
@@ -126,7 +127,7 @@ def main():
     model_args, data, args = parse_recipe(ModelArguments, DataArguments, TrainingArguments)
     set_seed(args.seed)
     config = ViTMAEConfig(
-        **json.loads(model_args.config),
+        **read_fields("config", model_args.config, ViTMAEConfig),
         num_annotation_labels=model_args.num_annotation_labels,
         label_loss_weight=model_args.label_loss_weight,
     )
@@ -134,6 +135,9 @@ def main():
         size={"height": config.image_size, "width": config.image_size}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
     train_rows, eval_rows = data.load_images(args.seed)
+    column, names = model_args.annotation_column, column_names(train_rows.dataset)
+    if column is not None and column not in names:
+        raise ValueError(f"There is no annotation_column {column!r}; the dataset has {', '.join(names)}.")
     trainer = TowerTrainer(
         LabelledMAE(config),
         args,

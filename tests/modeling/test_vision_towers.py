@@ -25,7 +25,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.models.beit.modeling_beit import BeitRelativePositionBias
 
 from lavit_hf import LavitForCausalLM, LavitVisualTokenizer, LavitVisualTokenizerForPreTraining
-from lavit_hf.modeling.configuration_lavit import check_vision_config
+from lavit_hf.modeling.arguments_lavit import check_vision_config
 
 from ..tiny import CODEBOOK_SIZE, IMAGE_SIZE, NUM_PATCHES, VISION, loosen
 from .test_tokenizer import make_config

@@ -1,6 +1,8 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Checks of arguments: the ranges of numbers, and keyword arguments of a forward beyond its named ones."""
 
+import dataclasses
+import difflib
 import inspect
 import sys
 from numbers import Integral, Real
@@ -10,6 +12,10 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils import TransformersKwargs
+
+
+# Fields that transformers takes for many configurations beside those that they have.
+OLD_FIELDS = {"attn_implementation", "model_type", "num_labels", "rope_scaling", "rope_theta", "torch_dtype"}
 
 
 def check_integer(name: str, value: Any, least: int, most: int | None = None) -> int:
@@ -57,3 +63,34 @@ def check_config_arguments(config_class: type[PreTrainedConfig], kwargs: dict) -
     attention = kwargs.get("attn_implementation")
     if isinstance(attention, dict) and (unknown := [name for name in attention if name and name not in parts]):
         raise TypeError(f"attn_implementation must be for {', '.join(map(repr, ['', *parts]))}, got {unknown[0]!r}.")
+
+
+def check_fields(name: str, fields: dict[str, Any], config_class: type) -> None:
+    """
+    Raises a `ValueError` for one of `fields` that a configuration does not have, which transformers would keep as an
+    attribute without an effect. The `name` is that of the argument that holds the fields.
+    """
+    if not dataclasses.is_dataclass(config_class):
+        return  # the class of another library
+    known = {field.name for field in dataclasses.fields(config_class)} | OLD_FIELDS
+    known |= getattr(config_class, "attribute_map", {}).keys()
+    for field in fields:
+        if field not in known:
+            likely = difflib.get_close_matches(field, known, 1)
+            hint = f" Did you mean {likely[0]!r}?" if likely else ""
+            raise ValueError(f"{name} must have fields of a {config_class.__name__}, got {field!r}.{hint}")
+
+
+def check_vision_config(config: PreTrainedConfig) -> None:
+    """Raises a `ValueError` for a configuration that describes no vision transformer of square images and patches."""
+    for name in ("hidden_size", "num_attention_heads", "image_size", "patch_size"):
+        try:
+            value = getattr(config, name, None)
+        except RuntimeError as error:  # transformers raises it for values that differ from layer to layer
+            value = error
+        if not isinstance(value, int):
+            raise ValueError(
+                f"vision_config must describe a vision transformer with an integer `{name}`, got "
+                f"{type(config).__name__} with {name}={value!r}. For a model with several towers, give its "
+                "vision_config."
+            )

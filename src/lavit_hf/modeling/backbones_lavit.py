@@ -21,8 +21,8 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from .arguments_lavit import check_config_arguments
-from .configuration_lavit import LavitConfig, LavitVisualTokenizerConfig, check_vision_config
+from .arguments_lavit import check_config_arguments, check_vision_config
+from .configuration_lavit import LavitConfig, LavitVisualTokenizerConfig
 from .freezing_lavit import evaluation_mode
 from .modeling_lavit_visual_tokenizer import LavitVisualTokenizer
 from .pretrained_lavit import check_none_missing

@@ -7,6 +7,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .arguments_lavit import check_fields, check_vision_config
+
 
 Selection = Literal["topk", "sample", "argmax"]
 ImageInputs = Literal["features", "codes"]
@@ -49,24 +51,13 @@ class _OwnTypeConfig(PreTrainedConfig):
         model_type = config_dict.get("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(f"{cls.__name__} describes models of type {cls.model_type!r}, got one of {model_type!r}.")
+        parts = {name: value for name, value in kwargs.items() if name in cls.sub_configs and isinstance(value, dict)}
         loaded = super().from_dict(config_dict, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded).validate_values()
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        for name, fields in parts.items():
+            check_fields(name, fields, type(getattr(config, name)))
+        config.validate_values()
         return loaded
-
-
-def check_vision_config(config: PreTrainedConfig) -> None:
-    """Raises a `ValueError` for a configuration that describes no vision transformer of square images and patches."""
-    for name in ("hidden_size", "num_attention_heads", "image_size", "patch_size"):
-        try:
-            value = getattr(config, name, None)
-        except RuntimeError as error:  # transformers raises it for values that differ from layer to layer
-            value = error
-        if not isinstance(value, int):
-            raise ValueError(
-                f"vision_config must describe a vision transformer with an integer `{name}`, got "
-                f"{type(config).__name__} with {name}={value!r}. For a model with several towers, give its "
-                "vision_config."
-            )
 
 
 @strict

@@ -2,6 +2,7 @@
 """Settings of generation: those that are saved with a model, and those that hold in one call of `generate`."""
 
 from collections import ChainMap
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from transformers import PreTrainedConfig
@@ -90,8 +91,10 @@ class LavitGenerationConfig(GenerationConfig):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in TASKS:
             check_task_settings(name, value)
-        if name == "image_generation" and not isinstance(value, GenerationConfig):
-            value = GenerationConfig(**explicit_settings(value))
+        if name == "image_generation":
+            check_image_settings(explicit_settings(value))
+            if not isinstance(value, GenerationConfig):
+                value = GenerationConfig(**explicit_settings(value))
         super().__setattr__(name, value)
 
     @classmethod
@@ -142,7 +145,7 @@ def check_task_settings(task: str, settings: dict[str, Any] | None) -> None:
     check_integers(settings or {}, f" of {task}")
 
 
-def check_integers(settings: dict[str, Any] | ChainMap, suffix: str = "") -> None:
+def check_integers(settings: Mapping[str, Any], suffix: str = "") -> None:
     """Raises a `ValueError` for a setting that should be an integer and has another type, or is too small."""
     for name, least in INTEGERS.items():
         if (value := settings.get(name)) is not None:
@@ -210,7 +213,7 @@ class LavitGenerationSettings:
 
         layers = (image_generation, *(getattr(each, "image_generation", None) for each in (generation_config, saved)))
         image = ChainMap(*map(explicit_settings, layers))
-        _check_image_settings(mode, image)
+        check_image_settings(image, mode)
         self.num_codes = _code_bounds(image, config.num_patches)
 
         # An earlier dictionary of a `ChainMap` comes first.
@@ -306,8 +309,11 @@ class LavitGenerationSettings:
         return [LavitSamplingLogitsProcessor(text, inside, config, least)]
 
 
-def _check_image_settings(mode: str, image: ChainMap) -> None:
-    """Raises a `ValueError` for settings that drawing does not have, or that hold for text and images alike."""
+def check_image_settings(image: Mapping[str, Any], mode: str = "image") -> None:
+    """
+    Raises a `ValueError` for settings of `image_generation` that are out of their ranges, that drawing does not have,
+    or, in the mode `"interleaved"`, that hold for text and images alike.
+    """
     if unknown := [name for name in image if name not in SETTINGS]:
         raise ValueError(f"image_generation must hold settings of a GenerationConfig, got {unknown[0]!r}.")
     shared = [name for name in image if name not in INTERLEAVED_SETTINGS]
@@ -317,6 +323,8 @@ def _check_image_settings(mode: str, image: ChainMap) -> None:
             f"{shared[0]!r}, which holds for text and images alike."
         )
     check_integers(image, " of image_generation")
+    if (scale := image.get("guidance_scale")) is not None:
+        check_number("guidance_scale of image_generation", scale, 1)
 
 
 def _code_bounds(image: ChainMap, num_patches: int) -> tuple[int, int]:

@@ -13,8 +13,10 @@ from .parts import ImagePart, TextPart
 from .scripts import (
     DataArguments,
     SamplesCallback,
+    check_whole,
     parse_recipe,
     prefers_bfloat16,
+    read_fields,
     run_script,
     spread_rows,
 )
@@ -41,6 +43,7 @@ __all__ = [
     "TextPart",
     "TokenizerSchedule",
     "batch_mean",
+    "check_whole",
     "find_collapse",
     "freeze_parts",
     "last_checkpoint",
@@ -50,6 +53,7 @@ __all__ = [
     "new_image_decoder",
     "prefers_bfloat16",
     "parse_recipe",
+    "read_fields",
     "read_numbers",
     "run_script",
     "share_of_batch",

@@ -18,11 +18,12 @@ import torch
 import yaml
 from accelerate import PartialState
 from PIL import Image
-from transformers import HfArgumentParser, TrainerCallback
-from transformers.utils import logging
+from transformers import HfArgumentParser, PreTrainedConfig, TrainerCallback
+from transformers.utils import find_adapter_config_file, logging
 
 from ..data.loading import FORMATS, load_rows
 from ..data.rows import ImageReader, RowDataset, RowStream
+from ..modeling.arguments_lavit import check_fields
 from ..modeling.freezing_lavit import evaluation_mode
 
 
@@ -229,6 +230,38 @@ class SamplesCallback(TrainerCallback):
         folder.mkdir(parents=True, exist_ok=True)
         with evaluation_mode(model):
             self.make_samples().save(folder / f"step-{state.global_step:07d}.png")
+
+
+def read_fields(name: str, text: str, config_class: type[PreTrainedConfig] | None = None) -> dict[str, Any]:
+    """
+    Reads an argument that holds fields of a configuration.
+
+    Args:
+        name (`str`): The name of the argument, for errors.
+        text (`str`): JSON.
+        config_class (`type[PreTrainedConfig]`, *optional*): The class of the configuration, whose fields are known.
+
+    Raises:
+        ValueError: If it is not the JSON of a mapping, or a field is unknown.
+    """
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} must be JSON, got {text!r}: {error}.") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{name} must be a mapping in JSON, got {text!r}.")
+    if config_class is not None:
+        check_fields(name, fields, config_class)
+    return fields
+
+
+def check_whole(model: str) -> None:
+    """Raises a `ValueError` if `model` is the folder or repository of an adapter, which a training would leave out."""
+    if find_adapter_config_file(model) is not None:
+        raise ValueError(
+            f"{model} holds an adapter, and a whole model is needed: load its base model and the adapter with "
+            "`PeftModel.from_pretrained`, and save what `merge_and_unload` returns."
+        )
 
 
 def run_script(main: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@
 """Rows of a dataset as sequences of text and images: captions, drawings, questions, edits, interleaved ones."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -100,7 +101,7 @@ class SequenceArguments:
         self.weights = read_numbers("mixture", self.mixture)
         self.prompt_column = self.prompt_column or self.caption_column
         unknown = [kind for kind in self.weights if kind not in KINDS]
-        if unknown or not self.weights or min(self.weights.values()) < 0 or sum(self.weights.values()) == 0:
+        if unknown or not 0 < sum(self.weights.values()) < math.inf or min(self.weights.values()) < 0:
             raise ValueError(
                 f"mixture must give some of {', '.join(KINDS)} weights of 0 and more, got {self.mixture}."
             )

@@ -1,10 +1,12 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Stage 1, the visual tokenizer: when codes begin, when the selector is frozen, and what goes into the log."""
 
+from collections.abc import Sized
 from dataclasses import dataclass, field
 
 import torch
 from torch.nn.functional import normalize
+from torch.utils.data import IterableDataset
 from transformers import TrainerCallback, TrainingArguments
 
 from ..modeling import (
@@ -120,6 +122,8 @@ class _ScheduleCallback(TrainerCallback):
         return not self.trainer.tokenizer.codebook_updater.num_updates
 
     def on_train_begin(self, args, state, control, **kwargs):
+        if self.is_new and self.schedule.quantize_from < state.max_steps:
+            self.trainer.check_codebook_size()
         if state.global_step == 0 and self.is_new and self.trainer.tokenizer.visual_tokenizer.whitening is not None:
             self.trainer.start_whitening()
 
@@ -202,6 +206,17 @@ class LavitVisualTokenizerTrainer(LavitTrainer):
                 if count >= wanted:
                     break
         return torch.cat(found)[:wanted]
+
+    def check_codebook_size(self) -> None:
+        """Raises a `ValueError` if the rows have fewer patches than the codebook has codes, which starts from them."""
+        config = self.tokenizer.config
+        if not isinstance(self.train_dataset, Sized) or isinstance(self.train_dataset, IterableDataset):
+            return  # the number of rows is not known
+        if (num_patches := len(self.train_dataset) * config.num_patches) < config.codebook_size:
+            raise ValueError(
+                f"codebook_size must be at most the {num_patches} patches of the {len(self.train_dataset)} images to "
+                f"train on, from which the codebook starts, got {config.codebook_size}."
+            )
 
     def start_whitening(self, num_features: int = 100_000) -> None:
         """Fits the whitening to the first `num_features` features."""

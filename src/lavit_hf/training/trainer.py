@@ -46,6 +46,7 @@ def freeze_parts(model: torch.nn.Module, prefixes: list[str]) -> None:
 
 # Arguments of data and models that a resumed run may change.
 MAY_CHANGE = {"attn_implementation", "broken_images", "eval_split", "num_eval_rows", "num_sample_images"}
+MAY_CHANGE |= {"guidance_scale", "num_inference_steps", "save_merged"}  # of what is saved at the end
 
 
 def last_checkpoint(args: TrainingArguments, *arguments: Any) -> str | None:
