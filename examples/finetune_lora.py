@@ -14,7 +14,7 @@ from peft import get_peft_model
 from pretrain import set_plans
 from transformers import TrainingArguments, set_seed
 
-from lavit_hf import LavitForCausalLM, LavitProcessor
+from lavit_hf import LavitForCausalLM, LavitImageDecoderPipeline, LavitProcessor
 from lavit_hf.training import (
     DataArguments,
     LavitCollator,
@@ -91,7 +91,9 @@ def main():
     )
     if model_args.save_merged:
         merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
-        merged.save_pretrained(Path(args.output_dir) / "merged")
+        has_decoder = Path(model_args.model, LavitImageDecoderPipeline.config_name).is_file()
+        decoder = LavitImageDecoderPipeline.from_pretrained(model_args.model) if has_decoder else None
+        merged.save_pretrained(Path(args.output_dir) / "merged", image_decoder=decoder)
         processor.save_pretrained(Path(args.output_dir) / "merged")
 
 

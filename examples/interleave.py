@@ -20,6 +20,7 @@ from lavit_hf import (
     TextSegment,
     demo_checkpoint,
 )
+from lavit_hf.cli.options import check_image_output
 from lavit_hf.data.shapes.loading import make_row
 from lavit_hf.inference import decode_codes
 from lavit_hf.visualization import Sample, draw_sheet
@@ -37,6 +38,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main():
     args = parse_arguments()
+    check_image_output(args.output)
     model, processor = LavitForCausalLM.from_pretrained(args.model), LavitProcessor.from_pretrained(args.model)
     pipeline = LavitImageDecoderPipeline.from_pretrained(args.model, dtype=model.dtype)
     pipeline.set_progress_bar_config(disable=True)

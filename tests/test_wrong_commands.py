@@ -40,6 +40,12 @@ WRONG_VALUES = (
         "--device cuda:99",
     ),
     *("--steps 0", "--steps -1", "--steps x", "--guidance-scale nan", "--guidance-scale inf", "--guidance-scale 0"),
+    *(
+        "--steps 1001",
+        "--tasks captions,captions",
+        "--tasks captions --guidance-scale 2",
+        "--image-column image --image-column image",
+    ),
     *("--guidance-scale -2", "--guidance-scale x", "--num-beams 0", "--num-beams 1.5", "--max-new-tokens 0"),
     *("--max-new-tokens -3", "--min-new-tokens -1", "--num-images 0", "--num-images -1", "--decoder nope"),
     *("--aspect-ratio 5:1", "--selection nope", "--batch-size 0", "--num-samples 0", "--tasks nope", "--column nope"),
@@ -137,7 +143,8 @@ def test_missing_pixel_decoder(command, here, command_line):
     Path("model").mkdir()
     Path("model/config.json").write_text("a model that cannot be loaded")
     line = (*(word for word in COMMANDS[command] if word not in MODEL), "--model", "model")
-    for decoder, needed in (("highres", "model_index.json"), ("lowres", "a folder lowres_decoder")):
+    needs = {"highres": "Drawing needs a pixel decoder", "lowres": "--decoder lowres needs a folder lowres_decoder"}
+    for decoder, needed in needs.items():
         code, _, error = command_line(command, *line, "--decoder", decoder)
         assert code == 1
-        assert f"--decoder {decoder} needs a model with {needed}, and model has none." in " ".join(error.split())
+        assert f"{needed}, and model has none: save it there" in " ".join(error.split())

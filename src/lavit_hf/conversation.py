@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """A conversation in which both sides write text and show images."""
 
+import inspect
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Literal
@@ -52,6 +53,7 @@ class Conversation:
 
     Raises:
         ValueError: If the processor has another vocabulary than the model.
+        TypeError: If the pixel decoder does not have one of the settings.
     """
 
     def __init__(
@@ -63,6 +65,9 @@ class Conversation:
         **settings,
     ):
         processor.check_vocabulary(model.config)
+        known = inspect.signature(LavitImageDecoderPipeline.__call__).parameters
+        if unknown := settings.keys() - known.keys():
+            raise TypeError(f"settings must be arguments of the pixel decoder, got {sorted(unknown)[0]!r}.")
         self.model, self.processor, self.pipeline = model, processor, pipeline
         self.seed, self.settings = seed, settings
         self.messages: list[dict] = []

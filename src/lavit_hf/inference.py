@@ -89,6 +89,7 @@ def _generate(
     model: LavitForCausalLM, processor: LavitProcessor, inputs: BatchFeature, settings: dict[str, Any]
 ) -> torch.Tensor:
     """Returns the ids that are generated after prompts, also if the model is set to return a `ModelOutput`."""
+    processor.check_vocabulary(model.config)
     # transformers needs a tokenizer for `stop_strings`, which a model may have as a setting of its own.
     settings = {"tokenizer": processor.tokenizer} | settings
     return model.generate(**inputs, **settings | {"return_full_text": False, "return_dict_in_generate": False})

@@ -344,7 +344,10 @@ def test_greedy_texts_take_one_of_equal_tokens():
             "guidance_scale=3.0 does not work with inputs_embeds",
         ),
         ({"generation_mode": "image", "guidance_scale": "3"}, "guidance_scale must be a finite number .* got '3'"),
-        ({"generation_mode": "image", "image_generation": {"guidance_scale": float("nan")}}, "guidance_scale must be"),
+        (
+            {"generation_mode": "image", "image_generation": {"guidance_scale": float("nan")}},
+            "guidance_scale of .* must be",
+        ),
         ({"max_new_tokens": 2.5}, "max_new_tokens must be an integer of at least 1, got 2.5"),
         ({"max_new_tokens": True}, "max_new_tokens must be an integer of at least 1, got True"),
         ({"min_new_tokens": -1}, "min_new_tokens must be an integer of at least 0, got -1"),
@@ -421,3 +424,44 @@ def test_processors_and_criteria_do_not_depend_on_neighbors(model, neighbor):
     assert alone.shape == (1, 6)
     assert {*alone[0].tolist()} <= {TEXT_TOKENS - 2, TEXT_TOKENS - 1}
     assert torch.equal(run([5, 6, 7], neighbor)[0], alone[0])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_lengths_that_contradict_each_other_are_refused(model, mode):
+    arguments = MODES[mode] | {"min_new_tokens": 12, "max_new_tokens": 11}
+    with pytest.raises(
+        ValueError, match="min_new_tokens must be at most max_new_tokens=11, got 12|no room for an image"
+    ):
+        model.generate(torch.tensor([[5, 6]]), **arguments)
+
+
+def test_negative_prompts_must_be_ids(model):
+    with pytest.raises(ValueError, match="negative_prompt_ids must be a tensor of ids, got 'ugly'"):
+        model.generate(torch.tensor([[5, 6]]), generation_mode="image", guidance_scale=2.0, negative_prompt_ids="ugly")
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
+@pytest.mark.parametrize("room", [4, 5, 8, NUM_PATCHES + 1, NUM_PATCHES + 2])
+def test_an_image_ends_within_the_context(room, guidance_scale):
+    """The last position is that of `[/IMG]`, and no image begins that may not fit."""
+    model = tiny_lavit()
+    longest = model.config.text_config.max_position_embeddings
+    prompt = torch.full((1, longest - room), 5)
+    settings = {"do_sample": True, "min_new_tokens": 2, "max_new_tokens": NUM_PATCHES}
+    torch.manual_seed(0)
+    ids = model.generate(prompt, generation_mode="image", guidance_scale=guidance_scale, image_generation=settings)[
+        0
+    ].tolist()
+    assert len(ids) <= longest
+    assert (ids[prompt.shape[1]], ids[-1]) == (IMAGE_START, IMAGE_END)
+    ids = model.generate(prompt, generation_mode="interleaved", max_new_tokens=40, eos_token_id=None)[0].tolist()
+    assert (IMAGE_START in ids) <= (room >= NUM_PATCHES + 2)
+
+
+def test_labels_are_one_for_each_token(model):
+    inputs = prompts(PROMPTS["image"], [5, 6])
+    for labels in (inputs["input_ids"][:, 1:], inputs["input_ids"][:1]):
+        with pytest.raises(ValueError, match=r"labels must be of shape \(2, 6\), got"):
+            model(**inputs, labels=labels)
+        with pytest.raises(ValueError, match="labels must be of shape"):
+            model(input_ids=torch.full((2, 6), 5), labels=labels)

@@ -172,6 +172,15 @@ def test_an_answer_ends_the_sequence_unless_something_is_to_follow(processor):
     assert processor.apply_chat_template(chat, continue_final_message=True) == beginning
 
 
+@pytest.mark.parametrize("kind", ["audio", "video", "image_url"])
+def test_parts_of_other_types_are_refused(processor, images, kind):
+    with pytest.raises(ValueError, match=f"parts of the types text and image, got '{kind}'"):
+        processor.apply_chat_template([user({"type": kind, kind: "x"}, "what?")])
+    with pytest.raises(ValueError, match="reads text and images, got videos"):
+        processor(text="a", videos=[images[0]])
+    assert processor(text="a", videos=None).input_ids
+
+
 def test_chat_template_refuses_other_roles(processor):
     with pytest.raises(Exception, match="system, developer, user and assistant, not tool"):
         processor.apply_chat_template([{"role": "tool", "content": "hush"}])

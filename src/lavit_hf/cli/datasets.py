@@ -68,6 +68,8 @@ def precompute_codes(
             raise ValueError(f"{output} lies in {source}, whose files are read: choose a folder outside of it.")
     rows, columns = load_rows(dataset, split, **loading), image_column or ["image"]
     check_columns(rows, columns, "--image-column")
+    if len({*columns}) < len(columns):
+        raise ValueError(f"--image-column must be different ones, got {', '.join(columns)}.")
     if device != "cpu" and "LOCAL_RANK" in os.environ:  # otherwise all processes load the model onto the first device
         device = f"{torch.device(device).type}:{os.environ['LOCAL_RANK']}"
     visual_tokenizer, image_processor = load_model(

@@ -58,6 +58,11 @@ def evaluate(
     evaluation.check_tasks(names)
     if wrong := [pair for pair in column or [] if "=" not in pair]:
         raise ValueError(f"--column must be NAME=COLUMN, got {wrong[0]}.")
+    drawn = {"--clip-model": {"drawing"}, "--fid-features": {"drawing", "reconstruction"}}
+    drawn["--guidance-scale"] = {"drawing", "edits", "own_words"}
+    for (option, needed), value in zip(drawn.items(), (clip_model, fid_features, guidance_scale), strict=True):
+        if value is not None and names is not None and needed.isdisjoint(names):
+            raise ValueError(f"{option} is for the tasks {', '.join(sorted(needed))}, got --tasks {tasks}.")
     columns = dict(pair.split("=", 1) for pair in column or [])
     evaluation.EvaluationSettings(columns=columns)  # checks their names
     sheets = [samples_dir / f"{name}.png" for name in names or evaluation.TASKS] if samples_dir else []

@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Loading of models and pixel decoders, and the consoles that commands print to."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoProcessor
+from transformers.utils import GENERATION_CONFIG_NAME, find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 from ..diffusion import LavitImageDecoderPipeline
 from ..inference import describe_unknown_words
+from ..modeling import LavitGenerationConfig
 from ..processing import LavitProcessor, read_image
 from ..publishing.files import replacing_file
 from .options import Decoder
@@ -90,9 +93,19 @@ def load_model(
     try:
         with progress.status(f"Loading {model}"):
             loaded = model_class.from_pretrained(model, dtype=dtype, **settings).to(device).eval()
+            if find_base(model) != model and Path(model, GENERATION_CONFIG_NAME).is_file():  # an adapter with its own
+                loaded.generation_config = LavitGenerationConfig.from_pretrained(model)
             return loaded, processor_class.from_pretrained(model)
     except OSError as error:  # that of a repository does not name it
         raise OSError(f"{model} cannot be loaded: {error}") from error
+
+
+def find_base(model: str) -> str:
+    """Returns the name of the model that an adapter is for, or `model` itself if it is no adapter."""
+    adapter = find_adapter_config_file(model)
+    if adapter is None:
+        return model
+    return json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
 
 
 def load_with_decoder(
@@ -102,7 +115,7 @@ def load_with_decoder(
     Loads a model, its processor and its pixel decoder, which gets the device and the data type of the model.
 
     Args:
-        decoder (`Decoder`): The pixel decoder.
+        decoder (`Decoder`): The pixel decoder. An adapter has that of its base model.
         model, device, dtype, model_class, settings: Same arguments as [`load_model`].
 
     Raises:
@@ -110,12 +123,15 @@ def load_with_decoder(
         ValueError: If the model has no such pixel decoder. That of a folder is looked for before the model is loaded.
     """
     subfolder = "lowres_decoder" if decoder is Decoder.lowres else None
-    folder = Path(model)
+    source = find_base(model)
+    folder = Path(source)
     if folder.is_dir() and not (folder / (subfolder or "") / LavitImageDecoderPipeline.config_name).is_file():
-        place = f"a folder {subfolder}" if subfolder else LavitImageDecoderPipeline.config_name
-        raise ValueError(f"--decoder {decoder} needs a model with {place}, and {model} has none.")
+        place = f"--decoder lowres needs a folder {subfolder}" if subfolder else "Drawing needs a pixel decoder"
+        raise ValueError(
+            f"{place}, and {source} has none: save it there by `LavitImageDecoderPipeline.save_pretrained`."
+        )
     loaded, processor = load_model(model, device, dtype, model_class, **settings)
     with progress.status(f"Loading the {decoder} pixel decoder"):
-        pipeline = LavitImageDecoderPipeline.from_pretrained(model, subfolder=subfolder, dtype=loaded.dtype)
+        pipeline = LavitImageDecoderPipeline.from_pretrained(source, subfolder=subfolder, dtype=loaded.dtype)
     pipeline.set_progress_bar_config(desc="pixels", leave=False)
     return loaded, processor, pipeline.to(loaded.device)

@@ -165,7 +165,7 @@ AspectRatio = Annotated[
     Literal["1:1", "4:3", "3:2", "16:9", "2:3", "3:4"] | None,  # the keys of `ASPECT_RATIOS`
     typer.Option(help="Width to height, for the highres decoder of the release alone. Default: the decoder's."),
 ]
-Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps. Default: the pixel decoder's.")]
+Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps. Default: the pixel decoder's.")]
 GuidanceScale = Annotated[
     float | None,
     typer.Option(

@@ -2,6 +2,7 @@
 """The command `serve`."""
 
 import re
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -40,8 +41,11 @@ def serve(
     except ImportError as error:
         raise ImportError(f"serve needs pip install 'lavit-hf[serve]': {error}") from error
 
+    try:  # before the model is loaded
+        bound = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ValueError(f"--host {host} and --port {port} cannot be listened to: {error.strerror}.") from error
     config = uvicorn.Config("", host=host, port=port, timeout_graceful_shutdown=5, log_level="info")
-    bound = config.bind_socket()  # a port that is taken is told before the model is loaded
     name = Path(model).resolve().name if Path(model).is_dir() else model
     config.app = build_app(*load_model(model, device, dtype), name, allow_host, allow_folder)
     uvicorn.Server(config).run([bound])

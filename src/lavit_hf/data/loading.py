@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Loading of datasets with images by one function, whatever they are stored as. Images stay undecoded."""
 
+import glob
 import hashlib
 import os
 import posixpath
@@ -121,6 +122,9 @@ def _load_dataset(name: str, split: str, config_name, data_dir, streaming: bool,
 def _source(name: str, data_dir: str | os.PathLike | None) -> dict[str, Any]:
     """Returns the arguments of `datasets.load_dataset` that name a dataset."""
     path, folder = Path(name).expanduser(), data_dir and str(Path(data_dir).expanduser())
+    for place in (os.path.abspath(path) if path.exists() else None, folder and os.path.abspath(folder)):
+        if place and glob.escape(place) != place:
+            raise ValueError(f"`datasets` reads the characters *, ? and [ in paths as patterns: rename {place}.")
     if path.is_file():
         return {"path": os.path.abspath(path.parent), "data_files": path.name}
     if path.is_dir():
@@ -180,7 +184,7 @@ def leave_undecoded(dataset):
 
 
 def has_transform(dataset) -> bool:
-    """Returns whether the user has given a `datasets.Dataset` a function that makes the values of its rows."""
+    """Returns whether a function of the user makes the values of the rows of `dataset`, a `datasets.Dataset`."""
     return dataset.format["type"] == "custom"
 
 

@@ -191,6 +191,8 @@ def precompute_codes(
 
 def _check_image_columns(rows, image_columns: Sequence[str]) -> None:
     check_columns(rows, image_columns, "image_columns")
+    if len({*image_columns}) < len(image_columns):
+        raise ValueError(f"image_columns must be different ones, got {', '.join(image_columns)}.")
     if rows.features is None:
         raise ValueError(
             "The stream does not know the types of its columns, as that of CSV files: read the dataset without "

@@ -266,7 +266,7 @@ def iter_sources(*rows) -> Iterator[Any]:
 
 
 def set_epoch(epoch: int, *rows) -> None:
-    """Sets the epoch of `rows`, as [`iter_sources`] takes them. Datasets without epochs stay as they are."""
+    """Sets `epoch` in `rows`, as [`iter_sources`] takes them. Datasets without epochs stay as they are."""
     for source in iter_sources(*rows):
         if hasattr(source, "set_epoch"):
             source.set_epoch(epoch)

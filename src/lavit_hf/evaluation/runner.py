@@ -192,9 +192,11 @@ def _evaluating(model: LavitForCausalLM, pipeline: LavitImageDecoderPipeline | N
 
 
 def check_tasks(tasks: Sequence[str] | None) -> None:
-    """Raises a `ValueError` that names the unknown ones of `tasks`."""
+    """Raises a `ValueError` that names an unknown one of `tasks`, or one that is there twice."""
     if unknown := [task for task in tasks or () if task not in TASKS]:
         raise ValueError(f"tasks must be of {', '.join(TASKS)}, got {', '.join(map(repr, unknown))}.")
+    if tasks is not None and len({*tasks}) < len(tasks):
+        raise ValueError(f"tasks must be different ones, got {', '.join(tasks)}.")
 
 
 def _why_not(name: str, subject: Subject, rows: Rows) -> str | None:

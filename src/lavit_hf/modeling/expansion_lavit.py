@@ -153,6 +153,12 @@ def check_attention_mask(attention_mask: torch.Tensor | None, shape: torch.Size,
         raise ValueError(f"attention_mask must be of shape {expected}, got {tuple(attention_mask.shape)}.")
 
 
+def check_labels(labels: torch.LongTensor | None, given: torch.Tensor | None) -> None:
+    """Raises a `ValueError` for `labels` that are not one for each token or embedding that is `given` (B, L, ...)."""
+    if labels is not None and given is not None and labels.shape != given.shape[:2]:
+        raise ValueError(f"labels must be of shape {tuple(given.shape[:2])}, got {tuple(labels.shape)}.")
+
+
 def expand_placeholders(
     config: LavitConfig,
     input_ids: torch.LongTensor,

@@ -230,6 +230,9 @@ class LavitGenerationSettings:
             given = ChainMap(arguments, call, {k: v for k, v in image.items() if k not in CODE_SETTINGS})
             decided["eos_token_id"] = config.image_end_token_id
         check_integers(given)
+        least, most = given.get("min_new_tokens"), given.get("max_new_tokens")
+        if least is not None and most is not None and least > most:
+            raise ValueError(f"min_new_tokens must be at most max_new_tokens={most}, got {least}.")
         known = ChainMap(*given.maps, own)
         # Lengths that are saved with a model are meant for text.
         decided |= self._decide_lengths(given if mode == "image" else known, prompt_length)
@@ -264,6 +267,8 @@ class LavitGenerationSettings:
                     f"max_length={longest} leaves no room behind the input, whose length is {prompt_length}."
                 )
         least = max(least or 0, (shortest or 0) - prompt_length)
+        if most is not None and self.generation_mode != "image":
+            least = min(least, most)  # one that is saved with the model gives way
         largest_image = self.num_codes[1] + 2
         if self.generation_mode == "image":
             if least > largest_image:

@@ -15,9 +15,10 @@ class LavitGrammarLogitsProcessor(LogitsProcessor):
     """
     Sets the scores of tokens that may not follow to -inf.
 
-    Inside an image, codes may follow until the image has its largest number of codes, and `[/IMG]` once it has its
-    smallest number. Outside, text may follow, and in interleaved generation `[IMG]`, if another image is allowed and
-    the largest image has room, so that no image is cut. The placeholder never follows.
+    Inside an image, codes may follow until the image has its largest number of codes or the context of the language
+    model ends, and `[/IMG]` once it has its smallest number. Outside, text may follow, and in interleaved generation
+    `[IMG]`, if another image is allowed and the largest image has room, so that no image is cut. The placeholder never
+    follows.
 
     Args:
         settings ([`LavitGenerationSettings`]): Settings of generation, with the bounds on images and new tokens.
@@ -27,6 +28,7 @@ class LavitGrammarLogitsProcessor(LogitsProcessor):
 
     def __init__(self, settings: LavitGenerationSettings, config: LavitConfig, prompt_length: int):
         self.settings, self.config, self.prompt_length = settings, config, prompt_length
+        self.longest = getattr(config.text_config, "max_position_embeddings", None) or sys.maxsize
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         settings, config = self.settings, self.config
@@ -34,7 +36,8 @@ class LavitGrammarLogitsProcessor(LogitsProcessor):
         if settings.generation_mode == "text":
             is_open = torch.zeros_like(is_open)
         num_codes, num_new_tokens = input_ids.shape[1] - 1 - start, input_ids.shape[1] - self.prompt_length
-        is_full = is_open & (num_codes >= settings.num_codes[1])
+        # An image ends within the context of the language model.
+        is_full = is_open & ((num_codes >= settings.num_codes[1]) | (input_ids.shape[1] + 1 >= self.longest))
         has_enough = (num_codes >= settings.num_codes[0]) & (num_new_tokens >= settings.min_new_tokens)
         must_open = ~is_open & (settings.first_modality == "image" and num_new_tokens == 0)
 
@@ -54,7 +57,8 @@ class LavitGrammarLogitsProcessor(LogitsProcessor):
         """Returns (B,) bool, True where `[IMG]` may follow text."""
         settings, new_ids = self.settings, input_ids[:, self.prompt_length :]
         num_images = new_ids.eq(self.config.image_end_token_id).sum(dim=-1)
-        has_room = settings.max_new_tokens - new_ids.shape[1] >= settings.num_codes[1] + 2
+        room = min(settings.max_new_tokens - new_ids.shape[1], self.longest - input_ids.shape[1])
+        has_room = room >= settings.num_codes[1] + 2
         is_too_early = settings.first_modality == "text" and new_ids.shape[1] == 0
         limit = settings.max_new_tokens if settings.max_images is None else settings.max_images
         return (num_images < limit) & (settings.generation_mode == "interleaved" and has_room and not is_too_early)

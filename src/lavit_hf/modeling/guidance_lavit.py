@@ -83,8 +83,11 @@ def start_branches(
         prompt from it at a later `[IMG]`.
 
     Raises:
-        ValueError: If there is neither one negative prompt nor one for each prompt, or if one has a placeholder.
+        ValueError: If negative prompts are no tensor, if there is neither one nor one for each prompt, or if one has
+            a placeholder.
     """
+    if not isinstance(negative_ids, torch.Tensor | None):
+        raise ValueError(f"negative_prompt_ids must be a tensor of ids, got {negative_ids!r}.")
     negative_ids = torch.atleast_2d(input_ids[:, :0] if negative_ids is None else negative_ids).to(input_ids.device)
     negative_mask = torch.ones_like(negative_ids) if negative_mask is None else torch.atleast_2d(negative_mask)
     if len(negative_ids) not in (1, len(input_ids)) or negative_mask.shape != negative_ids.shape:

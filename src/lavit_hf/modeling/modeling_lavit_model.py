@@ -21,6 +21,7 @@ from .distributed_lavit import process_index_and_count
 from .expansion_lavit import (
     LavitSequences,
     check_attention_mask,
+    check_labels,
     check_no_image_arguments,
     check_no_placeholder,
     choose_features,
@@ -308,6 +309,7 @@ class LavitModel(LavitLanguagePreTrainedModel):
         check_keyword_arguments(self, kwargs, self.language_model)
         sequences, check, encoded = None, None, (mm_encoder_outputs or {}).get("image")
         num_past = 0 if cache is None else cache.get_seq_length()
+        check_labels(labels, input_ids if inputs_embeds is None else inputs_embeds)
         if pack:
             check_packing_arguments(cache, position_ids, attention_mask, kwargs)
             check_attention_mask(attention_mask, (input_ids if inputs_embeds is None else inputs_embeds).shape)

@@ -12,3 +12,9 @@ except ModuleNotFoundError as error:
 
     class LavitPublishingMixin:  # type: ignore[no-redef]
         """Stands for the mixin of the same name where lavit_hf is not installed."""
+
+        def save_pretrained(self, *args, processor=None, image_decoder=None, **kwargs):
+            """Same arguments as `PreTrainedModel.save_pretrained`. Raises an `ImportError` for other parts."""
+            if processor is not None or image_decoder is not None:
+                raise ImportError("processor and image_decoder are saved with a model by lavit_hf: install it.")
+            super().save_pretrained(*args, **kwargs)

@@ -31,7 +31,7 @@ class LavitProcessorKwargs(ProcessingKwargs, total=False):
 def check_arguments(processor: Any, kwargs: dict[str, Any]) -> None:
     """
     Raises a `TypeError` for an argument that no processor of transformers, and no part of this one, has, and a
-    `ValueError` for a number of codes if the processor has no visual tokenizer.
+    `ValueError` for videos, for audio, and for a number of codes if the processor has no visual tokenizer.
     """
     # Clients of many kinds of models pass the arguments of videos and of audio to all of them.
     own = LavitProcessorKwargs.__annotations__
@@ -40,6 +40,9 @@ def check_arguments(processor: Any, kwargs: dict[str, Any]) -> None:
         known |= {*getattr(kind, "__annotations__", ())}
     if unknown := [name for name in kwargs if name not in known]:
         raise TypeError(f"{type(processor).__name__} got an unexpected argument {unknown[0]!r}.")
+    for name in ("videos", "audio"):
+        if kwargs.get(name) is not None:
+            raise ValueError(f"{type(processor).__name__} reads text and images, got {name}.")
     if processor.visual_tokenizer is None:
         for name in DECISION:
             if kwargs.get(name) is not None:

@@ -29,6 +29,9 @@ def mark_messages(messages: Any, pattern: re.Pattern) -> Any:
     if isinstance(messages, list | tuple):
         return [mark_messages(part, pattern) for part in messages]
     if isinstance(messages, dict):
+        kind = messages.get("type", "text")
+        if "role" not in messages and kind not in ("text", "image"):
+            raise ValueError(f"A message has parts of the types text and image, got {kind!r}.")
         texts = {name: mark_messages(messages[name], pattern) for name in ("content", "text") if name in messages}
         return {**messages, **texts}
     return mark_control_tokens(messages, pattern)

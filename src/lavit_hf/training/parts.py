@@ -2,8 +2,10 @@
 """The parts of sequences, pieces of text and images, and the values of rows that they are made from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from ..data.code_files import codes_column
 
 
 @dataclass(frozen=True)
@@ -77,3 +79,25 @@ def has_content(value: Any) -> bool:
     if isinstance(value, list) and value and isinstance(value[0], str | None):
         return any(map(has_content, value))
     return value not in (None, [])
+
+
+def is_supervised(entry: dict, default: bool) -> bool:
+    """
+    Returns whether a text or an image of a row is a label, by its `entry` or by `default`. `datasets` fills keys that
+    an entry lacks with None.
+    """
+    value = entry.get("supervised")
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise ValueError(f"supervised must be True or False, got {value!r}.")
+    return value
+
+
+def image_part(row: dict, column: str, image_input: str = "codes", **kwargs) -> ImagePart:
+    """
+    Returns the image in a `column` of a `row`, which enters as `image_input` says, without its pixels if its codes
+    alone enter the model. `kwargs` are other arguments of [`ImagePart`].
+    """
+    part = ImagePart(row.get(column), row.get(codes_column(column)) or None, image_input, **kwargs)
+    return part if needs_pixels(part) else replace(part, image=None)

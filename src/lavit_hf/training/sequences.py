@@ -15,7 +15,7 @@ from ..modeling.arguments_lavit import check_integer, check_number
 from ..modeling.expansion_lavit import IMAGE_INPUTS
 from ..processing import read_image
 from ..processing.chat_lavit import QUESTION_END, QUESTION_START, TURN_END, one_line
-from .parts import ImagePart, Part, TextPart, has_any, needs_pixels
+from .parts import ImagePart, Part, TextPart, has_any, image_part, is_supervised, needs_pixels
 
 
 # The kinds of sequences, and the arguments that name the columns they need.
@@ -291,7 +291,7 @@ class SequenceReader:
     def _draw(self, row: dict, rng: Random) -> list[Part]:
         column = self.arguments.prompt_column
         request = self._request("draw", one_of(row[column], column, rng), row, rng)
-        return [*request, _image(row, self.image_column)]
+        return [*request, image_part(row, self.image_column)]
 
     def _request(self, kind: str, text: str, row: dict, rng: Random) -> list[Part]:
         """Returns a request to draw, with the plan of the row if it has one."""
@@ -314,7 +314,7 @@ class SequenceReader:
             is_part = isinstance(part, dict) and isinstance(part.get("text"), str)
             if not is_part or set(part) - {"text", "supervised"}:
                 raise ValueError(f'The parts of a text must be {{"text": ..., "supervised": ...}}, got {part!r}.')
-        parts: list[Part] = [TextPart(part["text"], _supervised(part, True)) for part in text]
+        parts: list[Part] = [TextPart(part["text"], is_supervised(part, True)) for part in text]
         if not any(part.supervised and part.text for part in parts):  # type: ignore[union-attr] # texts alone
             raise ValueError(f"A text must have a part that is a label, got {text!r}.")
         return parts
@@ -334,15 +334,15 @@ class SequenceReader:
     def _given_image(self, row: dict) -> ImagePart:
         """Returns an image that is to be described or asked about."""
         arguments = self.arguments
-        return _image(row, self.image_column, arguments.image_inputs, supervised=arguments.supervise_images)
+        return image_part(row, self.image_column, arguments.image_inputs, supervised=arguments.supervise_images)
 
     def _edit(self, row: dict, rng: Random) -> list[Part]:
         arguments = self.arguments
-        before = _image(row, self.image_column, supervised=arguments.supervise_images, in_drawing_prompt=True)
+        before = image_part(row, self.image_column, supervised=arguments.supervise_images, in_drawing_prompt=True)
         request = self._request(
             "edit", one_of(row[arguments.instruction_column], arguments.instruction_column, rng), row, rng
         )
-        return [before, *request, _image(row, arguments.edited_image_column)]
+        return [before, *request, image_part(row, arguments.edited_image_column)]
 
     def _interleaved(self, row: dict, rng: Random) -> list[Part]:
         segments = list(self._list_segments(row, rng))
@@ -353,18 +353,20 @@ class SequenceReader:
         parts: list[Part] = []
         for segment in segments:
             if segment["type"] == "text":
+                if not isinstance(segment.get("text"), str):
+                    raise ValueError(f"A segment of type 'text' needs a text, got {segment!r}.")
                 is_prompt = not reads and all(isinstance(part, TextPart) for part in parts) and "image" in types
                 supervised = self.arguments.supervise_prompts or not is_prompt
-                parts.append(TextPart(segment["text"], _supervised(segment, supervised)))
+                parts.append(TextPart(segment["text"], is_supervised(segment, supervised)))
                 continue
             image_input = self.arguments.image_inputs if reads and "image" in segment else "codes"
             supervised = self.arguments.supervise_images or not reads
             parts.append(
-                _image(
+                image_part(
                     {"image": segment.get("image"), codes_column("image"): segment.get("codes")},
                     "image",
                     segment.get("image_input", image_input),
-                    supervised=_supervised(segment, supervised),
+                    supervised=is_supervised(segment, supervised),
                 )
             )
         return parts
@@ -372,7 +374,10 @@ class SequenceReader:
     def _list_segments(self, row: dict, rng: Random) -> Iterator[dict]:
         if not self.arguments.sequence_columns:
             # `datasets` fills the keys that some segments lack with None.
-            for segment in row[self.arguments.segments_column]:
+            segments = row[self.arguments.segments_column]
+            if not isinstance(segments, list) or not all(isinstance(segment, dict) for segment in segments):
+                raise ValueError(f"Segments must be a list of mappings, got {segments!r}.")
+            for segment in segments:
                 yield {key: value for key, value in segment.items() if value is not None}
         follows_text = False
         for column in self.arguments.sequence_columns:
@@ -383,18 +388,3 @@ class SequenceReader:
             else:
                 yield {"type": "text", "text": TURN_END * follows_text + one_of(row[column], column, rng)}
                 follows_text = True
-
-
-def _supervised(entry: dict, default: bool) -> bool:
-    """Returns whether a text or an image of a row is a label. `datasets` fills keys that an entry lacks with None."""
-    value = entry.get("supervised")
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise ValueError(f"supervised must be True or False, got {value!r}.")
-    return value
-
-
-def _image(row: dict, column: str, image_input: str = "codes", **kwargs) -> ImagePart:
-    part = ImagePart(row.get(column), row.get(codes_column(column)) or None, image_input, **kwargs)
-    return part if needs_pixels(part) else replace(part, image=None)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch.nn.functional import normalize
-from torch.utils.data import IterableDataset
 from transformers import TrainerCallback, TrainingArguments
 
 from ..modeling import (
@@ -210,7 +209,7 @@ class LavitVisualTokenizerTrainer(LavitTrainer):
     def check_codebook_size(self) -> None:
         """Raises a `ValueError` if the rows have fewer patches than the codebook has codes, which starts from them."""
         config = self.tokenizer.config
-        if not isinstance(self.train_dataset, Sized) or isinstance(self.train_dataset, IterableDataset):
+        if not isinstance(self.train_dataset, Sized):
             return  # the number of rows is not known
         if (num_patches := len(self.train_dataset) * config.num_patches) < config.codebook_size:
             raise ValueError(
