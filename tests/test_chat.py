@@ -11,6 +11,7 @@ from transformers import LlamaConfig
 from lavit_hf import Conversation, LavitProcessor
 from lavit_hf.cli.chat import split_images
 from lavit_hf.data.shapes import read_scene, render_scene, sample_scene
+from lavit_hf.inference import draw_codes, write_texts
 
 from . import tiny
 
@@ -243,3 +244,16 @@ def test_lines(image):
     assert split_images(f"what is in {plain}?") == ("what is in", [plain])
     with pytest.raises(ValueError, match=r"there is no image .*gone\.jpg"):
         split_images("gone.jpg what is that?")
+
+
+def test_settings_that_the_pixel_decoder_does_not_have_are_refused(demo):
+    with pytest.raises(TypeError, match="arguments of the pixel decoder, got 'num_steps'"):
+        Conversation(*demo, num_steps=3)
+    assert Conversation(*demo, num_inference_steps=3).settings == {"num_inference_steps": 3}
+
+
+def test_a_processor_of_another_model_is_refused(demo, converted):
+    other = LavitProcessor.from_pretrained(converted)
+    for function in (draw_codes, write_texts):
+        with pytest.raises(ValueError, match="The processor has .* the model at id"):
+            function(demo[0], other, ["a star"])

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoProcessor, GenerationConfig
 
 from lavit_hf import demo_checkpoint
@@ -205,3 +206,21 @@ def test_a_text_is_no_list_of_its_letters(demo):
     ):
         with pytest.raises(ValueError, match="texts must be a list of texts, got 'ab'"):
             call()
+
+
+def test_an_adapter_draws_on_the_command_line(demo, command_line, tmp_path):
+    """By the pixel decoder of its base model, with the settings of generation beside the adapter."""
+    model = AutoModelForCausalLM.from_pretrained(demo_checkpoint())
+    adapter = get_peft_model(model, LoraConfig(target_modules=["q_proj"], r=2))
+    adapter.peft_config["default"].base_model_name_or_path = str(demo_checkpoint())
+    adapter.save_pretrained(tmp_path / "adapter")
+    demo[1].save_pretrained(tmp_path / "adapter")
+    command = ("--model", tmp_path / "adapter", "--steps", 1, "--output", tmp_path / "star.png")
+    code, _, error = command_line("draw", "a red star", *command)
+    assert code == 0, error
+    assert (tmp_path / "star.png").is_file()
+    render_scene(sample_scene(6, "test")).save(tmp_path / "image.png")
+    asked = ("caption", tmp_path / "image.png", "--model", tmp_path / "adapter")
+    whole = command_line(*asked)[1]
+    LavitGenerationConfig(caption_generation={"max_new_tokens": 1}).save_pretrained(tmp_path / "adapter")
+    assert len(command_line(*asked)[1]) < len(whole)

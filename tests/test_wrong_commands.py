@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Mistakes on the command line: each is told in a few words, before a model is loaded, and nothing is written."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,13 @@ def test_missing_pixel_decoder(command, here, command_line):
         code, _, error = command_line(command, *line, "--decoder", decoder)
         assert code == 1
         assert f"{needed}, and model has none: save it there" in " ".join(error.split())
+
+
+def test_a_port_that_is_taken_is_named_before_the_model_is_loaded(command_line):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, _, error = command_line("serve", *MODEL[1:], "--host", "127.0.0.1", "--port", port)
+    assert code == 1
+    assert f"--host 127.0.0.1 and --port {port} cannot be listened to: Address already in use" in " ".join(
+        error.split()
+    )

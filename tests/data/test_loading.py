@@ -260,3 +260,18 @@ def test_rows_refuse_mistakes(photos, load):
     nothing = RowDataset(load(photos).select([BROKEN]), ImageReader(), broken_images="skip")
     with pytest.raises(ValueError, match="None of the 1 rows"):
         nothing[0]
+
+
+@pytest.mark.parametrize("name", ["data [v2]", "what?", "all*"])
+def test_paths_with_patterns_are_refused(tmp_path, name):
+    """`datasets` would find no files, or others."""
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "rows.csv").write_text("caption\na star\n")
+    for given in ((folder,), (folder / "rows.csv",), ("csv", {"data_dir": folder})):
+        arguments = given[1] if isinstance(given[-1], dict) else {}
+        with pytest.raises(ValueError, match="reads the characters .* in paths as patterns: rename"):
+            load_rows(given[0], **arguments)
+    (tmp_path / "rows[1].csv").write_text("caption\na star\n")
+    with pytest.raises(ValueError, match="rename"):
+        load_rows(tmp_path / "rows[1].csv")

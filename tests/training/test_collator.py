@@ -221,6 +221,10 @@ def test_interleaved_segments(processor):
     assert read(row, "interleaved")[0].image_input == "codes"  # there is no image
     with pytest.raises(ValueError, match="'text' or 'image', got 'video'"):
         inputs({"type": "video"})
+    with pytest.raises(ValueError, match="A segment of type 'text' needs a text, got {'type': 'text'"):
+        inputs({"type": "text"})
+    with pytest.raises(ValueError, match="Segments must be a list of mappings, got '"):
+        read({"segments": '[{"type": "text", "text": "red"}]'}, "interleaved")
 
 
 def test_texts_cannot_name_what_is_no_text(processor):
