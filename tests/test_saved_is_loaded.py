@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from accelerate import load_checkpoint_in_model
 from safetensors import safe_open
 from transformers import (
     AutoModel,
@@ -154,3 +155,13 @@ def test_pipeline(options, tmp_path):
     settings = {"num_inference_steps": 2, "output_type": "pt"}
     drawn = [p([[1, 2, 3]], generator=torch.Generator().manual_seed(0), **settings).images for p in (pipe, loaded)]
     assert torch.equal(*drawn)
+
+
+def test_accelerate_loads_folders_with_the_names_of_modules(demo, tmp_path):
+    """The guide says so. The vision tower has other names in the files of transformers."""
+    model = demo[0]
+    model.save_pretrained(tmp_path, save_original_format=False)
+    loaded = LavitForCausalLM(copy.deepcopy(model.config))
+    load_checkpoint_in_model(loaded, tmp_path)
+    found = loaded.state_dict()
+    assert all(torch.equal(found[name], value.to(found[name].dtype)) for name, value in model.state_dict().items())

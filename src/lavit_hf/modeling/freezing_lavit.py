@@ -25,20 +25,20 @@ def is_trained(module: nn.Module) -> bool:
 
 def list_adapters(module: nn.Module) -> list[str]:
     """Returns the names of the layers of `module` that a layer of peft has taken the place of."""
-    # The name of the library is compared, since peft need not be installed.
-    return [
-        name
-        for name, part in module.named_modules()
-        if type(part).__module__.startswith("peft.") and hasattr(part, "get_base_layer")
-    ]
+    return _list_modules_of_peft(module, "get_base_layer")
 
 
 def list_copies(module: nn.Module) -> list[str]:
     """Returns the names of the parts of `module` of which peft trains a copy, those of `modules_to_save`."""
+    return _list_modules_of_peft(module, "original_module")
+
+
+def _list_modules_of_peft(module: nn.Module, attribute: str) -> list[str]:
+    # The name of the library is compared, since peft need not be installed.
     return [
         name
         for name, part in module.named_modules()
-        if type(part).__module__.startswith("peft.") and hasattr(part, "original_module")
+        if type(part).__module__.startswith("peft.") and hasattr(part, attribute)
     ]
 
 
