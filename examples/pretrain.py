@@ -119,10 +119,6 @@ class ModelArguments:
         self.part_learning_rates = read_numbers("learning_rates", self.learning_rates)
         self.drawing_settings = read_fields("image_generation", self.image_generation)
         check_image_settings(self.drawing_settings)
-        parts = ("visual_tokenizer", "language_model", "language_model_config", "text_tokenizer")
-        given = [name for name in parts if getattr(self, name) is not None]
-        if self.model is not None and given:
-            raise ValueError(f"model is a whole LaVIT, and goes without {given[0]}={getattr(self, given[0])!r}.")
         text = [self.language_model, self.language_model_config]
         if self.model is None and (self.visual_tokenizer is None or text.count(None) != 1):
             raise ValueError(
@@ -296,7 +292,9 @@ def main():
 
     # 2. The model, from its parts or from the checkpoint of a run that was stopped
     checkpoint = last_checkpoint(args, model_args, sequences, data)
-    bases = {name: getattr(model_args, name) for name in ("model", "visual_tokenizer", "language_model")}
+    # A recipe may name the parts of a new model beside the whole one that a flag gives.
+    parts = ("visual_tokenizer", "language_model") if model_args.model is None else ("model",)
+    bases = {name: getattr(model_args, name) for name in parts}
     model_args.model = checkpoint or model_args.model
     model, processor = load_model(model_args, list_texts(train_rows))
     set_plans(model, sequences, plan_settings)

@@ -81,12 +81,15 @@ class ModelArguments:
         check_number("guidance_scale", self.guidance_scale, 0)
         self.unet_fields = read_fields("unet", self.unet)
         self.scheduler_fields = read_fields("scheduler", self.scheduler)
-        parts = ("stable_diffusion", "vae", "unet_fields", "scheduler_fields")
-        if self.image_decoder is not None and (given := [name for name in parts if getattr(self, name)]):
-            name = given[0].removesuffix("_fields")
-            raise ValueError(f"image_decoder is a whole one, and goes without {name}={getattr(self, name)!r}.")
         if self.image_decoder is None and self.vae is None and self.stable_diffusion is None:
             raise ValueError("A new pixel decoder needs a VAE: give --vae or --stable_diffusion, got neither.")
+
+    @property
+    def bases(self) -> dict[str, str | None]:
+        """What the pixel decoder starts from. A recipe may name parts beside a whole one that a flag gives."""
+        if self.image_decoder is not None:
+            return {"pixel decoder": self.image_decoder}
+        return {"U-Net": self.stable_diffusion, "VAE": self.vae or self.stable_diffusion}
 
 
 def load_components(arguments: ModelArguments) -> tuple[LavitImageDecoderPipeline, LavitVisualTokenizer]:
@@ -166,12 +169,7 @@ def train(
             description="Draws images from their codes: stage 3 of LaVIT (arXiv 2309.04669).",
             usage=USAGE,
             library_name="diffusers",
-            base_models={
-                "visual tokenizer": model_args.visual_tokenizer,
-                "pixel decoder": model_args.image_decoder,
-                "U-Net": model_args.stable_diffusion,
-                "VAE": model_args.vae or model_args.stable_diffusion,
-            },
+            base_models={"visual tokenizer": model_args.visual_tokenizer} | model_args.bases,
             dataset=data,
             trainer=trainer,
         )

@@ -277,7 +277,7 @@ with replacing(".") as new:
     if child == 0:
         time.sleep(60)
         os._exit(0)
-signal.alarm(5)
+signal.alarm(60)
 try:
     with replacing("."):
         pass

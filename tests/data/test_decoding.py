@@ -36,13 +36,17 @@ def test_images_of_another_mode_are_refused(mode):
 
 
 def test_numbers_of_classes_are_refused():
-    """They would be texts such as "3"."""
-    named = (
-        make_dataset(4).add_column("label", [0, 1, 0, 1]).cast_column("label", datasets.ClassLabel(names=["a", "b"]))
-    )
-    with pytest.raises(ValueError, match="'label' has numbers of the classes a, b, .*cast it to texts"):
-        MixtureRows(named, SequenceArguments(["caption=1"], caption_column="label"))
+    """They would be texts such as "1"."""
+    classes = datasets.ClassLabel(names=["a", "b"])
+    named = make_dataset(4).add_column("label", [0, 1, 0, 1]).cast_column("label", classes)
+    named = named.add_column("labels", [[0], [1], [0], [1]]).cast_column("labels", datasets.List(classes))
+    for column in ("label", "labels"):
+        with pytest.raises(ValueError, match=f"'{column}' has numbers of the classes a, b, .*cast it to texts"):
+            MixtureRows(named, SequenceArguments(["caption=1"], caption_column=column))
     assert len(MixtureRows(named, SequenceArguments(["caption=1"]))) == 4
+    turned = named.with_transform(lambda rows: rows | {"label": [classes.int2str(label) for label in rows["label"]]})
+    items = list(MixtureRows(turned, SequenceArguments(["text=1"], text_column="label")))
+    assert [item[0].text for item in items] == ["a", "b", "a", "b"]
 
 
 @pytest.mark.parametrize("values", [[3, 4, 5, 6], [0.5, 1.0, 1.5, 2.0], ["3", "4", "5", "6"]])

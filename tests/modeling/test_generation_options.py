@@ -461,7 +461,22 @@ def test_an_image_ends_within_the_context(room, guidance_scale):
 def test_labels_are_one_for_each_token(model):
     inputs = prompts(PROMPTS["image"], [5, 6])
     for labels in (inputs["input_ids"][:, 1:], inputs["input_ids"][:1]):
-        with pytest.raises(ValueError, match=r"labels must be of shape \(2, 6\), got"):
+        with pytest.raises(ValueError, match=r"labels must have the shape of the ids, \(2, 6\), got"):
             model(**inputs, labels=labels)
-        with pytest.raises(ValueError, match="labels must be of shape"):
-            model(input_ids=torch.full((2, 6), 5), labels=labels)
+        with pytest.raises(ValueError, match="labels must have the shape"):
+            model(input_ids=torch.full((2, 6), 5), labels=labels, skip_logits=True)
+    ids = torch.full((2, 6), 5)
+    assert model(input_ids=ids, labels=ids[:, -4:], logits_to_keep=4).loss > 0
+
+
+@pytest.mark.parametrize("mode", ["image", "interleaved"])
+def test_padding_takes_no_room_in_the_context(mode):
+    text = TEXT | {"vocab_size": PLACEHOLDER + 1, "max_position_embeddings": 40}
+    model = tiny_lavit(text=LlamaConfig(**text))
+    given = {"generation_mode": mode, "max_new_tokens": NUM_PATCHES + 2, "image_generation": {"min_new_tokens": 12}}
+    if mode == "interleaved":
+        given |= {"first_modality": "image", "max_images": 1}
+    short, long = [5, 6, 7], [5] * 25
+    alone = model.generate(**prompts(short), return_full_text=False, **given)[0].tolist()
+    found = model.generate(**prompts(short, long), return_full_text=False, **given)[0].tolist()
+    assert found[: len(alone)] == alone

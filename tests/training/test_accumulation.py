@@ -158,3 +158,6 @@ def test_labels_have_equal_weights_on_either_side_of_padding(model, kind):
         for side in ("right", "left")
     }
     assert losses["left"] == pytest.approx(losses["right"], rel=1e-5)
+    for batch in map(collate, batches, ["left"] * 2):  # one batch has the mean, whatever is counted
+        whole = model(**batch, num_items_in_batch=batch["labels"][:, 1:].ne(-100).sum()).loss
+        torch.testing.assert_close(whole, model(**batch).loss)

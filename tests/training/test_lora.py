@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import GPT2Config, LlamaConfig, MixtralConfig
 
 from lavit_hf import LavitForCausalLM
-from lavit_hf.modeling.freezing_lavit import VISUAL_PARTS, is_trained
+from lavit_hf.modeling.freezing_lavit import VISUAL_PARTS, is_trained, keep_adapters_out
 from lavit_hf.training import (
     LavitCollator,
     LoraArguments,
@@ -195,6 +195,17 @@ def test_initial_values_do_not_change_codes(initial, way, batch):
     WAYS[way](base, config)
     after = base.model.visual_tokenizer.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_the_initial_values_of_one_adapter_are_none_of_another(tmp_path):
+    """The visual parts have the second adapter alone."""
+    text = r".*language_model.*\.q_proj"
+    config = LoraConfig(target_modules=text, r=2, init_lora_weights="pissa")
+    model = get_peft_model(make_base(False), config)
+    plain = LoraConfig(target_modules=["q_proj"], r=2, init_lora_weights="Gaussian")
+    get_peft_model(make_base(False), plain).save_pretrained(tmp_path)
+    model.load_adapter(tmp_path, "second")
+    keep_adapters_out(model.base_model.model, model.peft_config)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, LlamaConfig, PreTrainedModel
 
 from lavit_hf import LavitForCausalLM, LavitGenerationConfig, LavitProcessor
+from lavit_hf.modeling.arguments_lavit import check_fields
 from lavit_hf.training import LavitVisualTokenizerTrainer, TokenizerSchedule
 
 from ..tiny import NUM_PATCHES
@@ -42,7 +43,6 @@ WRONG = [
         "guidance_scale of image_generation .* 0.2",
     ),
     ("pretrain", "--model x --plan_generation {", "plan_generation must be JSON"),
-    ("pretrain", "--model x --visual_tokenizer y", "model is a whole LaVIT, and goes without visual_tokenizer='y'"),
     ("pretrain", "--model ADAPTER", "holds an adapter, and a whole model is needed"),
     ("pretrain", "--model x --mixture draw=nan", r"weights of 0 and more, got \['draw=nan'\]"),
     ("pretrain", "--model x --mixture draw=inf", r"weights of 0 and more, got \['draw=inf'\]"),
@@ -50,12 +50,6 @@ WRONG = [
     ("train_image_decoder", f"{DECODER} --num_inference_steps 0", "num_inference_steps must be an integer .* got 0"),
     ("train_image_decoder", f"{DECODER} --guidance_scale -3", "guidance_scale must be a finite number .* got -3.0"),
     ("train_image_decoder", f"{DECODER} --unet {{", "unet must be JSON"),
-    (
-        "train_image_decoder",
-        '--visual_tokenizer x --image_decoder y --unet {"layers_per_block":1}',
-        "image_decoder is a whole one, and goes without unet=",
-    ),
-    ("train_image_decoder", "--visual_tokenizer x --image_decoder y --vae z", "goes without vae='z'"),
     ("train_vision_tower", '--config {"hidden_sise":32}', "fields of a ViTMAEConfig, got 'hidden_sise'"),
     ("train_vision_tower", "--annotation_column layout", "no annotation_column 'layout'; the dataset has image"),
 ]
@@ -106,9 +100,11 @@ def test_lora_saves_plans_and_merges_afterwards(folders, tmp_path, monkeypatch):
 
 
 def test_the_card_names_the_model_that_was_trained_on(folders, tmp_path, monkeypatch):
-    run("pretrain", "--model MODEL --mixture caption=1 --save_steps 1", folders, tmp_path, monkeypatch)
+    flags = "--model MODEL --mixture caption=1 --save_steps 1"
+    run("pretrain", f"{flags} --visual_tokenizer nowhere", folders, tmp_path, monkeypatch)  # as of a recipe
+    assert "nowhere" not in (tmp_path / "README.md").read_text()
     assert "| model | model |" in (tmp_path / "README.md").read_text()
-    run("pretrain", "--model MODEL --mixture caption=1 --save_steps 1", folders, tmp_path, monkeypatch)  # resumed
+    run("pretrain", f"{flags} --visual_tokenizer nowhere", folders, tmp_path, monkeypatch)  # resumed
     assert "| model | model |" in (tmp_path / "README.md").read_text()
 
 
@@ -122,6 +118,19 @@ def test_misspelled_fields_of_parts_are_refused(folders):
     )
     assert (config.visual_tokenizer_config.num_codes, config.text_config.rms_norm_eps) == (4, 1e-3)
     assert isinstance(config.text_config, LlamaConfig)
+    # Those of a loaded configuration, and of older versions, are none of these.
+    fields = config.text_config.to_dict() | {"partial_rotary_factor": 0.5}
+    again = LavitForCausalLM.config_class.from_pretrained(folders["MODEL"], text_config=fields)
+    assert again.text_config.rms_norm_eps == 1e-3
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "qwen3_moe", "gemma3_text", "mamba", "gpt_neox"])
+def test_saved_configurations_of_language_models_are_read(model_type, tmp_path):
+    CONFIG_MAPPING[model_type](vocab_size=60_000).save_pretrained(tmp_path)
+    runpy_globals = runpy.run_path(str(ROOT / "examples" / "pretrain.py"))
+    config = runpy_globals["read_config"](str(tmp_path / "config.json"), make_processor().tokenizer)
+    assert config.model_type == model_type
+    check_fields("x", {"partial_rotary_factor": 0.5, "sliding_window_pattern": 3}, CONFIG_MAPPING[model_type])
 
 
 def test_a_codebook_larger_than_the_data_is_refused_at_the_start(tmp_path, monkeypatch):

@@ -105,7 +105,7 @@ def find_base(model: str) -> str:
     adapter = find_adapter_config_file(model)
     if adapter is None:
         return model
-    return json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    return json.loads(Path(adapter).read_text(encoding="utf-8")).get("base_model_name_or_path") or model
 
 
 def load_with_decoder(

@@ -42,7 +42,11 @@ def serve(
         raise ImportError(f"serve needs pip install 'lavit-hf[serve]': {error}") from error
 
     try:  # before the model is loaded
-        bound = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        if ":" in host:
+            both = socket.has_dualstack_ipv6()
+            bound = socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=both)
+        else:
+            bound = socket.create_server((host, port))
     except OSError as error:
         raise ValueError(f"--host {host} and --port {port} cannot be listened to: {error.strerror}.") from error
     config = uvicorn.Config("", host=host, port=port, timeout_graceful_shutdown=5, log_level="info")

@@ -219,21 +219,32 @@ def check_columns(dataset, columns: Sequence[str], option: str) -> None:
 def check_features(dataset, columns: Iterable[str]) -> None:
     """
     Raises a `ValueError` if one of `columns` has images that are to be decoded in a mode other than RGB, as which all
-    images are read, or numbers of classes in the place of their names. Columns that `dataset` does not have pass.
+    images are read, or numbers of classes in the place of their names, at any depth. Columns that `dataset` does not
+    have pass, and so does a dataset with a transform.
     """
     features = getattr(dataset, "features", None) or {}
+    if features and not isinstance(dataset, datasets.IterableDataset) and has_transform(dataset):
+        return  # its values are of other types
     for column in columns:
-        feature = features.get(column)
-        if isinstance(feature, datasets.Image) and feature.mode not in (None, "RGB"):
-            raise ValueError(
-                f"Images are read as RGB, but column {column!r} has the feature datasets.Image(mode={feature.mode!r})"
-                ": convert its images with `map`, and cast the column to datasets.Image()."
-            )
-        if isinstance(feature, datasets.ClassLabel):
-            raise ValueError(
-                f"Column {column!r} has numbers of the classes {', '.join(feature.names[:3])}, ...: cast it to texts, "
-                "for example with `map` and `features[column].int2str`."
-            )
+        _check_feature(column, features.get(column))
+
+
+def _check_feature(column: str, feature) -> None:
+    if isinstance(feature, Mapping):
+        for part in feature.values():
+            _check_feature(column, part)
+    elif isinstance(feature, datasets.List | datasets.LargeList):
+        _check_feature(column, feature.feature)
+    elif isinstance(feature, datasets.Image) and feature.mode not in (None, "RGB"):
+        raise ValueError(
+            f"Images are read as RGB, but column {column!r} has the feature datasets.Image(mode={feature.mode!r}): "
+            "convert its images with `map`, and cast the column to datasets.Image()."
+        )
+    elif isinstance(feature, datasets.ClassLabel):
+        raise ValueError(
+            f"Column {column!r} has numbers of the classes {', '.join(feature.names[:3])}, ...: cast it to texts, for "
+            "example with `map` and `int2str` of the feature."
+        )
 
 
 def column_names(dataset) -> list[str]:

@@ -27,6 +27,8 @@ def read_texts(value: Any, column: str) -> list[str]:
 def _iter_texts(value: Any, column: str):
     if isinstance(value, dict) and set(value) >= {"answer"}:
         value = value["answer"]
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, list | tuple):
         for part in value:
             yield from _iter_texts(part, column)
@@ -50,7 +52,7 @@ def one_of(value: Any, column: str, rng: Random) -> str:
     Args and errors: Same as in [`read_texts`].
     """
     texts = read_texts(value, column)
-    return rng.choice(texts) if isinstance(value, list | tuple) else texts[0]
+    return rng.choice(texts) if isinstance(value, list | tuple | np.ndarray) else texts[0]
 
 
 def read_questions(row: dict, questions_column: str, answers_column: str) -> list[tuple[str, list[str]]]:
@@ -64,7 +66,10 @@ def read_questions(row: dict, questions_column: str, answers_column: str) -> lis
     Raises:
         ValueError: If a question is no text, if it has no answer, or if there are more answers than questions or less.
     """
-    questions, answers = row[questions_column], row[answers_column]
+    questions, answers = (
+        value.tolist() if isinstance(value, np.ndarray) else value
+        for value in (row[questions_column], row[answers_column])
+    )
     if isinstance(questions, str):
         questions, answers = [questions], [answers]
     if not isinstance(questions, list | tuple) or not all(

@@ -14,10 +14,6 @@ from transformers import PreTrainedConfig
 from transformers.utils import TransformersKwargs
 
 
-# Fields that transformers takes for many configurations beside those that they have.
-OLD_FIELDS = {"attn_implementation", "model_type", "num_labels", "rope_scaling", "rope_theta", "torch_dtype"}
-
-
 def check_integer(name: str, value: Any, least: int, most: int | None = None) -> int:
     """Returns an integer from `least` to `most`, or raises a `ValueError`."""
     return int(_check_range(name, value, least, most, Integral, "an integer"))
@@ -65,20 +61,27 @@ def check_config_arguments(config_class: type[PreTrainedConfig], kwargs: dict) -
         raise TypeError(f"attn_implementation must be for {', '.join(map(repr, ['', *parts]))}, got {unknown[0]!r}.")
 
 
-def check_fields(name: str, fields: dict[str, Any], config_class: type) -> None:
+def check_fields(name: str, fields: dict[str, Any], config_class: type[PreTrainedConfig]) -> None:
     """
-    Raises a `ValueError` for one of `fields` that a configuration does not have, which transformers would keep as an
-    attribute without an effect. The `name` is that of the argument that holds the fields.
+    Raises a `ValueError` for one of `fields` that seems to be misspelled: a configuration does not have it, but a
+    similar one, and it has no effect on others. transformers would keep it as an attribute. Other fields that a
+    configuration does not have may be those of other versions. The `name` is that of the argument with the fields.
     """
     if not dataclasses.is_dataclass(config_class):
         return  # the class of another library
-    known = {field.name for field in dataclasses.fields(config_class)} | OLD_FIELDS
+    default = config_class().to_dict()
+    known = {field.name for field in dataclasses.fields(config_class)} | default.keys()
     known |= getattr(config_class, "attribute_map", {}).keys()
-    for field in fields:
-        if field not in known:
-            likely = difflib.get_close_matches(field, known, 1)
-            hint = f" Did you mean {likely[0]!r}?" if likely else ""
-            raise ValueError(f"{name} must have fields of a {config_class.__name__}, got {field!r}.{hint}")
+    for field, value in fields.items():
+        likely = difflib.get_close_matches(field, known, 1, cutoff=0.85)
+        if field in known or not likely or field.startswith("_"):
+            continue
+        changed = config_class(**{field: value}).to_dict()
+        changed.pop(field, None)
+        if changed == default:
+            raise ValueError(
+                f"{name} must have fields of a {config_class.__name__}, got {field!r}. Did you mean {likely[0]!r}?"
+            )
 
 
 def check_vision_config(config: PreTrainedConfig) -> None:

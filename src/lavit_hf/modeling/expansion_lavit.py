@@ -156,7 +156,8 @@ def check_attention_mask(attention_mask: torch.Tensor | None, shape: torch.Size,
 def check_labels(labels: torch.LongTensor | None, given: torch.Tensor | None) -> None:
     """Raises a `ValueError` for `labels` that are not one for each token or embedding that is `given` (B, L, ...)."""
     if labels is not None and given is not None and labels.shape != given.shape[:2]:
-        raise ValueError(f"labels must be of shape {tuple(given.shape[:2])}, got {tuple(labels.shape)}.")
+        shape = tuple(given.shape[:2])
+        raise ValueError(f"labels must have the shape of the ids, {shape}, got {tuple(labels.shape)}.")
 
 
 def expand_placeholders(

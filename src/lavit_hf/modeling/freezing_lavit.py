@@ -15,7 +15,7 @@ VISUAL_PARTS = r".*visual_(tokenizer|adapter)\..*"
 # The names of the parts that are always frozen beside adapters.
 VISUAL_TOKENIZER = r".*visual_tokenizer(\..*)?"
 # The values of `LoraConfig.init_lora_weights` with which peft does not change the weights of a layer.
-KEEPS_WEIGHTS = (True, False, "gaussian", "orthogonal", "eva", "mica")
+KEEPS_WEIGHTS = ("true", "false", "gaussian", "orthogonal", "eva", "mica")
 
 
 def is_trained(module: nn.Module) -> bool:
@@ -70,9 +70,10 @@ def keep_adapters_out(model: nn.Module, configs: dict[str, Any]) -> None:
             f"modules_to_save={saved} name {copies[0]!r}, but training a part of the visual tokenizer would change "
             "the codes of images."
         )
-    for config in configs.values() if visual else ():
+    for adapter, config in configs.items():
         initialization = getattr(config, "init_lora_weights", True)
-        if initialization not in KEEPS_WEIGHTS:
+        kept = str(initialization).lower() in KEEPS_WEIGHTS
+        if not kept and any(adapter in getattr(model.get_submodule(name), "lora_A", ()) for name in visual):
             raise ValueError(
                 f"init_lora_weights={initialization!r} has changed the weights of {visual[0]!r}, which gets no "
                 f"adapter: load the model again, and set exclude_modules={VISUAL_PARTS!r} in the configuration."

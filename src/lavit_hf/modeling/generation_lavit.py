@@ -179,7 +179,9 @@ class LavitGenerationMixin(LavitGuidanceMixin):
         self._stop_at_text(kwargs)
         outputs = super().generate(
             prompts.input_ids,
-            logits_processor=self._processors(settings, prompts.length, logits_processor),
+            logits_processor=self._processors(
+                settings, prompts.length, logits_processor, prompts.attention_mask.eq(0).sum(dim=-1)
+            ),
             attention_mask=prompts.attention_mask,
             **kwargs,
         )
@@ -249,10 +251,14 @@ class LavitGenerationMixin(LavitGuidanceMixin):
         return self.model.expand_images(*args, **kwargs)
 
     def _processors(
-        self, settings: LavitGenerationSettings, prompt_length: int, logits_processor: LogitsProcessorList | None
+        self,
+        settings: LavitGenerationSettings,
+        prompt_length: int,
+        logits_processor: LogitsProcessorList | None,
+        padding: torch.LongTensor | None = None,
     ) -> LogitsProcessorList:
         """Returns the grammar, the processors of the user, and the sampling of text and images if it differs."""
-        grammar = LavitGrammarLogitsProcessor(settings, self.config, prompt_length)
+        grammar = LavitGrammarLogitsProcessor(settings, self.config, prompt_length, padding)
         return LogitsProcessorList([grammar, *(logits_processor or []), *settings.sampling])
 
     def _show_as_given(

@@ -92,7 +92,7 @@ class LavitGenerationConfig(GenerationConfig):
         if name in TASKS:
             check_task_settings(name, value)
         if name == "image_generation":
-            check_image_settings(explicit_settings(value))
+            check_image_settings({k: v for k, v in explicit_settings(value).items() if k in SETTINGS})
             if not isinstance(value, GenerationConfig):
                 value = GenerationConfig(**explicit_settings(value))
         super().__setattr__(name, value)
@@ -230,9 +230,10 @@ class LavitGenerationSettings:
             given = ChainMap(arguments, call, {k: v for k, v in image.items() if k not in CODE_SETTINGS})
             decided["eos_token_id"] = config.image_end_token_id
         check_integers(given)
-        least, most = given.get("min_new_tokens"), given.get("max_new_tokens")
-        if least is not None and most is not None and least > most:
-            raise ValueError(f"min_new_tokens must be at most max_new_tokens={most}, got {least}.")
+        for source in (arguments, call):
+            least, most = source.get("min_new_tokens"), source.get("max_new_tokens")
+            if least is not None and most is not None and least > most:
+                raise ValueError(f"min_new_tokens must be at most max_new_tokens={most}, got {least}.")
         known = ChainMap(*given.maps, own)
         # Lengths that are saved with a model are meant for text.
         decided |= self._decide_lengths(given if mode == "image" else known, prompt_length)

@@ -24,10 +24,18 @@ class LavitGrammarLogitsProcessor(LogitsProcessor):
         settings ([`LavitGenerationSettings`]): Settings of generation, with the bounds on images and new tokens.
         config ([`LavitConfig`]): Gives the ids of the vocabulary.
         prompt_length (`int`): Length of the prompts.
+        padding (`torch.LongTensor` of shape `(B,)`, *optional*):
+            Length of the padding of each prompt, which takes no room in the context.
     """
 
-    def __init__(self, settings: LavitGenerationSettings, config: LavitConfig, prompt_length: int):
-        self.settings, self.config, self.prompt_length = settings, config, prompt_length
+    def __init__(
+        self,
+        settings: LavitGenerationSettings,
+        config: LavitConfig,
+        prompt_length: int,
+        padding: torch.LongTensor | None = None,
+    ):
+        self.settings, self.config, self.prompt_length, self.padding = settings, config, prompt_length, padding
         self.longest = getattr(config.text_config, "max_position_embeddings", None) or sys.maxsize
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
@@ -37,7 +45,7 @@ class LavitGrammarLogitsProcessor(LogitsProcessor):
             is_open = torch.zeros_like(is_open)
         num_codes, num_new_tokens = input_ids.shape[1] - 1 - start, input_ids.shape[1] - self.prompt_length
         # An image ends within the context of the language model.
-        is_full = is_open & ((num_codes >= settings.num_codes[1]) | (input_ids.shape[1] + 1 >= self.longest))
+        is_full = is_open & ((num_codes >= settings.num_codes[1]) | (self._room(input_ids) <= 1))
         has_enough = (num_codes >= settings.num_codes[0]) & (num_new_tokens >= settings.min_new_tokens)
         must_open = ~is_open & (settings.first_modality == "image" and num_new_tokens == 0)
 
@@ -53,15 +61,23 @@ class LavitGrammarLogitsProcessor(LogitsProcessor):
             scores[:, token_id] = scores[:, token_id].masked_fill(is_forced, 0.0)
         return scores
 
+    def _room(self, input_ids: torch.LongTensor) -> torch.LongTensor:
+        """Returns how many tokens have room in the context behind each of the ids (B, L)."""
+        room = input_ids.new_full((len(input_ids),), self.longest - input_ids.shape[1])
+        if self.padding is None:
+            return room
+        padding = self.padding.to(room.device)
+        return room + padding.repeat_interleave(len(room) // len(padding))
+
     def _may_open(self, input_ids: torch.LongTensor) -> torch.BoolTensor:
         """Returns (B,) bool, True where `[IMG]` may follow text."""
         settings, new_ids = self.settings, input_ids[:, self.prompt_length :]
         num_images = new_ids.eq(self.config.image_end_token_id).sum(dim=-1)
-        room = min(settings.max_new_tokens - new_ids.shape[1], self.longest - input_ids.shape[1])
+        room = self._room(input_ids).clamp(max=settings.max_new_tokens - new_ids.shape[1])
         has_room = room >= settings.num_codes[1] + 2
         is_too_early = settings.first_modality == "text" and new_ids.shape[1] == 0
         limit = settings.max_new_tokens if settings.max_images is None else settings.max_images
-        return (num_images < limit) & (settings.generation_mode == "interleaved" and has_room and not is_too_early)
+        return (num_images < limit) & has_room & (settings.generation_mode == "interleaved" and not is_too_early)
 
 
 class LavitStopStringCriteria(StopStringCriteria):

@@ -25,7 +25,14 @@ from .backbones_lavit import (
     make_room,
 )
 from .configuration_lavit import LavitConfig
-from .expansion_lavit import IGNORE_INDEX, LavitSequences, check_labels_elsewhere, count_labels, mask_labels
+from .expansion_lavit import (
+    IGNORE_INDEX,
+    LavitSequences,
+    check_labels,
+    check_labels_elsewhere,
+    count_labels,
+    mask_labels,
+)
 from .generation_lavit import LavitGenerationMixin
 from .generation_settings_lavit import LavitGenerationConfig
 from .guidance_lavit import combine_branches
@@ -249,8 +256,8 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
                 batches whose gradients are accumulated; the loss is then the share of this batch in the mean over all
                 of them. If the model changes the labels of a batch, for example by one placeholder for each image,
                 the mean over the changed labels is weighted by the number of given labels. The result is exact for
-                one batch, and an approximation for several. The labels of first tokens behind padding are not
-                predicted, but `Trainer` counts them, which makes the loss smaller by the same factor for all labels.
+                one batch, and an approximation for several. `Trainer` counts the labels of first tokens behind padding
+                as well, which makes the loss of several batches smaller, by the same factor for all labels.
 
         Returns:
             [`LavitCausalLMOutputWithPast`]
@@ -267,9 +274,7 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
         self._refuse_router_loss(kwargs.get("output_router_logits"), labels)
         # They are not in the signature, since `Trainer` would then expect them in every batch.
         shift_labels, num_items_in_batch = kwargs.pop("shift_labels", None), kwargs.pop("num_items_in_batch", None)
-        num_given = None
-        if labels is not None and num_items_in_batch is not None:
-            num_given = count_labels(labels, shift_labels, attention_mask)
+        given = labels, shift_labels, attention_mask
         if shift_labels is not None and (pixel_values is not None or vision_features is not None or pack):
             raise ValueError("shift_labels go neither with images, whose codes are labels as well, nor with pack.")
         if pack and labels is None:
@@ -306,14 +311,15 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
             if num_items_in_batch is None:
                 num_items_in_batch = num_labels
             else:
-                num_items_in_batch = num_items_in_batch * (num_labels / num_given.clamp(min=1))
+                is_whole = num_items_in_batch == count_labels(*given[:2])  # all labels of the step are in this batch
+                scaled = num_items_in_batch * (num_labels / count_labels(*given).clamp(min=1))
+                num_items_in_batch = torch.where(is_whole, num_labels, scaled)
         if sequences is not None:
             sequences.labels = labels
         loss, logits, token_losses = None, None, None
         if skip_logits and labels is not None:
-            loss, token_losses = self._compute_losses(
-                outputs.last_hidden_state, labels, shift_labels, num_items_in_batch
-            )
+            hidden_states = outputs.last_hidden_state
+            loss, token_losses = self._compute_losses(hidden_states, labels, shift_labels, num_items_in_batch)
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = compute_logits(self.lm_head, outputs.last_hidden_state[:, kept], self.config)
@@ -359,8 +365,7 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
         float32, from hidden states (B, L, hidden_size).
         """
         labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX) if shift_labels is None else shift_labels
-        if labels.shape != (shape := hidden_states.shape[:2]):
-            raise ValueError(f"labels must have the shape of the ids, {tuple(shape)}, got {tuple(labels.shape)}.")
+        check_labels(labels, hidden_states)
         labels = labels.to(hidden_states.device)
         supervised = labels.flatten().ne(IGNORE_INDEX).nonzero()[:, 0]  # found once, since the host waits for it
         logits = compute_logits(self.lm_head, hidden_states.flatten(0, 1)[supervised], self.config)

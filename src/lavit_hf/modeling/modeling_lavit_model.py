@@ -309,7 +309,8 @@ class LavitModel(LavitLanguagePreTrainedModel):
         check_keyword_arguments(self, kwargs, self.language_model)
         sequences, check, encoded = None, None, (mm_encoder_outputs or {}).get("image")
         num_past = 0 if cache is None else cache.get_seq_length()
-        check_labels(labels, input_ids if inputs_embeds is None else inputs_embeds)
+        if pack or pixel_values is not None or vision_features is not None:
+            check_labels(labels, input_ids if inputs_embeds is None else inputs_embeds)
         if pack:
             check_packing_arguments(cache, position_ids, attention_mask, kwargs)
             check_attention_mask(attention_mask, (input_ids if inputs_embeds is None else inputs_embeds).shape)

@@ -308,7 +308,7 @@ class SequenceReader:
 
     def _text(self, row: dict, rng: Random) -> list[Part]:
         text = row[self.arguments.text_column]
-        if not isinstance(text, list) or not any(isinstance(part, dict) for part in text):
+        if not isinstance(text, list | tuple) or not any(isinstance(part, dict) for part in text):
             return [TextPart(one_of(text, self.arguments.text_column, rng))]
         for part in text:
             is_part = isinstance(part, dict) and isinstance(part.get("text"), str)
@@ -375,7 +375,7 @@ class SequenceReader:
         if not self.arguments.sequence_columns:
             # `datasets` fills the keys that some segments lack with None.
             segments = row[self.arguments.segments_column]
-            if not isinstance(segments, list) or not all(isinstance(segment, dict) for segment in segments):
+            if not isinstance(segments, list | tuple) or not all(isinstance(segment, dict) for segment in segments):
                 raise ValueError(f"Segments must be a list of mappings, got {segments!r}.")
             for segment in segments:
                 yield {key: value for key, value in segment.items() if value is not None}
