@@ -86,7 +86,7 @@ class ModelArguments:
 
     @property
     def bases(self) -> dict[str, str | None]:
-        """The parts that the pixel decoder starts from. A recipe may name parts beside a whole one that a flag gives."""
+        """The parts that the pixel decoder starts from. A recipe may name parts beside a whole one."""
         if self.image_decoder is not None:
             return {"pixel decoder": self.image_decoder}
         return {"U-Net": self.stable_diffusion, "VAE": self.vae or self.stable_diffusion}
