@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from lavit_hf.cli.loading import find_base
 from lavit_hf.data.shapes import render_scene, sample_scene
 
 
@@ -159,3 +160,10 @@ def test_a_port_that_is_taken_is_named_before_the_model_is_loaded(command_line):
     assert f"--host 127.0.0.1 and --port {port} cannot be listened to: Address already in use" in " ".join(
         error.split()
     )
+
+
+def test_an_adapter_that_does_not_name_its_base_model_is_no_crash(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": null}')
+    assert find_base(str(tmp_path)) == str(tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "somebody/model"}')
+    assert find_base(str(tmp_path)) == "somebody/model"

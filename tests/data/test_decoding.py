@@ -2,10 +2,12 @@
 """The settings of a dataset for its images and values hold, or they are refused."""
 
 import datasets
+import numpy as np
 import PIL.Image
 import pytest
 
 from lavit_hf.data.rows import ImageReader, RowDataset, RowStream
+from lavit_hf.data.texts import read_questions, read_texts
 from lavit_hf.training import MixtureRows, SequenceArguments, SequenceReader
 
 from ..training.small import make_dataset
@@ -63,3 +65,10 @@ def test_a_value_of_another_type_is_named():
     named = make_dataset(4).add_column("flag", [True, False, True, False])
     with pytest.raises(ValueError, match="row 0: column 'flag' must hold texts, numbers .* got True of type bool"):
         MixtureRows(named, SequenceArguments(["caption=1"], caption_column="flag"))[0]
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array])
+def test_texts_may_be_in_lists_tuples_and_arrays(kind):
+    assert read_texts(kind(["a star", "a ring"]), "caption") == ["a star", "a ring"]
+    row = {"questions": kind(["what?"]), "answers": kind(["a star"])}
+    assert read_questions(row, "questions", "answers") == [("what?", ["a star"])]

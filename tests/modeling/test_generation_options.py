@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """`generate` with every option that touches prefill or cache, and whatever state the prompts are in."""
 
+import copy
 import inspect
 import re
 
@@ -18,7 +19,7 @@ from transformers import (
     SuppressTokensLogitsProcessor,
 )
 
-from lavit_hf import LavitForCausalLM
+from lavit_hf import LavitForCausalLM, LavitGenerationConfig
 from lavit_hf.modeling.generation_settings_lavit import DEFAULT_MAX_LENGTH, DEFAULT_TOP_K
 from lavit_hf.modeling.sampling_lavit import WARPERS, make_warpers
 
@@ -480,3 +481,24 @@ def test_padding_takes_no_room_in_the_context(mode):
     alone = model.generate(**prompts(short), return_full_text=False, **given)[0].tolist()
     found = model.generate(**prompts(short, long), return_full_text=False, **given)[0].tolist()
     assert found[: len(alone)] == alone
+
+
+def test_a_copied_configuration_gives_way_as_the_model_s_own(model):
+    copied = copy.deepcopy(model.generation_config)
+    copied.min_new_tokens = 20
+    ids = model.generate(torch.tensor([[5, 6]]), generation_config=copied, max_new_tokens=5, eos_token_id=None)
+    assert ids.shape == (1, 7)
+    copied.max_new_tokens = 5
+    with pytest.raises(ValueError, match="min_new_tokens must be at most max_new_tokens=5, got 20"):
+        model.generate(torch.tensor([[5, 6]]), generation_config=copied)
+
+
+def test_settings_of_drawings_may_have_attributes_of_their_own(tmp_path):
+    """As every `GenerationConfig` may. Values that are out of their ranges are refused."""
+    config = LavitGenerationConfig(image_generation=GenerationConfig(do_sample=True, my_note="x"))
+    config.save_pretrained(tmp_path)
+    assert LavitGenerationConfig.from_pretrained(tmp_path).image_generation.do_sample
+    config.image_generation = LavitGenerationConfig(top_k=3)
+    assert config.image_generation.top_k == 3
+    with pytest.raises(ValueError, match="guidance_scale of image_generation"):
+        config.image_generation = {"guidance_scale": 0.5}
