@@ -409,7 +409,7 @@ def test_a_cache_has_one_check_under_both_names(model):
 
 @pytest.mark.parametrize("neighbor", [[8, 9], [5, 6, 7, 8], [5, *IMAGE, 6]])
 def test_processors_and_criteria_do_not_depend_on_neighbors(model, neighbor):
-    """Those of the types that settings create are called beside them, whether or not a batch is padded."""
+    """A processor of a type that settings create is called beside theirs, whether or not a batch is padded."""
 
     def run(*rows):
         return model.generate(

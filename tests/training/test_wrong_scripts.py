@@ -118,7 +118,7 @@ def test_misspelled_fields_of_parts_are_refused(folders):
     )
     assert (config.visual_tokenizer_config.num_codes, config.text_config.rms_norm_eps) == (4, 1e-3)
     assert isinstance(config.text_config, LlamaConfig)
-    # Those of a loaded configuration, and of older versions, are none of these.
+    # The fields of a loaded configuration, and those of older versions, are not misspelled.
     fields = config.text_config.to_dict() | {"partial_rotary_factor": 0.5}
     again = LavitForCausalLM.config_class.from_pretrained(folders["MODEL"], text_config=fields)
     assert again.text_config.rms_norm_eps == 1e-3

@@ -184,8 +184,8 @@ def leave_undecoded(dataset):
 
 
 def has_transform(dataset) -> bool:
-    """Returns whether a function of the user makes the values of the rows of `dataset`, a `datasets.Dataset`."""
-    return dataset.format["type"] == "custom"
+    """Returns whether a function of the user makes the values of the rows of `dataset`, which no stream has."""
+    return isinstance(dataset, datasets.Dataset) and dataset.format["type"] == "custom"
 
 
 def leave_feature_undecoded(feature):
@@ -222,9 +222,9 @@ def check_features(dataset, columns: Iterable[str]) -> None:
     images are read, or numbers of classes in the place of their names, at any depth. Columns that `dataset` does not
     have pass, and so does a dataset with a transform.
     """
-    features = getattr(dataset, "features", None) or {}
-    if features and not isinstance(dataset, datasets.IterableDataset) and has_transform(dataset):
+    if has_transform(dataset):
         return  # its values are of other types
+    features = getattr(dataset, "features", None) or {}
     for column in columns:
         _check_feature(column, features.get(column))
 

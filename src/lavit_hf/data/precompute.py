@@ -114,7 +114,7 @@ def precompute_codes(
         raise ValueError(f"dataset must be a Dataset or an IterableDataset, got {type(dataset).__name__}.")
     if not isinstance(visual_tokenizer, LavitVisualTokenizer):
         raise ValueError(f"visual_tokenizer must be a LavitVisualTokenizer, got {type(visual_tokenizer).__name__}.")
-    if isinstance(dataset, datasets.Dataset) and has_transform(dataset):
+    if has_transform(dataset):
         raise ValueError("The dataset has a transform, which would not be applied: use `map` instead.")
     check_integer("batch_size", batch_size, 1)
     check_integer("rows_per_shard", rows_per_shard, 1)

@@ -25,7 +25,7 @@ def read_texts(value: Any, column: str) -> list[str]:
 
 
 def _iter_texts(value: Any, column: str):
-    if isinstance(value, dict) and set(value) >= {"answer"}:
+    if isinstance(value, dict) and "answer" in value:
         value = value["answer"]
     if isinstance(value, np.ndarray):
         value = value.tolist()

@@ -44,15 +44,16 @@ class LavitGrammarLogitsProcessor(LogitsProcessor):
         if settings.generation_mode == "text":
             is_open = torch.zeros_like(is_open)
         num_codes, num_new_tokens = input_ids.shape[1] - 1 - start, input_ids.shape[1] - self.prompt_length
+        room = self._room(input_ids)
         # An image ends within the context of the language model.
-        is_full = is_open & ((num_codes >= settings.num_codes[1]) | (self._room(input_ids) <= 1))
+        is_full = is_open & ((num_codes >= settings.num_codes[1]) | (room <= 1))
         has_enough = (num_codes >= settings.num_codes[0]) & (num_new_tokens >= settings.min_new_tokens)
         must_open = ~is_open & (settings.first_modality == "image" and num_new_tokens == 0)
 
         allowed = ~(is_open | must_open)[:, None].repeat(1, scores.shape[1])
         codes = slice(config.visual_token_offset, config.visual_token_offset + config.codebook_size)
         allowed[:, codes] = (is_open & ~is_full)[:, None]
-        allowed[:, config.image_start_token_id] = must_open | (~is_open & self._may_open(input_ids))
+        allowed[:, config.image_start_token_id] = must_open | (~is_open & self._may_open(input_ids, room))
         allowed[:, config.image_end_token_id] = is_full | (is_open & has_enough)
         allowed[:, config.image_token_id] = False
         scores = scores.masked_fill(~allowed, -torch.inf)
@@ -69,12 +70,11 @@ class LavitGrammarLogitsProcessor(LogitsProcessor):
         padding = self.padding.to(room.device)
         return room + padding.repeat_interleave(len(room) // len(padding))
 
-    def _may_open(self, input_ids: torch.LongTensor) -> torch.BoolTensor:
-        """Returns (B,) bool, True where `[IMG]` may follow text."""
+    def _may_open(self, input_ids: torch.LongTensor, room: torch.LongTensor) -> torch.BoolTensor:
+        """Returns (B,) bool, True where `[IMG]` may follow text, by the `room` (B,) in the context."""
         settings, new_ids = self.settings, input_ids[:, self.prompt_length :]
         num_images = new_ids.eq(self.config.image_end_token_id).sum(dim=-1)
-        room = self._room(input_ids).clamp(max=settings.max_new_tokens - new_ids.shape[1])
-        has_room = room >= settings.num_codes[1] + 2
+        has_room = room.clamp(max=settings.max_new_tokens - new_ids.shape[1]) >= settings.num_codes[1] + 2
         is_too_early = settings.first_modality == "text" and new_ids.shape[1] == 0
         limit = settings.max_new_tokens if settings.max_images is None else settings.max_images
         return (num_images < limit) & has_room & (settings.generation_mode == "interleaved" and not is_too_early)
