@@ -7,9 +7,11 @@ import json
 import re
 import socket
 import sys
+import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from http.client import HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError
 
@@ -232,6 +234,21 @@ def test_requests_that_no_client_sends_are_told(client, body, words):
     status, answer = post(client, body)
     assert (status, words in answer) == (400, True), answer[:1000]
     assert len(answer) < 1000
+
+
+@pytest.mark.parametrize(("kind", "size"), [("text/plain", 2), ("application/json", 32)], ids=["a type", "a size"])
+def test_a_refusal_reaches_a_client_that_is_still_sending(client, kind, size):
+    """A server that closes a connection before the request has ended resets it, and the answer is lost."""
+    rest = size * 2**20
+    head = ["POST /v1/chat/completions HTTP/1.1", "Host: x", "Connection: close", f"Content-Type: {kind}"]
+    head += [f"Content-Length: {2 * rest}", "", ""]
+    with socket.create_connection(("127.0.0.1", client.base_url.port), timeout=60) as connection:
+        connection.sendall("\r\n".join(head).encode() + b" " * rest)
+        time.sleep(0.5)
+        connection.sendall(b" " * rest)
+        answer = HTTPResponse(connection)
+        answer.begin()
+        assert (answer.status, "error" in json.load(answer)) == (400, True)
 
 
 def test_a_page_of_another_site_cannot_ask(client):

@@ -207,8 +207,10 @@ def build_app(
     places = asyncio.Semaphore(MAX_REQUESTS)
 
     # Connections are not counted: those that send nothing would close the server to everybody.
-    async def take_place() -> AsyncGenerator[None]:
+    async def take_place(request: Request) -> AsyncGenerator[None]:
         if places.locked():
+            with refusing_mistakes():
+                await _read_body(request, 0)
             raise RefusalError(f"The server takes {MAX_REQUESTS} requests at a time.", 503, "server_error")
         async with places:  # until the response has been sent
             yield
@@ -233,7 +235,13 @@ def build_app(
     async def complete(request: Request) -> Response:
         run = asyncio.get_running_loop().run_in_executor
         with refusing_mistakes():
-            asked = ChatRequest.model_validate_json(await _read_body(request))
+            body = await _read_body(request, MAX_BODY + 1)
+            # Pages of other sites can make a browser send any other type without asking this server.
+            if not request.headers.get("content-type", "").lower().startswith("application/json"):
+                raise ValueError("Content-Type must be application/json.")
+            if len(body) > MAX_BODY:
+                raise ValueError(f"A request may have {MAX_BODY >> 20} MiB.")
+            asked = ChatRequest.model_validate_json(body)
             if asked.model != name:
                 raise ValueError(f"This server has the model {name}, not {asked.model[:100]}.")
             contents = await run(fetching, fetch_images, asked.urls, hosts, folder)
@@ -254,17 +262,19 @@ def build_app(
     return app
 
 
-async def _read_body(request: Request) -> bytes:
-    # Pages of other sites can make a browser send any other type without asking this server.
-    if not request.headers.get("content-type", "").lower().startswith("application/json"):
-        raise ValueError("Content-Type must be application/json.")
+async def _read_body(request: Request, max_bytes: int) -> bytes:
+    """
+    Reads a request to its end, and keeps its first `max_bytes`. A connection that is closed before the end is reset,
+    and its client does not get the answer.
+
+    Raises:
+        ValueError: If it does not arrive in time.
+    """
     body = bytearray()
     try:
         async with asyncio.timeout(MAX_BODY_SECONDS):
             async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY:
-                    raise ValueError(f"A request may have {MAX_BODY >> 20} MiB.")
+                body += chunk[: max_bytes - len(body)]
     except TimeoutError as error:
         raise ValueError(f"A request must arrive within {MAX_BODY_SECONDS} seconds.") from error
     return bytes(body)
