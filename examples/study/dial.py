@@ -4,8 +4,8 @@ The dial: tokens per image against the quality of reconstructions, captions and 
 of tokens that follow the content are compared with the same number for all images.
 
     PYTHONPATH=examples python -m study.dial --output dial.json --num_rows 200 \\
-        --plain runs/study/lavit-seed0 runs/study/decoders/dynamic \\
-        --random runs/study/dial/random runs/study/decoders/random
+        --model plain runs/study/dial/plain runs/study/decoders/dynamic \\
+        --model random runs/study/dial/random runs/study/decoders/random
 """
 
 import argparse
@@ -77,8 +77,11 @@ def measure(folder: str, decoder: str, rows, columns: dict[str, str], tasks: Seq
     Returns:
         `list[dict]`: A curve for each of `SELECTIONS`, with a point for each of `BUDGETS` up to all patches.
     """
-    model, processor = LavitForCausalLM.from_pretrained(folder).eval(), LavitProcessor.from_pretrained(folder)
-    pipeline = LavitImageDecoderPipeline.from_pretrained(decoder)
+    model, processor = (
+        LavitForCausalLM.from_pretrained(folder, dtype="float32"),
+        LavitProcessor.from_pretrained(folder),
+    )
+    pipeline = LavitImageDecoderPipeline.from_pretrained(decoder, torch_dtype=torch.float32)
     if torch.cuda.is_available():
         model, pipeline = model.cuda(), pipeline.to("cuda")
     tokenizer = model.model.visual_tokenizer
@@ -103,9 +106,15 @@ def measure(folder: str, decoder: str, rows, columns: dict[str, str], tasks: Seq
 
 def main(flags: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {"nargs": 2, "metavar": ("MODEL", "IMAGE_DECODER")}
-    parser.add_argument("--plain", required=True, **parts, help="with the visual tokenizer as stage 1 trains it")
-    parser.add_argument("--random", required=True, **parts, help="with the one that was trained with random budgets")
+    parser.add_argument(
+        "--model",
+        dest="models",
+        action="append",
+        required=True,
+        nargs=3,
+        metavar=("NAME", "MODEL", "IMAGE_DECODER"),
+        help="the name of a model in the tables, its folder, and that of its pixel decoder. Repeat for several",
+    )
     parser.add_argument("--output", required=True, help="JSON file to write")
     parser.add_argument("--dataset_name", default="shapes", help="dataset, as load_rows takes it")
     parser.add_argument("--split", default="test", help="its split")
@@ -122,7 +131,7 @@ def main(flags: list[str] | None = None):
     columns = dict(text.split("=") for text in args.column)
     curves = [
         {"tokenizer": name} | curve
-        for name, (model, decoder) in (("plain", args.plain), ("random", args.random))
+        for name, model, decoder in args.models
         for curve in measure(model, decoder, rows, columns, args.tasks)
     ]
     write_json(args.output, {"num_rows": len(rows), "curves": curves})

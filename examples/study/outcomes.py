@@ -36,14 +36,11 @@ def load_outcomes(folder: Path) -> Outcomes:
     Loads the JSON files of a study.
 
     Raises:
-        ValueError: If they do not belong to each other: see [`load_results`] and [`check_tuning`], or if the dial has
-            measured another model than that of the first seed.
+        ValueError: If they do not belong to each other: see [`load_results`] and [`check_tuning`].
     """
     results = load_results(folder)
     sweep, trials, dial = (read_json(folder / f"{name}.json") for name in ("sweep", "trials", "dial"))
     check_tuning(results, sweep, trials)
-    if dial and BASE in results:
-        check_measured(dial, results[BASE][0], folder / "dial.json")
     return Outcomes(results, sweep, trials, dial)
 
 
@@ -102,15 +99,3 @@ def check_tuning(results: Results, sweep: Mapping, trials: Mapping) -> None:
             made = {name: json.loads(str(recipe[name])) for name in best}
             compare_recipes(name_of(result), made, best)
             compare_recipes(name_of(result), {name: recipe[name] for name in rate}, rate)
-
-
-def describe_measured(result: Mapping) -> dict:
-    """Returns what tells the model of a result from others: its parts, and its loss on held-out rows."""
-    return {name: result[name] for name in ("parts", "held_out_loss")}
-
-
-def check_measured(dial: Mapping, result: Mapping, path: Path) -> None:
-    """Raises a `ValueError` if the dial in `path` has not measured the model of a result."""
-    if not result or dial["measured"] != describe_measured(result):
-        measured = name_of(result) if result else f"the first seed of {BASE}, which is gone"
-        raise ValueError(f"{path} has not measured the model of {measured}: delete it to measure again.")

@@ -82,9 +82,11 @@ def draw_interval(axis, place: float, height: float, half: float, color) -> None
 
 def plot_dial(dial: Mapping, measures: Mapping[str, tuple[str, str]], path: Path) -> None:
     """
-    Plots measures over the mean number of tokens, with a line for each tokenizer and each selection. Vertical lines
-    are 95% intervals over test rows.
+    Plots measures over the mean number of tokens, with a color for each tokenizer and a line for each selection.
+    Vertical lines are 95% intervals over test rows.
     """
+    tokenizers = list(dict.fromkeys(curve["tokenizer"] for curve in dial["curves"]))
+    styles = {"adaptive": "-", "fixed": "--"}
     figure, axes = plt.subplots(1, len(DIALS), figsize=(4 * len(DIALS), 3.5), squeeze=False)
     for axis, heading in zip(axes[0], DIALS, strict=True):
         task, metric = measures[heading]
@@ -93,10 +95,11 @@ def plot_dial(dial: Mapping, measures: Mapping[str, tuple[str, str]], path: Path
             values = [point["values"][task][metric] for point in points]
             label = f"{curve['tokenizer']}, {curve['selection']}"
             places, factor = [point["tokens"] for point in points], 1 if heading == "PSNR" else 100
-            [line] = axis.plot(places, [factor * value["value"] for value in values], marker=".", label=label)
-            for place, point, value in zip(places, points, values, strict=True):
-                half = factor * half_interval(point, task, metric)
-                draw_interval(axis, place, factor * value["value"], half, line.get_color())
+            style = {"color": f"C{tokenizers.index(curve['tokenizer'])}", "linestyle": styles[curve["selection"]]}
+            heights = [factor * value["value"] for value in values]
+            axis.plot(places, heights, marker=".", label=label, **style)
+            for place, point, height in zip(places, points, heights, strict=True):
+                draw_interval(axis, place, height, factor * half_interval(point, task, metric), style["color"])
         axis.set(title=heading, xlabel="mean tokens per image", ylabel="dB" if heading == "PSNR" else "%")
     add_legend(axes[0][0])
     save(figure, path)

@@ -32,8 +32,11 @@ from study.systems import OF_A_KIND, READING, compare_parts, describe_recipe, fi
 from study.train import name_columns, read_arguments  # noqa: E402
 from study.tuning import RATE_OF, RATES, TRIALS, check_parts, check_results  # noqa: E402
 
+from lavit_hf import demo_checkpoint  # noqa: E402
+
 
 STUDY = EXAMPLES / "study"
+DIAL = {"plain": "dynamic", "random": "random"}  # the kinds of visual tokenizers whose curves are compared
 MORE_SEEDS = ("lavit", "regression", "lavit_text_only")  # the rows of the main claims
 
 
@@ -138,7 +141,7 @@ class Study(Parts):
         rows = list(dict.fromkeys(row for row, _ in missing))
         untuned = {row: self.missing_tuning(row) for row in rows}
         sources = sorted({source for needed in untuned.values() for source in needed})
-        kinds = set().union(*map(self.kinds_of, [*rows, *sources]), {"random"} if needs_dial else set())
+        kinds = set().union(*map(self.kinds_of, [*rows, *sources]), DIAL.values() if needs_dial else set())
         made = self.make_all_parts(kinds)
         # First the rows whose settings all others take, then those whose rates others take.
         sources = [row for row in sources if self.kinds_of(row) <= made]
@@ -147,9 +150,10 @@ class Study(Parts):
         rows = [row for row in rows if self.kinds_of(row) <= made and done.issuperset(untuned[row])]
         for seed in range(max(map(self.num_seeds, self.options.rows))):
             self.each(self.train_row, [case for case in missing if case[1] == seed and case[0] in rows])
-            # The dial measures the model of this seed.
-            if seed == 0 and needs_dial and "random" in made and self.paths.row(BASE, 0).exists():
-                self.each(self.measure_dial, [()])
+        # The dial takes the settings of the row.
+        if needs_dial and made.issuperset(DIAL.values()) and self.paths.row(BASE, 0).exists():
+            trained = self.each(self.train_dial, [(name,) for name in DIAL])
+            self.each(self.measure_dial, [()] if len(trained) == len(DIAL) else [])
 
     def make_all_parts(self, kinds: set[str]) -> set[str]:
         """Makes the parts of kinds of selection, and returns the kinds that did not fail."""
@@ -305,54 +309,43 @@ class Study(Parts):
         with self.lock:
             self.write_page()
 
-    def dial_flags(self) -> list[str]:
-        """Returns the flags of the training of LaVIT on the visual tokenizer with random budgets."""
-        folder = self.paths.runs / "dial"
-        return self.flags(BASE, folder, folder / "results.json", kind="random")
+    def dial_flags(self, name: str) -> list[str]:
+        """Returns the flags of a training of LaVIT on one of the visual tokenizers of the dial."""
+        folder = self.paths.runs / "dial" / name
+        return self.flags(BASE, folder, folder / "results.json", kind=DIAL[name])
 
     def check_dial(self) -> None:
-        """
-        Checks the dial before anything is run, or the model of the first seed that it is going to measure.
+        """Raises a `ValueError` if the dial was made by another recipe, of parts of another one, or by other flags."""
+        path = self.paths.dial
+        if path.exists():
+            check_results(path, self.arguments(BASE))
+            self.check_shared_recipes(path)
+            compare_recipes(path, {"flags": read_json(path)["flags"]}, {"flags": self.options.dial})
 
-        Raises:
-            ValueError: If the dial was made by another recipe or of another model, or the pixel decoder is not that of
-                the first seed.
-            FileNotFoundError: If the first seed has results, and its model is gone.
-        """
-        path = self.paths.row(BASE, 0)
-        model = self.paths.runs / path.stem
-        if self.paths.dial.exists():
-            dial = read_json(self.paths.dial)
-            outcomes.check_measured(dial, read_json(path), self.paths.dial)
-            check_results(self.paths.dial, read_arguments(self.dial_flags()))
-            compare_recipes(self.paths.dial, {"flags": dial["flags"]}, {"flags": self.options.dial})
-        elif path.exists():
-            if not (model / "config.json").exists():
-                raise FileNotFoundError(
-                    f"The dial measures the model of {path}, but {model} has no model. Delete the results to train it "
-                    "again, or leave the dial out with --no_dial."
-                )
-            check_parts(path, self.arguments(BASE))
+    def train_dial(self, name: str) -> None:
+        """Trains LaVIT on one of the visual tokenizers of the dial."""
+        self.run_once(self.paths.runs / "dial" / name / "results.json", self.dial_flags(name))
 
     def measure_dial(self) -> None:
-        """Trains LaVIT once more, on a visual tokenizer with random budgets, and measures both curves."""
-        folder, hidden = self.paths.runs / "dial", self.paths.runs / "dial.json"
-        self.run_once(folder / "results.json", self.dial_flags())
-        self.check_dial()  # the pixel decoder may have changed since
-        plain = self.paths.runs / f"{BASE}-seed0", self.paths.decoder("dynamic")
-        random = folder, self.paths.decoder("random")
-        flags = ["--plain", *map(str, plain), "--random", *map(str, random), "--output", str(hidden)]
-        study, sequences, data, _ = self.arguments(BASE)
+        """Measures the models of the dial, and the one that ships with the library if the rows are of its scenes."""
+        folder = self.paths.runs / "dial"
+        study, sequences, data, _ = arguments = self.arguments(BASE)
+        models = {name: (folder / name, self.paths.decoder(kind)) for name, kind in DIAL.items()}
+        if data.dataset_name == "shapes":
+            models["shipped"] = demo_checkpoint(), demo_checkpoint()
+        flags = ["--output", str(folder / "dial.json")]
         flags += ["--dataset_name", data.dataset_name, "--split", study.test_split]
+        for name, paths in models.items():
+            flags += ["--model", name, *map(str, paths)]
         for name, column in name_columns(sequences, data).items():
             flags += ["--column", f"{name}={column}"]
         self.run("study.dial", [*flags, *self.options.dial])
         made = {
-            "recipe": describe_recipe(*read_arguments(self.dial_flags())),
+            "recipe": describe_recipe(*arguments),
             "flags": self.options.dial,
-            "measured": outcomes.describe_measured(read_json(self.paths.row(BASE, 0))),
+            "parts": fingerprint_parts(arguments[0]),
         }
-        write_json(self.paths.dial, made | read_json(hidden))
+        write_json(self.paths.dial, made | read_json(folder / "dial.json"))
 
 
 def main():

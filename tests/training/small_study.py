@@ -104,7 +104,9 @@ class Recorded:
     def __call__(self, module: str, given: list[str], jobs: int = 1, lock: int | None = None) -> None:
         self.runs.append((module, given))
         named = {name.removeprefix("--"): value for name, value in pairwise(given) if name.startswith("--")}
-        if module != "study.train":
+        if module == "study.dial":
+            write_json(named["output"], {"num_rows": 0, "curves": []})
+        elif module != "study.train":
             Path(named["output_dir"]).mkdir(parents=True)
             Path(named["output_dir"], "README.md").touch()
         elif "only_loss" in named:

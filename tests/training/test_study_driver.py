@@ -23,6 +23,8 @@ from study.systems import describe_recipe, fingerprint_parts
 from study.train import read_arguments
 from study.tuning import TRIALS, Trials, best_rate, shorten
 
+from lavit_hf import demo_checkpoint
+
 from ..guides import ROOT, blocks_of
 from ..tiny import save_clip, save_text_model
 from .small import UNET, VAE, make_dataset
@@ -178,6 +180,39 @@ def test_results_without_the_tuning_that_is_asked_for_are_refused(tmp_path, monk
     with pytest.RaisesGroup(failed):
         Study(parse_options([*command, "regression", "--sweep"]), run).run_all()
     assert list(read_json(tmp_path / "results" / "sweep.json")) == ["adapter_mlp"]
+
+
+def test_the_dial_trains_its_own_models(tmp_path, monkeypatch):
+    """It needs no model of a row, whose folder may be gone. A dial by another recipe or other flags is refused."""
+    for name in ("make_text_tokenizer", "write_page"):
+        monkeypatch.setattr(Study, name, lambda self: None)
+    monkeypatch.setattr(Study, "compute_codes", lambda self, kind: None)
+    run = Recorded({})
+    command = f"--runs {tmp_path}/runs --results {tmp_path}/results --num_seeds 1 --rows lavit".split()
+    Study(parse_options([*command, "--no_dial"]), run).run_all()
+    shutil.rmtree(tmp_path / "runs")
+    run.runs.clear()
+    study = Study(parse_options(command), run)
+    study.run_all()
+    [given] = [given for module, given in run.runs if module == "study.dial"]
+    places = [place for place, word in enumerate(given) if word == "--model"]
+    assert [(given[place + 1], Path(given[place + 2])) for place in places] == [
+        ("plain", tmp_path / "runs" / "dial" / "plain"),
+        ("random", tmp_path / "runs" / "dial" / "random"),
+        ("shipped", demo_checkpoint()),
+    ]
+    assert {"study.train", "study.train_tokenizer", "train_image_decoder"} < {module for module, _ in run.runs}
+    run.runs.clear()
+    study.run_all()
+    assert run.runs == []
+    refusals = {
+        ("--dial", "--num_rows 7"): r"dial.json was made with flags=\[\], and the recipe has \['--num_rows', '7'\]",
+        ("--row", "--max_steps 700"): "dial.json was made with max_steps=1000, and the recipe has 700",
+        ("--decoder", "--max_steps 7"): "The image_decoder of .*dial.json was trained by another recipe",
+    }
+    for more, message in refusals.items():
+        with pytest.raises(ValueError, match=message):
+            Study(parse_options([*command, *more]), run).check_dial()
 
 
 def test_the_shipped_parts_are_for_recipes_that_name_them(tmp_path, monkeypatch):
