@@ -9,7 +9,7 @@ from transformers.generation import LogitsProcessor
 from lavit_hf import LavitForCausalLM
 
 from ..tiny import IMAGE_START, PLACEHOLDER, TEXT_TOKENS, pad_rows, pictures, tiny_lavit
-from .test_generation_options import IMAGE, MODES, prompts
+from .prompts import IMAGE, MODES, prompts
 
 
 @pytest.fixture(scope="module")

@@ -102,3 +102,13 @@ def zoo() -> dict[str, tuple[bytes, tuple[int, int, int]]]:
         "lying.png": (on_its_side(two_halves(), "PNG"), COLOR),
         "lying deep.png": (on_its_side(deep_halves, "PNG"), (100, 100, 100)),
     }
+
+
+def shades(inputs) -> list[int]:
+    """Returns the indices of the `images` whose pixels are given."""
+    values = inputs.pixel_values[:, 0, 0, 0] * 0.26862954 + 0.48145466
+    return (values * 255 / 40).round().int().tolist()
+
+
+def user(*content):
+    return {"role": "user", "content": [{"type": "text", "text": c} if isinstance(c, str) else c for c in content]}

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from lavit_hf.data.rows import ImageReader, RowDataset
 from lavit_hf.training import ImageCollator, LavitVisualTokenizerTrainer, MixtureRows, SequenceArguments, run_script
 from tests.training.small import image_processor, make_dataset, make_stage_one
-from tests.training.test_pretrain import make_trainer
+from tests.training.small_pretrain import make_trainer
 
 
 def main():

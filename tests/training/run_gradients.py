@@ -22,8 +22,8 @@ from lavit_hf.training import (
 
 from ..tiny import loosen, pictures
 from .small import EVERY_KIND, VAE, make_dataset
-from .test_image_decoder import make_collator, make_decoder, make_rows
-from .test_pretrain import make_trainer
+from .small_image_decoder import make_collator, make_decoder, make_rows
+from .small_pretrain import make_trainer
 from .test_tokenizer_training import make_model
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from lavit_hf.training import run_script
-from tests.training.test_pretrain import losses, train
+from tests.training.small_pretrain import losses, train
 
 
 def main():

@@ -14,7 +14,7 @@ from lavit_hf import LavitForCausalLM
 from lavit_hf.training import LavitForCausalLMTrainer, run_script
 
 from ..tiny import pictures
-from .test_pretrain import losses, make_trainer
+from .small_pretrain import losses, make_trainer
 
 
 TRAINING = {"per_device_train_batch_size": 4, "max_steps": 4}

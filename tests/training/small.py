@@ -129,3 +129,7 @@ def run_in_processes(count: int, script: str, *arguments) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": python_path}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-6000:]
+
+
+def iter_rows(rows) -> list:
+    return [rows[index] for index in range(len(rows))]

@@ -8,18 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
-from datasets import Dataset
-from optimizers import OptimizerFactory
 from peft import LoraConfig, get_peft_model
-from pretrain import ModelArguments, list_texts, load_model, read_config, train_text_tokenizer
-from transformers import AutoModelForCausalLM, AutoProcessor, GenerationConfig, TrainerCallback, TrainingArguments
+from pretrain import read_config
+from transformers import AutoModelForCausalLM, AutoProcessor, GenerationConfig, TrainerCallback
 
 from lavit_hf.data.code_files import codebook_fingerprint
 from lavit_hf.data.rows import RowStream
@@ -33,13 +29,10 @@ from lavit_hf.training import (
     TextPart,
     freeze_parts,
     last_checkpoint,
-    parse_recipe,
-    prefers_bfloat16,
 )
 
 from ..tiny import NUM_PATCHES, TEXT
 from .small import (
-    COLORS,
     EVERY_KIND,
     ROOT,
     make_dataset,
@@ -49,54 +42,12 @@ from .small import (
     save_visual_tokenizer,
     tokenize,
 )
+from .small_pretrain import entries, losses, make_arguments, make_trainer, train
 
 
 SCRIPT = ROOT / "examples" / "pretrain.py"
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 LLAMA = {name: TEXT[name] for name in SIZES} | {"model_type": "llama", "tie_word_embeddings": True}
-
-
-def make_arguments(folder, **settings) -> TrainingArguments:
-    defaults = {
-        "max_steps": 3,
-        "per_device_train_batch_size": 8,
-        "learning_rate": 5e-3,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-    }
-    return TrainingArguments(str(folder), **(defaults | settings))
-
-
-def make_trainer(folder, rows=None, model=None, eval_dataset=None, learning_rates=None, **settings):
-    processor = make_processor()
-    model = model or make_model(processor)
-    args = make_arguments(folder, **settings)
-    optimizer = (OptimizerFactory, {"args": args, "learning_rates": learning_rates}) if learning_rates else None
-    return LavitForCausalLMTrainer(
-        model,
-        args,
-        train_dataset=rows or MixtureRows(make_dataset(), SequenceArguments(EVERY_KIND)),
-        eval_dataset=eval_dataset,
-        data_collator=LavitCollator(processor, model.config.num_patches),
-        processing_class=processor,
-        optimizer_cls_and_kwargs=optimizer,
-    )
-
-
-def train(folder, **kwargs) -> LavitForCausalLMTrainer:
-    trainer = make_trainer(folder, **kwargs)
-    trainer.train()
-    return trainer
-
-
-def entries(trainer, name: str = "loss") -> list[float]:
-    return [entry[name] for entry in trainer.state.log_history if name in entry]
-
-
-losses = entries
 
 
 def test_the_log_has_text_and_codes_apart(tmp_path):
@@ -397,66 +348,6 @@ def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path):
     assert last_checkpoint(arguments) == str(tmp_path / "checkpoint-10")
 
 
-def test_the_recipe():
-    recipe = str(ROOT / "examples" / "recipes" / "shapes" / "pretrain.yaml")
-    classes = (ModelArguments, SequenceArguments, DataArguments, TrainingArguments)
-    model, sequences, _, arguments = parse_recipe(*classes, args=[recipe, "--learning_rates", "lm_head=1e-4"])
-    assert sequences.weights == {
-        "caption": 2,
-        "draw": 2,
-        "question": 2,
-        "edit": 3.5,
-        "interleaved": 0.5,
-        "text": 2.5,
-    }
-    assert read_config(model.language_model_config, make_processor().tokenizer).hidden_size == 256
-    assert model.part_learning_rates == {"lm_head": 1e-4}
-    assert arguments.lr_scheduler_kwargs == {"num_decay_steps": 2000, "decay_type": "1-sqrt"}
-    assert (sequences.caption_column, sequences.prompt_column) == ("captions", "prompts")
-
-
-@pytest.mark.parametrize("flag", [["--bf16", "auto"], ["--bf16=Auto"]], ids=str)
-@pytest.mark.parametrize("is_faster", [False, True])
-def test_recipes_take_bfloat16_where_the_device_is_faster_in_it(is_faster, flag, tmp_path, monkeypatch):
-    """A GPU counts unless the run leaves it alone."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    faster = {"cpu": is_faster, "cuda": not is_faster}
-    monkeypatch.setattr("lavit_hf.training.scripts.prefers_bfloat16", lambda device: faster[device])
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(f"output_dir: {tmp_path}\nuse_cpu: true\n")
-
-    def read(*words: str) -> bool:
-        (arguments,) = parse_recipe(TrainingArguments, args=[str(recipe), *words])
-        return arguments.bf16
-
-    assert read(*flag) is is_faster
-    assert read(*flag, "--bf16", "false") is False
-    monkeypatch.setattr("lavit_hf.training.scripts.HfArgumentParser.parse_args_into_dataclasses", parse_known)
-    assert parse_recipe(TrainingArguments, args=[str(recipe), *flag, "--use_cpu", "false"]) == str(not is_faster)
-
-
-@pytest.mark.parametrize("slow", [torch.float32, torch.bfloat16])
-def test_the_faster_dtype_is_found_by_trying(slow, monkeypatch):
-    """A product of matrices in one dtype takes longer than it does."""
-    multiply = torch.Tensor.__matmul__
-
-    def wait(self, other):
-        time.sleep(0.05 if self.dtype == slow else 0)
-        return multiply(self, other)
-
-    monkeypatch.setattr(torch.Tensor, "__matmul__", wait)
-    assert prefers_bfloat16.__wrapped__("cpu") is (slow == torch.float32)
-
-
-def test_help_of_a_recipe_has_all_arguments(tmp_path, capsys):
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("bf16: auto\nuse_cpu: true\n")
-    with pytest.raises(SystemExit) as stopped:
-        parse_recipe(SequenceArguments, TrainingArguments, args=[str(recipe), "--help"])
-    assert stopped.value.code == 0
-    assert "--plan_column" in capsys.readouterr().out
-
-
 def test_arguments_of_the_caller_stay_as_they_are(tmp_path):
     args = make_arguments(tmp_path)
     before = args.to_dict()
@@ -481,57 +372,7 @@ def test_evaluations_have_the_same_rows_each_time(tmp_path):
     assert len({trainer.evaluate()["eval_loss"] for _ in range(3)}) == 1
 
 
-def test_threads_parse_side_by_side(request):
-    request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
-    sys.setswitchinterval(1e-6)  # threads alternate within the parser
-    args = ["--output_dir", "unused", "--use_cpu", "true"]
-    with ThreadPoolExecutor(8) as pool:
-        found = pool.map(lambda _: parse_recipe(SequenceArguments, TrainingArguments, args=args)[0], range(64))
-    assert set(map(str, found)) == {str(parse_recipe(SequenceArguments, TrainingArguments, args=args)[0])}
-
-
-def parse_known(self, args, return_remaining_strings=False):
-    """Parses the device alone, and returns the value of `bf16` otherwise: this machine may have no GPU to train on."""
-    if return_remaining_strings:
-        found, rest = self.parse_known_args(args)
-        return type(self.dataclass_types[0].__name__, (), vars(found)), rest
-    return args[max(index for index, word in enumerate(args) if word == "--bf16") + 1]
-
-
-def test_drawings_have_requests_of_their_own():
-    row = {"image_codes": [1, 2], "captions": ["a red star"], "prompts": ["draw a star"]}
-    for column, expected in (("prompts", "draw a star"), (None, "a red star")):
-        arguments = SequenceArguments(
-            mixture=["draw=1"], caption_column="captions", prompt_column=column, prompt_dropout=0.0
-        )
-        assert list(list_texts(MixtureRows(Dataset.from_list([row]), arguments))) == [expected]
-
-
 # The model
-
-
-def test_texts_of_answers_in_every_form():
-    """One or several questions, with an answer, several of them, or VQAv2's answers with who gave them."""
-    rows = [
-        {"image": "unread.png", "questions": "what?", "answers": "red"},
-        {"image": "unread.png", "questions": "what?", "answers": [{"answer": "red"}]},
-        {"image": "unread.png", "questions": ["what?"], "answers": ["red"]},
-        {"image": "unread.png", "questions": ["what?"], "answers": [[{"answer": "red"}, {"answer": "red"}]]},
-    ]
-    for row in rows:
-        texts = list_texts(MixtureRows(Dataset.from_list([row]), SequenceArguments(mixture=["question=1"])))
-        assert list(texts) == ["Question: what? Answer: red"]
-
-
-def test_a_text_tokenizer_for_a_narrow_domain():
-    tokenizer = train_text_tokenizer([f"a {color} thing, {color}?" for color in COLORS] * 3, 400)
-    assert all(len(tokenizer(f" {color}")["input_ids"]) == 1 for color in COLORS)
-    text = "Ünknown: 漢字\n"
-    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    again = train_text_tokenizer([f"a {color} thing, {color}?" for color in COLORS] * 3, 400)
-    assert again.get_vocab() == tokenizer.get_vocab()
-    small = train_text_tokenizer(["a red thing"] * 3, 400, lowercase=True)
-    assert small("A RED Thing")["input_ids"] == small("a red thing")["input_ids"] != small("a bed thing")["input_ids"]
 
 
 def test_a_new_language_model_has_the_tokenizers_ids(parts):
@@ -541,27 +382,3 @@ def test_a_new_language_model_has_the_tokenizers_ids(parts):
     assert config.eos_token_id == tokenizer.eos_token_id
     with pytest.raises(ValueError, match="must have a model_type of transformers, got None"):
         read_config('{"hidden_size": 8}', tokenizer)
-
-
-def test_a_whole_model_to_go_on_from(tmp_path):
-    processor = make_processor()
-    make_model(processor).save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    model, loaded = load_model(ModelArguments(model=str(tmp_path), image_generation='{"top_k": 3}'))
-    assert model.config.image_start_token_id == loaded.image_start_token_id
-    assert model.generation_config.image_generation == GenerationConfig(do_sample=True, top_k=3)
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        {},
-        {"visual_tokenizer": "a"},
-        {"visual_tokenizer": "a", "language_model": "b", "language_model_config": "c"},
-        {"visual_tokenizer": "a", "language_model_config": "c"},
-        {"model": "a", "learning_rates": ["model"]},
-    ],
-)
-def test_refusals(given):
-    with pytest.raises(ValueError, match="Give either|needs either|learning_rates must be NAME=NUMBER"):
-        ModelArguments(**given)

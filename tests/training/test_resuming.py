@@ -34,9 +34,9 @@ from ..guides import ROOT
 from ..modeling.test_backbones import VISION_CONFIGS
 from ..tiny import IMAGE_SIZE, TEXT, pictures, tiny_lavit
 from .small import UNET, VAE, image_processor, make_dataset, make_model, make_processor, save_visual_tokenizer
-from .test_image_decoder import losses, make_decoder
-from .test_image_decoder import train as train_decoder
-from .test_pretrain import make_trainer
+from .small_image_decoder import losses, make_decoder
+from .small_image_decoder import train as train_decoder
+from .small_pretrain import make_trainer
 
 
 EXPERTS = {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "num_experts": 4}

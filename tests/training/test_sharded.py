@@ -10,7 +10,7 @@ from lavit_hf import LavitForCausalLM
 
 from .run_sharded import TRAINING, generate
 from .small import make_model, make_processor, run_in_processes
-from .test_pretrain import losses, train
+from .small_pretrain import losses, train
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from lavit_hf.data.rows import RepeatedStream, RowStream
 from lavit_hf.training import SequenceArguments, SequenceReader
 
 from .small import make_dataset, make_model, make_processor
-from .test_pretrain import losses, make_trainer
+from .small_pretrain import losses, make_trainer
 
 
 NUM_ROWS, BATCH_SIZE = 20, 4
