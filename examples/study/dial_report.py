@@ -4,7 +4,8 @@
 from collections.abc import Mapping
 
 from . import differences
-from .differences import Difference, compare_cases, read_cases
+from .budgets import BASE
+from .differences import Difference, Results, compare_cases, read_cases
 from .tables import MEASURES, NO_RESULTS, make_rows, show_difference, show_measure
 
 
@@ -13,10 +14,11 @@ HEADINGS = ("reconstruction", "PSNR", "captions", "questions")
 Compared = Mapping[tuple[str, int], Mapping[str, Difference]]
 
 
-def make_dial(dial: Mapping) -> str:
+def make_dial(dial: Mapping, results: Results) -> str:
     """
     Makes the tables of tokens against quality: a line for each mean number of tokens, differences between selections
-    of one visual tokenizer, and the numbers of tokens at which adaptive ones are better.
+    of one visual tokenizer, and the numbers of tokens at which adaptive ones are better. Tells whether the visual
+    tokenizer is that of the `results` of LaVIT.
     """
     if not dial:
         return NO_RESULTS
@@ -30,8 +32,11 @@ def make_dial(dial: Mapping) -> str:
         ]
         for point, curve in sorted(cases, key=lambda case: case[0]["budget"])
     ]
+    checksums = {result["parts"]["visual_tokenizer"] for result in results.get(BASE, ())}
+    is_same = dial["parts"]["plain"]["visual_tokenizer"] in checksums
     parts = [
-        f"Each point is measured on {dial['num_rows']} scenes of the test set.",
+        f"Each point is measured on {dial['num_rows']} scenes of the test set. The visual tokenizer of *plain* is "
+        f"{'that' if is_same else 'of another training, by the recipe of that'} of `{BASE}`.",
         make_rows(["tokens", "tokenizer", "selection", *HEADINGS], lines),
     ]
     found = compare_selections(dial)

@@ -18,7 +18,7 @@ from .differences import compare_cases, read_cases  # noqa: E402
 
 
 SHOWN = ("captions", "questions", "drawn objects", "edited objects")
-SHIFT = 0.006  # of the width, by which rows stand side by side
+SHIFT = 0.0015  # of the width, by which rows stand side by side
 DIALS = ("PSNR", "reconstruction", "captions", "questions")
 
 
@@ -28,8 +28,8 @@ def plot_curves(
     """
     Plots measures of the first seed of each row over steps (above) and over operations (below). A row has the color of
     its place in `rows`. A dotted line leads to the last point, which stands alone: it has more test rows, and the
-    learning rate has decayed before it. Its vertical line is a 95% interval over test rows. A dashed line is the value
-    of images that are left as they are.
+    learning rate has decayed before it. Vertical lines are 95% intervals over test rows. A dashed line is the value of
+    images that are left as they are.
     """
     figure, axes = plt.subplots(2, len(SHOWN), figsize=(4 * len(SHOWN), 7.5), squeeze=False)
     colors = dict(zip(rows, plt.get_cmap("tab20").colors[::2] + plt.get_cmap("tab20").colors[1::2], strict=False))
@@ -37,20 +37,20 @@ def plot_curves(
         (task, metric), unedited = measures[heading], None
         for row, found in results.items():
             points = {
-                point["step"]: metrics[metric]["value"]
+                point["step"]: metrics[metric]
                 for point in found[0]["curve"]
                 if metric in (metrics := point["values"].get(task, {}))
             }
             if not points:
                 continue
-            half = half_interval(found[0], task, metric)
             per_step = found[0]["operations"]["per_step"] / 1e15
             moved = SHIFT * max(points) * (list(rows).index(row) - len(rows) / 2)
             for axis, unit, shift in ((axes[0][column], 1, moved), (axes[1][column], per_step, 0)):
                 places = [step * unit + shift for step in sorted(points)]
-                heights = [100 * points[step] for step in sorted(points)]
-                draw_line(axis, places, heights, color=colors[row], label=row)
-                draw_interval(axis, places[-1], heights[-1], 100 * half, colors[row])
+                values = [points[step] for step in sorted(points)]
+                draw_line(axis, places, [100 * value["value"] for value in values], color=colors[row], label=row)
+                for place, value in zip(places, values, strict=True):
+                    draw_interval(axis, place, [100 * end for end in value.get("interval") or ()], colors[row])
             unedited = found[0]["evaluation"]["results"][task][metric]["baselines"].get("unedited")
         if unedited is not None:
             for axis in axes[:, column]:
@@ -75,9 +75,9 @@ def half_interval(result: Mapping, task: str, metric: str) -> float:
     return compare_cases(values, [0.0] * len(values)).half or 0.0 if values else 0.0
 
 
-def draw_interval(axis, place: float, height: float, half: float, color) -> None:
-    """Draws an interval as a vertical line."""
-    axis.plot([place, place], [height - half, height + half], color=color, alpha=0.3)
+def draw_interval(axis, place: float, ends: Sequence[float], color) -> None:
+    """Draws an interval, if there is one, as a vertical line."""
+    axis.plot([place] * len(ends), ends, color=color, alpha=0.3)
 
 
 def plot_dial(dial: Mapping, measures: Mapping[str, tuple[str, str]], path: Path) -> None:
@@ -99,7 +99,8 @@ def plot_dial(dial: Mapping, measures: Mapping[str, tuple[str, str]], path: Path
             heights = [factor * value["value"] for value in values]
             axis.plot(places, heights, marker=".", label=label, **style)
             for place, point, height in zip(places, points, heights, strict=True):
-                draw_interval(axis, place, height, factor * half_interval(point, task, metric), style["color"])
+                half = factor * half_interval(point, task, metric)
+                draw_interval(axis, place, (height - half, height + half), style["color"])
         axis.set(title=heading, xlabel="mean tokens per image", ylabel="dB" if heading == "PSNR" else "%")
     add_legend(axes[0][0])
     save(figure, path)

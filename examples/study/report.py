@@ -8,6 +8,7 @@ against quality, plots, and drawings side by side. Every number comes from the J
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 
@@ -52,7 +53,7 @@ def make_table(results: Results) -> str:
         [label, *(show_baseline(results, *MEASURES[name], names, name not in NOT_SHARES) for name in MEASURES)]
         for label, names in BASELINES.items()
     ]
-    heads = ("row", "tokens, read", "tokens, drawn", "PFLOP", "weights, M", "rate", "seeds", "minutes")
+    heads = ("row", "tokens, read", "tokens, drawn", "PFLOP", "trained, M", "rate", "seeds", "minutes")
     costs = [[f"`{row}`", *_costs(found)] for row, found in results.items()]
     tables = [make_rows(("row", *MEASURES), scores), make_rows(heads, costs), _kinds_of_questions(results)]
     told = [_costs_of_images(results), _name_versions(results), _name_trainings(results)]
@@ -67,7 +68,7 @@ def _costs(found: Sequence[dict]) -> list[str]:
     return [
         f"{fmean(result['image_tokens'] for result in found):.1f}",
         f"{drawn.mean:.1f}" if drawn else "-",
-        f"{fmean(result['operations']['total'] for result in found) / 1e15:.3g}",
+        f"{found[0]['operations']['total'] / 1e15:.3g}",
         f"{found[0]['trained_parameters'] / 1e6:.2f}",
         f"{found[0]['recipe']['learning_rate']:g}",
         str(len(found)),
@@ -182,23 +183,31 @@ def make_differences(results: Results) -> str:
 
 
 def make_answers(results: Results, dial: Mapping) -> str:
-    """Makes a list of the claims of the paper, with what each one comes to here."""
+    """Makes a list of the claims of the paper and of the comparison with other designs, with what each comes to."""
     lines = []
     for number, claim in enumerate(CLAIMS, 1):
-        told = [
-            f"    - Against `{rival}`, {claim.told[rival]}: {show_noise(difference, heading)}, "
-            f"{verdict or 'no verdict'}"
-            for (rival, heading), (difference, verdict) in compare(results, claim).items()
-            if heading == "questions" and rival in claim.told
-        ]
-        lines += [f"{number}. {claim.text} {claim.here}", *(told or ["    - no results yet"])]
+        lines += [f"{number}. Claim: {claim.text} {claim.here}", *(_tell(results, claim) or ["    - no results yet"])]
     if dial:
         better = count_better(compare_selections(dial), dial["curves"][0]["tokenizer"], "questions")
         lines.append(
             "    - With one visual tokenizer, at [several lengths](#tokens-against-quality): more questions are "
             f"answered right with adaptive numbers of tokens {better}"
         )
+    for claim in COMPARISONS:
+        if claim.told and (told := _tell(results, claim)):
+            lines += [f"- Further: {claim.text} {claim.here}", *told]
     return "\n".join(lines)
+
+
+def _tell(results: Results, claim: Claim) -> list[str]:
+    """Returns the lines of a claim: differences that it tells of, by another measure if theirs was not measured."""
+    found, lines = compare(results, claim), {}
+    for (rival, heading), words in claim.told.items():
+        for name in [name for name in (heading, *claim.headings) if (rival, name) in found][:1]:
+            difference, verdict = found[rival, name]
+            shown = f"{show_noise(difference, name)}, {verdict or 'no verdict'}"
+            lines.setdefault((rival, name), f"    - {name}, against `{rival}`, {words}: {shown}")
+    return list(lines.values())
 
 
 def make_trials(sweep: Mapping, trials: Mapping) -> str:
@@ -253,7 +262,7 @@ def render(text: str, outcomes: Outcomes, pictures: Mapping[str, str]) -> str:
         make_table(outcomes.results),
         make_differences(outcomes.results),
         make_trials(outcomes.sweep, outcomes.trials),
-        "\n\n".join(filter(None, [make_dial(outcomes.dial), shown.pop("dial", "")])),
+        "\n\n".join(filter(None, [make_dial(outcomes.dial, outcomes.results), shown.pop("dial", "")])),
         "\n\n".join(shown.values()) or NO_RESULTS,
     )
     for name, content in zip(SECTIONS, contents, strict=True):
@@ -279,17 +288,20 @@ def write_page(page: Path, folder: Path) -> None:
     more are deleted.
     """
     outcomes = load_outcomes(folder)
-    curves, dial, drawings = (page.with_suffix("") / f"{name}.png" for name in PICTURES)
-    for path in (curves, dial, drawings):
-        path.unlink(missing_ok=True)
-    if outcomes.results or outcomes.dial:
-        curves.parent.mkdir(parents=True, exist_ok=True)
-    if outcomes.results:
-        plot_curves(outcomes.results, MEASURES, list(ROWS), curves)
-    if outcomes.dial:
-        plot_dial(outcomes.dial, MEASURES, dial)
-    if (sheet := draw_side_by_side(outcomes.results, folder / "drawings")) is not None:
-        sheet.save(drawings)
+    drawings = draw_side_by_side(outcomes.results, folder / "drawings")
+    makers = {
+        "curves": outcomes.results and partial(plot_curves, outcomes.results, MEASURES, list(ROWS)),
+        "dial": outcomes.dial and partial(plot_dial, outcomes.dial, MEASURES),
+        "drawings": drawings and drawings.save,
+    }
+    for name, make in makers.items():
+        path = page.with_suffix("") / f"{name}.png"
+        if make:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing_file(path) as hidden:
+                make(hidden)
+        else:
+            path.unlink(missing_ok=True)
     text = page.read_text(encoding="utf-8") if page.exists() else empty_page()
     with replacing_file(page) as hidden:
         hidden.write_text(render(text, outcomes, find_pictures(page)), encoding="utf-8")

@@ -13,7 +13,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from threading import Lock
@@ -180,7 +180,7 @@ class Study(Parts):
         arguments = self.arguments(row, seed=seed)
         if path.exists():
             check_results(path, arguments)
-            self.check_shared_recipes(path)
+            self.check_shared_recipes(path, read_json(path)["parts"])
             if missing := self.missing_tuning(row):
                 names = ", ".join(missing)
                 raise ValueError(f"{path} was made before {names} was tuned: delete it, or omit --sweep and --trials.")
@@ -188,7 +188,7 @@ class Study(Parts):
         recipe, parts = describe_recipe(*arguments), fingerprint_parts(arguments[0])
         for other in self.all_results():
             made = read_json(other)
-            self.check_shared_recipes(other)
+            self.check_shared_recipes(other, made["parts"])
             if made["recipe"]["row"] == BASE:
                 check_budgets({BASE: made["recipe"], row: recipe})
             if made["recipe"]["seed"] == seed:
@@ -202,10 +202,10 @@ class Study(Parts):
         """Returns the results of all rows and seeds that are there."""
         return [path for row in ROWS for path in sorted(self.paths.results.glob(f"{row}-seed[0-9]*.json"))]
 
-    def check_shared_recipes(self, path: Path) -> None:
-        """Raises a `ValueError` if the parts of the results in `path` were trained by another recipe than now."""
+    def check_shared_recipes(self, path: Path, parts: Mapping) -> None:
+        """Raises a `ValueError` if `parts` of the results in `path` were trained by another recipe than now."""
         for part in OF_A_KIND:
-            made, now = read_json(path)["parts"].get(f"{part}_recipe"), self.shared_recipe(part)
+            made, now = parts.get(f"{part}_recipe"), self.shared_recipe(part)
             if made not in (None, now):
                 raise ValueError(
                     f"The {part} of {path} was trained by another recipe, or with other flags (checksum {made}, now "
@@ -319,7 +319,8 @@ class Study(Parts):
         path = self.paths.dial
         if path.exists():
             check_results(path, self.arguments(BASE))
-            self.check_shared_recipes(path)
+            for parts in read_json(path)["parts"].values():
+                self.check_shared_recipes(path, parts)
             compare_recipes(path, {"flags": read_json(path)["flags"]}, {"flags": self.options.dial})
 
     def train_dial(self, name: str) -> None:
@@ -343,7 +344,7 @@ class Study(Parts):
         made = {
             "recipe": describe_recipe(*arguments),
             "flags": self.options.dial,
-            "parts": fingerprint_parts(arguments[0]),
+            "parts": {name: fingerprint_parts(read_arguments(self.dial_flags(name))[0]) for name in DIAL},
         }
         write_json(self.paths.dial, made | read_json(folder / "dial.json"))
 

@@ -1,9 +1,10 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """
-Trains one row of the study, evaluates it, and writes all that the report needs to one JSON file.
+Trains one row of the study, evaluates it, and writes all that the report needs to one JSON file. The driver, run.py,
+adds the rate and the settings that were found best, without which results do not go into the report.
 
     PYTHONPATH=examples python -m study.train examples/study/rows/lavit.yaml --seed 1 \\
-        --output_dir runs/study/lavit-seed1 --results examples/study/results/lavit-seed1.json
+        --output_dir runs/study/lavit-seed1 --results runs/study/lavit-seed1/results.json
 """
 
 import importlib.metadata

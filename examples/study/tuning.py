@@ -133,7 +133,11 @@ class Tuning:
         return {"steps": self.options.sweep_steps, "rates": list(self.options.rates), **self.untuned_recipe(row)}
 
     def trial_settings(self, row: str) -> dict:
-        return {"steps": self.options.trial_steps, "trials": asdict(TRIALS[row]), **self.untuned_recipe(row)}
+        """Returns what the trials of a row depend on: its recipe, its tuned rate, and what other trials have found."""
+        recipe = describe_recipe(*self.arguments(row))
+        tuned = ["learning_rate", *(TRIALS[name].flag for name in TRIALS if is_taken(name, row) and name != row)]
+        settings = {"steps": self.options.trial_steps, "trials": asdict(TRIALS[row])}
+        return settings | self.untuned_recipe(row) | {name: recipe[name] for name in tuned}
 
     def is_swept(self, row: str) -> bool:
         """Whether the learning rate of a row was swept; raises a `ValueError` if it was with another recipe."""

@@ -230,7 +230,9 @@ def test_a_page_has_the_numbers_of_its_results(results, tmp_path):
         }
         for selection, shown in cases.items()
     ]
-    write_json(tmp_path / "dial.json", {"num_rows": 8, "curves": curves})
+    write_json(
+        tmp_path / "dial.json", {"num_rows": 8, "curves": curves, "parts": {"plain": results["lavit"]["parts"]}}
+    )
     (tmp_path / "page").mkdir()
     (tmp_path / "page" / "drawings.png").write_text("an old picture")
     write_page(tmp_path / "page.md", tmp_path)
@@ -239,13 +241,15 @@ def test_a_page_has_the_numbers_of_its_results(results, tmp_path):
     line = next(line for line in text.splitlines() if line.startswith("| `lavit` |"))
     assert f"| {100 * (value + 0.05):.1f} ± 7.1 |" in line
     assert "| 3.9 | plain | fixed | - | - | 12.5 | - |" in text
+    assert "The visual tokenizer of *plain* is that of `lavit`." in text
     assert "| 4 | plain | - | - | +12.5 ± 29.6 | - |" in text
     assert "| plain | - | - | at 1 of 1 (clearly at 0, clearly lower at 0) | - |" in text
     assert "All rows and seeds of a kind of selection have the same visual tokenizer and pixel decoder." in text
     difference = value - results["regression"]["evaluation"]["results"]["questions"]["accuracy"]["value"]
     assert f"| `regression` | questions | {100 * difference:+.1f} ± " in text
     assert "| ignoring the input | " in text
-    assert f"    - Against `regression`, with another share of text in its loss: {100 * difference:+.1f} ± " in text
+    told = "    - questions, against `regression`, whose loss has another share of text: "
+    assert f"{told}{100 * difference:+.1f} ± " in text
     places = [text.index(f"![{name}](page/{name}.png)") for name in ("dial", "curves", "drawings")]
     assert places == sorted(places)
     for name in ("curves", "dial", "drawings"):
