@@ -81,7 +81,7 @@ def measure(folder: str, decoder: str, rows, columns: dict[str, str], tasks: Seq
         LavitForCausalLM.from_pretrained(folder, dtype="float32"),
         LavitProcessor.from_pretrained(folder),
     )
-    pipeline = LavitImageDecoderPipeline.from_pretrained(decoder, torch_dtype=torch.float32)
+    pipeline = LavitImageDecoderPipeline.from_pretrained(decoder, dtype=torch.float32)
     if torch.cuda.is_available():
         model, pipeline = model.cuda(), pipeline.to("cuda")
     tokenizer = model.model.visual_tokenizer
