@@ -77,10 +77,8 @@ def measure(folder: str, decoder: str, rows, columns: dict[str, str], tasks: Seq
     Returns:
         `list[dict]`: A curve for each of `SELECTIONS`, with a point for each of `BUDGETS` up to all patches.
     """
-    model, processor = (
-        LavitForCausalLM.from_pretrained(folder, dtype="float32"),
-        LavitProcessor.from_pretrained(folder),
-    )
+    model = LavitForCausalLM.from_pretrained(folder, dtype="float32")
+    processor = LavitProcessor.from_pretrained(folder)
     pipeline = LavitImageDecoderPipeline.from_pretrained(decoder, dtype=torch.float32)
     if torch.cuda.is_available():
         model, pipeline = model.cuda(), pipeline.to("cuda")

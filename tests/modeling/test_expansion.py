@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache, GPT2Config
 
-from lavit_hf import LavitConfig, LavitForCausalLM
+from lavit_hf import LavitConfig
 
 from ..tiny import (
     CODEBOOK_SIZE,
@@ -27,11 +27,6 @@ from ..tiny import (
 IMAGE = [IMAGE_START, PLACEHOLDER, IMAGE_END]
 # An image, none, two: in one batch.
 ROWS = [[*IMAGE, 9, 10, 11], [5, 6, 7, 8], [12, *IMAGE, *IMAGE, 13]]
-
-
-@pytest.fixture(scope="module")
-def model() -> LavitForCausalLM:
-    return tiny_lavit()
 
 
 def expand(rows: list[list[int]], counts: list[int]) -> list[list[int]]:

@@ -33,11 +33,6 @@ PROMPTS = [[5, 6, 7, 8, 9], [10], [11, 12, 13]]
 CODES = range(VISUAL_OFFSET, VISUAL_OFFSET + CODEBOOK_SIZE)
 
 
-@pytest.fixture(scope="module")
-def model() -> LavitForCausalLM:
-    return tiny_lavit()
-
-
 def decode(model, **settings) -> LavitGenerationSettings:
     """The settings of a call for prompts of five tokens."""
     image_settings = {name: settings.pop(name, None) for name in ("generation_mode", "image_generation")}

@@ -18,7 +18,6 @@ from transformers import (
     SuppressTokensLogitsProcessor,
 )
 
-from lavit_hf import LavitForCausalLM
 from lavit_hf.modeling.generation_settings_lavit import DEFAULT_MAX_LENGTH, DEFAULT_TOP_K
 from lavit_hf.modeling.sampling_lavit import WARPERS, make_warpers
 
@@ -34,11 +33,6 @@ from ..tiny import (
     tiny_lavit,
 )
 from .prompts import CODES, IMAGE, MODES, PROMPTS, prompts
-
-
-@pytest.fixture(scope="module")
-def model() -> LavitForCausalLM:
-    return tiny_lavit()
 
 
 OPTIONS = {

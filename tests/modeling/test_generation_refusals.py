@@ -10,7 +10,7 @@ from transformers import (
     LlamaConfig,
 )
 
-from lavit_hf import LavitForCausalLM, LavitGenerationConfig
+from lavit_hf import LavitGenerationConfig
 
 from ..tiny import (
     IMAGE_END,
@@ -22,11 +22,6 @@ from ..tiny import (
     tiny_lavit,
 )
 from .prompts import IMAGE, MODES, PROMPTS, prompts
-
-
-@pytest.fixture(scope="module")
-def model() -> LavitForCausalLM:
-    return tiny_lavit()
 
 
 @pytest.mark.parametrize("name", ["position_ids", "inputs_embeds"])

@@ -6,15 +6,8 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList, TextStreamer
 from transformers.generation import LogitsProcessor
 
-from lavit_hf import LavitForCausalLM
-
-from ..tiny import IMAGE_START, PLACEHOLDER, TEXT_TOKENS, pad_rows, pictures, tiny_lavit
+from ..tiny import IMAGE_START, PLACEHOLDER, TEXT_TOKENS, pad_rows, pictures
 from .prompts import IMAGE, MODES, prompts
-
-
-@pytest.fixture(scope="module")
-def model() -> LavitForCausalLM:
-    return tiny_lavit()
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

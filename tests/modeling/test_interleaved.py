@@ -31,11 +31,6 @@ class OpenOften(LogitsProcessor):
 OFTEN = LogitsProcessorList([OpenOften()])
 
 
-@pytest.fixture(scope="module")
-def model() -> LavitForCausalLM:
-    return tiny_lavit()
-
-
 def interleaved(model, given, **settings) -> list[list[int]]:
     """Returns the generated ids, without the prompts and what comes after the end."""
     settings = {"generation_mode": "interleaved", "max_new_tokens": 60, "logits_processor": OFTEN} | settings

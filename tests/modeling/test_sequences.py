@@ -4,7 +4,6 @@
 import pytest
 import torch
 
-from lavit_hf import LavitForCausalLM
 from lavit_hf.modeling.merger_lavit import PatchPartition
 
 from ..tiny import IMAGE_END, IMAGE_START, NUM_PATCHES, PLACEHOLDER, VISUAL_OFFSET, pad_rows, pictures, tiny_lavit
@@ -13,11 +12,6 @@ from ..tiny import IMAGE_END, IMAGE_START, NUM_PATCHES, PLACEHOLDER, VISUAL_OFFS
 IMAGE = [IMAGE_START, PLACEHOLDER, IMAGE_END]
 # No picture, one, three: in one batch.
 ROWS = [[5, 6, 7, 8], [*IMAGE, 9, 10, 11], [12, *IMAGE, *IMAGE, 13, *IMAGE, 14]]
-
-
-@pytest.fixture(scope="module")
-def model() -> LavitForCausalLM:
-    return tiny_lavit()
 
 
 def run(model, rows, pixel_values, side="left", **kwargs):
