@@ -9,6 +9,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 from lavit_hf.evaluation import evaluate
 from lavit_hf.evaluation.fidelity import ClipScorer, FrechetScorer
+from lavit_hf.evaluation.subject import Subject
 
 from ..tiny import Colors, save_clip
 
@@ -90,12 +91,26 @@ def test_evaluate_with_both(demo, rows, clip_folder):
     report.to_json()
 
 
-def test_refusals(demo, rows, tmp_path):
+class Silent(Subject):
+    """A model under evaluation that may not be asked for text."""
+
+    def write(self, texts, images, max_new_tokens):
+        raise AssertionError("a task has begun")
+
+
+def test_mistakes_in_settings_of_images_are_told_before_texts_are_written(demo, rows, tmp_path):
     (tmp_path / "text.pt").write_text("no network")
     for settings, message in (
         ({"clip_model": str(tmp_path / "no-clip")}, "clip_model must be the folder"),
         ({"fid_features": str(tmp_path / "no.pt")}, "no.pt does not exist"),
         ({"fid_features": str(tmp_path / "text.pt")}, "text.pt is not"),
+        ({"image_decoding": {"num_inference_steps": 0}}, "num_inference_steps"),
+        ({"image_decoding": {"num_steps": 5}}, "num_steps"),
+        ({"image_generation": {"guidance_scale": "much"}}, "guidance_scale"),
+        ({"image_generation": {"guidance": 5}}, "guidance"),
+        ({"plan_generation": {"temperatur": 1.0}}, "temperatur"),
     ):
-        with pytest.raises(ValueError, match=message):
-            evaluate(*demo, rows[:2], tasks=["drawing"], image_decoding={"num_inference_steps": 1}, **settings)
+        with pytest.raises((ValueError, TypeError), match=message):
+            evaluate(*demo, rows[:2], subject_class=Silent, **settings)
+    with pytest.raises(ValueError, match="fid_features need at least 2 rows, got 1"):
+        evaluate(*demo, rows[:1], subject_class=Silent, fid_features=Colors())

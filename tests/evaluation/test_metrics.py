@@ -3,6 +3,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -33,8 +34,33 @@ def test_rates_leave_out_what_does_not_apply():
     assert (metric.value, metric.count) == (2 / 3, 3)
     assert metric.baselines == {"unrelated": 1 / 3}
     assert metric.interval == wilson_interval(2 / 3, 3)
-    assert rate([None]) is None
+    assert rate([None], groups=["one"]) is None
     assert average([1.5, 2.5]) == Metric(2.0, 2)
+
+
+@pytest.mark.parametrize(
+    ("true", "draw"),
+    [
+        pytest.param(0.7, lambda rng: (rng.random(200) < 0.7, None), id="yes or no"),
+        pytest.param(0.7, lambda rng: (rng.beta(7, 3, 200), None), id="scores"),
+        pytest.param(0.7, lambda rng: (np.repeat(rng.random(40) < 0.7, 5), np.repeat(range(40), 5)), id="groups"),
+        pytest.param(0.99, lambda rng: (rng.random(150) < 0.99, np.repeat(range(50), 3)), id="near one"),
+    ],
+)
+def test_intervals_hold_the_true_value_in_19_of_20_samples(true, draw):
+    rng = np.random.default_rng(0)
+    samples = (draw(rng) for _ in range(2000))
+    intervals = [rate(map(float, outcomes), groups=groups).interval for outcomes, groups in samples]
+    # Few cases have few possible shares, so that the level is not met exactly.
+    assert 0.93 < np.mean([low <= true <= high for low, high in intervals]) < 0.985
+
+
+def test_equal_groups_are_as_good_as_single_cases():
+    assert rate([1.0] * 6, groups=[1, 1, 2, 2, 3, 3]).interval == wilson_interval(1.0, 3)
+    assert rate([1.0, 1.0, 0.0, 0.0, 1.0, 1.0], groups=[1, 1, 2, 2, 3, 3]).interval == pytest.approx(
+        wilson_interval(2 / 3, 3)
+    )
+    assert rate([0.5] * 8).interval == wilson_interval(0.5, 8)
 
 
 def test_perplexity():

@@ -12,7 +12,6 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from ..data.shapes import keeps_background, parse_caption, read_scene
 from ..data.texts import read_texts
 from ..visualization import name_tokens
-from .fidelity import ClipScorer, FrechetScorer
 from .metrics import Metric, average, rate, shift
 from .scenes import judge, scene_metrics
 from .subject import Subject
@@ -85,9 +84,6 @@ def evaluate_drawing(subject: Subject, rows: Sequence[dict]) -> dict[str, Metric
     Draws the first caption of each row. `num_codes` is the mean number of codes of a drawing. The judge needs a column
     `scene`, the CLIP score and `fid` do not.
     """
-    settings, device = subject.settings, subject.model.device
-    clip = ClipScorer(settings.clip_model, device) if settings.clip_model else None
-    frechet = FrechetScorer(settings.fid_features, device) if settings.fid_features else None
     cases: defaultdict[str, list] = defaultdict(list)
     for first, batch in subject.batches(rows, "drawing"):
         texts = [read_texts(row["caption"], "caption")[0] for row in batch]
@@ -95,14 +91,14 @@ def evaluate_drawing(subject: Subject, rows: Sequence[dict]) -> dict[str, Metric
         if "scene" in batch[0]:
             cases["stated"] += map(parse_caption, texts)
             cases["found"] += map(read_scene, images)
-        if clip:
-            clip.update(images, texts)
-        if frechet:
-            frechet.update(images, subject.read_images(batch, first))
+        if subject.clip:
+            subject.clip.update(images, texts)
+        if subject.frechet:
+            subject.frechet.update(images, subject.read_images(batch, first))
         subject.show(images, lines=texts)
     metrics = scene_metrics(**cases) if cases else {}
     metrics["num_codes"] = average(subject.drawn_codes)
-    for scorer in (clip, frechet):
+    for scorer in (subject.clip, subject.frechet):
         metrics |= scorer.compute() if scorer else {}
     return metrics
 
@@ -129,8 +125,6 @@ def evaluate_reconstruction(subject: Subject, rows: Sequence[dict]) -> dict[str,
     Encodes and decodes the image of each row. `psnr` and `ssim` compare at the size of the pixel decoder; the judge
     needs a column `scene`.
     """
-    settings = subject.settings
-    frechet = FrechetScorer(settings.fid_features, subject.model.device) if settings.fid_features else None
     cases: defaultdict[str, list] = defaultdict(list)
     similarities: dict[str, defaultdict[str, list]] = {"psnr": defaultdict(list), "ssim": defaultdict(list)}
     previous: list[torch.Tensor] = []
@@ -148,12 +142,12 @@ def evaluate_reconstruction(subject: Subject, rows: Sequence[dict]) -> dict[str,
         if "scene" in batch[0]:
             cases["stated"] += [row["scene"] for row in batch]
             cases["found"] += map(read_scene, images)
-        if frechet:
-            frechet.update(images, originals)
+        if subject.frechet:
+            subject.frechet.update(images, originals)
         subject.show(originals, images, lines=[name_tokens(len(image_codes)) for image_codes in codes])
     metrics = scene_metrics(**cases) if cases else {}
     metrics |= {name: average(**values) for name, values in similarities.items()}
-    return metrics | (frechet.compute() if frechet else {})
+    return metrics | (subject.frechet.compute() if subject.frechet else {})
 
 
 def _to_pixels(images: Sequence[Image.Image], size: tuple[int, int]) -> torch.Tensor:

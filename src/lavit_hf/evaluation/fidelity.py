@@ -57,8 +57,12 @@ class ClipScorer:
         self._embeds.append((outputs.image_embeds.float().cpu(), outputs.text_embeds.float().cpu()))
 
     def compute(self) -> dict[str, Metric | None]:
-        """Returns `clip_score`. Its baseline pairs each drawing with the caption of another one."""
+        """
+        Returns `clip_score` of all drawings since the last call. Its baseline pairs each drawing with the caption of
+        another one.
+        """
         images, texts = map(torch.cat, zip(*self._embeds, strict=True))
+        self._embeds = []
         own, unrelated = (100 * torch.cosine_similarity(images, other) for other in (texts, texts.roll(-1, 0)))
         return {"clip_score": average(own.tolist(), unrelated=unrelated.tolist() if len(texts) > 1 else [])}
 
@@ -87,8 +91,12 @@ class FrechetScorer:
             self._metric.update(torch.from_numpy(resized).permute(0, 3, 1, 2).to(self._metric.device), real=real)
 
     def compute(self) -> dict[str, Metric]:
-        """Returns `fid`. It is meaningful only for many more images than features."""
-        return {"fid": Metric(float(self._metric.compute()), int(self._metric.fake_features_num_samples))}
+        """
+        Returns `fid` of all drawings since the last call. It is meaningful only for many more images than features.
+        """
+        metric = Metric(float(self._metric.compute()), int(self._metric.fake_features_num_samples))
+        self._metric.reset()
+        return {"fid": metric}
 
 
 def load_features(path: str) -> nn.Module:

@@ -2,6 +2,7 @@
 """A measured value, together with the number of cases, the interval and the baselines that are needed to judge it."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -18,7 +19,7 @@ class Metric:
     Args:
         value (`float`): The value.
         count (`int`): The number of cases.
-        interval (`list[float]` of length 2, *optional*): The 95% Wilson interval, for a share of cases.
+        interval (`list[float]` of length 2, *optional*): The 95% interval of a value from 0 to 1, see [`rate`].
         baselines (`dict[str, float]`, *optional*): The value of the same measure for results that ignore the input.
         outcomes (`tuple[float, ...]`, *optional*):
             The value of each case, or None for a case that does not count, to compare two models case by case. They
@@ -33,13 +34,17 @@ class Metric:
 
     @property
     def is_rate(self) -> bool:
-        """Whether the value is a share of cases, from 0 to 1."""
+        """Whether the value is a share of cases or a mean of scores from 0 to 1."""
         return self.interval is not None
 
 
-def wilson_interval(rate: float, count: int) -> list[float]:
+def wilson_interval(rate: float, count: float) -> list[float]:
     """
     Computes the 95% score interval of a share (Wilson 1927), which stays within [0, 1] and has a width at its ends.
+
+    Args:
+        rate (`float`): The share, from 0 to 1.
+        count (`float`): The number of cases, or an effective number, which may be a fraction.
 
     Raises:
         ValueError: If the share is outside [0, 1], or there are no cases.
@@ -75,10 +80,36 @@ def average(values: Iterable[float | None], **baselines: Iterable[float | None])
     return Metric(means.pop("value"), len(known["value"]), baselines=means, outcomes=outcomes)
 
 
-def rate(outcomes: Iterable[float | None], **baselines: Iterable[float | None]) -> Metric | None:
-    """Averages shares from 0 to 1 and adds their interval. Same arguments as [`average`]."""
+def rate(
+    outcomes: Iterable[float | None], groups: Iterable | None = None, **baselines: Iterable[float | None]
+) -> Metric | None:
+    """
+    Averages scores from 0 to 1 and adds the 95% interval of the mean: that of Wilson for the effective number of cases
+    (Korn and Graubard 1998), which is the number of independent cases of yes or no whose share would have the same
+    variance. It is the number of cases if they are such themselves.
+
+    Args:
+        outcomes (`list[float]`): The score of each case. A case whose score is `None` does not count.
+        groups (`list`, *optional*):
+            What each case belongs to, such as the image of a question. Cases of one group may depend on each other.
+            Default: all cases are independent.
+        baselines (`list[float]`): The scores of each baseline, by its name.
+
+    Returns:
+        [`Metric`], or `None` if no case counts.
+    """
+    outcomes = list(outcomes)
     metric = average(outcomes, **baselines)
-    return metric and replace(metric, interval=wilson_interval(metric.value, metric.count))
+    if metric is None:
+        return None
+    deviations: defaultdict[object, float] = defaultdict(float)
+    for group, outcome in zip(range(len(outcomes)) if groups is None else groups, outcomes, strict=True):
+        if outcome is not None:
+            deviations[group] += outcome - metric.value
+    varied = math.fsum(deviation**2 for deviation in deviations.values())
+    # If all scores are equal, groups may be as good as single cases.
+    count = metric.value * (1 - metric.value) * metric.count**2 / varied if varied > 1e-9 else len(deviations)
+    return replace(metric, interval=wilson_interval(metric.value, max(count, 1.0)))
 
 
 def shift(items: Sequence) -> list:

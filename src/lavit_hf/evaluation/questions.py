@@ -118,16 +118,17 @@ def score_answers(questions: Sequence[Question], answers: Sequence[str]) -> dict
     [`majority_answers`].
     """
     usual = majority_answers(questions)
-    cases: dict[str, list[tuple[float, float | None]]] = defaultdict(list)
+    cases: dict[str, list[tuple[int, float, float | None]]] = defaultdict(list)
     for question, answer, other in zip(questions, answers, usual, strict=True):
         baseline = None if other is None else answer_score(other, question.references)
-        case = answer_score(answer, question.references), baseline
+        case = question.row, answer_score(answer, question.references), baseline
         for name in ["accuracy"] if question.kind is None else ["accuracy", f"accuracy_{question.kind}"]:
             cases[name].append(case)
-    return {
-        name: rate([own for own, _ in cases[name]], majority=[baseline for _, baseline in cases[name]])
-        for name in sorted(cases)
-    }
+    metrics = {}
+    for name in sorted(cases):
+        rows, scores, majority = zip(*cases[name], strict=True)
+        metrics[name] = rate(scores, groups=rows, majority=majority)  # questions about one image are not independent
+    return metrics
 
 
 def evaluate_questions(subject: Subject, rows: Sequence[dict]) -> dict[str, Metric | None]:

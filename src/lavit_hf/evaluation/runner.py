@@ -22,6 +22,7 @@ from ..modeling.freezing_lavit import evaluation_mode
 from ..processing import LavitProcessor, read_image
 from .captions import evaluate_captions
 from .drawings import evaluate_drawing, evaluate_edits, evaluate_reconstruction
+from .fidelity import ClipScorer, FrechetScorer
 from .metrics import Metric
 from .own_words import evaluate_own_words
 from .questions import evaluate_questions
@@ -150,11 +151,15 @@ def evaluate(
             )
         model = model.get_base_model()
     processor.check_vocabulary(model.config)
-    plan_settings(model, given.plan_generation)  # before time is spent
+    plan_settings(model, given.plan_generation)  # before time is spent, as are the networks that score drawings
+    clip = ClipScorer(given.clip_model, model.device) if given.clip_model else None
+    frechet = FrechetScorer(given.fid_features, model.device) if given.fid_features else None
     if pipeline is not None:  # with the same components, but a state and a progress bar of its own
         pipeline = type(pipeline)(**pipeline.components, **pipeline.parameters)
         pipeline.set_progress_bar_config(disable=True)
-    subject = subject_class(model, processor, pipeline, given)
+    if frechet is not None and len(rows) < 2:
+        raise ValueError(f"fid_features need at least 2 rows, got {len(rows)}.")
+    subject = subject_class(model, processor, pipeline, given, clip=clip, frechet=frechet)
     chosen = list(TASKS if tasks is None else tasks)
     left_out = {task: reason for task in chosen if (reason := _why_not(task, subject, rows))}
     if tasks is not None and left_out:
@@ -165,13 +170,15 @@ def evaluate(
     _check_rows(rows, {column for task in run for column in TASKS[task].columns}, given.columns)
     results, seconds, samples = {}, {}, {}
     with _evaluating(model, pipeline):
-        for task in run:
+        # Drawing comes first, so that a mistake in its settings, which take the longest, is told at once.
+        for task in sorted(run, key=lambda task: not TASKS[task].needs_pixels):
             started = time.perf_counter()
             asked = replace(subject, samples=[], drawn_codes=[])  # each task counts its own
             metrics = TASKS[task].run(asked, rows)
             seconds[task], samples[task] = round(time.perf_counter() - started, 2), asked.samples
             results[task] = {key: metric for key, metric in metrics.items() if metric is not None}
     protocol = {"dataset": name, "split": split, "num_samples": len(rows)} | _describe(subject)
+    results, seconds, samples = ({task: values[task] for task in run} for values in (results, seconds, samples))
     return EvaluationReport(results, seconds, left_out, protocol, samples)
 
 

@@ -18,6 +18,7 @@ from ..modeling.generation_settings_lavit import check_task_settings
 from ..processing import LavitProcessor, read_image
 from ..processing.chat_lavit import TURN_END
 from ..visualization import Sample
+from .fidelity import ClipScorer, FrechetScorer
 
 
 NUM_SAMPLES_SHOWN = 16
@@ -89,6 +90,8 @@ class Subject:
         settings ([`EvaluationSettings`]): The settings.
         samples (`list[Sample]`, *optional*): The first cases of a task, which [`~Subject.show`] adds.
         drawn_codes (`list[int]`, *optional*): The number of codes of each drawing, which [`~Subject.draw`] adds.
+        clip ([`ClipScorer`], *optional*): Scores drawings by their captions, if `settings` name a CLIP model.
+        frechet ([`FrechetScorer`], *optional*): Scores drawings and reconstructions, if `settings` name features.
     """
 
     model: LavitForCausalLM
@@ -97,6 +100,8 @@ class Subject:
     settings: EvaluationSettings
     samples: list[Sample] = field(default_factory=list)
     drawn_codes: list[int] = field(default_factory=list)
+    clip: ClipScorer | None = None
+    frechet: FrechetScorer | None = None
 
     def batches(self, items: Sequence, task: str) -> Iterator[tuple[int, list]]:
         """
