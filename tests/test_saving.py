@@ -1,7 +1,9 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Who is killed while saving leaves the old files or the new ones, for every reader."""
 
+import errno
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -255,6 +257,18 @@ def test_a_file_that_is_written_twice_at_the_same_time(tmp_path):
             assert first.suffix == second.suffix == ".json"
         assert texts(tmp_path) == {path.name: "second", first.name: "first"}
     assert texts(tmp_path) == {path.name: "first"}
+
+
+def test_errors_about_other_files_keep_their_name(tmp_path):
+    path = tmp_path / "out.json"
+    with pytest.raises(FileNotFoundError, match="input.json"), replacing_file(path):
+        (tmp_path / "input.json").read_text()
+    with pytest.raises(OSError, match="out.json cannot be written: No space left"), replacing_file(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    missing = replacing_file(tmp_path / "folder" / "out.json")
+    with pytest.raises(OSError, match="folder/out.json cannot be written: No such file"), missing as hidden:
+        hidden.write_text("text")
+    assert not list(tmp_path.iterdir())
 
 
 def test_replacements_that_were_committed_at_the_same_time(tmp_path):

@@ -103,7 +103,7 @@ def photos(tmp_path) -> Path:
 
 
 def shard_names(output: Path) -> list[str]:
-    return sorted(path.name for path in output.glob("train/*.parquet"))
+    return sorted(path.name for path in output.glob("train/[0-9]*.parquet"))
 
 
 def file_times(output: Path) -> dict[str, int]:

@@ -243,18 +243,28 @@ def test_without_images_and_with_two_splits(compute, expected, read, tmp_path):
 
 @pytest.mark.parametrize("num_rows", [0, 30, 31])
 def test_a_shard_has_its_record_inside(tmp_path, num_rows):
-    writer = code_files.ShardWriter(tmp_path / "000000.parquet")
-    codes = [np.zeros(7, dtype=np.int32)]
-    for start in range(0, num_rows, 5):
-        rows = pa.table({"x": list(range(start, min(start + 5, num_rows)))})
-        writer.write(rows, ["hash"] * (len(rows) + 1), codes, [])
-    writer.write(pa.table({"x": pa.array([], pa.int64())}), ["hash"], codes, [])
-    assert not writer.path.exists()
-    writer.finish()
-    assert pq.read_table(writer.path)["x"].to_pylist() == list(range(num_rows))
-    assert pq.read_metadata(writer.path).num_row_groups == -(-num_rows // 5)  # none of them empty
-    record = code_files.read_record(writer.path)
+    path, codes = tmp_path / "000000.parquet", [np.zeros(7, dtype=np.int32)]
+    with code_files.writing_shard(path) as writer:
+        for start in range(0, num_rows, 5):
+            rows = pa.table({"x": list(range(start, min(start + 5, num_rows)))})
+            writer.write(rows, ["hash"] * (len(rows) + 1), codes, [])
+        writer.write(pa.table({"x": pa.array([], pa.int64())}), ["hash"], codes, [])
+        assert not path.exists()
+    assert pq.read_table(path)["x"].to_pylist() == list(range(num_rows))
+    assert pq.read_metadata(path).num_row_groups == -(-num_rows // 5)  # none of them empty
+    record = code_files.read_record(path)
     assert (record["rows"], record["codes"]) == (num_rows, 7 * record["images"])
+
+
+def test_a_shard_with_an_error_leaves_no_file(tmp_path):
+    def fail():
+        with code_files.writing_shard(tmp_path / "000000.parquet") as writer:
+            writer.write(pa.table({"x": [1]}), ["hash"], [], [])
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        fail()
+    assert not list(tmp_path.iterdir())
 
 
 def test_codes_are_computed_again(compute, shapes, expected, read, tmp_path):

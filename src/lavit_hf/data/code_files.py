@@ -5,7 +5,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -117,17 +118,15 @@ def join_hashes(hashes: Sequence[str]) -> str:
 
 class ShardWriter:
     """
-    Writes a shard to a hidden file, which [`~ShardWriter.finish`] renames, with its record inside: the numbers of rows
-    that were read (`input_rows`) and written (`rows`), of images and codes, the broken images, and a hash of the rows
-    that were read (`input_digest`).
+    Writes a shard, with its record inside: the numbers of rows that were read (`input_rows`) and written (`rows`), of
+    images and codes, the broken images, and a hash of the rows that were read (`input_digest`). See [`writing_shard`].
 
     Args:
-        path (`Path`): The path of the finished shard.
+        path (`Path`): The path of the file.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self.hidden = path.with_name(f".{path.name}.{os.getpid()}")
         self.record: dict[str, Any] = {"input_rows": 0, "rows": 0, "images": 0, "codes": 0, "broken": []}
         self._row_hashes: list[str] = []
         self._writer: Any = None  # a `pq.ParquetWriter`, from the first rows on
@@ -143,7 +142,7 @@ class ShardWriter:
             broken (`list[dict]`): The row, file and error of each broken image.
         """
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self.hidden, table.schema)
+            self._writer = pq.ParquetWriter(self.path, table.schema)
         self.record["input_rows"] += len(row_hashes)
         self._row_hashes += row_hashes
         self.record["rows"] += len(table)
@@ -154,13 +153,31 @@ class ShardWriter:
             self._writer.write_table(table)
 
     def finish(self) -> None:
-        """Completes the file and gives it its name."""
+        """Adds the record."""
         record = self.record | {"input_digest": join_hashes(self._row_hashes)}
         self._writer.add_key_value_metadata({RECORD_KEY: json.dumps(record)})
-        self._writer.close()
-        with self.hidden.open("rb+") as file:  # after a power cut, the name must not exist without the content
-            os.fsync(file.fileno())
-        self.hidden.replace(self.path)
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+@contextmanager
+def writing_shard(path: Path) -> Iterator[ShardWriter]:
+    """
+    Gives a writer of a shard, which is complete when the block ends without an error, and absent otherwise.
+
+    Args:
+        path (`Path`): The path of the shard.
+    """
+    with replacing_file(path) as hidden:
+        writer = ShardWriter(hidden)
+        try:
+            yield writer
+            writer.finish()
+        finally:
+            writer.close()
 
 
 def shard_path(folder: Path, shard: int) -> Path:
@@ -248,7 +265,7 @@ def open_split(output: Path, split: str, settings: dict, is_main_process: bool) 
         folder.mkdir(parents=True, exist_ok=True)
         _write_text(folder / MANIFEST_FILE, json.dumps({"settings": settings}, indent=2))
     if is_main_process:
-        for left in folder.glob(".*.parquet.*"):
+        for left in folder.glob(".*.parquet"):
             left.unlink()
     return folder
 

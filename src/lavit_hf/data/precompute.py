@@ -25,7 +25,6 @@ from ..modeling.arguments_lavit import check_integer
 from .code_files import (
     CODEBOOK_COLUMN,
     CodesSummary,
-    ShardWriter,
     codebook_fingerprint,
     codes_column,
     complete_split,
@@ -34,6 +33,7 @@ from .code_files import (
     open_split,
     reopen_split,
     shard_path,
+    writing_shard,
 )
 from .loading import check_columns, has_transform, leave_undecoded
 from .row_hashes import FinishedShards, hash_rows, join_hashes
@@ -167,19 +167,23 @@ def precompute_codes(
     )
     with tqdm(total=total, unit="row", disable=not state.is_main_process) as progress:
         for shard, shard_batches in itertools.groupby(batches, key=lambda batch: batch.shard):
-            writer = ShardWriter(shard_path(folder, shard))
-            for batch in shard_batches:
-                if batch.broken and broken_images == "raise":
-                    raise ValueError(batch.broken[0]["error"])
-                codes = _encode(visual_tokenizer, batch.pixel_values)
-                table = _finish_table(batch, rows.features, image_columns, codes, settings["codebook"], keep_images)
-                writer.write(table, batch.row_hashes, codes, batch.broken)
-                progress.update(len(batch.row_hashes))
-                if writer.record["rows"] == 0 and writer.record["input_rows"] >= MOST_BROKEN_ROWS:
-                    count, error = writer.record["input_rows"], batch.broken[0]["error"]
-                    raise ValueError(f"None of the first {count} rows of a shard has images that can be read: {error}")
-            reopen_split(folder)
-            writer.finish()
+            with writing_shard(shard_path(folder, shard)) as writer:
+                for batch in shard_batches:
+                    if batch.broken and broken_images == "raise":
+                        raise ValueError(batch.broken[0]["error"])
+                    codes = _encode(visual_tokenizer, batch.pixel_values)
+                    table = _finish_table(
+                        batch, rows.features, image_columns, codes, settings["codebook"], keep_images
+                    )
+                    writer.write(table, batch.row_hashes, codes, batch.broken)
+                    progress.update(len(batch.row_hashes))
+                    count = writer.record["input_rows"]
+                    if writer.record["rows"] == 0 and count >= MOST_BROKEN_ROWS:
+                        error = batch.broken[0]["error"]
+                        raise ValueError(
+                            f"None of the first {count} rows of a shard has images that can be read: {error}"
+                        )
+                reopen_split(folder)
 
     # 4. Complete the split once all processes have finished
     state.wait_for_everyone()

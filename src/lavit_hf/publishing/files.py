@@ -111,7 +111,7 @@ def replacing(folder: str | os.PathLike) -> Iterator[Path]:
 def replacing_file(path: str | os.PathLike) -> Iterator[Path]:
     """
     Gives a path beside `path` to write to. The file there replaces `path` when the block ends without an error, and is
-    deleted otherwise.
+    deleted otherwise. After a power cut, `path` has the old content or the new one.
 
     Args:
         path (`str` or `os.PathLike`): The path of a file, in a folder that exists.
@@ -123,9 +123,13 @@ def replacing_file(path: str | os.PathLike) -> Iterator[Path]:
     hidden = path.with_name(f".{path.stem[:32]}.{token_hex(8)}{path.suffix}")  # no other thread has this name
     try:
         yield hidden
+        _sync(hidden)
         os.replace(hidden, path)
     except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror or error}") from error
+        # Other errors of the block are not about this file. A full disk is told without a name.
+        if error.errno is None or error.filename not in (None, os.fspath(hidden)):
+            raise
+        raise OSError(f"{path} cannot be written: {error.strerror}") from error
     finally:
         hidden.unlink(missing_ok=True)
 
@@ -215,10 +219,10 @@ def _check_places(folder: Path, paths: Iterable[str]) -> None:
                 raise ValueError(f"Files are to be saved in {parent}, which is a file.")
 
 
-def _sync(folder: Path) -> None:
-    """Waits until a folder is on the disk, because the files that it replaces will be deleted."""
+def _sync(root: Path) -> None:
+    """Waits until a file or a folder is on the disk, because what it replaces will be deleted."""
     is_posix = os.name == "posix"  # elsewhere a folder cannot be opened, and a file to be synchronized is writable
-    for path in (folder, *folder.rglob("*")):
+    for path in (root, *root.rglob("*")):
         if is_posix or path.is_file():
             descriptor = os.open(path, os.O_RDONLY if is_posix else os.O_RDWR)
             os.fsync(descriptor)
