@@ -54,6 +54,7 @@ def main():
     model_args, lora, sequences, data, args = parse_recipe(
         ModelArguments, LoraArguments, SequenceArguments, DataArguments, TrainingArguments
     )
+    checkpoint = last_checkpoint(args, model_args, lora, sequences, data)  # before time is spent
     set_seed(args.seed)
     check_whole(model_args.model)
     train_rows, eval_rows = load_mixture(data, sequences, args)
@@ -71,7 +72,7 @@ def main():
         data_collator=LavitCollator(processor, base.config.num_patches, model_args.max_length),
         processing_class=processor,
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(args, model_args, lora, sequences, data))
+    trainer.train(resume_from_checkpoint=checkpoint)
     if eval_rows is not None:
         trainer.evaluate()
     trainer.save_model()  # the adapter: PeftModel.from_pretrained(base, folder), or base.load_adapter(folder)

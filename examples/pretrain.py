@@ -285,13 +285,13 @@ def main():
     model_args, sequences, data, args = parse_recipe(
         ModelArguments, SequenceArguments, DataArguments, TrainingArguments
     )
+    checkpoint = last_checkpoint(args, model_args, sequences, data)  # before time is spent
     set_seed(args.seed)
     plan_settings = read_plan_settings(model_args, sequences)
     # 1. The data: rows of a dataset become sequences of text and images
     train_rows, eval_rows = load_mixture(data, sequences, args)
 
     # 2. The model, from its parts or from the checkpoint of a run that was stopped
-    checkpoint = last_checkpoint(args, model_args, sequences, data)
     # A recipe may name the parts of a new model beside the whole one that a flag gives.
     parts = ("visual_tokenizer", "language_model") if model_args.model is None else ("model",)
     bases = {name: getattr(model_args, name) for name in parts}

@@ -115,6 +115,7 @@ def train(
     model_class: type[LavitImageDecoderForTraining] = LavitImageDecoderForTraining,
 ) -> None:
     """Trains a pixel decoder with the loss of a `model_class`, and saves it."""
+    checkpoint = last_checkpoint(args, model_args, data)  # before time is spent
     set_seed(args.seed)
     pipeline, tokenizer = load_components(model_args)
     pipeline.register_to_config(
@@ -157,7 +158,7 @@ def train(
             return show_image_decoder(model, images, codes)
 
     trainer.add_callback(SamplesCallback(draw_samples))
-    trainer.train(resume_from_checkpoint=last_checkpoint(args, model_args, data))
+    trainer.train(resume_from_checkpoint=checkpoint)
     if eval_rows is not None:
         trainer.evaluate()
     trainer.save_model()

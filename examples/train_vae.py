@@ -146,6 +146,7 @@ def show_vae(model: VaeForTraining, pixel_values: torch.Tensor) -> Image.Image:
 
 def main():
     model_args, data, args = parse_recipe(ModelArguments, DataArguments, TrainingArguments)
+    checkpoint = last_checkpoint(args, model_args, data)  # before time is spent
     set_seed(args.seed)
     vae = new_vae(**json.loads(model_args.config))
     model = VaeForTraining(vae, model_args.kl_weight)
@@ -162,7 +163,7 @@ def main():
         data_collator=collator,
         callbacks=[SamplesCallback(lambda: show_vae(model, samples))],
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(args, model_args, data))
+    trainer.train(resume_from_checkpoint=checkpoint)
     if eval_rows is not None:
         trainer.evaluate()
     batches = islice(trainer.get_train_dataloader(), -(-NUM_SCALED_IMAGES // args.train_batch_size))

@@ -125,6 +125,7 @@ class TowerTrainer(LavitTrainer):
 
 def main():
     model_args, data, args = parse_recipe(ModelArguments, DataArguments, TrainingArguments)
+    checkpoint = last_checkpoint(args, model_args, data)  # before time is spent
     set_seed(args.seed)
     config = ViTMAEConfig(
         **read_fields("config", model_args.config, ViTMAEConfig),
@@ -145,7 +146,7 @@ def main():
         eval_dataset=eval_rows,
         data_collator=TowerCollator(processor, data, model_args, config),
     )
-    trainer.train(resume_from_checkpoint=last_checkpoint(args, model_args, data))
+    trainer.train(resume_from_checkpoint=checkpoint)
     if eval_rows is not None:
         trainer.evaluate()
     trainer.save_state()

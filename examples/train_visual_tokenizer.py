@@ -134,6 +134,7 @@ def train(
     prepare: Callable[[LavitVisualTokenizerForPreTraining], None] | None = None,
 ) -> None:
     """Trains a visual tokenizer, which `prepare` may change before it is trained."""
+    checkpoint = last_checkpoint(args, model_args, schedule, data)  # before time is spent
     set_seed(args.seed)
     model = LavitVisualTokenizerForPreTraining.from_vision_tower(
         model_args.vision_tower, **json.loads(model_args.config)
@@ -171,7 +172,7 @@ def train(
         return show_tokenizer(outputs, images, pixel_values)
 
     trainer.add_callback(SamplesCallback(draw_samples))
-    trainer.train(resume_from_checkpoint=last_checkpoint(args, model_args, schedule, data))
+    trainer.train(resume_from_checkpoint=checkpoint)
     if eval_rows is not None:
         trainer.evaluate()
     trainer.save_model()

@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The arguments of stage 2 and their recipes: files, flags, defaults of the device, and language models."""
 
+import importlib
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from transformers import GenerationConfig, TrainingArguments
 from lavit_hf.training import (
     DataArguments,
     SequenceArguments,
+    last_checkpoint,
     parse_recipe,
     prefers_bfloat16,
 )
@@ -62,6 +64,48 @@ def test_recipes_take_bfloat16_where_the_device_is_faster_in_it(is_faster, flag,
     assert read(*flag, "--bf16", "false") is False
     monkeypatch.setattr("lavit_hf.training.scripts.HfArgumentParser.parse_args_into_dataclasses", parse_known)
     assert parse_recipe(TrainingArguments, args=[str(recipe), *flag, "--use_cpu", "false"]) == str(not is_faster)
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """The folder of a run on the data "others" in bfloat16, with a checkpoint."""
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "checkpoint-1" / "trainer_state.json").write_text("{}")
+    (tmp_path / "arguments.yaml").write_text("dataset_name: others\nbf16: true\n")
+    return tmp_path
+
+
+def test_a_resumed_run_keeps_its_dtype_on_another_machine(begun, monkeypatch):
+    monkeypatch.setattr("lavit_hf.training.scripts.prefers_bfloat16", lambda device: False)
+
+    def read(folder, bf16):
+        (arguments,) = parse_recipe(
+            TrainingArguments, args=["--output_dir", str(folder), "--use_cpu", "true", "--bf16", bf16]
+        )
+        return arguments
+
+    assert read(begun, "auto").bf16 is True
+    assert read(begun / "another", "auto").bf16 is False
+    with pytest.raises(ValueError, match="bf16 is False, and was True"):
+        last_checkpoint(read(begun, "false"), DataArguments(dataset_name="others"))
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("pretrain", "--model nowhere --mixture caption=1"),
+        ("finetune_lora", "--model nowhere --mixture caption=1"),
+        ("train_image_decoder", "--visual_tokenizer nowhere --stable_diffusion nowhere"),
+        ("train_visual_tokenizer", "--vision_tower nowhere"),
+        ("train_vision_tower", "--config {}"),
+        ("train_vae", "--config {}"),
+    ],
+)
+def test_other_arguments_are_refused_before_anything_is_loaded(begun, script, flags, monkeypatch):
+    words = f"{flags} --dataset_name nothing --output_dir {begun} --use_cpu true --bf16 true".split()
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    with pytest.raises(ValueError, match="has a run with different arguments: dataset_name is 'nothing'"):
+        importlib.import_module(script).main()
 
 
 @pytest.mark.parametrize("slow", [torch.float32, torch.bfloat16])

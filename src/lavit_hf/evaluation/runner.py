@@ -168,7 +168,8 @@ def evaluate(
 
     run = [task for task in chosen if task not in left_out]
     _check_rows(rows, {column for task in run for column in TASKS[task].columns}, given.columns)
-    results, seconds, samples = {}, {}, {}
+    results: dict[str, dict[str, Metric]] = {task: {} for task in run}  # in the order of the tasks
+    seconds, samples = dict.fromkeys(run, 0.0), dict.fromkeys(run, [])
     with _evaluating(model, pipeline):
         # Drawing comes first, so that a mistake in its settings, which take the longest, is told at once.
         for task in sorted(run, key=lambda task: not TASKS[task].needs_pixels):
@@ -178,7 +179,6 @@ def evaluate(
             seconds[task], samples[task] = round(time.perf_counter() - started, 2), asked.samples
             results[task] = {key: metric for key, metric in metrics.items() if metric is not None}
     protocol = {"dataset": name, "split": split, "num_samples": len(rows)} | _describe(subject)
-    results, seconds, samples = ({task: values[task] for task in run} for values in (results, seconds, samples))
     return EvaluationReport(results, seconds, left_out, protocol, samples)
 
 

@@ -25,6 +25,7 @@ from ..data.loading import FORMATS, load_rows
 from ..data.rows import ImageReader, RowDataset, RowStream
 from ..modeling.arguments_lavit import check_fields
 from ..modeling.freezing_lavit import evaluation_mode
+from .trainer import find_checkpoint
 
 
 logger = logging.get_logger(__name__)
@@ -89,7 +90,10 @@ def prefers_bfloat16(device: str) -> bool:
 
 
 def _decide_bf16(args: list[str]) -> list[str]:
-    """Replaces the value "auto" of `--bf16` by what the device has that the run is going to use."""
+    """
+    Replaces the value "auto" of `--bf16` by that of the run that is resumed, or by what suits the device that the run
+    is going to use.
+    """
     args = [word for arg in args for word in (arg.split("=", 1) if arg.startswith("--bf16=") else (arg,))]
     places = [
         index + 1 for index, arg in enumerate(args[:-1]) if arg == "--bf16" and args[index + 1].lower() == "auto"
@@ -99,10 +103,15 @@ def _decide_bf16(args: list[str]) -> list[str]:
         (chosen, _) = parser.parse_args_into_dataclasses(args, return_remaining_strings=True)
         on_gpu = torch.cuda.is_available() and not chosen.use_cpu
         device = "cuda" if on_gpu else "cpu"
-        is_better = prefers_bfloat16(device)
-        faster = "bfloat16" if is_better else "float32"
+        _, kept = find_checkpoint(chosen.output_dir)
+        if "bf16" in kept:  # another machine may be faster in another one
+            is_better = kept["bf16"]
+            reason = f"the run in {chosen.output_dir} has begun so"
+        else:
+            is_better = prefers_bfloat16(device)
+            reason = f"the device {device!r} computes faster in {'bfloat16' if is_better else 'float32'}"
         # A warning, since transformers hides information by default.
-        logger.warning_once(f"bf16 'auto' is {is_better}: the device {device!r} computes faster in {faster}.")
+        logger.warning_once(f"bf16 'auto' is {is_better}: {reason}.")
         for place in places:
             args[place] = str(is_better)
     return args
@@ -110,9 +119,10 @@ def _decide_bf16(args: list[str]) -> list[str]:
 
 @dataclass
 class _Device:
-    """The argument of a training that decides whether it uses a GPU."""
+    """The arguments of a training that decide whether it uses a GPU, and where it was begun."""
 
     use_cpu: bool = False
+    output_dir: str = "trainer_output"  # the default of `TrainingArguments`
 
 
 def _to_flags(name: str, value: Any) -> list[str]:

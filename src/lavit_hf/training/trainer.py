@@ -57,18 +57,17 @@ def last_checkpoint(args: TrainingArguments, *arguments: Any) -> str | None:
         args (`TrainingArguments`): The arguments of the training.
         arguments (*optional*):
             Dataclasses with what else the training depends on, such as model and data. They are kept in the output
-            folder, in `arguments.yaml`, so that no run goes on with others.
+            folder, in `arguments.yaml`, beside `bf16`, so that no run goes on with others.
 
     Raises:
         ValueError: If there is a checkpoint of a run with other `arguments`.
     """
-    newest_first = reversed(sort_checkpoints(args.output_dir))  # by step, as `Trainer` rotates them
-    found = next((folder for folder in newest_first if _is_complete(Path(folder, TRAINER_STATE_NAME))), None)
+    found, kept = find_checkpoint(args.output_dir)
     if arguments:
         given = {name: value for one in arguments for name, value in asdict(one).items() if name not in MAY_CHANGE}
+        given["bf16"] = args.bf16
         path = Path(args.output_dir, "arguments.yaml")
-        if found is not None and path.is_file():
-            kept = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if found is not None and kept:
             given = yaml.safe_load(yaml.safe_dump(given))
             other = [
                 f"{name} is {value!r}, and was {kept[name]!r}"
@@ -85,6 +84,19 @@ def last_checkpoint(args: TrainingArguments, *arguments: Any) -> str | None:
             with replacing_file(path) as hidden:
                 hidden.write_text(yaml.safe_dump(given, sort_keys=False), encoding="utf-8")
     return found
+
+
+def find_checkpoint(output_dir: str | os.PathLike) -> tuple[str | None, dict[str, Any]]:
+    """
+    Finds the newest complete checkpoint in `output_dir`.
+
+    Returns:
+        `tuple[str | None, dict]`: Its folder, or None, and the arguments of its run that [`last_checkpoint`] has kept.
+    """
+    newest_first = reversed(sort_checkpoints(output_dir))  # by step, as `Trainer` rotates them
+    found = next((folder for folder in newest_first if _is_complete(Path(folder, TRAINER_STATE_NAME))), None)
+    path = Path(output_dir, "arguments.yaml")
+    return found, yaml.safe_load(path.read_text(encoding="utf-8")) if found is not None and path.is_file() else {}
 
 
 def _is_complete(state: Path) -> bool:
