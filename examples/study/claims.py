@@ -19,7 +19,7 @@ class Claim:
     A claim that one row is better than others.
 
     Args:
-        text (`str`): The claim.
+        text (`str`): The claim of the paper, or the question of another comparison.
         own (`str`): The row that is better according to the claim.
         rivals (`tuple[str, ...]`): The rows that it is compared with.
         headings (`tuple[str, ...]`): The measures that are shown.
@@ -62,7 +62,7 @@ CLAIMS = (
         "that are read are no labels.",
         {
             ("lavit_text_only_equal", "questions"): "which reads as many captions and questions",
-            ("lavit_text_only", "questions"): "which reads more captions and questions in as many steps",
+            ("lavit_text_only", "questions"): "which reads 2.4 times as many captions and questions in as many steps",
         },
     ),
     Claim(
@@ -79,7 +79,7 @@ CLAIMS = (
         "reading.",
         {
             ("regression", "questions"): "whose loss has another share of text",
-            ("regression", "drawn objects"): "whose pixel decoder makes better [reconstructions](#results)",
+            ("regression", "drawn objects"): "whose pixel decoder takes vectors that are not quantized",
         },
     ),
     Claim(
@@ -98,14 +98,14 @@ CLAIMS = (
 # They describe and have no verdict: what is compared was trained once, or the rows differ in several ways.
 COMPARISONS = (
     Claim(
-        "Folding the dropped patches into the kept ones beats leaving them out.",
+        "Does folding the dropped patches into the kept ones beat leaving them out?",
         BASE,
         ("dynamic_dropped",),
         READ_MEASURES + DRAWN_MEASURES + RECONSTRUCTED,
         note=f"{ONE_TRAINING} The operations of `dynamic_dropped` include cross-attention that adds zero.",
     ),
     Claim(
-        "Reading features of the merger beats reading codes.",
+        "Does reading features of the merger beat reading codes?",
         BASE,
         ("discrete_input",),
         READ_MEASURES + DRAWN_MEASURES,
@@ -113,7 +113,7 @@ COMPARISONS = (
         "draw the same codes by the same pixel decoder.",
     ),
     Claim(
-        "Reading more captions and questions in as many steps beats reading fewer, with labels in text alone.",
+        "Does reading more captions and questions in as many steps beat reading fewer, with labels in text alone?",
         "lavit_text_only",
         ("lavit_text_only_equal",),
         READ_MEASURES,
@@ -122,8 +122,8 @@ COMPARISONS = (
         "was not tuned for them.",
     ),
     Claim(
-        "Reading features of a merger from stage 1 beats reading patches through a new adapter, with labels in text "
-        "alone.",
+        "Does reading features of a merger from stage 1 beat reading patches through a new adapter, with labels in "
+        "text alone?",
         "lavit_text_only",
         ("adapter_linear", "adapter_mlp", "adapter_resampler"),
         READ_MEASURES,
@@ -131,7 +131,7 @@ COMPARISONS = (
         "whitened features from there, and are new otherwise.",
     ),
     Claim(
-        "LaVIT as a whole reads better than adapter models.",
+        "Does LaVIT as a whole read better than adapter models?",
         BASE,
         ("adapter_linear", "adapter_mlp", "adapter_resampler"),
         READ_MEASURES,

@@ -36,7 +36,7 @@ def make_dial(dial: Mapping, results: Results) -> str:
     is_same = dial["parts"]["plain"]["visual_tokenizer"] in checksums
     parts = [
         f"Each point is measured on {dial['num_rows']} scenes of the test set. The visual tokenizer of *plain* is "
-        f"{'that' if is_same else 'of another training, by the recipe of that'} of `{BASE}`.",
+        + (f"that of `{BASE}`." if is_same else f"of another training than that of `{BASE}`, by the same recipe."),
         make_rows(["tokens", "tokenizer", "selection", *HEADINGS], lines),
     ]
     found = compare_selections(dial)
@@ -76,11 +76,18 @@ def compare_selections(dial: Mapping) -> Compared:
 
 
 def count_better(compared: Compared, tokenizer: str, heading: str) -> str:
-    """Tells at how many numbers of tokens adaptive ones are higher, and how many intervals exclude zero."""
+    """
+    Tells at how many lengths adaptive numbers of tokens are better, and at how many of them, and of the others, an
+    interval excludes zero.
+    """
     found = [shown[heading] for (name, _), shown in compared.items() if name == tokenizer and heading in shown]
     if not found:
         return "-"
-    clear = [difference.mean > 0 for difference in found if (difference.half or 0.0) < abs(difference.mean)]
+    clear = [
+        difference.mean > 0
+        for difference in found
+        if difference.half is not None and difference.half < abs(difference.mean)
+    ]
     higher = sum(difference.mean > 0 for difference in found)
     return f"at {higher} of {len(found)} (clearly at {sum(clear)}, clearly lower at {len(clear) - sum(clear)})"
 

@@ -100,10 +100,9 @@ def measure(results: Sequence[dict], task: str, metric: str) -> Value | None:
 def read_cases(result: Mapping, task: str, metric: str) -> list[float]:
     """
     Returns the value of each row of the test set in the results of a row of the study, or at a point of a curve. The
-    list is empty if they were not kept. A case that does not count is 0, in all rows of the study alike.
+    list is empty if they were not kept.
     """
-    text = result.get("cases", {}).get(task, {}).get(metric, "")
-    return [0.0 if word == "-" else float(word) for word in text.split()]
+    return list(map(float, result.get("cases", {}).get(task, {}).get(metric, "").split()))
 
 
 def seed_variance(values: Sequence[Value]) -> tuple[float, int]:
@@ -152,7 +151,9 @@ def subtract(results: Results, own: str, rival: str, task: str, metric: str) -> 
 
 
 def error_of_cases(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Returns the standard error of the difference of two means over the same cases, or None for less than two."""
+    """Returns the standard error of the difference of two means over the same cases, or None if it is unknown."""
+    if len(first) != len(second):  # those of one were not kept
+        return None
     differences = [one - other for one, other in zip(first, second, strict=True)]
     return sqrt(variance(differences) / len(differences)) if len(differences) > 1 else None
 

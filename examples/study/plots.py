@@ -49,8 +49,11 @@ def plot_curves(
                 places = [step * unit + shift for step in sorted(points)]
                 values = [points[step] for step in sorted(points)]
                 draw_line(axis, places, [100 * value["value"] for value in values], color=colors[row], label=row)
-                for place, value in zip(places, values, strict=True):
-                    draw_interval(axis, place, [100 * end for end in value.get("interval") or ()], colors[row])
+                intervals = [value.get("interval") or () for value in values]
+                if half := half_interval(found[0], task, metric):  # of the last point, by its cases
+                    intervals[-1] = values[-1]["value"] - half, values[-1]["value"] + half
+                for place, ends in zip(places, intervals, strict=True):
+                    draw_interval(axis, place, [100 * end for end in ends], colors[row])
             unedited = found[0]["evaluation"]["results"][task][metric]["baselines"].get("unedited")
         if unedited is not None:
             for axis in axes[:, column]:

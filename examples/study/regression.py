@@ -298,6 +298,9 @@ def codebook_of(pipeline: LavitImageDecoderPipeline, vectors: Sequence[torch.Ten
 class RegressionSubject(Subject):
     """A [`RegressionForCausalLM`] under evaluation, which draws and decodes vectors in place of codes."""
 
+    def check_image_decoder(self) -> None:
+        """Checks nothing, since the model has no codes."""
+
     def draw(self, texts: list[str], first: int, images: list[Image.Image] | None = None) -> list[Image.Image]:
         before: Images | None = images and [[image] for image in images]
         inputs = prepare_prompts(self.processor, texts, before, generation_mode="image").to(self.model.device)

@@ -57,6 +57,13 @@ def make_table(results: Results) -> str:
     costs = [[f"`{row}`", *_costs(found)] for row, found in results.items()]
     tables = [make_rows(("row", *MEASURES), scores), make_rows(heads, costs), _kinds_of_questions(results)]
     told = [_costs_of_images(results), _name_versions(results), _name_trainings(results)]
+    unchanged = show_baseline(results, *MEASURES["edited objects"], BASELINES["input unchanged"])
+    edited = [value.mean for found in results.values() if (value := measure(found, "edited objects")) is not None]
+    if edited and unchanged != "-" and 100 * max(edited) < float(unchanged):
+        told.append(
+            f"No row has as many edited objects as images that are left unchanged, {unchanged}: after so short a "
+            "training, all rows lose more than they edit, and differences between their edits say little."
+        )
     if "regression" in results:
         told.append("Reconstructions of `regression` are those of vectors that are not quantized.")
     return "\n\n".join(filter(None, [*tables, *told]))
@@ -175,7 +182,7 @@ def make_differences(results: Results) -> str:
             ]
             if lines:
                 table = make_rows((f"`{claim.own}` minus", "measure", "difference", "verdict"), lines)
-                name = f"{number}. {claim.text}" if claims is CLAIMS else claim.text
+                name = f"{number}. Claim: {claim.text}" if claims is CLAIMS else claim.text
                 told.append("\n\n".join(filter(None, [f"**{name}**", table, claim.note])))
         if told:
             parts += [f"### {title}", *told]
@@ -184,19 +191,21 @@ def make_differences(results: Results) -> str:
 
 def make_answers(results: Results, dial: Mapping) -> str:
     """Makes a list of the claims of the paper and of the comparison with other designs, with what each comes to."""
-    lines = []
+    lines, verdicts = [], []
     for number, claim in enumerate(CLAIMS, 1):
+        verdicts += [verdict.partition(",")[0] for _, verdict in compare(results, claim).values() if verdict]
         lines += [f"{number}. Claim: {claim.text} {claim.here}", *(_tell(results, claim) or ["    - no results yet"])]
     if dial:
         better = count_better(compare_selections(dial), dial["curves"][0]["tokenizer"], "questions")
         lines.append(
-            "    - With one visual tokenizer, at [several lengths](#tokens-against-quality): more questions are "
-            f"answered right with adaptive numbers of tokens {better}"
+            "    - With one visual tokenizer, the share of questions that are answered right is higher with adaptive "
+            f"numbers of tokens than with fixed ones {better} [lengths](#tokens-against-quality)"
         )
     for claim in COMPARISONS:
         if claim.told and (told := _tell(results, claim)):
             lines += [f"- Further: {claim.text} {claim.here}", *told]
-    return "\n".join(lines)
+    counts = ", ".join(f"{verdicts.count(name)} {name}" for name in ("supported", "contradicted", "undecided"))
+    return "\n".join(([f"**Verdicts: {counts}.**", ""] if verdicts else []) + lines)
 
 
 def _tell(results: Results, claim: Claim) -> list[str]:

@@ -302,8 +302,7 @@ def list_cases(report: EvaluationReport, rows, column: str = "questions") -> dic
                 counts = [1 if isinstance(asked, str) else len(asked) for asked in questions]
                 groups = [list(islice(values, count)) for count in counts]
                 values = iter(sum(group) / len(group) for group in groups if group)
-            shown = " ".join("-" if value is None else f"{value:.4g}" for value in values)
-            found.setdefault(task, {})[name] = shown
+            found.setdefault(task, {})[name] = " ".join(f"{value:.4g}" for value in values)
     return found
 
 
