@@ -6,7 +6,6 @@ those of Stable Diffusion fit photographs.
     python examples/train_vae.py examples/recipes/shapes/vae.yaml
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -27,6 +26,7 @@ from lavit_hf.training import (
     batch_mean,
     last_checkpoint,
     parse_recipe,
+    read_fields,
     run_script,
     share_of_batch,
     spread_rows,
@@ -148,7 +148,7 @@ def main():
     model_args, data, args = parse_recipe(ModelArguments, DataArguments, TrainingArguments)
     checkpoint = last_checkpoint(args, model_args, data)  # before time is spent
     set_seed(args.seed)
-    vae = new_vae(**json.loads(model_args.config))
+    vae = new_vae(**read_fields("config", model_args.config))
     model = VaeForTraining(vae, model_args.kl_weight)
     processor = new_image_processor(image_size=vae.config.sample_size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     collator = ImageCollator({"pixel_values": processor}, data.image_column)

@@ -10,7 +10,6 @@ The loss is in the model, `LavitVisualTokenizerForPreTraining`, and the schedule
 `lavit_hf/training/tokenizer_trainer.py`.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -32,6 +31,7 @@ from lavit_hf.training import (
     find_collapse,
     last_checkpoint,
     parse_recipe,
+    read_fields,
     run_script,
     spread_rows,
     write_model_card,
@@ -137,7 +137,7 @@ def train(
     checkpoint = last_checkpoint(args, model_args, schedule, data)  # before time is spent
     set_seed(args.seed)
     model = LavitVisualTokenizerForPreTraining.from_vision_tower(
-        model_args.vision_tower, **json.loads(model_args.config)
+        model_args.vision_tower, **read_fields("config", model_args.config)
     )
     if prepare is not None:
         prepare(model)

@@ -58,9 +58,9 @@ def build(seed: int, has_decoder: bool = True) -> tuple:
     )
     vae = AutoencoderKL(**blocks)
     scheduler = DDIMScheduler(beta_end=seed / 100)
-    decoder = LavitImageDecoderPipeline(
-        loosen(LavitFeatureDecoder(config)), unet, vae, scheduler, VISUAL_OFFSET + seed
-    )
+    feature_decoder = loosen(LavitFeatureDecoder(config))
+    feature_decoder.codebook.copy_(model.model.visual_tokenizer.quantizer.codebook)
+    decoder = LavitImageDecoderPipeline(feature_decoder, unet, vae, scheduler, VISUAL_OFFSET + seed)
     return model, processor, decoder
 
 

@@ -183,7 +183,8 @@ def test_the_last_message_is_not_left_out(demo):
     assert list(conversation.answer())
 
 
-def test_an_answer_ends_with_the_context(monkeypatch):
+@pytest.mark.parametrize("draws", [False, True])
+def test_an_answer_ends_with_the_context(draws, monkeypatch):
     processor = LavitProcessor.from_backbones(
         text=tiny.text_tokenizer(), codebook_size=tiny.CODEBOOK_SIZE, image_size=tiny.IMAGE_SIZE
     )
@@ -193,9 +194,14 @@ def test_an_answer_ends_with_the_context(monkeypatch):
     monkeypatch.setattr(
         model, "generate", lambda **kwargs: results.append(generate(**kwargs, return_prompt_codes=True))
     )
-    conversation = Conversation(model, processor, None)
-    monkeypatch.setattr(conversation, "_decode", lambda codes: Image.new("RGB", (8, 8)))
+    conversation = Conversation(model, processor)
     image = Image.new("RGB", (32, 32), "red")
+    for drawing in (conversation.draw("word9"), conversation.edit("word9", image)):
+        with pytest.raises(ValueError, match="Drawing needs a pixel decoder, and this conversation has none"):
+            list(drawing)
+    if draws:
+        monkeypatch.setattr(conversation, "pipeline", object())
+        monkeypatch.setattr(conversation, "_decode", lambda codes: Image.new("RGB", (8, 8)))
     for content in (["word9 " * 30], ["word9 " * 50], [image, "word9 " * 36]):
         assert list(conversation.answer(*content))
         assert 60 < results.pop().shape[1] <= 64

@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """A model of a narrow domain says which words it does not know, and settings of tasks are saved with a model."""
 
+import copy
 import json
 import re
 import shutil
@@ -9,13 +10,14 @@ from functools import partial
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoProcessor, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoProcessor, GenerationConfig, StopStringCriteria
 
 from lavit_hf import demo_checkpoint
 from lavit_hf.data.shapes import render_scene, sample_scene
 from lavit_hf.data.shapes.loading import make_row
 from lavit_hf.inference import describe_unknown_words, draw_codes, plan_drawings, prepare_prompts, write_texts
 from lavit_hf.modeling.generation_settings_lavit import LavitGenerationConfig
+from lavit_hf.modeling.grammar_lavit import LavitStopStringCriteria
 
 from .guides import ROOT
 from .parity import GOLDENS
@@ -119,6 +121,20 @@ def test_a_stop_string_ends_a_text_wherever_it_is_set(demo, monkeypatch, place):
     assert lengths[1] > 20 or place.startswith("configuration")  # beams of `generate` end at stop strings
 
 
+def test_stop_strings_match_tokens_that_were_added_behind_the_codes(demo):
+    tokenizer, config = copy.deepcopy(demo[1].tokenizer), demo[0].config
+    tokenizer.add_tokens(["<stop>"], special_tokens=True)
+    start, end = config.image_start_token_id, tokenizer.convert_tokens_to_ids("<stop>")
+    rows = torch.tensor([[*range(40, 43), token] for token in range(40, end + 1)])
+    own = StopStringCriteria(tokenizer, ["<stop>", "1"])(rows, None)
+    found = LavitStopStringCriteria(tokenizer, ["<stop>", "1"], config)(rows, None)
+    is_text = torch.ones(len(rows), dtype=torch.bool)
+    is_text[start - 40 : config.image_token_id + 1 - 40] = False
+    assert found[-1]
+    assert found.equal(own & is_text)
+    assert (own & ~is_text).any()
+
+
 @pytest.mark.parametrize("mode", ["image", "interleaved"])
 @pytest.mark.parametrize("place", ["argument", "configuration of the call", "configuration of the model"])
 def test_stop_strings_do_not_match_the_names_of_codes(demo, monkeypatch, place, mode):
@@ -206,6 +222,15 @@ def test_a_text_is_no_list_of_its_letters(demo):
     ):
         with pytest.raises(ValueError, match="texts must be a list of texts, got 'ab'"):
             call()
+
+
+@pytest.mark.parametrize("cut", [{"max_new_tokens": 5}, {"max_time": 1e-6}], ids=str)
+def test_a_drawing_that_was_cut_is_no_drawing(demo, cut):
+    model, processor, _ = demo
+    with pytest.raises(ValueError, match=r"Drawing 0 was cut after \d+ codes, before its \[/IMG\]"):
+        draw_codes(model, processor, ["a red circle"], plan_generation=False, **cut)
+    [codes] = draw_codes(model, processor, ["a red circle"], image_generation={"max_new_tokens": 5})
+    assert len(codes) <= 5
 
 
 def test_an_adapter_draws_on_the_command_line(demo, command_line, tmp_path):

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from accelerate import load_checkpoint_in_model
+from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from transformers import (
     AutoModel,
@@ -14,6 +15,7 @@ from transformers import (
     AutoModelForMultimodalLM,
     GPT2Config,
     LlamaConfig,
+    LlamaForCausalLM,
     MixtralConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -26,6 +28,7 @@ from lavit_hf import (
     LavitImageDecoderPipeline,
     LavitVisualTokenizer,
 )
+from lavit_hf.modeling.freezing_lavit import list_adapters
 
 from .run_saving import build
 from .tiny import TEXT, TEXT_TOKENS, loosen, pictures, tiny_lavit
@@ -165,3 +168,64 @@ def test_accelerate_loads_folders_with_the_names_of_modules(demo, tmp_path):
     load_checkpoint_in_model(loaded, tmp_path)
     found = loaded.state_dict()
     assert all(torch.equal(found[name], value.to(found[name].dtype)) for name, value in model.state_dict().items())
+
+
+def with_adapter(modules_to_save=None, merged=False) -> LavitForCausalLM:
+    config = LoraConfig(target_modules=["q_proj", "v_proj"], modules_to_save=modules_to_save, init_lora_weights=False)
+    model = get_peft_model(tiny_lavit(), config)
+    return model.merge_and_unload() if merged else model.get_base_model()
+
+
+STATES = {
+    "plain": tiny_lavit,
+    "adapter": with_adapter,
+    "copies": lambda: with_adapter(["lm_head"]),
+    "merged": lambda: with_adapter(merged=True),
+    "more rows": lambda: with_more_rows(tiny_lavit()),
+    "bfloat16": lambda: tiny_lavit().bfloat16(),
+}
+
+
+def with_more_rows(model: LavitForCausalLM) -> LavitForCausalLM:
+    model.resize_token_embeddings(model.config.text_config.vocab_size + 3)
+    return model
+
+
+@pytest.mark.parametrize("way", ["save_pretrained", "export_language_model"])
+@pytest.mark.parametrize("state", STATES.values(), ids=STATES)
+def test_what_is_written_has_the_logits_of_the_model_or_is_refused(state, way, tmp_path):
+    model, processor = state(), build(1, has_decoder=False)[1]
+    arguments = {"tokenizer": processor.tokenizer} if way == "export_language_model" else {}
+    if list_adapters(model):
+        with pytest.raises(ValueError, match="has an adapter, which changes the names of its weights"):
+            getattr(model, way)(tmp_path / "out", **arguments)
+        assert not (tmp_path / "out").exists()
+        return
+    getattr(model, way)(tmp_path / "out", **arguments)
+    loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(info.values())
+    ids = torch.arange(3, 30)[None]
+    expected, found = (one.eval()(input_ids=ids).logits for one in (model, loaded))
+    count = min(expected.shape[-1], found.shape[-1])
+    torch.testing.assert_close(found[..., :count], expected[..., :count])
+
+
+def test_a_text_backbone_with_adapters_is_refused():
+    adapted = get_peft_model(LlamaForCausalLM(LlamaConfig(**TEXT)), LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match="it has adapters, such as that of model.layers.0.self_attn.q_proj"):
+        LavitForCausalLM.from_backbones(tiny_lavit().model.visual_tokenizer, adapted.get_base_model())
+
+
+def test_the_visual_tokenizer_beside_an_adapter_has_none(tmp_path):
+    model = tiny_lavit()
+    model.save_pretrained(tmp_path / "base")
+    codes = model.model.visual_tokenizer(pictures(2)).codes
+    config = LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    adapted = get_peft_model(LavitForCausalLM.from_pretrained(tmp_path / "base"), config)
+    adapted.save_pretrained(tmp_path / "adapter")
+    loaded, info = LavitVisualTokenizer.from_pretrained(tmp_path / "adapter", output_loading_info=True)
+    assert not any(info.values())
+    assert not list_adapters(loaded)
+    assert loaded(pictures(2)).codes.equal(codes)
+    with pytest.raises(ValueError, match="takes no adapters"):
+        loaded.load_adapter(str(tmp_path / "adapter"))

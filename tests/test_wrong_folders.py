@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from transformers import ViTConfig, ViTModel
 
 from lavit_hf import (
@@ -19,9 +20,10 @@ from lavit_hf import (
     LavitVisualTokenizerConfig,
     LavitVisualTokenizerForPreTraining,
 )
+from lavit_hf.processing import new_image_processor
 
 from .modeling.test_tokenizer import make_config
-from .tiny import VISION, loosen, pictures, save_text_model, tiny_lavit
+from .tiny import IMAGE_SIZE, VISION, loosen, pictures, save_text_model, tiny_lavit
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,8 @@ def folders(tmp_path_factory) -> Path:
     ViTModel(ViTConfig(**VISION)).save_pretrained(root / "vit")
     LavitVisualTokenizer(make_config()).save_pretrained(root / "visual tokenizer")
     loosen(LavitVisualTokenizerForPreTraining(make_config())).save_pretrained(root / "stage 1")
+    for kind in ("visual tokenizer", "stage 1"):  # as the script of stage 1
+        new_image_processor(image_size=IMAGE_SIZE).save_pretrained(root / kind)
     decoder_config = LavitFeatureDecoderConfig.from_visual_tokenizer_config(make_config(), condition_dims=[8])
     LavitFeatureDecoder(decoder_config).save_pretrained(root / "feature decoder")
     tiny_lavit().save_pretrained(root / "lavit")
@@ -62,6 +66,42 @@ def test_another_kind_of_model_is_refused_by_its_type(folders, loaded, kind):
     else:
         with pytest.raises(ValueError, match=r"describes models of type 'lavit\w*', got one of '\w+'"):
             loaded.from_pretrained(folders / kind)
+
+
+COMMANDS = (
+    "caption image.png",
+    "ask image.png what?",
+    "draw something --output out.png",
+    "edit image.png instruction --output out.png",
+    "reconstruct image.png --output out.png",
+    "encode image.png",
+    "show image.png --output out",
+    "chat",
+    "evaluate --tasks tokens",
+    "export out",
+    "precompute-codes shapes out --num-rows 2",
+    "serve --port 0",
+)
+
+
+@pytest.mark.parametrize("kind", ["visual tokenizer", "stage 1", "feature decoder", "llama", "vit"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_name_the_kind_of_model_that_they_cannot_use(
+    folders, command, kind, command_line, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 30), "red").save("image.png")
+    name, model = command.split()[0], str(folders / kind)
+    given = [model] if name in ("evaluate", "serve") else ["--model", model]
+    code, out, error = command_line(*command.split(), *given)
+    reads_codes = name in ("encode", "precompute-codes", "reconstruct") and kind in TOKENIZERS
+    if reads_codes and name != "reconstruct":
+        assert code == 0, error
+    else:
+        expected = "Drawing needs a pixel decoder" if reads_codes else "holds a"
+        assert (code, error.count("Traceback")) == (1, 0)
+        assert expected in error
+        assert [path.name for path in tmp_path.iterdir()] == ["image.png"]
 
 
 @pytest.mark.parametrize("kind", ["llama", "lavit", "empty"])

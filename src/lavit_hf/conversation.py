@@ -13,6 +13,7 @@ from transformers import BatchFeature
 from .diffusion import LavitImageDecoderPipeline
 from .inference import decode_codes, decode_edits, encode_images, plan_drawings, prepare_prompts
 from .modeling import LavitForCausalLM
+from .modeling.codebook_lavit import check_same_codebook
 from .modeling.generation_settings_lavit import end_ids
 from .processing import (
     ImageSegment,
@@ -47,12 +48,13 @@ class Conversation:
     Args:
         model ([`LavitForCausalLM`]): The model.
         processor ([`LavitProcessor`]): Its processor.
-        pipeline ([`LavitImageDecoderPipeline`]): Its pixel decoder.
+        pipeline ([`LavitImageDecoderPipeline`], *optional*):
+            Its pixel decoder, without which the model answers in text alone and nothing is drawn.
         seed (`int`, *optional*, defaults to 0): The seed of the noise of images.
         settings: Arguments of the pixel decoder, such as `num_inference_steps`.
 
     Raises:
-        ValueError: If the processor has another vocabulary than the model.
+        ValueError: If the processor has another vocabulary than the model, or the pixel decoder another codebook.
         TypeError: If the pixel decoder does not have one of the settings.
     """
 
@@ -60,11 +62,13 @@ class Conversation:
         self,
         model: LavitForCausalLM,
         processor: LavitProcessor,
-        pipeline: LavitImageDecoderPipeline,
+        pipeline: LavitImageDecoderPipeline | None = None,
         seed: int = 0,
         **settings,
     ):
         processor.check_vocabulary(model.config)
+        if pipeline is not None:
+            check_same_codebook(model, pipeline.feature_decoder)
         known = inspect.signature(LavitImageDecoderPipeline.__call__).parameters
         if unknown := settings.keys() - known.keys():
             raise TypeError(f"settings must be arguments of the pixel decoder, got {sorted(unknown)[0]!r}.")
@@ -114,9 +118,10 @@ class Conversation:
             if not any(message["role"] == "user" for message in self.messages):
                 raise ValueError("answer needs a message of the user: give texts or images, or add one.")
             inputs, room = self._prompt()
+            # An image is drawn only where the largest has room.
+            draws = self.pipeline is not None and room >= self.model.config.num_patches + 2
             settings = {
-                # An image is drawn only where the largest has room.
-                "generation_mode": "interleaved" if room >= self.model.config.num_patches + 2 else "text",
+                "generation_mode": "interleaved" if draws else "text",
                 "max_new_tokens": room,
                 # The template begins the next turn behind the end of this one.
                 "eos_token_id": [
@@ -158,6 +163,9 @@ class Conversation:
             preview_every (`int`, *optional*): The number of codes after which the unfinished image is shown again.
             plan_generation (`dict` or `False`, *optional*): Same as in [`plan_drawings`].
             settings: Arguments of `generate`, such as `guidance_scale`.
+
+        Raises:
+            ValueError: If there is no pixel decoder.
         """
         yield from self._draw(prompt, images, self._decode, preview_every, plan_generation, **settings)
 
@@ -180,7 +188,7 @@ class Conversation:
             preview_every, plan_generation, settings: Same as in [`~Conversation.draw`].
 
         Raises:
-            ValueError: If the instruction is empty, or there is no image.
+            ValueError: If the instruction is empty, or there is no image or no pixel decoder.
         """
         if not instruction.strip():
             raise ValueError("instruction must say what to change, got an empty text.")
@@ -190,13 +198,14 @@ class Conversation:
         source = encode_images(self.model.model.visual_tokenizer, self.processor, [image]).codes.tolist()
 
         def decode(codes: list[int]) -> Image.Image:
-            return decode_edits(self.pipeline, [image], [source], [codes], self.seed, **self.settings)[0]
+            return decode_edits(self._image_decoder, [image], [source], [codes], self.seed, **self.settings)[0]
 
         yield from self._draw(instruction, [image], decode, preview_every, plan_generation, **settings)
 
     def _draw(
         self, prompt: str, images, decode, preview_every, plan_generation, **settings
     ) -> Generator[Piece, None, None]:
+        _ = self._image_decoder  # before time is spent
         texts = plan_drawings(self.model, self.processor, [prompt], [images], plan_generation)
         inputs = prepare_prompts(self.processor, texts, [images], generation_mode="image")
         for piece in self._stream(inputs, decode, preview_every, generation_mode="image", **settings):
@@ -206,11 +215,17 @@ class Conversation:
             yield piece
 
     @property
+    def _image_decoder(self) -> LavitImageDecoderPipeline:
+        if self.pipeline is None:
+            raise ValueError("Drawing needs a pixel decoder, and this conversation has none.")
+        return self.pipeline
+
+    @property
     def _room(self) -> int:
         return self.model.config.num_patches + 2 + MAX_NEW_TEXT
 
     def _decode(self, codes: list[int]) -> Image.Image:
-        return decode_codes(self.pipeline, [codes], self.seed, **self.settings)[0]
+        return decode_codes(self._image_decoder, [codes], self.seed, **self.settings)[0]
 
     def _stream(
         self, inputs: BatchFeature, decode: Callable[[list[int]], Image.Image], preview_every: int | None, **settings

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from transformers import BatchFeature
+from transformers import BaseImageProcessor, BatchFeature
 from transformers.utils import logging
 
 from .diffusion import LavitImageDecoderPipeline
@@ -32,21 +32,25 @@ PLAN_SETTINGS = {"max_new_tokens": 64}
 
 @torch.no_grad()
 def encode_images(
-    visual_tokenizer: LavitVisualTokenizer, processor: LavitProcessor, images: Sequence[Image.Image], **kwargs
+    visual_tokenizer: LavitVisualTokenizer,
+    processor: LavitProcessor | BaseImageProcessor,
+    images: Sequence[Image.Image],
+    **kwargs,
 ) -> LavitVisualTokenizerOutput:
     """
     Encodes images.
 
     Args:
         visual_tokenizer ([`LavitVisualTokenizer`]): The visual tokenizer.
-        processor ([`LavitProcessor`]): The processor, whose image processor is used.
+        processor ([`LavitProcessor`] or [`LavitImageProcessor`]): The processor, whose image processor is used.
         images (`list[PIL.Image.Image]`): The images.
         kwargs: Arguments of the visual tokenizer, such as `selection` and `generator`.
 
     Returns:
         [`LavitVisualTokenizerOutput`]
     """
-    pixel_values = processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
+    image_processor = getattr(processor, "image_processor", processor)
+    pixel_values = image_processor(list(images), return_tensors="pt")["pixel_values"]
     return visual_tokenizer.tokenize_images(pixel_values.to(visual_tokenizer.device), **kwargs)
 
 
@@ -269,8 +273,8 @@ def draw_codes(
         `list[list[int]]`: The codes of each drawing, from 0 to `codebook_size - 1`.
 
     Raises:
-        ValueError: If an argument is out of its range, or settings of plans are given and the model writes none, or
-            as in [`prepare_prompts`].
+        ValueError: If an argument is out of its range, if settings of plans are given and the model writes none, if a
+            drawing was cut by an argument such as `max_new_tokens`, or as in [`prepare_prompts`].
     """
     check_integer("num_return_sequences", num_return_sequences, 1)
     if plan_settings(model, plan_generation) is not None:
@@ -281,7 +285,14 @@ def draw_codes(
     inputs = prepare_prompts(processor, texts, images, generation_mode="image").to(model.device)
     settings = {"generation_mode": "image", "num_return_sequences": num_return_sequences, **kwargs}
     ids = _generate(model, processor, inputs, settings)
-    return [processor.decode_interleaved(row)[0].codes for row in ids]  # type: ignore[union-attr, misc] # an image
+    drawings: list = [processor.decode_interleaved(row)[0] for row in ids]
+    if cut := [index for index, drawing in enumerate(drawings) if not drawing.complete]:
+        raise ValueError(
+            f"Drawing {cut[0]} was cut after {len(drawings[cut[0]].codes)} codes, before its [/IMG]: arguments that "
+            "end a generation, such as max_new_tokens and max_time, must leave room for the whole image. "
+            "image_generation={'max_new_tokens': ...} limits the codes of an image instead."
+        )
+    return [drawing.codes for drawing in drawings]
 
 
 def decode_codes(

@@ -118,8 +118,18 @@ def test_cider_refuses():
         cider_d(["a", "b"], [["a"]])
 
 
+@given(st.text(max_size=6), st.text(max_size=6).filter(str.strip))
+def test_only_equal_words_score(answer, reference):
+    """An answer of nothing but articles and marks, such as the letter A of a choice, is no empty one."""
+    if answer_score(answer, [reference]):
+        assert normalize_answer(answer) == normalize_answer(reference) != ""
+    assert answer_score(" ", [reference]) == 0
+    assert answer_score(reference, [reference]) == 1
+
+
 def test_answers():
     assert normalize_answer(" The red,  Circle! ") == "red circle"
+    assert normalize_answer("A") == "a" != normalize_answer("the") != normalize_answer("") == ""
     assert normalize_answer("Two") == normalize_answer("2.") == "2"
     assert normalize_answer("it's 1,000.5 m") == "its 1000.5 m"
     assert normalize_answer("U.S.A.") == normalize_answer("usa") == "usa"

@@ -9,7 +9,7 @@ import torch
 from transformers import EvalPrediction, Trainer, TrainingArguments, default_data_collator
 
 from lavit_hf import LavitProcessor
-from lavit_hf.modeling.expansion_lavit import IGNORE_INDEX
+from lavit_hf.modeling.labels_lavit import IGNORE_INDEX
 from lavit_hf.training import ImagePart, LavitCollator, LavitForCausalLMTrainer, TextPart
 
 from .small import make_dataset, make_model, make_processor, tokenize

@@ -58,10 +58,12 @@ def chat(
 ) -> None:
     """Talk to a model in text and images."""
     options.check_folder(output)
-    loaded, processor, pipeline = load_with_decoder(model, decoder, device, dtype)
+    loaded, processor, pipeline = load_with_decoder(model, decoder, device, dtype, required=False)
     torch.manual_seed(seed)
     conversation = Conversation(loaded, processor, pipeline, seed, num_inference_steps=steps)
     console.print(HELP + "\n", markup=False, soft_wrap=True)
+    if pipeline is None:
+        console.print("This model has no pixel decoder: it reads and writes, and draws nothing.\n", soft_wrap=True)
     if processor.domain:
         console.print(f"This model knows {processor.domain['description']}.\n", markup=False, soft_wrap=True)
     while True:

@@ -72,12 +72,10 @@ def evaluate(
     check_columns(rows, list(columns.values()), option)
     for name in names or []:
         check_columns(rows, [columns.get(needed, needed) for needed in evaluation.TASKS[name].columns], option)
-    # A folder without a pixel decoder holds a model that only reads. The tasks that draw are then left out.
     draws = any(task.needs_pixels for name, task in evaluation.TASKS.items() if names is None or name in names)
-    has_decoder = not Path(model).is_dir() or (Path(model) / "model_index.json").is_file()
     pipeline = None
-    if draws and has_decoder:
-        loaded, processor, pipeline = load_with_decoder(model, decoder, device, dtype)
+    if draws:  # without a pixel decoder, the tasks that draw are left out
+        loaded, processor, pipeline = load_with_decoder(model, decoder, device, dtype, required=False)
     else:
         loaded, processor = load_model(model, device, dtype)
     report = evaluation.evaluate(

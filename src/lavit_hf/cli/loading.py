@@ -9,13 +9,14 @@ from typing import Any
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoProcessor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
 from transformers.utils import GENERATION_CONFIG_NAME, find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 from ..diffusion import LavitImageDecoderPipeline
 from ..inference import describe_unknown_words
-from ..modeling import LavitGenerationConfig
+from ..modeling import LavitConfig, LavitGenerationConfig, LavitVisualTokenizer, LavitVisualTokenizerConfig
+from ..modeling.codebook_lavit import check_same_codebook
 from ..processing import LavitProcessor, read_image
 from ..publishing.files import replacing_file
 from .options import Decoder
@@ -88,9 +89,11 @@ def load_model(
 
     Raises:
         OSError: If there is no such model, or the Hub cannot be reached.
+        ValueError: If it is a model of another kind.
     """
     quiet_libraries()
     try:
+        check_kind(model, model_class)
         with progress.status(f"Loading {model}"):
             loaded = model_class.from_pretrained(model, dtype=dtype, **settings).to(device).eval()
             if find_base(model) != model and Path(model, GENERATION_CONFIG_NAME).is_file():  # an adapter with its own
@@ -98,6 +101,23 @@ def load_model(
             return loaded, processor_class.from_pretrained(model)
     except OSError as error:  # that of a repository does not name it
         raise OSError(f"{model} cannot be loaded: {error}") from error
+
+
+def check_kind(model: str, model_class: Any) -> None:
+    """
+    Checks that a folder or a repository holds what a command needs, by its configuration.
+
+    Raises:
+        OSError: If there is no configuration.
+        ValueError: If `model` is no LaVIT, and no visual tokenizer where `model_class` is that of one.
+    """
+    config = AutoConfig.from_pretrained(find_base(model))
+    if model_class is LavitVisualTokenizer and isinstance(config, LavitVisualTokenizerConfig):
+        return
+    if isinstance(config, LavitVisualTokenizerConfig):
+        raise ValueError(f"{model} holds a visual tokenizer alone, as stage 1 trains it: stage 2 makes a LaVIT of it.")
+    if not isinstance(config, LavitConfig):
+        raise ValueError(f"{model} holds a model of type {config.model_type!r}, and not a LaVIT.")
 
 
 def find_base(model: str) -> str:
@@ -109,23 +129,36 @@ def find_base(model: str) -> str:
 
 
 def load_with_decoder(
-    model: str, decoder: Decoder, device: str, dtype: str, model_class: Any = AutoModelForCausalLM, **settings
-) -> tuple[Any, Any, LavitImageDecoderPipeline]:
+    model: str,
+    decoder: Decoder,
+    device: str,
+    dtype: str,
+    model_class: Any = AutoModelForCausalLM,
+    required: bool = True,
+    **settings,
+) -> tuple[Any, Any, Any]:
     """
     Loads a model, its processor and its pixel decoder, which gets the device and the data type of the model.
 
     Args:
         decoder (`Decoder`): The pixel decoder. An adapter has that of its base model.
+        required (`bool`, *optional*, defaults to `True`):
+            Whether a folder must have a pixel decoder. Otherwise it is None for a folder without one.
         model, device, dtype, model_class, settings: Same arguments as [`load_model`].
 
     Raises:
         OSError: If there is no such model, or the Hub cannot be reached.
-        ValueError: If the model has no such pixel decoder. That of a folder is looked for before the model is loaded.
+        ValueError: If the model has no such pixel decoder, or one of another codebook. That of a folder is looked for
+            before the model is loaded.
     """
     subfolder = "lowres_decoder" if decoder is Decoder.lowres else None
     source = find_base(model)
     folder = Path(source)
+    if folder.is_dir():
+        check_kind(model, model_class)
     if folder.is_dir() and not (folder / (subfolder or "") / LavitImageDecoderPipeline.config_name).is_file():
+        if not required and decoder is Decoder.highres:
+            return *load_model(model, device, dtype, model_class, **settings), None
         place = f"--decoder lowres needs a folder {subfolder}" if subfolder else "Drawing needs a pixel decoder"
         raise ValueError(
             f"{place}, and {source} has none: save it there by `LavitImageDecoderPipeline.save_pretrained`."
@@ -133,5 +166,6 @@ def load_with_decoder(
     loaded, processor = load_model(model, device, dtype, model_class, **settings)
     with progress.status(f"Loading the {decoder} pixel decoder"):
         pipeline = LavitImageDecoderPipeline.from_pretrained(source, subfolder=subfolder, dtype=loaded.dtype)
+    check_same_codebook(loaded, pipeline.feature_decoder)
     pipeline.set_progress_bar_config(desc="pixels", leave=False)
     return loaded, processor, pipeline.to(loaded.device)

@@ -91,7 +91,7 @@ def rate(
     Args:
         outcomes (`list[float]`): The score of each case. A case whose score is `None` does not count.
         groups (`list`, *optional*):
-            What each case belongs to, such as the image of a question. Cases of one group may depend on each other.
+            The group that each case belongs to, such as the image of a question. Cases of a group may be dependent.
             Default: all cases are independent.
         baselines (`list[float]`): The scores of each baseline, by its name.
 

@@ -133,8 +133,8 @@ def evaluate(
 
     Raises:
         ValueError: If a task is unknown or cannot be run, there are no rows, a row lacks what a task needs or its
-            image cannot be read, a setting is out of its range, the model
-            has an adapter of prompt learning, or the processor has another vocabulary.
+            image cannot be read, a setting is out of its range, the model has an adapter of prompt learning, the
+            processor has another vocabulary, or the pixel decoder another codebook.
     """
     given = EvaluationSettings(**settings)
     check_tasks(tasks)
@@ -167,9 +167,11 @@ def evaluate(
         raise ValueError(f"The task {task!r} cannot be run: {reason}.")
 
     run = [task for task in chosen if task not in left_out]
+    if any(TASKS[task].needs_pixels for task in run):
+        subject.check_image_decoder()
     _check_rows(rows, {column for task in run for column in TASKS[task].columns}, given.columns)
     results: dict[str, dict[str, Metric]] = {task: {} for task in run}  # in the order of the tasks
-    seconds, samples = dict.fromkeys(run, 0.0), dict.fromkeys(run, [])
+    seconds, samples = dict.fromkeys(run, 0.0), dict.fromkeys(run, subject.samples)
     with _evaluating(model, pipeline):
         # Drawing comes first, so that a mistake in its settings, which take the longest, is told at once.
         for task in sorted(run, key=lambda task: not TASKS[task].needs_pixels):

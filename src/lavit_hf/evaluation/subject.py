@@ -14,6 +14,7 @@ from ..diffusion import LavitImageDecoderPipeline
 from ..inference import decode_codes, decode_edits, draw_codes, encode_images, write_texts
 from ..modeling import LavitForCausalLM, LavitVisualTokenizerOutput
 from ..modeling.arguments_lavit import check_integer
+from ..modeling.codebook_lavit import check_same_codebook
 from ..modeling.generation_settings_lavit import check_task_settings
 from ..processing import LavitProcessor, read_image
 from ..processing.chat_lavit import TURN_END
@@ -102,6 +103,16 @@ class Subject:
     drawn_codes: list[int] = field(default_factory=list)
     clip: ClipScorer | None = None
     frechet: FrechetScorer | None = None
+
+    def check_image_decoder(self) -> None:
+        """
+        Checks that the pixel decoder suits the model, before time is spent.
+
+        Raises:
+            ValueError: If it has another codebook.
+        """
+        if self.pipeline is not None:
+            check_same_codebook(self.model, self.pipeline.feature_decoder)
 
     def batches(self, items: Sequence, task: str) -> Iterator[tuple[int, list]]:
         """

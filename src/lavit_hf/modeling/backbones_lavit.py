@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from .arguments_lavit import check_config_arguments, check_vision_config
 from .configuration_lavit import LavitConfig, LavitVisualTokenizerConfig
-from .freezing_lavit import evaluation_mode
+from .freezing_lavit import evaluation_mode, list_adapters
 from .modeling_lavit_visual_tokenizer import LavitVisualTokenizer
 from .pretrained_lavit import check_none_missing
 from .vision_tower_lavit import build_vision_tower, model_class
@@ -158,6 +158,8 @@ def _refusal(text_model: PreTrainedModel, reason: str) -> ValueError:
 def _check_parts(text_model: PreTrainedModel) -> None:
     """Checks that a language model consists of a base model that `AutoModel` builds and a linear head."""
     config, base_model = text_model.config, text_model.base_model
+    if adapters := list_adapters(text_model):
+        raise _refusal(text_model, f"it has adapters, such as that of {adapters[0]}: call `merge_and_unload` first")
     if config.is_encoder_decoder or config.get_text_config(decoder=True) is not config:
         raise _refusal(text_model, "it has other parts than a decoder-only language model")
     head = text_model.get_output_embeddings()
@@ -221,15 +223,6 @@ def _are_close(logits: torch.Tensor, expected: torch.Tensor, tolerance: float) -
         return False
     halves = [(logits[..., start::2], expected[..., start::2]) for start in (0, 1)]
     return all(bool((ours - own).abs().max() <= tolerance * own.abs().max()) for ours, own in halves)
-
-
-def causal_model_around(language_model: PreTrainedModel, lm_head: torch.nn.Module) -> PreTrainedModel:
-    """Returns a causal language model of its own architecture, such as a `LlamaForCausalLM`, with these two parts."""
-    with torch.device("meta"):
-        whole = AutoModelForCausalLM.from_config(language_model.config, dtype=language_model.dtype)
-    setattr(whole, whole.base_model_prefix, language_model)
-    whole.set_output_embeddings(lm_head)
-    return whole
 
 
 def count_text_tokens(text: Backbone, vocab_size: int) -> int:

@@ -204,3 +204,26 @@ class LavitCodebookUpdater(nn.Module):
         step = (errors * self.counts / self.sums.shape[1]).sqrt()[source] / halves * dead
         self.counts.copy_(self.counts[source] / halves)
         self.sums.copy_(self.sums[source] / halves[:, None] + aside * step[:, None])
+
+
+def check_same_codebook(model: nn.Module, feature_decoder: nn.Module) -> None:
+    """
+    Checks that codes mean the same to a model and to its pixel decoder. Nothing is checked on the meta device.
+
+    Args:
+        model (`nn.Module`): A model that has a [`LavitQuantizer`].
+        feature_decoder ([`LavitFeatureDecoder`]): The feature decoder of the pixel decoder.
+
+    Raises:
+        ValueError: If the codebooks differ by more than rounding.
+    """
+    codebook = next(module.codebook for module in model.modules() if isinstance(module, LavitQuantizer))
+    expected = feature_decoder.codebook
+    if "meta" in (codebook.device.type, expected.device.type):
+        return
+    is_same = codebook.shape == expected.shape
+    if not is_same or not torch.allclose(codebook.float(), expected.to(codebook.device).float(), rtol=0, atol=0.01):
+        raise ValueError(
+            f"The codebook of the visual tokenizer, {tuple(codebook.shape)}, must be that of the feature decoder, "
+            f"{tuple(expected.shape)}, with the same values: the pixel decoder was trained for other codes."
+        )

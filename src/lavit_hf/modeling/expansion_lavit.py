@@ -11,12 +11,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, logging
 
 from .configuration_lavit import ImageInputs, LavitConfig
-from .ragged_lavit import find_true, put_at
+from .labels_lavit import IGNORE_INDEX
+from .ragged_lavit import find_true, put_at, rows_and_columns
 
 
 logger = logging.get_logger(__name__)
 
-IGNORE_INDEX = -100
 IMAGE_INPUTS = get_args(ImageInputs)
 
 
@@ -264,10 +264,9 @@ class _Move:
         self.shape = (len(repeats), new_length)
         # The old position of each new token, row after row, its position among those of its row, and the new position.
         self.source = torch.repeat_interleave(repeats.flatten(), output_size=total)
-        row = self.source.div(repeats.shape[1], rounding_mode="floor")
-        self.position = torch.arange(total, device=row.device) - (lengths.cumsum(0) - lengths)[row]
+        rows, self.position = rows_and_columns(lengths, total)
         padding = torch.zeros_like(lengths) if pads_right else new_length - lengths
-        self.target = row * new_length + padding[row] + self.position
+        self.target = rows * new_length + padding[rows] + self.position
 
     def take(self, values: torch.Tensor) -> torch.Tensor:
         """Returns values (total, ...) of the new tokens from those (B, L, ...) of the old ones."""
@@ -306,48 +305,6 @@ def _count_error(is_image: torch.Tensor, image: torch.Tensor, num_codes: torch.T
         f"Image {index} has {own} codes, but {int(breaks[0]) + 1} placeholders stand for it: expected one placeholder "
         "for each code."
     )
-
-
-def mask_labels(
-    config: LavitConfig, labels: torch.LongTensor, attention_mask: torch.Tensor | None
-) -> torch.LongTensor:
-    """
-    Removes labels that are never predicted: placeholders, labels at padding, and the label of the first token of a
-    row, which only padding may precede. A row then has the same labels alone and in a batch.
-
-    Args:
-        config ([`LavitConfig`]): The configuration, for the id of the placeholder.
-        labels (`torch.LongTensor` of shape `(B, L)`): -100 where nothing is predicted.
-        attention_mask (`torch.Tensor` of shape `(B, L)`, *optional*): 0 at padding.
-
-    Returns:
-        `torch.LongTensor` of shape `(B, L)`: The labels that are left.
-    """
-    return mask_unpredicted(labels.masked_fill(labels == config.image_token_id, IGNORE_INDEX), attention_mask)
-
-
-def mask_unpredicted(labels: torch.LongTensor, attention_mask: torch.Tensor | None) -> torch.LongTensor:
-    """Removes the labels (B, L) at padding, and those of tokens that only padding precedes."""
-    if attention_mask is None or attention_mask.shape != labels.shape:
-        return labels
-    real = attention_mask.bool().to(labels.device)
-    has_context = nn.functional.pad(real[:, :-1], (1, 0))
-    return labels.masked_fill(~(real & has_context), IGNORE_INDEX)
-
-
-def count_labels(
-    labels: torch.LongTensor,
-    shift_labels: torch.LongTensor | None = None,
-    attention_mask: torch.Tensor | None = None,
-) -> torch.LongTensor:
-    """
-    Counts the labels (B, L) that are predicted, which those of the first column and, with an `attention_mask` (B, L),
-    those of [`mask_unpredicted`] are not. If `shift_labels` (B, L) are given, the ids that follow each position, all
-    of them are counted.
-    """
-    if shift_labels is None:
-        shift_labels = mask_unpredicted(labels, attention_mask)[:, 1:]
-    return shift_labels.ne(IGNORE_INDEX).sum()
 
 
 def pad_id(config: LavitConfig) -> int:

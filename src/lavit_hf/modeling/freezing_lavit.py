@@ -33,6 +33,15 @@ def list_copies(module: nn.Module) -> list[str]:
     return _list_modules_of_peft(module, "original_module")
 
 
+def check_no_adapters(model: nn.Module) -> None:
+    """Raises a `ValueError` if layers of `model` have adapters, with which peft has changed the names of weights."""
+    if found := [*list_adapters(model), *list_copies(model)]:
+        raise ValueError(
+            f"{found[0]!r} of {type(model).__name__} has an adapter, which changes the names of its weights: save the "
+            "`PeftModel`, or first call `merge_and_unload` of it."
+        )
+
+
 def _list_modules_of_peft(module: nn.Module, attribute: str) -> list[str]:
     # The name of the library is compared, since peft need not be installed.
     return [

@@ -77,7 +77,7 @@ class LavitGenerationMixin(LavitGuidanceMixin):
                 Settings that override those of the model, for example a [`LavitGenerationConfig`].
             logits_processor (`LogitsProcessorList`, *optional*):
                 Processors that are called after the grammar, with scores of -inf for tokens that may not follow.
-                They and `stopping_criteria` do not replace those of settings.
+                They and `stopping_criteria` are added to those of the settings.
             stopping_criteria, prefix_allowed_tokens_fn, streamer: Same as in `GenerationMixin.generate`.
             generation_mode (`"text"`, `"image"` or `"interleaved"`, *optional*, defaults to `"text"`):
                 `"text"` generates text alone. `"image"` generates `[IMG]`, unless the prompt ends in an open image,

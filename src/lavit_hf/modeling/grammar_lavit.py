@@ -94,6 +94,6 @@ class LavitStopStringCriteria(StopStringCriteria):
         self.config = config
 
     def __call__(self, input_ids: torch.LongTensor, scores, **kwargs) -> torch.Tensor:
-        # Ids beyond the vocabulary match no string.
-        is_text = input_ids < self.config.image_start_token_id
+        # Tokens that were added later are behind the placeholder. Ids beyond the vocabulary match no string.
+        is_text = (input_ids < self.config.image_start_token_id) | (input_ids > self.config.image_token_id)
         return super().__call__(input_ids.where(is_text, sys.maxsize), scores, **kwargs)

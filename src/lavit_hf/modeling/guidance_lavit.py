@@ -47,9 +47,10 @@ def check_guidance(guidance_scale: float, generation_mode: str, settings: Mappin
     for name in refused:
         if (value := settings.get(name)) is not None:
             shown = f"{name}={value}" if isinstance(value, int) else name
+            model = f" with a language model of type {config.text_config.model_type!r}" if keeps_state(config) else ""
             raise ValueError(
-                f"guidance_scale={guidance_scale} does not work with {shown} in generation_mode={generation_mode!r} "
-                f"with a language model of type {config.text_config.model_type!r}: guidance_scale=1 is none."
+                f"guidance_scale={guidance_scale} does not work with {shown} in generation_mode={generation_mode!r}"
+                f"{model}: guidance_scale=1 turns guidance off."
             )
 
 

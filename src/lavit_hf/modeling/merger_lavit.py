@@ -21,7 +21,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_lavit import LavitVisualTokenizerConfig
-from .ragged_lavit import find_true, put_at
+from .ragged_lavit import find_true, put_at, rows_and_columns
 
 
 # Takes (module, query, key, value, mask), where query, key and value have shape (..., hidden_size) and mask has shape
@@ -42,9 +42,8 @@ class PackedLayout:
     def __init__(self, counts: torch.Tensor, total: int, length: int):
         self.counts = counts
         self.length = length
-        row = torch.repeat_interleave(counts, output_size=total)
-        column = torch.arange(total, device=counts.device) - (counts.cumsum(0) - counts)[row]
-        self._place = row * length + column
+        rows, columns = rows_and_columns(counts, total)
+        self._place = rows * length + columns
 
     def pad(self, packed: torch.Tensor) -> torch.Tensor:
         """Turns (T, ...) into (B, L, ...), with zeros at padding."""

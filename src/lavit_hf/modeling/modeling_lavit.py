@@ -26,16 +26,14 @@ from .backbones_lavit import (
 )
 from .configuration_lavit import LavitConfig
 from .expansion_lavit import (
-    IGNORE_INDEX,
     LavitSequences,
     check_labels,
     check_labels_elsewhere,
-    count_labels,
-    mask_labels,
 )
 from .generation_lavit import LavitGenerationMixin
 from .generation_settings_lavit import LavitGenerationConfig
 from .guidance_lavit import combine_branches
+from .labels_lavit import IGNORE_INDEX, count_items, mask_labels
 from .modeling_lavit_model import LavitLanguagePreTrainedModel, LavitModel
 from .optional_mixins_lavit import LavitExportMixin
 from .precision_lavit import read_dtype
@@ -254,10 +252,10 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
                 `shift_labels` (B, L), the id that follows each position, accompanies `labels` in sequence parallel
                 training without images. `num_items_in_batch` is the number of labels, as they are given, in all
                 batches whose gradients are accumulated; the loss is then the share of this batch in the mean over all
-                of them. If the model changes the labels of a batch, for example by one placeholder for each image,
-                the mean over the changed labels is weighted by the number of given labels. The result is exact for
-                one batch, and an approximation for several. `Trainer` counts the labels of first tokens behind padding
-                as well, which makes the loss of several batches smaller, by the same factor for all labels.
+                of them. Where the model changes the labels of a batch, for example since an image has one
+                placeholder, the number of changed labels of all batches is estimated from the share in this one, which
+                is exact for one batch. `Trainer` counts the labels of first tokens behind padding as well, which makes
+                the loss of several batches smaller, by the same factor for all labels.
 
         Returns:
             [`LavitCausalLMOutputWithPast`]
@@ -307,13 +305,7 @@ class LavitForCausalLM(LavitExportMixin, LavitLanguagePreTrainedModel, LavitGene
             labels = mask_labels(self.config, labels, attention_mask)
             if shift_labels is not None:
                 shift_labels = shift_labels.masked_fill(shift_labels == self.config.image_token_id, IGNORE_INDEX)
-            num_labels = count_labels(labels, shift_labels).clamp(min=1)  # a batch may have no label
-            if num_items_in_batch is None:
-                num_items_in_batch = num_labels
-            else:
-                is_whole = num_items_in_batch == count_labels(*given[:2])  # all labels of the step are in this batch
-                scaled = num_items_in_batch * (num_labels / count_labels(*given).clamp(min=1))
-                num_items_in_batch = torch.where(is_whole, num_labels, scaled)
+            num_items_in_batch = count_items(num_items_in_batch, labels, shift_labels, given)
         if sequences is not None:
             sequences.labels = labels
         loss, logits, token_losses = None, None, None

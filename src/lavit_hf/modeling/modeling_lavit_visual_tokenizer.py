@@ -1,7 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """LaVIT's dynamic visual tokenizer (arXiv 2309.04669, section 3.1): an image becomes a varying number of codes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Unpack
 
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.loading_report import LoadStateDictInfo
 from transformers.utils.output_capturing import capture_outputs, recursively_install_hooks
 
 from .arguments_lavit import check_keyword_arguments
@@ -130,6 +131,15 @@ class LavitVisualTokenizer(LavitPreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, key_mapping=None, **kwargs):
         key_mapping = key_mapping or {r"^model\.visual_tokenizer\.": ""}
         return super().from_pretrained(pretrained_model_name_or_path, *args, key_mapping=key_mapping, **kwargs)
+
+    def load_adapter(self, *args, load_config=None, **kwargs) -> LoadStateDictInfo:
+        """
+        Refuses adapters, which would change codes. `from_pretrained` of the folder of an adapter loads the visual
+        tokenizer of the base model, which has none.
+        """
+        if load_config is None:
+            raise ValueError("A visual tokenizer takes no adapters: they would change the codes of images.")
+        return LoadStateDictInfo(**{field.name: set() for field in fields(LoadStateDictInfo)})  # nothing is missing
 
     @torch.no_grad()
     def _init_weights(self, module):

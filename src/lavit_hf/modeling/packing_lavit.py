@@ -10,9 +10,10 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import is_flash_attention_requested
 
 from .configuration_lavit import LavitConfig
-from .expansion_lavit import IGNORE_INDEX, LavitSequences, mask_labels, pad_id
+from .expansion_lavit import LavitSequences, pad_id
 from .freezing_lavit import evaluation_mode
 from .guidance_lavit import keeps_state
+from .labels_lavit import IGNORE_INDEX, mask_labels
 from .ragged_lavit import find_true, put_at
 
 

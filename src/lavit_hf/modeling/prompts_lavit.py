@@ -107,7 +107,7 @@ def check_context(config: LavitConfig, length: int, settings: LavitGenerationSet
     if longest is not None and length + needed > longest:
         raise ValueError(
             f"The context holds {longest} positions: prompts of {length} leave no room for "
-            f"{f'{num_images} images' if num_images else 'anything else'}."
+            f"{'a token' if num_images == 0 else 'an image' if num_images == 1 else f'{num_images} images'}."
         )
 
 

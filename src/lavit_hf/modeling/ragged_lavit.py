@@ -18,6 +18,21 @@ def find_true(mask: torch.Tensor, count: int) -> torch.LongTensor:
     return mask.flatten().logical_not().argsort(stable=True)[:count]
 
 
+def rows_and_columns(counts: torch.LongTensor, total: int) -> tuple[torch.LongTensor, torch.LongTensor]:
+    """
+    Returns the row of each token of ragged rows, and its place in the row.
+
+    Args:
+        counts (`torch.LongTensor` of shape `(B,)`): The number of tokens of each row.
+        total (`int`): The sum T of `counts`. It is an argument, since reading it would wait for the device.
+
+    Returns:
+        `tuple(torch.LongTensor, torch.LongTensor)`, each of shape `(T,)`.
+    """
+    rows = torch.repeat_interleave(counts, output_size=total)
+    return rows, torch.arange(total, device=counts.device) - (counts.cumsum(0) - counts)[rows]
+
+
 def put_at(values: torch.Tensor, positions: torch.LongTensor, shape: tuple[int, int], fill: int = 0) -> torch.Tensor:
     """
     Puts the tokens of all rows at their positions in a batch.

@@ -382,7 +382,9 @@ class LavitProcessor(ProcessorMixin):
         # more when it loads the tokenizer, which then takes more than twice the time.
         path = Path(save_directory) / "tokenizer_config.json"
         config = {**json.loads(path.read_text(encoding="utf-8")), "added_tokens_decoder": {}}
-        path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        complete = path.with_name(f".{path.name}.{os.getpid()}")
+        complete.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        complete.replace(path)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).absolute().name), **kwargs)
         return files

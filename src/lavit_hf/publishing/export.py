@@ -9,7 +9,14 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, TokenizersBackend
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TokenizersBackend,
+)
 from transformers.utils.hub import resolve_revision
 
 from ..modeling.generation_settings_lavit import SETTINGS
@@ -47,13 +54,16 @@ class LavitExportMixin(MixinBase):
         `hf auth login`.
 
         Raises:
-            ValueError: If there is none beside the model, or if the model was not loaded from a folder or repository.
+            ValueError: If there is none beside the model, if it has another codebook, or if the model was not loaded
+                from a folder or repository.
         """
         from ..diffusion import LavitImageDecoderPipeline  # imported late, since the models import this file
+        from ..modeling.codebook_lavit import check_same_codebook
 
         if not self.name_or_path:
             raise ValueError("This model was not loaded from anywhere that has a pixel decoder: set `image_decoder`.")
         pipeline = LavitImageDecoderPipeline.from_pretrained(self.name_or_path, dtype=self.dtype, **self._origin)
+        check_same_codebook(self, pipeline.feature_decoder)  # type: ignore[arg-type]
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(self.device)
 
@@ -70,9 +80,10 @@ class LavitExportMixin(MixinBase):
             `torch.FloatTensor` of shape `(B, 3, height, width)` in [0, 1].
 
         Raises:
-            ValueError: If a sequence has no codes, or if there is no pixel decoder.
+            ValueError: If a sequence has no codes, or if there is no pixel decoder of the same codebook.
         """
-        from ..modeling.expansion_lavit import open_image_start  # imported late, as above
+        from ..modeling.codebook_lavit import check_same_codebook  # imported late, as above
+        from ..modeling.expansion_lavit import open_image_start
 
         config: Any = self.config
         start, _ = open_image_start(image_tokens, config)
@@ -83,6 +94,7 @@ class LavitExportMixin(MixinBase):
         for index, image in enumerate(images):
             if not image:
                 raise ValueError(f"Sequence {index} has no image to decode: no codes follow its last [IMG].")
+        check_same_codebook(self, self.image_decoder.feature_decoder)  # type: ignore[arg-type]
         return self.image_decoder(images, output_type="pt", vocabulary_ids=False, **kwargs).images.float()
 
     def export_language_model(
@@ -99,10 +111,11 @@ class LavitExportMixin(MixinBase):
             kwargs: Same as in `PreTrainedModel.save_pretrained`, such as `max_shard_size`.
 
         Raises:
-            ValueError: If the exported model would compute other logits than this one, or if the tokenizer has tokens
-                behind the placeholder.
+            ValueError: If the exported model would compute other logits than this one, if the model has adapters, or
+                if the tokenizer has tokens behind the placeholder.
         """
-        from ..modeling.backbones_lavit import causal_model_around, check_logits  # imported late, as above
+        from ..modeling.backbones_lavit import check_logits  # imported late, as above
+        from ..modeling.freezing_lavit import check_no_adapters
 
         if tokenizer is None:
             tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, **self._origin)
@@ -111,6 +124,7 @@ class LavitExportMixin(MixinBase):
                 f"The tokenizer has {len(behind)} tokens behind the image placeholder, such as {behind[0]!r}: without "
                 "the placeholder they would have other ids than the model has learned."
             )
+        check_no_adapters(self)
         language_model = causal_model_around(self.model.language_model, self.lm_head)
         check_logits(language_model, self)
         settings = {name: value for name, value in self.generation_config.to_dict().items() if name in SETTINGS}
@@ -142,3 +156,15 @@ def without_placeholder(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> 
         clean_up_tokenization_spaces=tokenizer.clean_up_tokenization_spaces,
         **{name: named[name] for name in ("bos_token", "eos_token", "unk_token", "pad_token") if name in named},
     )
+
+
+def causal_model_around(language_model: PreTrainedModel, lm_head: torch.nn.Module) -> PreTrainedModel:
+    """
+    Returns a causal language model of its own architecture, such as a `LlamaForCausalLM`, with the parts
+    `language_model` and `lm_head`.
+    """
+    with torch.device("meta"):
+        whole = AutoModelForCausalLM.from_config(language_model.config, dtype=language_model.dtype)
+    setattr(whole, whole.base_model_prefix, language_model)
+    whole.set_output_embeddings(lm_head)
+    return whole

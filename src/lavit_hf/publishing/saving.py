@@ -230,10 +230,14 @@ class LavitPublishingMixin(MixinBase):
             hub_kwargs: With `push_to_hub=True`, same as in `push_to_hub`.
 
         Raises:
-            ValueError: If the folder is a file or holds an adapter, if the processor has another vocabulary, if there
-                is no `model_card`, if a folder lies at the place of a file, or with `safe_serialization=False`.
+            ValueError: If the folder is a file or holds an adapter, if the processor has another vocabulary or the
+                pixel decoder another codebook, if the layers of the model have adapters of a `PeftModel`, if there is
+                no `model_card`, if a folder lies at the place of a file, or with `safe_serialization=False`.
             TypeError: If an argument is unknown.
         """
+        from ..modeling.codebook_lavit import check_same_codebook  # imported late, since the models import this file
+        from ..modeling.freezing_lavit import check_no_adapters
+
         if os.path.isfile(save_directory):
             raise ValueError(f"save_directory must be a folder, got the file {os.fspath(save_directory)!r}.")
         if not hub_kwargs.pop("safe_serialization", True):
@@ -247,8 +251,12 @@ class LavitPublishingMixin(MixinBase):
                 f"{save_directory} holds an adapter ({ADAPTER_CONFIG_NAME}), and from_pretrained would apply it to "
                 "the saved model: save to another folder, or remove the adapter."
             )
+        if not is_adapter and state_dict is None:
+            check_no_adapters(self)
         if processor is not None and hasattr(self.config, "image_start_token_id"):
             processor.check_vocabulary(self.config)
+        if image_decoder is not None:
+            check_same_codebook(self, image_decoder.feature_decoder)
         settings: dict[str, Any] = {
             "max_shard_size": max_shard_size,
             "variant": variant,

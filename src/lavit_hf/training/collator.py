@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BaseImageProcessor
 
 from ..diffusion.image_tokens import pad_codes
-from ..modeling.expansion_lavit import IGNORE_INDEX
+from ..modeling.labels_lavit import IGNORE_INDEX
 from ..processing import LavitProcessor
 from .parts import ImagePart, Part, TextPart, needs_pixels
 

@@ -24,6 +24,7 @@ from ..modeling import (
     LavitVisualTokenizer,
     LavitVisualTokenizerForPreTraining,
 )
+from ..modeling.codebook_lavit import check_same_codebook
 from ..modeling.distributed_lavit import batch_mean, share_of_batch
 from ..modeling.pretrained_lavit import check_none_missing
 
@@ -340,11 +341,5 @@ def _check_settings(pipeline, visual_tokenizer, condition_dropout: float, snr_ga
         )
     if scheduler.get("rescale_betas_zero_snr") and scheduler["prediction_type"] == "epsilon":
         raise ValueError("With rescale_betas_zero_snr, prediction_type must be 'v_prediction', got 'epsilon'.")
-    if visual_tokenizer is None:
-        return
-    codebook, expected = visual_tokenizer.quantizer.codebook, pipeline.feature_decoder.codebook
-    if codebook.shape != expected.shape or not torch.equal(codebook.to(expected), expected):
-        raise ValueError(
-            f"The codebook of the visual tokenizer, {tuple(codebook.shape)}, must be that of the feature decoder, "
-            f"{tuple(expected.shape)}, with the same values."
-        )
+    if visual_tokenizer is not None:
+        check_same_codebook(visual_tokenizer, pipeline.feature_decoder)

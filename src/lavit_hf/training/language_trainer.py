@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
-from ..modeling.expansion_lavit import IGNORE_INDEX, count_labels
+from ..modeling.labels_lavit import IGNORE_INDEX, count_labels
 from ..modeling.packing_lavit import supports_packing
 from .collator import LavitCollator
 from .trainer import LavitTrainer
