@@ -41,9 +41,7 @@ def other_codebook(demo, monkeypatch):
     return demo
 
 
-def test_a_pixel_decoder_of_another_codebook_is_refused_where_it_meets_a_model(
-    other_codebook, command_line, tmp_path
-):
+def test_a_pixel_decoder_of_another_codebook_is_refused_where_it_meets_a_model(other_codebook, command_line, tmp_path):
     model, processor, pipe = other_codebook
     model.save_pretrained(tmp_path / "mixed", processor=processor)
     pipe.save_pretrained(tmp_path / "mixed")

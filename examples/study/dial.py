@@ -10,16 +10,18 @@ of tokens that follow the content are compared with the same number for all imag
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from lavit_hf import LavitForCausalLM, LavitImageDecoderPipeline, LavitProcessor
 from lavit_hf.data.loading import load_rows
 from lavit_hf.evaluation import evaluate
+from lavit_hf.evaluation.runner import check_tasks
 from lavit_hf.modeling.selector_lavit import select_patches
 from lavit_hf.processing import read_image
 
-from .json_files import write_json
+from .json_files import fingerprint, read_json, write_json
 from .train import list_cases, list_values
 
 
@@ -85,9 +87,13 @@ def measure(folder: str, decoder: str, rows, columns: dict[str, str], tasks: Seq
     tokenizer = model.model.visual_tokenizer
     images = [read_image(row[columns.get("image", "image")]) for row in rows]
     log_probs, curves = rank_patches(tokenizer, processor, images), []
+    num_patches = tokenizer.config.num_patches
     for selection in SELECTIONS:
         points = []
-        for budget in [budget for budget in BUDGETS if budget <= tokenizer.config.num_patches]:
+        for budget in [budget for budget in BUDGETS if budget <= num_patches]:
+            if budget == num_patches and curves:  # both selections keep all patches
+                points.append(curves[0]["points"][-1])
+                continue
             scale, mean = find_scale(log_probs, budget)
             if selection == "adaptive":
                 tokenizer.config.num_codes, tokenizer.config.keep_scale = None, scale
@@ -119,20 +125,34 @@ def main(flags: list[str] | None = None):
     parser.add_argument("--num_rows", type=int, default=200, help="number of its rows")
     parser.add_argument(
         "--column",
+        dest="columns",
+        type=_read_column,
         action="append",
         default=[],
         help="a column of the evaluation=that of the dataset, such as caption=text",
     )
     parser.add_argument("--tasks", nargs="+", default=TASKS, help="tasks of the evaluation")
     args = parser.parse_args(flags)
+    check_tasks(args.tasks)
     rows = load_rows(args.dataset_name, args.split, num_rows=args.num_rows)
-    columns = dict(text.split("=") for text in args.column)
-    curves = [
-        {"tokenizer": name} | curve
-        for name, model, decoder in args.models
-        for curve in measure(model, decoder, rows, columns, args.tasks)
-    ]
+    columns, curves = dict(args.columns), []
+    for name, model, decoder in args.models:
+        kept = Path(args.output).with_suffix(f".{name}.json")
+        asked = {"num_rows": len(rows), "tasks": list(args.tasks), "columns": columns}
+        asked |= {"weights": [fingerprint(model), fingerprint(decoder)]}
+        found = read_json(kept)
+        if {key: found.get(key) for key in asked} != asked:
+            found = asked | {"curves": measure(model, decoder, rows, columns, args.tasks)}
+            write_json(kept, found)  # a model takes an hour
+        curves += [{"tokenizer": name} | curve for curve in found["curves"]]
     write_json(args.output, {"num_rows": len(rows), "curves": curves})
+
+
+def _read_column(text: str) -> tuple[str, str]:
+    name, sign, column = text.partition("=")
+    if not (name and sign and column):
+        raise argparse.ArgumentTypeError(f"must be NAME=COLUMN, got {text!r}")
+    return name, column
 
 
 if __name__ == "__main__":

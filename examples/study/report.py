@@ -311,6 +311,7 @@ def write_page(page: Path, folder: Path) -> None:
                 make(hidden)
         else:
             path.unlink(missing_ok=True)
+    page.parent.mkdir(parents=True, exist_ok=True)
     text = page.read_text(encoding="utf-8") if page.exists() else empty_page()
     with replacing_file(page) as hidden:
         hidden.write_text(render(text, outcomes, find_pictures(page)), encoding="utf-8")

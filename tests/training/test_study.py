@@ -322,8 +322,17 @@ def test_the_dial_compares_equal_lengths(results, parts, tmp_path, monkeypatch):
     given = ["--output", tmp_path / "dial.json"]
     given += [word for name in ("plain", "random") for word in ("--model", name, model, parts / "decoder")]
     given += ["--dataset_name", parts / "data", "--num_rows", "2", "--tasks", "reconstruction", "captions"]
-    measure_dial([str(word) for word in given])
+    words = [str(word) for word in given]
+    measure_dial(words)
     curves = read_json(tmp_path / "dial.json")["curves"]
+    with monkeypatch.context() as patched:  # what was measured is kept, also if a later model fails
+        patched.setattr("study.dial.measure", None)
+        measure_dial(words)
+        assert read_json(tmp_path / "dial.json")["curves"] == curves
+    with pytest.raises(ValueError, match="tasks must be of .*, got 'caption'"):
+        measure_dial([*words, "--tasks", "caption"])
+    with pytest.raises(SystemExit):
+        measure_dial([*words, "--column", "caption"])
     assert [(curve["tokenizer"], curve["selection"]) for curve in curves] == [
         (name, selection) for name in ("plain", "random") for selection in ("adaptive", "fixed")
     ]

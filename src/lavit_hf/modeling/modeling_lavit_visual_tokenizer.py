@@ -136,6 +136,12 @@ class LavitVisualTokenizer(LavitPreTrainedModel):
         """
         Refuses adapters, which would change codes. `from_pretrained` of the folder of an adapter loads the visual
         tokenizer of the base model, which has none.
+
+        Args:
+            load_config (*optional*): Given by `from_pretrained` alone.
+
+        Raises:
+            ValueError: In any other call.
         """
         if load_config is None:
             raise ValueError("A visual tokenizer takes no adapters: they would change the codes of images.")
