@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoProcessor, GenerationConfig, StopStringCriteria
 
-from lavit_hf import demo_checkpoint
+from lavit_hf import LavitProcessor, LavitVisualTokenizer, demo_checkpoint
 from lavit_hf.data.shapes import render_scene, sample_scene
 from lavit_hf.data.shapes.loading import make_row
 from lavit_hf.inference import describe_unknown_words, draw_codes, plan_drawings, prepare_prompts, write_texts
@@ -249,3 +249,17 @@ def test_an_adapter_draws_on_the_command_line(demo, command_line, tmp_path):
     whole = command_line(*asked)[1]
     LavitGenerationConfig(caption_generation={"max_new_tokens": 1}).save_pretrained(tmp_path / "adapter")
     assert len(command_line(*asked)[1]) < len(whole)
+
+
+@pytest.mark.parametrize("settings", [{"num_codes": 4}, {"keep_scale": 0.3}, {"max_codes": 5}], ids=str)
+def test_the_number_of_codes_is_set_wherever_a_visual_tokenizer_is_loaded(settings):
+    image = render_scene(sample_scene(6, "test"))
+    tokenizer = LavitVisualTokenizer.from_pretrained(demo_checkpoint(), **settings)
+    processor = LavitProcessor.from_pretrained(demo_checkpoint(), visual_tokenizer=True, **settings)
+    plain = LavitProcessor.from_pretrained(demo_checkpoint(), visual_tokenizer=True)
+    inputs = [one(text="<image>", images=image, return_tensors="pt") for one in (processor, plain)]
+    lengths = [int((one["input_ids"] == processor.image_token_id).sum()) for one in inputs]
+    expected = tokenizer(processor.image_processor(image, return_tensors="pt")["pixel_values"]).codes
+    assert lengths[0] == len(expected) < lengths[1]
+    with pytest.raises(ValueError, match="need visual_tokenizer=True, got False"):
+        LavitProcessor.from_pretrained(demo_checkpoint(), **settings)

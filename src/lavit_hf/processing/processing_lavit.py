@@ -106,10 +106,16 @@ class LavitProcessor(ProcessorMixin):
             visual_tokenizer (`bool` or [`LavitVisualTokenizer`], *optional*, defaults to `False`):
                 True loads the visual tokenizer of the same folder or repository; `model.model.visual_tokenizer` is the
                 one of a loaded model. With either, lengths are known before the model runs.
+            num_codes, max_codes, keep_scale (*optional*):
+                With `visual_tokenizer=True`, values of its configuration, see [`LavitVisualTokenizerConfig`].
 
         Raises:
-            ValueError: If the visual tokenizer is to be loaded and lavit_hf is not installed.
+            ValueError: If the visual tokenizer is to be loaded and lavit_hf is not installed, or if the number of
+                codes is given and no visual tokenizer is to be loaded.
         """
+        settings = {name: kwargs.pop(name) for name in DECISION if name in kwargs}
+        if settings and visual_tokenizer is not True:
+            raise ValueError(f"{', '.join(settings)} need visual_tokenizer=True, got {visual_tokenizer!r:.80}.")
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if visual_tokenizer is True:
             hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
@@ -120,9 +126,9 @@ class LavitProcessor(ProcessorMixin):
                     "visual_tokenizer=True needs lavit_hf to be installed: pass model.model.visual_tokenizer of a "
                     "loaded model instead."
                 )
+            config = type(config).from_dict(config.to_dict() | settings)
             visual_tokenizer = AutoModel.from_pretrained(pretrained_model_name_or_path, config=config, **hub)
-        if visual_tokenizer is not False:
-            processor.visual_tokenizer = visual_tokenizer
+        processor.visual_tokenizer = visual_tokenizer or None
         return processor
 
     @classmethod
