@@ -22,7 +22,7 @@ from timing import speedup, time_in_turns
 from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedModel, StoppingCriteria
 
 from lavit_hf import LavitForCausalLM
-from lavit_hf.modeling.backbones_lavit import causal_model_around
+from lavit_hf.publishing.export import causal_model_around
 
 
 GUIDANCE_SCALE = 4.0

@@ -61,8 +61,8 @@ def make_table(results: Results) -> str:
     edited = [value.mean for found in results.values() if (value := measure(found, "edited objects")) is not None]
     if edited and unchanged != "-" and 100 * max(edited) < float(unchanged):
         told.append(
-            f"No row has as many edited objects as images that are left unchanged, {unchanged}: after so short a "
-            "training, all rows lose more than they edit, and differences between their edits say little."
+            f"Images that are left unchanged score {unchanged} in edited objects, and no row scores as high: after so "
+            "short a training, all rows lose more than they edit, and differences between their edits say little."
         )
     if "regression" in results:
         told.append("Reconstructions of `regression` are those of vectors that are not quantized.")
@@ -289,6 +289,16 @@ def find_pictures(page: Path) -> dict[str, str]:
     """Returns the paths of the pictures of a page, relative to it, by their names."""
     folder = page.with_suffix("")
     return {name: f"{folder.name}/{name}.png" for name in PICTURES if (folder / f"{name}.png").exists()}
+
+
+def check_page(page: Path, folder: Path) -> None:
+    """
+    Checks that a page can be written from the JSON files in `folder`.
+
+    Raises:
+        ValueError: If a file of results is not as expected, or the page lacks the marks of a section.
+    """
+    render(page.read_text(encoding="utf-8") if page.exists() else empty_page(), load_outcomes(folder), {})
 
 
 def write_page(page: Path, folder: Path) -> None:

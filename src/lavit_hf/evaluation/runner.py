@@ -151,7 +151,8 @@ def evaluate(
             )
         model = model.get_base_model()
     processor.check_vocabulary(model.config)
-    plan_settings(model, given.plan_generation)  # before time is spent, as are the networks that score drawings
+    # Mistakes are told, and the networks that score drawings are loaded, before time is spent.
+    plan_settings(model, given.plan_generation)
     clip = ClipScorer(given.clip_model, model.device) if given.clip_model else None
     frechet = FrechetScorer(given.fid_features, model.device) if given.fid_features else None
     if pipeline is not None:  # with the same components, but a state and a progress bar of its own
