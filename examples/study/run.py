@@ -127,7 +127,7 @@ class Study(Parts):
         if has_dial:
             self.each(self.check_dial, [()])
         self.check()
-        report.check_page(self.options.page, self.options.results)  # before time is spent
+        report.check_page(self.options.page)  # before time is spent
         missing = [case for case in cases if not self.paths.row(*case).exists()]
         needs_dial = has_dial and not self.paths.dial.exists()
         if missing or needs_dial:

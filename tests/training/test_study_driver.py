@@ -155,6 +155,15 @@ def test_codes_of_slices_are_refused_before_anything_is_run(flags, tmp_path):
     assert run.runs == []
 
 
+def test_a_page_without_marks_is_refused_before_anything_is_run(tmp_path):
+    (tmp_path / "page.md").write_text("# My page\n")
+    run = Recorded({})
+    command = f"--runs {tmp_path}/runs --results {tmp_path}/results --page {tmp_path}/page.md --no_dial".split()
+    with pytest.raises(ValueError, match="The page must have '<!-- answers.*once each"):
+        Study(parse_options(command), run).run_all()
+    assert run.runs == []
+
+
 def test_results_without_the_tuning_that_is_asked_for_are_refused(tmp_path, monkeypatch):
     """A row that shares the learning rate of another one tunes that one, and complete results are not tuned later."""
     for name in ("make_text_tokenizer", "write_page"):
