@@ -9,6 +9,7 @@ of tokens that follow the content are compared with the same number for all imag
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -134,14 +135,19 @@ def main(flags: list[str] | None = None):
     parser.add_argument("--tasks", nargs="+", default=TASKS, help="tasks of the evaluation")
     args = parser.parse_args(flags)
     check_tasks(args.tasks)
+    names = [name for name, *_ in args.models]
+    if len({*names}) < len(names) or not all(re.fullmatch(r"[\w-]+", name) for name in names):
+        parser.error(f"names of models must be different words, got {', '.join(names)}")
     rows = load_rows(args.dataset_name, args.split, num_rows=args.num_rows)
     columns, curves = dict(args.columns), []
     for name, model, decoder in args.models:
         kept = Path(args.output).with_suffix(f".{name}.json")
         asked = {"num_rows": len(rows), "tasks": list(args.tasks), "columns": columns}
+        asked |= {"dataset": [args.dataset_name, args.split], "folders": [model, decoder]}
         asked |= {"weights": [fingerprint(model), fingerprint(decoder)]}
         found = read_json(kept)
-        if {key: found.get(key) for key in asked} != asked:
+        # The weights in a repository are not known.
+        if None in asked["weights"] or {key: found.get(key) for key in asked} != asked:
             found = asked | {"curves": measure(model, decoder, rows, columns, args.tasks)}
             write_json(kept, found)  # a model takes an hour
         curves += [{"tokenizer": name} | curve for curve in found["curves"]]

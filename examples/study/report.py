@@ -198,8 +198,8 @@ def make_answers(results: Results, dial: Mapping) -> str:
     if dial:
         better = count_better(compare_selections(dial), dial["curves"][0]["tokenizer"], "questions")
         lines.append(
-            "    - With one visual tokenizer, the share of questions that are answered right is higher with adaptive "
-            f"numbers of tokens than with fixed ones {better} [lengths](#tokens-against-quality)"
+            "    - With one visual tokenizer, at [several lengths](#tokens-against-quality): the share of questions "
+            f"that are answered right with adaptive numbers of tokens, against fixed ones, is higher {better}"
         )
     for claim in COMPARISONS:
         if claim.told and (told := _tell(results, claim)):

@@ -270,11 +270,12 @@ def draw_codes(
         kwargs: Arguments of `generate`, such as `guidance_scale`.
 
     Returns:
-        `list[list[int]]`: The codes of each drawing, from 0 to `codebook_size - 1`.
+        `list[list[int]]`: The codes of each drawing, from 0 to `codebook_size - 1`. A warning tells of drawings that an
+        argument such as `max_time` has cut.
 
     Raises:
         ValueError: If an argument is out of its range, if settings of plans are given and the model writes none, if a
-            drawing was cut by an argument such as `max_new_tokens`, or as in [`prepare_prompts`].
+            drawing was cut before its first code, or as in [`prepare_prompts`].
     """
     check_integer("num_return_sequences", num_return_sequences, 1)
     if plan_settings(model, plan_generation) is not None:
@@ -286,12 +287,16 @@ def draw_codes(
     settings = {"generation_mode": "image", "num_return_sequences": num_return_sequences, **kwargs}
     ids = _generate(model, processor, inputs, settings)
     drawings: list = [processor.decode_interleaved(row)[0] for row in ids]
-    if cut := [index for index, drawing in enumerate(drawings) if not drawing.complete]:
-        raise ValueError(
-            f"Drawing {cut[0]} was cut after {len(drawings[cut[0]].codes)} codes, before its [/IMG]: arguments that "
-            "end a generation, such as max_new_tokens and max_time, must leave room for the whole image. "
-            "image_generation={'max_new_tokens': ...} limits the codes of an image instead."
-        )
+    for index, drawing in enumerate(drawings):
+        if not drawing.complete:
+            message = (
+                f"Drawing {index} was cut after {len(drawing.codes)} codes, before its [/IMG]: arguments that end a "
+                "generation, such as max_new_tokens and max_time, must leave room for the whole image. "
+                "image_generation={'max_new_tokens': ...} limits the codes of an image instead."
+            )
+            if not drawing.codes:
+                raise ValueError(message)
+            logger.warning(message)
     return [drawing.codes for drawing in drawings]
 
 

@@ -85,8 +85,9 @@ def rate(
 ) -> Metric | None:
     """
     Averages scores from 0 to 1 and adds the 95% interval of the mean: that of Wilson for the effective number of cases
-    (Korn and Graubard 1998), which is the number of independent cases of yes or no whose share would have the same
-    variance. It is the number of cases if they are such themselves.
+    (after Korn and Graubard 1998), which is the number of independent cases of yes or no whose share would have the
+    same variance. It is the number of cases if they are such themselves. With fewer than about 30 groups, or fewer
+    than about 10 scores between 0 and 1, the variance is hardly known, and the interval is too narrow.
 
     Args:
         outcomes (`list[float]`): The score of each case. A case whose score is `None` does not count.
@@ -106,9 +107,16 @@ def rate(
     for group, outcome in zip(range(len(outcomes)) if groups is None else groups, outcomes, strict=True):
         if outcome is not None:
             deviations[group] += outcome - metric.value
-    varied = math.fsum(deviation**2 for deviation in deviations.values())
-    # If all scores are equal, groups may be as good as single cases.
-    count = metric.value * (1 - metric.value) * metric.count**2 / varied if varied > 1e-9 else len(deviations)
+    num_groups, varied = len(deviations), math.fsum(deviation**2 for deviation in deviations.values())
+    if varied <= 1e-9:  # all scores are equal, and groups may be as good as single cases
+        count: float = num_groups
+    elif groups is None and {*outcomes} <= {0, 1, None}:
+        count = metric.count
+    else:
+        varied *= num_groups / (num_groups - 1)
+        count = metric.value * (1 - metric.value) * metric.count**2 / varied
+    if groups is not None:  # groups tell little about each other's variance
+        count = min(count, metric.count)
     return replace(metric, interval=wilson_interval(metric.value, max(count, 1.0)))
 
 

@@ -43,8 +43,8 @@ class Question:
 def normalize_answer(text: str) -> str:
     """
     Writes an answer as the evaluation of VQAv2 compares it: in lower case, without punctuation, apostrophes and
-    articles, with numbers up to ten as digits and single spaces. An answer of which nothing is left, such as "A", is
-    compared as it is, in lower case.
+    articles, with numbers up to ten as digits and single spaces. An answer of articles
+    alone, such as "A", keeps them, and one of marks alone is compared as it is.
     """
     given = " ".join(text.lower().split())
     has_long_number = re.search(r"\d,\d", given) is not None
@@ -54,7 +54,8 @@ def normalize_answer(text: str) -> str:
         is_removed = has_long_number or f"{mark} " in given or f" {mark}" in given
         text = text.replace(mark, "" if is_removed else " ")
     words = re.sub(r"\.(?!\d)", "", text).split()
-    return " ".join(DIGITS.get(word, word) for word in words if word not in ARTICLES) or given
+    words = [word for word in words if word not in ARTICLES] or words
+    return " ".join(DIGITS.get(word, word) for word in words) or given
 
 
 def answer_score(answer: str, references: Sequence[str]) -> float:

@@ -151,16 +151,11 @@ def evaluate(
             )
         model = model.get_base_model()
     processor.check_vocabulary(model.config)
-    # Mistakes are told, and the networks that score drawings are loaded, before time is spent.
-    plan_settings(model, given.plan_generation)
-    clip = ClipScorer(given.clip_model, model.device) if given.clip_model else None
-    frechet = FrechetScorer(given.fid_features, model.device) if given.fid_features else None
+    plan_settings(model, given.plan_generation)  # before time is spent
     if pipeline is not None:  # with the same components, but a state and a progress bar of its own
         pipeline = type(pipeline)(**pipeline.components, **pipeline.parameters)
         pipeline.set_progress_bar_config(disable=True)
-    if frechet is not None and len(rows) < 2:
-        raise ValueError(f"fid_features need at least 2 rows, got {len(rows)}.")
-    subject = subject_class(model, processor, pipeline, given, clip=clip, frechet=frechet)
+    subject = subject_class(model, processor, pipeline, given)
     chosen = list(TASKS if tasks is None else tasks)
     left_out = {task: reason for task in chosen if (reason := _why_not(task, subject, rows))}
     if tasks is not None and left_out:
@@ -170,6 +165,12 @@ def evaluate(
     run = [task for task in chosen if task not in left_out]
     if any(TASKS[task].needs_pixels for task in run):
         subject.check_image_decoder()
+    if "drawing" in run and given.clip_model:
+        subject = replace(subject, clip=ClipScorer(given.clip_model, model.device))
+    if {"drawing", "reconstruction"} & {*run} and given.fid_features:
+        if len(rows) < 2:
+            raise ValueError(f"fid_features need at least 2 rows, got {len(rows)}.")
+        subject = replace(subject, frechet=FrechetScorer(given.fid_features, model.device))
     _check_rows(rows, {column for task in run for column in TASKS[task].columns}, given.columns)
     results: dict[str, dict[str, Metric]] = {task: {} for task in run}  # in the order of the tasks
     seconds, samples = dict.fromkeys(run, 0.0), dict.fromkeys(run, subject.samples)

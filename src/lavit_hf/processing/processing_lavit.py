@@ -114,8 +114,8 @@ class LavitProcessor(ProcessorMixin):
                 codes is given and no visual tokenizer is to be loaded.
         """
         settings = {name: kwargs.pop(name) for name in DECISION if name in kwargs}
-        if settings and visual_tokenizer is not True:
-            raise ValueError(f"{', '.join(settings)} need visual_tokenizer=True, got {visual_tokenizer!r:.80}.")
+        if visual_tokenizer is not True and any(value is not None for value in settings.values()):
+            raise ValueError(f"{', '.join(settings)} can only be given with visual_tokenizer=True.")
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if visual_tokenizer is True:
             hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}

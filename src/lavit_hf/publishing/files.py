@@ -18,6 +18,7 @@ reader gets the new files or an error. A reader that has opened an old file befo
 after step 5. The folder is locked while something is saved to it.
 """
 
+import errno
 import glob
 import json
 import os
@@ -45,6 +46,8 @@ INTERRUPTED = (
     "none: saving to this folder was interrupted while files were being replaced. Save to it again, or load it once "
     "with from_pretrained of a class of lavit_hf, such as LavitForCausalLM, which completes the replacement"
 )
+# The errors of a write to a disk that has no room or fails.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 # A file of weights of transformers or diffusers, whole or in shards; not of an adapter.
 WEIGHTS = re.compile(r"(.*/)?(model|diffusion_pytorch_model)(\.[^.]+?)?(-\d{5}-of-\d{5})?\.safetensors")
 
@@ -127,7 +130,8 @@ def replacing_file(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(hidden, path)
     except OSError as error:
         # Other errors of the block are not about this file. A full disk is told without a name.
-        if error.errno is None or error.filename not in (None, os.fspath(hidden)):
+        is_full = error.filename is None and error.errno in FULL
+        if not is_full and error.filename != os.fspath(hidden):
             raise
         raise OSError(f"{path} cannot be written: {error.strerror}") from error
     finally:

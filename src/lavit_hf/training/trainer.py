@@ -96,7 +96,8 @@ def find_checkpoint(output_dir: str | os.PathLike) -> tuple[str | None, dict[str
     newest_first = reversed(sort_checkpoints(output_dir))  # by step, as `Trainer` rotates them
     found = next((folder for folder in newest_first if _is_complete(Path(folder, TRAINER_STATE_NAME))), None)
     path = Path(output_dir, "arguments.yaml")
-    return found, yaml.safe_load(path.read_text(encoding="utf-8")) if found is not None and path.is_file() else {}
+    has_arguments = found is not None and path.is_file()
+    return found, (yaml.safe_load(path.read_text(encoding="utf-8")) if has_arguments else None) or {}
 
 
 def _is_complete(state: Path) -> bool:
