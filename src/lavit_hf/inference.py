@@ -270,8 +270,8 @@ def draw_codes(
         kwargs: Arguments of `generate`, such as `guidance_scale`.
 
     Returns:
-        `list[list[int]]`: The codes of each drawing, from 0 to `codebook_size - 1`. A warning tells of drawings that an
-        argument such as `max_time` has cut.
+        `list[list[int]]`: The codes of each drawing, from 0 to `codebook_size - 1`. A warning tells of a drawing that
+        an argument such as `max_time` has cut.
 
     Raises:
         ValueError: If an argument is out of its range, if settings of plans are given and the model writes none, if a
