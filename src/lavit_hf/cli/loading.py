@@ -154,9 +154,8 @@ def load_with_decoder(
     subfolder = "lowres_decoder" if decoder is Decoder.lowres else None
     source = find_base(model)
     folder = Path(source)
-    if folder.is_dir():
-        check_kind(model, model_class)
     if folder.is_dir() and not (folder / (subfolder or "") / LavitImageDecoderPipeline.config_name).is_file():
+        check_kind(model, model_class)  # a model of another kind does not lack a pixel decoder alone
         if not required and decoder is Decoder.highres:
             return *load_model(model, device, dtype, model_class, **settings), None
         place = f"--decoder lowres needs a folder {subfolder}" if subfolder else "Drawing needs a pixel decoder"

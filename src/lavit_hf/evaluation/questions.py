@@ -43,8 +43,8 @@ class Question:
 def normalize_answer(text: str) -> str:
     """
     Writes an answer as the evaluation of VQAv2 compares it: in lower case, without punctuation, apostrophes and
-    articles, with numbers up to ten as digits and single spaces. An answer of articles
-    alone, such as "A", keeps them, and one of marks alone is compared as it is.
+    articles, with numbers up to ten as digits and single spaces. An answer of articles alone, such as "A", keeps them,
+    and one of marks alone is compared as it is.
     """
     given = " ".join(text.lower().split())
     has_long_number = re.search(r"\d,\d", given) is not None
