@@ -1,6 +1,8 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The codebook (paper, section 3.1), which turns merged features into codes. Its lookups are computed in float32."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -216,15 +218,15 @@ def check_same_codebook(model: nn.Module, feature_decoder: nn.Module) -> None:
         feature_decoder ([`LavitFeatureDecoder`]): The feature decoder of the pixel decoder.
 
     Raises:
-        ValueError: If the codebooks differ by more than rounding.
+        ValueError: If the codebooks differ in the narrower of their dtypes.
     """
     quantizer = next((module for module in model.modules() if isinstance(module, LavitQuantizer)), None)
-    expected = feature_decoder.codebook
+    expected: Any = feature_decoder.codebook
     if quantizer is None or "meta" in (quantizer.codebook.device.type, expected.device.type):
         return
     codebook = quantizer.codebook
-    is_same = codebook.shape == expected.shape
-    if not is_same or not torch.allclose(codebook.float(), expected.to(codebook.device).float(), rtol=0, atol=0.01):
+    dtype = min((codebook, expected), key=lambda rows: rows.dtype.itemsize).dtype  # one may have been saved in half
+    if not torch.equal(codebook.to(dtype), expected.to(codebook.device, dtype)):
         raise ValueError(
             f"The codebook of the visual tokenizer, {tuple(codebook.shape)}, must be that of the feature decoder, "
             f"{tuple(expected.shape)}, with the same values: the pixel decoder was trained for other codes."
