@@ -3,7 +3,7 @@
 The dial: tokens per image against the quality of reconstructions, captions and answers. At equal mean lengths, numbers
 of tokens that follow the content are compared with the same number for all images.
 
-    PYTHONPATH=examples python -m study.dial --output dial.json --num_rows 200 \\
+    PYTHONPATH=examples python -m study.dial --output dial.json --num_rows 500 \\
         --model plain runs/study/dial/plain runs/study/decoders/dynamic \\
         --model random runs/study/dial/random runs/study/decoders/random
 """
@@ -123,7 +123,7 @@ def main(flags: list[str] | None = None):
     parser.add_argument("--output", required=True, help="JSON file to write")
     parser.add_argument("--dataset_name", default="shapes", help="dataset, as load_rows takes it")
     parser.add_argument("--split", default="test", help="its split")
-    parser.add_argument("--num_rows", type=int, default=200, help="number of its rows")
+    parser.add_argument("--num_rows", type=int, default=500, help="number of its rows")
     parser.add_argument(
         "--column",
         dest="columns",

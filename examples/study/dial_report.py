@@ -1,7 +1,8 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The tables of tokens against quality, and what they come to."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from . import differences
 from .budgets import BASE
@@ -10,14 +11,15 @@ from .tables import MEASURES, NO_RESULTS, make_rows, show_difference, show_measu
 
 
 HEADINGS = ("reconstruction", "PSNR", "captions", "questions")
-# Differences adaptive minus fixed by heading, for each visual tokenizer and number of tokens.
-Compared = Mapping[tuple[str, int], Mapping[str, Difference]]
+SHOWN = {name: MEASURES[name] for name in HEADINGS} | {"counts": ("questions", "accuracy_count")}
+# Points of two curves that have the same number of tokens.
+Pairs = Sequence[tuple[Mapping, Mapping]]
 
 
 def make_dial(dial: Mapping, results: Results) -> str:
     """
-    Makes the tables of tokens against quality: a line for each mean number of tokens, differences between selections
-    of one visual tokenizer, and the numbers of tokens at which adaptive ones are better. Tells whether the visual
+    Makes the tables of tokens against quality: a line for each mean number of tokens, and differences between
+    selections of one model, and between models, at each length and over all of them. Tells whether the visual
     tokenizer is that of the `results` of LaVIT.
     """
     if not dial:
@@ -28,68 +30,71 @@ def make_dial(dial: Mapping, results: Results) -> str:
             f"{point['tokens']:.1f}",
             curve["tokenizer"],
             curve["selection"],
-            *(show_measure(differences.measure([_result(point)], *MEASURES[name]), name) for name in HEADINGS),
+            *(show_measure(differences.measure([_result(point)], *case), name) for name, case in SHOWN.items()),
         ]
         for point, curve in sorted(cases, key=lambda case: case[0]["budget"])
     ]
     checksums = {result["parts"]["visual_tokenizer"] for result in results.get(BASE, ())}
     is_same = dial["parts"]["plain"]["visual_tokenizer"] in checksums
-    parts = [
-        f"Each point is measured on {dial['num_rows']} scenes of the test set. The visual tokenizer of *plain* is "
-        + (f"that of `{BASE}`." if is_same else f"of another training than that of `{BASE}`, by the same recipe."),
-        make_rows(["tokens", "tokenizer", "selection", *HEADINGS], lines),
-    ]
-    found = compare_selections(dial)
-    lines = [
+    found = pair_curves(dial)
+    return "\n\n".join(
         [
-            str(budget),
-            tokenizer,
-            *(show_difference(shown[name], name) if name in shown else "-" for name in HEADINGS),
+            f"Each point is measured on {dial['num_rows']} scenes of the test set. The visual tokenizer of *plain* is "
+            + (f"that of `{BASE}`." if is_same else f"of another training than that of `{BASE}`, by the same recipe."),
+            make_rows(
+                ["mean over lengths", *HEADINGS],
+                [[name, *(_show(pairs, heading) for heading in HEADINGS)] for name, pairs in found.items()],
+            ),
+            make_rows(["tokens", "model", "selection", *SHOWN], lines),
+            make_rows(
+                ["tokens", "difference", *HEADINGS],
+                [
+                    [str(pair[0]["budget"]), name, *(_show([pair], heading) for heading in HEADINGS)]
+                    for name, pairs in found.items()
+                    for pair in pairs
+                ],
+            ),
         ]
-        for (tokenizer, budget), shown in found.items()
-    ]
-    if lines:
-        parts.append(make_rows(["tokens", "tokenizer: adaptive minus fixed", *HEADINGS], lines))
-        names = dict.fromkeys(tokenizer for tokenizer, _ in found)
-        lines = [[name, *(count_better(found, name, heading) for heading in HEADINGS)] for name in names]
-        parts.append(make_rows(["tokenizer: adaptive is higher", *HEADINGS], lines))
-    return "\n\n".join(parts)
+    )
 
 
-def compare_selections(dial: Mapping) -> Compared:
+def pair_curves(dial: Mapping) -> dict[str, Pairs]:
     """
-    Compares the selections of each visual tokenizer. Numbers of tokens at which both selections are the same, since
-    all patches are kept, are left out.
+    Pairs the points of the two selections of each model, and those of *random* and *plain* for each selection, by the
+    number of tokens. A number at which both selections keep all patches is no pair of selections.
     """
-    points = {
-        (curve["tokenizer"], curve["selection"], point["budget"]): point
+    curves = {
+        (curve["tokenizer"], curve["selection"]): {point["budget"]: point for point in curve["points"]}
         for curve in dial["curves"]
-        for point in curve["points"]
     }
+    pairs = {f"{model}: adaptive minus fixed": ((model, "adaptive"), (model, "fixed")) for model, _ in curves}
+    pairs |= {f"random minus plain, {name}": (("random", name), ("plain", name)) for _, name in curves}
     found = {}
-    for (tokenizer, selection, budget), point in points.items():
-        fixed = points.get((tokenizer, "fixed", budget))
-        if selection == "adaptive" and fixed is not None and point != fixed:
-            cases = {name: [read_cases(one, *MEASURES[name]) for one in (point, fixed)] for name in HEADINGS}
-            found[tokenizer, budget] = {name: compare_cases(*pair) for name, pair in cases.items() if all(pair)}
+    for name, (first, second) in pairs.items():
+        points, others = curves.get(first, {}), curves.get(second, {})
+        shared = [(point, others[budget]) for budget, point in points.items() if budget in others]
+        if first[0] == second[0]:
+            shared = [(point, other) for point, other in shared if point != other]
+        if shared:
+            found[name] = shared
     return found
 
 
-def count_better(compared: Compared, tokenizer: str, heading: str) -> str:
+def compare_points(pairs: Pairs, heading: str) -> Difference | None:
     """
-    Tells at how many lengths adaptive numbers of tokens are better, and at how many of them, and of the others, an
-    interval excludes zero.
+    Returns the difference of a measure between pairs of points, its mean over the pairs, with the noise of test rows,
+    or None if it was not measured.
     """
-    found = [shown[heading] for (name, _), shown in compared.items() if name == tokenizer and heading in shown]
-    if not found:
-        return "-"
-    clear = [
-        difference.mean > 0
-        for difference in found
-        if difference.half is not None and difference.half < abs(difference.mean)
-    ]
-    higher = sum(difference.mean > 0 for difference in found)
-    return f"at {higher} of {len(found)} (clearly at {sum(clear)}, clearly lower at {len(clear) - sum(clear)})"
+    cases = [[read_cases(point, *MEASURES[heading]) for point in points] for points in zip(*pairs, strict=True)]
+    if not all(all(side) for side in cases):
+        return None
+    first, second = ([fmean(values) for values in zip(*side, strict=True)] for side in cases)
+    return compare_cases(first, second)
+
+
+def _show(pairs: Pairs, heading: str) -> str:
+    difference = compare_points(pairs, heading)
+    return "-" if difference is None else show_difference(difference, heading)
 
 
 def _result(point: Mapping) -> dict:

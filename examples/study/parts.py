@@ -30,6 +30,8 @@ TOKENIZERS = {
     "random": ["--random_budgets", "true"],
 }
 VECTORS = "vectors"  # the kind of the pixel decoder that takes the vectors of the dynamic visual tokenizer
+# The conditions of pixel decoders that are not trained on precomputed codes.
+CONDITIONS = {VECTORS: "vectors", "random": "any_length"}
 GIVEN_PARTS = ("vision_tower", "vae", "visual_tokenizer")
 NUM_MEAN_IMAGES = 512  # images whose mean number of codes is taken
 # Arguments of sequences that the text tokenizer does not depend on.
@@ -138,9 +140,12 @@ class Parts(Tuning):
         flags = [*_recipe(options.decoder_recipe), "--visual_tokenizer", str(tokenizer), "--output_dir", str(folder)]
         flags += self.shipped_part(options.decoder_recipe, "vae")
         flags += [*options.common, *options.decoder]
-        if kind != VECTORS and not options.no_codes:  # so that the visual tokenizer need not run in each step
+        module = "train_image_decoder"
+        if kind in CONDITIONS:
+            module = "study.train_decoder"
+            flags += ["--conditions", CONDITIONS[kind]]
+        elif not options.no_codes:  # so that the visual tokenizer need not run in each step
             flags += ["--dataset_name", str(self.paths.codes(kind))]
-        module = "study.train_vector_decoder" if kind == VECTORS else "train_image_decoder"
         self.train_part(module, folder, flags, self.shared_recipe("image_decoder"))
 
     def shared_recipe(self, part: str) -> str:

@@ -17,7 +17,7 @@ from lavit_hf.publishing.files import replacing_file
 from . import differences
 from .budgets import BASE, ROWS
 from .claims import CLAIMS, COMPARISONS, Claim
-from .dial_report import compare_selections, count_better, make_dial
+from .dial_report import compare_points, make_dial, pair_curves
 from .differences import Difference, Results, Value, adjust, name_verdict, subtract
 from .outcomes import Outcomes, load_outcomes
 from .plots import draw_side_by_side, plot_curves, plot_dial
@@ -196,11 +196,10 @@ def make_answers(results: Results, dial: Mapping) -> str:
         verdicts += [verdict.partition(",")[0] for _, verdict in compare(results, claim).values() if verdict]
         lines += [f"{number}. Claim: {claim.text} {claim.here}", *(_tell(results, claim) or ["    - no results yet"])]
     if dial:
-        better = count_better(compare_selections(dial), dial["curves"][0]["tokenizer"], "questions")
-        lines.append(
-            "    - With one visual tokenizer, at [several lengths](#tokens-against-quality): the share of questions "
-            f"that are answered right with adaptive numbers of tokens, against fixed ones, is higher {better}"
-        )
+        for name, pairs in pair_curves(dial).items():
+            if (difference := compare_points(pairs, "questions")) is not None:
+                shown = show_difference(difference, "questions")
+                lines.append(f"    - questions, over [several lengths](#tokens-against-quality), {name}: {shown}")
     for claim in COMPARISONS:
         if claim.told and (told := _tell(results, claim)):
             lines += [f"- Further: {claim.text} {claim.here}", *told]

@@ -36,7 +36,8 @@ from lavit_hf import demo_checkpoint  # noqa: E402
 
 
 STUDY = EXAMPLES / "study"
-DIAL = {"plain": "dynamic", "random": "random"}  # the kinds of visual tokenizers whose curves are compared
+# The models whose curves are compared: the kind of the visual tokenizer, and the system.
+DIAL = {"plain": ("dynamic", "lavit"), "random": ("random", "any_length")}
 MORE_SEEDS = ("lavit", "regression", "lavit_text_only")  # the rows of the main claims
 
 
@@ -142,7 +143,8 @@ class Study(Parts):
         rows = list(dict.fromkeys(row for row, _ in missing))
         untuned = {row: self.missing_tuning(row) for row in rows}
         sources = sorted({source for needed in untuned.values() for source in needed})
-        kinds = set().union(*map(self.kinds_of, [*rows, *sources]), DIAL.values() if needs_dial else set())
+        kinds_of_dial = {kind for kind, _ in DIAL.values()} if needs_dial else set()
+        kinds = kinds_of_dial.union(*map(self.kinds_of, [*rows, *sources]))
         made = self.make_all_parts(kinds)
         # First the rows whose settings all others take, then those whose rates others take.
         sources = [row for row in sources if self.kinds_of(row) <= made]
@@ -152,7 +154,7 @@ class Study(Parts):
         for seed in range(max(map(self.num_seeds, self.options.rows))):
             self.each(self.train_row, [case for case in missing if case[1] == seed and case[0] in rows])
         # The dial takes the settings of the row.
-        if needs_dial and made.issuperset(DIAL.values()) and self.paths.row(BASE, 0).exists():
+        if needs_dial and made.issuperset(kinds_of_dial) and self.paths.row(BASE, 0).exists():
             trained = self.each(self.train_dial, [(name,) for name in DIAL])
             self.each(self.measure_dial, [()] if len(trained) == len(DIAL) else [])
 
@@ -313,7 +315,8 @@ class Study(Parts):
     def dial_flags(self, name: str) -> list[str]:
         """Returns the flags of a training of LaVIT on one of the visual tokenizers of the dial."""
         folder = self.paths.runs / "dial" / name
-        return self.flags(BASE, folder, folder / "results.json", kind=DIAL[name])
+        kind, system = DIAL[name]
+        return [*self.flags(BASE, folder, folder / "results.json", kind=kind), "--system", system]
 
     def check_dial(self) -> None:
         """Raises a `ValueError` if the dial was made by another recipe, of parts of another one, or by other flags."""
@@ -332,7 +335,7 @@ class Study(Parts):
         """Measures the models of the dial, and the one that ships with the library if the rows are of its scenes."""
         folder = self.paths.runs / "dial"
         study, sequences, data, _ = arguments = self.arguments(BASE)
-        models = {name: (folder / name, self.paths.decoder(kind)) for name, kind in DIAL.items()}
+        models = {name: (folder / name, self.paths.decoder(kind)) for name, (kind, _) in DIAL.items()}
         if data.dataset_name == "shapes":
             models["shipped"] = demo_checkpoint(), demo_checkpoint()
         flags = ["--output", str(folder / "dial.json")]

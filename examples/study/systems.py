@@ -11,11 +11,11 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, TrainingArgumen
 
 from lavit_hf import LavitForCausalLM, LavitProcessor, LavitVisualTokenizer
 from lavit_hf.evaluation import TASKS, Subject, check_tasks
-from lavit_hf.modeling import LavitVisualTokenizerConfig
 from lavit_hf.training import DataArguments, LavitForCausalLMTrainer, SequenceArguments, freeze_parts
 
 from .adapters import DroppedForCausalLM, LinearForCausalLM, MlpForCausalLM, ResamplerForCausalLM
 from .json_files import compare_recipes, fingerprint, fingerprint_weights, read_json
+from .lengths import AnyLengthForCausalLM, set_num_codes
 from .regression import RegressionForCausalLM, RegressionSettings, RegressionSubject, RegressionTrainer
 
 
@@ -65,6 +65,7 @@ class System:
 
 SYSTEMS = {
     "lavit": System(),
+    "any_length": System(AnyLengthForCausalLM),
     "dropped": System(DroppedForCausalLM),
     "text_only": System(draws=False, has_codes=False),
     "linear": System(LinearForCausalLM, draws=False, has_codes=False),
@@ -146,12 +147,6 @@ class StudyArguments(ModelArguments):
         """The tasks that the system can do, given a pixel decoder."""
         draws = self.chosen.draws and self.image_decoder is not None
         return [task for task in self.tasks if draws or not TASKS[task].needs_pixels]
-
-
-def set_num_codes(config: LavitVisualTokenizerConfig, num_codes: str | None) -> None:
-    """Sets the number of codes of all images to `num_codes`, a number or "all"; leaves it as it is for None."""
-    if num_codes is not None:
-        config.num_codes = config.num_patches if num_codes == "all" else int(num_codes)
 
 
 def load_visual_tokenizer(arguments: StudyArguments) -> LavitVisualTokenizer:

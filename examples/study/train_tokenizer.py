@@ -7,15 +7,14 @@ Trains a visual tokenizer of the study: stage 1, with options for other selectio
 
 from dataclasses import dataclass, field
 
-import torch
 import train_visual_tokenizer
 from transformers import TrainingArguments
 
-from lavit_hf import LavitVisualTokenizer, LavitVisualTokenizerForPreTraining
+from lavit_hf import LavitVisualTokenizerForPreTraining
 from lavit_hf.training import DataArguments, TokenizerSchedule, parse_recipe, run_script
 
 from .adapters import drop_patches
-from .systems import set_num_codes
+from .lengths import draw_budgets, set_num_codes
 
 
 @dataclass
@@ -40,20 +39,7 @@ class TokenizerArguments(train_visual_tokenizer.ModelArguments):
         if self.drop_patches:
             drop_patches(model.visual_tokenizer.merger)
         if self.random_budgets:
-            model.visual_tokenizer.register_forward_pre_hook(draw_budgets, with_kwargs=True)
-
-
-def draw_budgets(tokenizer: LavitVisualTokenizer, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-    """
-    Draws the number of codes of each image, from 1 to the number of patches, in a training forward: nested dropout
-    (Rippel et al., arXiv 1402.0915) over the patches in the order in which the selector ranks them. While the selector
-    is trained, its own decisions hold, since stage 1 then calls the parts of the visual tokenizer.
-    """
-    if not tokenizer.training:
-        return None
-    features = kwargs["vision_features"]
-    budgets = torch.randint(1, tokenizer.config.num_patches + 1, (len(features),))
-    return args, kwargs | {"num_codes": budgets}
+            draw_budgets(model)
 
 
 def main():

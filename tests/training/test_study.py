@@ -221,14 +221,18 @@ def test_a_page_has_the_numbers_of_its_results(results, tmp_path):
             shutil.copy(path, tmp_path / "drawings")
     captions = {"objects": {"value": 0.125, "count": 8, "interval": [0.02, 0.47], "baselines": {}}}
     dial = {"budget": 4, "tokens": 3.9, "values": {"captions": captions}}
-    cases = {"fixed": "0 0 0 0 0 0 0 1", "adaptive": "0 0 0 1 0 0 0 1"}
+    cases = {
+        ("plain", "fixed"): "0 0 0 0 0 0 0 1",
+        ("plain", "adaptive"): "0 0 0 1 0 0 0 1",
+        ("random", "adaptive"): "0 0 1 1 0 0 0 1",
+    }
     curves = [
         {
-            "tokenizer": "plain",
+            "tokenizer": tokenizer,
             "selection": selection,
             "points": [dial | {"cases": {"captions": {"objects": shown}}}],
         }
-        for selection, shown in cases.items()
+        for (tokenizer, selection), shown in cases.items()
     ]
     write_json(
         tmp_path / "dial.json", {"num_rows": 8, "curves": curves, "parts": {"plain": results["lavit"]["parts"]}}
@@ -240,10 +244,11 @@ def test_a_page_has_the_numbers_of_its_results(results, tmp_path):
     value = results["lavit"]["evaluation"]["results"]["questions"]["accuracy"]["value"]
     line = next(line for line in text.splitlines() if line.startswith("| `lavit` |"))
     assert f"| {100 * (value + 0.05):.1f} ± 7.1 |" in line
-    assert "| 3.9 | plain | fixed | - | - | 12.5 | - |" in text
+    assert "| 3.9 | plain | fixed | - | - | 12.5 | - | - |" in text
     assert "The visual tokenizer of *plain* is that of `lavit`." in text
-    assert "| 4 | plain | - | - | +12.5 ± 29.6 | - |" in text
-    assert "| plain | - | - | at 1 of 1 (clearly at 0, clearly lower at 0) | - |" in text
+    for difference in ("plain: adaptive minus fixed", "random minus plain, adaptive"):
+        for place in ("", "4 | "):  # over all lengths, and at the only one
+            assert f"| {place}{difference} | - | - | +12.5 ± 29.6 | - |" in text
     assert "All rows and seeds of a kind of selection have the same visual tokenizer and pixel decoder." in text
     difference = value - results["regression"]["evaluation"]["results"]["questions"]["accuracy"]["value"]
     assert f"| `regression` | questions | {100 * difference:+.1f} ± " in text

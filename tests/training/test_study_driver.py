@@ -211,6 +211,10 @@ def test_the_dial_trains_its_own_models(tmp_path, monkeypatch):
         ("shipped", demo_checkpoint()),
     ]
     assert {"study.train", "study.train_tokenizer", "train_image_decoder"} < {module for module, _ in run.runs}
+    # All parts of one model, and none of the other, are trained at random lengths.
+    told = [(Path(given[given.index("--output_dir") + 1]).name, " ".join(given)) for _, given in run.runs[:-1]]
+    for flag in ("--random_budgets true", "--conditions any_length", "--system any_length"):
+        assert [name for name, flags in told if flag in flags] == ["random"]
     run.runs.clear()
     study.run_all()
     assert run.runs == []

@@ -7,9 +7,10 @@ import pytest
 import torch
 from pretrain import train_text_tokenizer
 from study.adapters import drop_patches
+from study.lengths import AnyLengthForCausalLM, draw_budgets
 from study.regression import RegressionForCausalLM, RegressionSettings, RegressionSubject, codebook_of
 from study.systems import SYSTEMS
-from study.train_tokenizer import draw_budgets
+from study.train_decoder import AnyLengthDecoderForTraining
 from transformers import LlamaConfig
 
 from lavit_hf import LavitProcessor
@@ -130,11 +131,42 @@ def test_dropped_patches_are_not_folded_in():
     assert merger - trained == {name for name in merger if "cross_attn" in name or "context" in name}
 
 
-def test_budgets_are_random_in_training_alone():
-    model, pixel_values = make_stage_one(), pictures(8)
-    expected = model.visual_tokenizer(pixel_values).num_codes
-    model.visual_tokenizer.register_forward_pre_hook(draw_budgets, with_kwargs=True)
-    model.freeze_selector = True
-    counts = [model.train()(pixel_values).tokenizer_output.num_codes for _ in range(4)]
-    assert len(torch.cat(counts).unique()) > 4
-    assert torch.equal(model.eval()(pixel_values).tokenizer_output.num_codes, expected)
+def count_codes(model, inputs: dict) -> list[torch.Tensor]:
+    """The numbers of codes of all images that the visual tokenizer of a model sees in a forward."""
+    counts = []
+    tokenizer = model.visual_tokenizer if hasattr(model, "visual_tokenizer") else model.model.visual_tokenizer
+    hook = tokenizer.register_forward_hook(lambda module, args, output: counts.append(output.num_codes))
+    model(**inputs)
+    hook.remove()
+    return counts
+
+
+def make_any_length(stage: int):
+    """A model of a stage that is trained at random lengths, and a batch of 8 images."""
+    torch.manual_seed(0)
+    stage_one = make_stage_one()
+    stage_one.freeze_selector = True
+    if stage == 1:
+        draw_budgets(stage_one)
+        return stage_one, {"pixel_values": pictures(8)}
+    if stage == 2:
+        model = AnyLengthForCausalLM.from_backbones(stage_one.visual_tokenizer, LlamaConfig(**TEXT))
+        ids = torch.full((8, 1), model.config.image_token_id)
+        return model, {"input_ids": ids, "labels": ids, "pixel_values": pictures(8), "image_inputs": "features"}
+    pipeline = make_image_decoder()
+    images = torch.rand(8, 3, SIZE, SIZE)
+    return AnyLengthDecoderForTraining(pipeline, stage_one.visual_tokenizer), {
+        "images": images,
+        "pixel_values": pictures(8),
+    }
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_budgets_are_random_in_training_alone(stage):
+    model, inputs = make_any_length(stage)
+    expected = make_any_length(1)[0].visual_tokenizer(inputs["pixel_values"]).num_codes
+    counts = torch.cat([each for _ in range(4) for each in count_codes(model.train(), inputs)])
+    assert len(counts) == 32
+    assert len(counts.unique()) > 4
+    with torch.no_grad():
+        assert torch.equal(torch.cat(count_codes(model.eval(), inputs)), expected)
