@@ -59,7 +59,8 @@ CLAIMS = (
         "learning rate of `lavit_text_only`, which was not tuned for them. In the paper, the codes of images that are "
         "read are labels as well, and in no row here.",
         "Tested here: reading, where drawings and edits are added to what is learned. Unlike in the paper, images "
-        "that are read are no labels.",
+        "that are read are no labels. The second row reads more text, so that its difference is that of the amount "
+        "of text as well; see the first further comparison.",
         {
             ("lavit_text_only_equal", "questions"): "which reads as many captions and questions",
             ("lavit_text_only", "questions"): "which reads 2.4 times as many captions and questions in as many steps",
@@ -87,11 +88,17 @@ CLAIMS = (
         BASE,
         ("fixed_k", "fixed_all"),
         READ_MEASURES + DRAWN_MEASURES + RECONSTRUCTED,
-        note=f"{ONE_TRAINING} The section on tokens against quality compares lengths within one visual tokenizer.",
-        here="Tested here: reading, by models whose visual tokenizers are trained once.",
+        note=f"{ONE_TRAINING} The number of tokens follows the number of objects (r = 0.91 over the test set), so "
+        "that a row with adaptive numbers can tell how many objects there are from how many tokens there are. The "
+        "section on tokens against quality compares lengths within one visual tokenizer.",
+        here="Tested here: models whose visual tokenizers and pixel decoders are trained once.",
         told={
-            ("fixed_k", "questions"): "which has the same mean number of tokens",
-            ("fixed_all", "questions"): "which has all tokens, at more operations",
+            (row, heading): words
+            for row, words in (
+                ("fixed_k", "which has the same mean number of tokens"),
+                ("fixed_all", "which has all tokens, at more operations"),
+            )
+            for heading in ("questions", "drawn objects", "edited objects", "PSNR")
         },
     ),
 )
@@ -109,8 +116,9 @@ COMPARISONS = (
         BASE,
         ("discrete_input",),
         READ_MEASURES + DRAWN_MEASURES,
-        note="There is no verdict, since what is compared, the merger and the codebook, was trained once. Both rows "
-        "draw the same codes by the same pixel decoder.",
+        note="There is no verdict: what is compared, the merger and the codebook, was trained once, whereas the rows "
+        "of the first two claims differ in what the language model learns. Both rows draw the same codes by the same "
+        "pixel decoder, and read the image before an edit as codes, so that edits compare them least.",
     ),
     Claim(
         "Does reading more captions and questions in as many steps beat reading fewer, with labels in text alone?",
@@ -120,6 +128,9 @@ COMPARISONS = (
         note="There is no verdict, since this comparison was added when its results were known. The difference is "
         "what `lavit` gives up for drawings and edits in as many steps. The smaller batches have a learning rate that "
         "was not tuned for them.",
+        here="Tested here: two rows that draw nothing. The difference tells how much of that between `lavit` and "
+        "`lavit_text_only` comes from the amount of text.",
+        told={("lavit_text_only_equal", "questions"): "which reads as few captions and questions as `lavit`"},
     ),
     Claim(
         "Does reading features of a merger from stage 1 beat reading patches through a new adapter, with labels in "

@@ -75,7 +75,7 @@ def _costs(found: Sequence[dict]) -> list[str]:
     return [
         f"{fmean(result['image_tokens'] for result in found):.1f}",
         f"{drawn.mean:.1f}" if drawn else "-",
-        f"{found[0]['operations']['total'] / 1e15:.3g}",
+        f"{fmean(result['operations']['total'] for result in found) / 1e15:.2g}",
         f"{found[0]['trained_parameters'] / 1e6:.2f}",
         f"{found[0]['recipe']['learning_rate']:g}",
         str(len(found)),
@@ -214,7 +214,7 @@ def _tell(results: Results, claim: Claim) -> list[str]:
         for name in [name for name in (heading, *claim.headings) if (rival, name) in found][:1]:
             difference, verdict = found[rival, name]
             shown = f"{show_noise(difference, name)}, {verdict or 'no verdict'}"
-            lines.setdefault((rival, name), f"    - {name}, against `{rival}`, {words}: {shown}")
+            lines.setdefault((rival, name), f"    - {name}, `{claim.own}` minus `{rival}`, {words}: {shown}")
     return list(lines.values())
 
 

@@ -253,7 +253,7 @@ def test_a_page_has_the_numbers_of_its_results(results, tmp_path):
     difference = value - results["regression"]["evaluation"]["results"]["questions"]["accuracy"]["value"]
     assert f"| `regression` | questions | {100 * difference:+.1f} ± " in text
     assert "| ignoring the input | " in text
-    told = "    - questions, against `regression`, whose loss has another share of text: "
+    told = "    - questions, `lavit` minus `regression`, whose loss has another share of text: "
     assert f"{told}{100 * difference:+.1f} ± " in text
     places = [text.index(f"![{name}](page/{name}.png)") for name in ("dial", "curves", "drawings")]
     assert places == sorted(places)
