@@ -16,6 +16,7 @@ from lavit_hf.data.shapes.loading import make_row
 
 NUM_ROWS = 20_000
 DESCRIPTION = "scenes of colored shapes, such as “a small blue star on the right”"
+MAX_IMAGES = 1  # it has learned no conversations about several images
 COLUMNS = ("captions", "prompts", "questions", "answers", "edited_captions")
 
 
@@ -31,5 +32,6 @@ def list_words(num_rows: int = NUM_ROWS) -> list[str]:
 
 if __name__ == "__main__":
     words = textwrap.fill(", ".join(map(json.dumps, list_words())), 118)
-    text = f'{{"description": {json.dumps(DESCRIPTION, ensure_ascii=False)}, "words": [\n{words}\n]}}\n'
+    head = f'"description": {json.dumps(DESCRIPTION, ensure_ascii=False)}, "max_images": {MAX_IMAGES}'
+    text = f'{{{head}, "words": [\n{words}\n]}}\n'
     Path(sys.argv[1]).write_text(text, encoding="utf-8")

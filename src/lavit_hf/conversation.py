@@ -2,6 +2,7 @@
 """A conversation in which both sides write text and show images."""
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Literal
@@ -35,7 +36,8 @@ Piece = TextSegment | ImageSegment | StreamedImage
 
 class Conversation:
     """
-    A conversation, kept as messages of a chat template.
+    A conversation, kept as messages of a chat template. The model reads the latest ones that fit into its context, and
+    no more images than the `max_images` of the processor's `domain`.
 
     ```python
     conversation = Conversation(model, processor, pipe)
@@ -238,9 +240,12 @@ class Conversation:
     def _prompt(self) -> tuple[BatchFeature, int]:
         """Prepares the latest messages that fit into the context, and counts the new tokens for which it has room."""
         longest = getattr(self.model.config.text_config, "max_position_embeddings", None)
+        most_images = (self.processor.domain or {}).get("max_images", math.inf)
         messages = list(self.messages)
+        while len(_images_of(messages)) > most_images and len(messages) > 1:
+            messages = messages[2:] or messages[-1:]
         while True:
-            inputs = self.processor.apply_chat_template(
+            inputs: Any = self.processor.apply_chat_template(
                 messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
             )
             most = inputs["input_ids"].shape[1]

@@ -72,6 +72,18 @@ def test_every_scheduler_of_diffusers_works_or_is_refused(highres, codes, name):
             draw(remake(highres, scheduler=scheduler), codes[0], **settings)
 
 
+@pytest.mark.parametrize("eta", [0.5, 0.99, 1.0])
+@pytest.mark.parametrize("is_zero", [True, False])
+def test_noise_of_ddim_at_a_zero_terminal_snr(highres, codes, eta, is_zero):
+    settings = {"rescale_betas_zero_snr": is_zero, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
+    pipe = remake(highres, scheduler=schedulers.DDIMScheduler.from_config(highres.scheduler.config, **settings))
+    if eta == 1 and is_zero:
+        with pytest.raises(ValueError, match="eta must be below 1 with rescale_betas_zero_snr of DDIMScheduler"):
+            draw(pipe, codes[0], num_inference_steps=3, eta=eta)
+    else:
+        assert np.isfinite(draw(pipe, codes[0], num_inference_steps=3, eta=eta)).all()
+
+
 def test_usable_schedulers_are_those_of_diffusers():
     assert set(SCHEDULERS) >= USABLE
 

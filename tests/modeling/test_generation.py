@@ -372,6 +372,25 @@ def test_drawing_needs_a_prompt(model):
         model.generate(generation_mode="image")
 
 
+def test_padding_takes_no_room_in_the_context(model):
+    longest = model.config.text_config.max_position_embeddings
+    ids = torch.zeros(2, longest, dtype=torch.long)
+    ids[0, -3:], ids[1, -2:] = torch.tensor([5, 6, 7]), torch.tensor([8, 9])
+    mask = torch.arange(longest)[None] >= torch.tensor([[longest - 3], [longest - 2]])
+    found = model.generate(ids, attention_mask=mask.long(), max_new_tokens=4)
+    short = model.generate(ids[:, -3:], attention_mask=mask[:, -3:].long(), max_new_tokens=4)
+    assert torch.equal(found[:, -short.shape[1] :], short)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_ids_of_other_integers(model, dtype):
+    inputs = prompt([[5] + IMAGE + [6]]) | {"pixel_values": pictures(1)}
+    expected = model.generate(**inputs, max_new_tokens=3)
+    inputs["input_ids"] = inputs["input_ids"].to(dtype)
+    assert torch.equal(model.generate(**inputs, max_new_tokens=3).long(), expected)
+    assert model(**inputs).logits.isfinite().all()
+
+
 def test_pictures_that_the_context_does_not_hold(model, monkeypatch):
     """Refused before the vision tower runs where the ids alone tell, else once the codes are counted."""
     longest = model.config.text_config.max_position_embeddings

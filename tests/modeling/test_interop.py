@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Pixels from the model itself, and its language model as other engines load it."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -8,14 +9,14 @@ import sys
 import pytest
 import torch
 from PIL import Image
-from transformers import CohereConfig, GenerationConfig, pipeline
+from transformers import AutoModelForCausalLM, CohereConfig, GenerationConfig, pipeline
 
 from lavit_hf import LavitForCausalLM, LavitProcessor, demo_checkpoint
 from lavit_hf.modeling.generation_settings_lavit import TASKS
 from lavit_hf.processing import extend_tokenizer
 
 from ..causal_models import tiny_text_config
-from ..tiny import CODEBOOK_SIZE, TEXT, VISUAL_OFFSET, text_tokenizer, tiny_lavit
+from ..tiny import CODEBOOK_SIZE, TEXT, VISUAL_OFFSET, loosen, text_tokenizer, tiny_lavit
 
 
 PROMPT = "a large red circle at the top left"
@@ -173,3 +174,31 @@ def test_a_language_model_that_would_compute_something_else_is_not_exported(tmp_
     with pytest.raises(ValueError, match="HyperCLOVAXForCausalLM .* changes its head's logits"):
         LavitForCausalLM(config).export_language_model(tmp_path, text_tokenizer())
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("in_text", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_an_exported_head_is_that_of_the_model_or_is_refused(tmp_path, in_text, tied, bias):
+    """The configuration of the text model may tell something else about the head than that of LaVIT, which counts."""
+    config = copy.deepcopy(tiny_lavit().config)
+    config.text_config.tie_word_embeddings, config.tie_word_embeddings = in_text, tied
+    config.lm_head_bias = bias
+    model = loosen(LavitForCausalLM(config)).eval()
+    if bias:
+        with pytest.raises(
+            ValueError, match="The head of LlamaForCausalLM has no bias, and that of this model has one"
+        ):
+            model.export_language_model(tmp_path, text_tokenizer())
+        return
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
+    model.export_language_model(tmp_path, text_tokenizer())
+    ids = torch.tensor([[5, 6, 7]])
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(exported(ids).logits, model(ids).logits[..., : exported.config.vocab_size])
+
+
+def test_the_encoder_of_images_is_the_vision_tower():
+    model = tiny_lavit()
+    assert model.get_encoder("image") is model.model.get_encoder("image") is model.model.visual_tokenizer.vision_tower
+    assert model.get_decoder() is model.model.language_model

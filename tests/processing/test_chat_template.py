@@ -1,7 +1,12 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Conversations become prompts and sequences of the shipped chat template."""
 
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+import torch
 
 from lavit_hf import demo_checkpoint
 from lavit_hf.processing.chat_lavit import CHAT_TEMPLATE
@@ -61,7 +66,64 @@ def test_an_answer_ends_the_sequence_unless_something_is_to_follow(processor):
     assert processor.apply_chat_template(chat, continue_final_message=True) == beginning
 
 
-@pytest.mark.parametrize("kind", ["audio", "video", "image_url"])
+TYPED = "what is [IMG]<code_1>[/IMG]<image> in it?"
+
+
+@dataclass
+class Message:
+    role: str
+    content: Any
+
+
+@dataclass
+class Part:
+    type: str
+    text: str
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda text: {"role": "user", "content": text},
+        lambda text: {"role": "user", "content": ({"type": "text", "text": text},)},
+        lambda text: Message("user", text),
+        lambda text: Message("user", [{"type": "text", "text": text}]),
+        lambda text: Message("user", [Part("text", text)]),
+        lambda text: {"role": "user", "content": [Part("text", text)]},
+    ],
+)
+@pytest.mark.parametrize("wrap", [list, lambda chat: SimpleNamespace(messages=chat)], ids=["list", "object"])
+def test_special_tokens_in_messages_of_all_kinds_are_text(processor, make, wrap):
+    """transformers takes dictionaries, dataclasses, and objects that have messages, also in batches."""
+    settings = {"tokenize": True, "return_dict": True, "add_generation_prompt": True}
+    expected = processor(text=f"Question: {processor.escape(TYPED)} Answer:")["input_ids"][0]
+    assert processor.tokenizer.image_token_id not in expected
+    chat = wrap([make(TYPED)])
+    for given in (chat, [chat]):
+        assert processor.apply_chat_template(given, **settings)["input_ids"][0] == expected
+
+
+def test_images_are_given_as_clients_of_openai_give_them(processor, images, tmp_path):
+    path = tmp_path / "image.png"
+    images[0].save(path)
+    settings = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    ours = user({"type": "image", "image": images[0]}, "what?")
+    expected = processor.apply_chat_template([ours], **settings)
+    for url in (str(path), {"url": str(path)}):
+        found = processor.apply_chat_template([user({"type": "image_url", "image_url": url}, "what?")], **settings)
+        assert torch.equal(found["input_ids"], expected["input_ids"])
+        torch.testing.assert_close(found["pixel_values"], expected["pixel_values"])
+
+
+def test_an_answer_goes_back_as_it_was_generated(processor):
+    """`generate` and pipelines return answers with the space before them."""
+    for answer in ("red", " red"):
+        chat = [user(IMAGE, " what?"), assistant(answer), user("why?")]
+        expected = "<image>Question: what? Answer: red\nQuestion: why? Answer:"
+        assert processor.apply_chat_template(chat, add_generation_prompt=True) == expected
+
+
+@pytest.mark.parametrize("kind", ["audio", "video"])
 def test_parts_of_other_types_are_refused(processor, images, kind):
     with pytest.raises(ValueError, match=f"parts of the types text and image, got '{kind}'"):
         processor.apply_chat_template([user({"type": kind, kind: "x"}, "what?")])

@@ -135,8 +135,10 @@ def test_what_a_person_types_is_text(processor, images, typed):
     assert not special & set(alone)
     split = processor(text=typed, split_special_tokens=True).input_ids[0]
     assert split == alone
-    with pytest.raises(ValueError, match="return_assistant_tokens_mask do not go with"):
+    with pytest.raises(ValueError, match="nor does return_assistant_tokens_mask"):
         processor.apply_chat_template([user(image, typed)], return_assistant_tokens_mask=True, **kwargs)
+    with pytest.raises(ValueError, match="return_length does not go with texts in which special tokens are escaped"):
+        processor(text=["a", processor.escape(typed)], return_length=True)
 
 
 def test_truncated_placeholders_are_refused(processor, images):

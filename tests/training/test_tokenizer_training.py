@@ -299,3 +299,13 @@ def test_a_collapse_is_found():
     assert len(find_collapse(outputs, model.config, quantize=False)) == 2
     for name, value in {"num_codes": 3, "max_codes": 3, "keep_scale": 4}.items():  # all images may have as many
         assert len(find_collapse(outputs, make_model(keep_ratio=0.5, **{name: value}).config)) == 2
+
+
+def test_metrics_of_outputs_of_one_size(tmp_path):
+    """An output that has another length for each batch is no prediction, which `Trainer` would gather."""
+    asked = []
+    rows = [{"pixel_values": picture} for picture in pictures(5)]
+    trainer = train(make_model(), tmp_path, steps=1, evaluated=rows, per_device_eval_batch_size=2)
+    assert trainer.predict(rows).metrics["test_loss"] > 0
+    trainer.compute_metrics = lambda prediction: asked.append(prediction) or {"asked": len(asked)}
+    assert trainer.evaluate()["eval_asked"] == 1

@@ -209,8 +209,8 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
                 `default_guidance_scale`, or else that of the release: 7.0 for the SDXL kind, 5.0 for the other.
             num_images_per_prompt (`int`, *optional*, defaults to 1): The number of drawings of each image.
             eta (`float`, *optional*, defaults to 0.0):
-                The amount of noise that DDIM adds in each step, 0 to 1 (eta of its paper). It must be 0 with a
-                scheduler whose `step` has no `eta`.
+                The noise that DDIM adds in each step, 0 to 1 (eta of its paper), below 1 with
+                `rescale_betas_zero_snr`. It must be 0 with a scheduler whose `step` has no `eta`.
             generator (`torch.Generator` or a list of them, *optional*):
                 The generator of the noise. With a list of one generator for each image that is drawn, no image depends
                 on the others of its call.

@@ -65,4 +65,6 @@ def step_options(scheduler: Any, generator: Any, eta: Any) -> dict[str, Any]:
     accepted = inspect.signature(scheduler.step).parameters
     name = type(scheduler).__name__
     expect(not eta or "eta" in accepted, f"eta must be 0 with {name}, which has no eta, got {eta!r}.")
+    has_zero_snr = getattr(scheduler.config, "rescale_betas_zero_snr", False)  # the first step would make NaN
+    expect(eta < 1 or not has_zero_snr, f"eta must be below 1 with rescale_betas_zero_snr of {name}, got {eta!r}.")
     return {name: value for name, value in {"generator": generator, "eta": eta}.items() if name in accepted}

@@ -127,6 +127,7 @@ class LavitVisualTokenizerConfig(_OwnTypeConfig):
     """
 
     model_type = "lavit_visual_tokenizer"
+    keys_to_ignore_at_inference = ["tokenizer_output"]
     base_config_key = "visual_tokenizer_config"
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(

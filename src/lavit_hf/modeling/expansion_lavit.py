@@ -212,6 +212,7 @@ def expand_placeholders(
     image_index = is_image.flatten().cumsum(0).sub(1).clamp(min=0, max=len(num_codes)).view_as(is_image)
     repeats = torch.where(is_image, nn.functional.pad(num_codes, (0, 1))[image_index], real.long())
     lengths = repeats.sum(dim=-1)
+    codes = codes.to(input_ids.dtype)
     # The position of each code with one placeholder per code.
     places = find_true(is_image, len(codes))
     image_of_code = torch.repeat_interleave(num_codes, output_size=len(codes))

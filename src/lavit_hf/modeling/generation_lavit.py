@@ -215,11 +215,12 @@ class LavitGenerationMixin(LavitGuidanceMixin):
         Takes their mask out of `kwargs`, the arguments of `GenerationMixin.generate`, and puts the features of images
         in.
         """
-        check_prompts(self.config, input_ids, settings)
+        check_prompts(self.config, input_ids)
         attention_mask = kwargs.pop("attention_mask", None)
         if attention_mask is None:
             attention_mask = infer_attention_mask(input_ids, settings)
         attention_mask = attention_mask.to(input_ids.device, torch.long)
+        check_context(self.config, attention_mask, settings)  # before images are expanded
         cache = kwargs.get("cache")
         if cache is not None and cache.get_seq_length() > 0:
             prompts = continue_prompts(self.config, input_ids, attention_mask, cache, bool(images), settings)
@@ -234,7 +235,7 @@ class LavitGenerationMixin(LavitGuidanceMixin):
                 expand_images = partial(method_as_forward(self, "_expand_images"), embed=False, **given)
             features = kwargs.pop("mm_encoder_outputs", None)
             prompts = read_prompts(self.config, input_ids, attention_mask, expand_images, features, settings)
-        check_context(self.config, prompts.input_ids.shape[1], settings)
+        check_context(self.config, prompts.attention_mask, settings)
         reads_features = prompts.features is not None
         if reads_features:
             kwargs["mm_encoder_outputs"] = prompts.features

@@ -93,6 +93,10 @@ class LavitModel(LavitLanguagePreTrainedModel):
     def set_input_embeddings(self, value: nn.Module):
         self.language_model.set_input_embeddings(value)
 
+    def get_encoder(self, modality: str | None = None):
+        """Same arguments as `PreTrainedModel.get_encoder`. The encoder of images is the vision tower."""
+        return self.visual_tokenizer.vision_tower if modality == "image" else super().get_encoder(modality)
+
     @can_return_tuple
     def get_image_features(
         self, pixel_values: torch.FloatTensor, **kwargs: Unpack[TransformersKwargs]

@@ -85,8 +85,8 @@ class StreamedAsGiven(BaseStreamer):
         self._streamer.end()
 
 
-def check_prompts(config: LavitConfig, input_ids: torch.LongTensor, settings: LavitGenerationSettings) -> None:
-    """Raises a `ValueError` for prompts that are no ids of this model, or too long before images are expanded."""
+def check_prompts(config: LavitConfig, input_ids: torch.LongTensor) -> None:
+    """Raises a `ValueError` for prompts that are no ids of this model."""
     if input_ids.ndim != 2 or input_ids.is_floating_point() or len(input_ids) == 0:
         raise ValueError(
             f"input_ids must be integers of shape (B, L), got {input_ids.dtype} of {tuple(input_ids.shape)}."
@@ -96,11 +96,11 @@ def check_prompts(config: LavitConfig, input_ids: torch.LongTensor, settings: La
             f"input_ids must be from 0 to {config.vocab_size - 1}, got {int(input_ids.min())} to "
             f"{int(input_ids.max())}."
         )
-    check_context(config, input_ids.shape[1], settings)
 
 
-def check_context(config: LavitConfig, length: int, settings: LavitGenerationSettings) -> None:
-    """Raises a `ValueError` if prompts of `length`, and the images asked for, do not fit into the context."""
+def check_context(config: LavitConfig, attention_mask: torch.Tensor, settings: LavitGenerationSettings) -> None:
+    """Raises a `ValueError` if prompts with a mask (B, L), and the images asked for, do not fit into the context."""
+    length = int(attention_mask.sum(dim=-1).max())  # padding takes no positions
     longest = getattr(config.text_config, "max_position_embeddings", None)
     num_images = settings.max_images or int(settings.first_modality == "image")
     needed = num_images * (settings.num_codes[0] + 2) or 1

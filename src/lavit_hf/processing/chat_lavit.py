@@ -6,7 +6,8 @@ QUESTION_START, QUESTION_END = VQA_PROMPT.split("{question}")
 TURN_END = "\n"  # ends an answer
 
 # Images before a question precede it, as in the release, and a turn of images alone asks for a caption. The text of
-# system messages precedes the first question. A blank text is no text. An answer that nothing follows ends with the
+# system messages precedes the first question. A blank text is no text, and spaces before a text, with which `generate`
+# returns an answer, make one. An answer that nothing follows ends with the
 # end of the sequence, so that other people's trainers teach a model to end its answers.
 CHAT_TEMPLATE = (
     """\
@@ -21,7 +22,7 @@ CHAT_TEMPLATE = (
             {%- if part['type'] == 'image' -%}
                 {{- raise_exception('LaVIT reads images of users and assistants, not of ' + message['role']) -}}
             {%- elif part['text'].strip() -%}
-                {%- set chat.system = chat.system + ' ' + part['text'] -%}
+                {%- set chat.system = chat.system + ' ' + part['text'].lstrip(' ') -%}
                 {%- set chat.waits = true -%}
             {%- endif -%}
         {%- endfor -%}
@@ -31,7 +32,7 @@ CHAT_TEMPLATE = (
         {%- for part in content -%}
             {%- if part['type'] != 'image' -%}
                 {%- if part['text'].strip() -%}
-                    {%- set turn.question = turn.question + ' ' + part['text'] -%}
+                    {%- set turn.question = turn.question + ' ' + part['text'].lstrip(' ') -%}
                 {%- endif -%}
             {%- elif turn.question -%}
                 {%- set turn.question = turn.question + image_token -%}
@@ -46,7 +47,7 @@ CHAT_TEMPLATE = (
     {%- elif message['role'] == 'assistant' -%}
         {%- generation -%}
             {%- for part in content -%}
-                {{- image_token if part['type'] == 'image' else ' ' + part['text'] -}}
+                {{- image_token if part['type'] == 'image' else ' ' + part['text'].lstrip(' ') -}}
             {%- endfor -%}
             {{- eos_token if loop.last and eos_token and not add_generation_prompt else <end> -}}
         {%- endgeneration -%}

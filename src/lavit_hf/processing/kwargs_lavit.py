@@ -8,6 +8,13 @@ from transformers.processing_utils import ProcessingKwargs
 
 
 DECISION = ("num_codes", "max_codes", "keep_scale")
+# The arguments with which files are found, and those with which a model is loaded.
+HUB = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+HUB += ("trust_remote_code", "code_revision")
+LOADING = ("dtype", "device_map", "attn_implementation")
+# transformers returns none of these for texts in which special tokens are escaped.
+NOT_ESCAPED = ("return_offsets_mapping", "return_length", "return_special_tokens_mask", "return_token_type_ids")
+NOT_ESCAPED += ("return_overflowing_tokens",)
 
 
 class LavitProcessorKwargs(ProcessingKwargs, total=False):

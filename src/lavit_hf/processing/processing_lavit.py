@@ -27,14 +27,10 @@ from transformers.utils.chat_template_utils import mark_control_tokens
 
 from .chat_lavit import CHAT_TEMPLATE, VQA_PROMPT
 from .image_processing_lavit import new_image_processor
-from .kwargs_lavit import DECISION, LavitProcessorKwargs, check_arguments
+from .kwargs_lavit import DECISION, HUB, LOADING, NOT_ESCAPED, LavitProcessorKwargs, check_arguments
 from .placeholders_lavit import MARK_START, check_texts, find_placeholders, mark_messages, special_tokens
 from .segments_lavit import ImageSegment, TextSegment, split_sequence, to_list
 from .tokenization_lavit import check_tokenizer, extend_tokenizer
-
-
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-HUB_ARGUMENTS += ("trust_remote_code", "code_revision")
 
 
 class LavitProcessor(ProcessorMixin):
@@ -51,7 +47,8 @@ class LavitProcessor(ProcessorMixin):
             Whether images stand between `[IMG]` and `[/IMG]` also in prompts of drawings. The released model was
             trained to see them without these marks there.
         domain (`dict`, *optional*):
-            The `description` of what a model of a narrow domain knows, and all `words` that it knows, in lower case.
+            The `description` of what a model of a narrow domain knows, all `words` that it knows, in lower case, and
+            `max_images`, the most images of a conversation.
 
     Attributes:
         visual_tokenizer ([`LavitVisualTokenizer`], *optional*):
@@ -108,6 +105,7 @@ class LavitProcessor(ProcessorMixin):
                 one of a loaded model. With either, lengths are known before the model runs.
             num_codes, max_codes, keep_scale (*optional*):
                 With `visual_tokenizer=True`, values of its configuration, see [`LavitVisualTokenizerConfig`].
+            dtype, device_map, attn_implementation (*optional*): With `visual_tokenizer=True`, those of its model.
 
         Raises:
             ValueError: If the visual tokenizer is to be loaded and lavit_hf is not installed, or if the number of
@@ -118,7 +116,7 @@ class LavitProcessor(ProcessorMixin):
             raise ValueError(f"{', '.join(settings)} can only be given with visual_tokenizer=True.")
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if visual_tokenizer is True:
-            hub = {name: value for name, value in kwargs.items() if name in HUB_ARGUMENTS}
+            hub = {name: value for name, value in kwargs.items() if name in HUB}
             config = AutoConfig.from_pretrained(pretrained_model_name_or_path, **hub)
             config = getattr(config, "visual_tokenizer_config", config)
             if type(config) not in MODEL_MAPPING:  # without lavit_hf, the Auto classes know whole models alone
@@ -127,7 +125,8 @@ class LavitProcessor(ProcessorMixin):
                     "loaded model instead."
                 )
             config = type(config).from_dict(config.to_dict() | settings)
-            visual_tokenizer = AutoModel.from_pretrained(pretrained_model_name_or_path, config=config, **hub)
+            loading = hub | {name: kwargs[name] for name in LOADING if name in kwargs}
+            visual_tokenizer = AutoModel.from_pretrained(pretrained_model_name_or_path, config=config, **loading)
         processor.visual_tokenizer = visual_tokenizer or None
         return processor
 
@@ -216,10 +215,10 @@ class LavitProcessor(ProcessorMixin):
         placeholders = find_placeholders(text, images, self.tokenizer)
         # transformers sets it for chats alone. With it, the tokenizer reads marked tokens as text.
         kwargs["sanitize_control_tokens"] = any(MARK_START in sample for sample in text)
-        if kwargs["sanitize_control_tokens"] and kwargs.get("return_offsets_mapping"):
+        if kwargs["sanitize_control_tokens"] and (asked := [name for name in NOT_ESCAPED if kwargs.get(name)]):
             raise ValueError(
-                "return_offsets_mapping and return_assistant_tokens_mask do not go with texts in which special tokens "
-                "are escaped: transformers gives no offsets for them."
+                f"{asked[0]} does not go with texts in which special tokens are escaped, nor does "
+                "return_assistant_tokens_mask: transformers gives the ids and the mask of such texts alone."
             )
 
         data: BatchFeature | dict = {}
@@ -230,7 +229,9 @@ class LavitProcessor(ProcessorMixin):
             data = self.image_processor(images, **images_kwargs)
             if self.visual_tokenizer is not None:
                 counts = self._select_patches(data, **decision)
-                data.convert_to_tensors(images_kwargs.get("return_tensors"))
+                if (kind := images_kwargs.get("return_tensors")) == "np":  # which has no bfloat16
+                    data["vision_features"] = data["vision_features"].float()
+                data.convert_to_tensors(kind)
         has_marks = self.drawing_image_markers or kwargs.get("generation_mode") != "image"
         start, end = (self.image_start_token, self.image_end_token) if has_marks else ("", "")
         replacements = [
@@ -259,13 +260,10 @@ class LavitProcessor(ProcessorMixin):
         """
         return mark_control_tokens(text, special_tokens(self.tokenizer))
 
-    def apply_chat_template(self, conversation, chat_template: str | None = None, **kwargs):
-        """
-        Applies a chat template. Same arguments as `ProcessorMixin.apply_chat_template`. Special tokens in the texts of
-        messages are plain text.
-        """
-        conversation = mark_messages(conversation, special_tokens(self.tokenizer))
-        return super().apply_chat_template(conversation, chat_template, **kwargs)
+    def _normalize_conversations(self, conversation) -> tuple[list, bool]:
+        """Marks special tokens in the texts of messages. `apply_chat_template` passes messages of all kinds here."""
+        conversations, is_batched = super()._normalize_conversations(conversation)
+        return mark_messages(conversations, special_tokens(self.tokenizer)), is_batched
 
     @torch.no_grad()
     def _select_patches(self, data: BatchFeature, **decision) -> list[int]:

@@ -33,7 +33,7 @@ class LavitExportMixin(MixinBase):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """Same arguments as `PreTrainedModel.from_pretrained`."""
         name = pretrained_model_name_or_path
-        # The token is not kept, because a model may be pickled and shared.
+        # The token is not kept, since it would be shared together with the model.
         where = {key: kwargs[key] for key in ("cache_dir", "local_files_only") if key in kwargs}
         token = kwargs.get("token")
         # All that is loaded from beside the model later on is of the same commit.
@@ -138,6 +138,7 @@ class LavitExportMixin(MixinBase):
         # The parts are this model's own: their configuration is changed in a copy.
         language_model.config = copy.deepcopy(language_model.config)
         language_model.config.vocab_size = vocab_size
+        language_model.config.tie_word_embeddings = self.config.tie_word_embeddings
         with replacing(save_directory) as folder:
             language_model.save_pretrained(folder, state_dict=weights, **kwargs)
             without_placeholder(tokenizer, vocab_size).save_pretrained(folder)
@@ -162,9 +163,18 @@ def causal_model_around(language_model: PreTrainedModel, lm_head: torch.nn.Modul
     """
     Returns a causal language model of its own architecture, such as a `LlamaForCausalLM`, with the parts
     `language_model` and `lm_head`.
+
+    Raises:
+        ValueError: If the head has a bias and that of the architecture has none, or the other way round.
     """
     with torch.device("meta"):
         whole = AutoModelForCausalLM.from_config(language_model.config, dtype=language_model.dtype)
+    has_bias = [getattr(head, "bias", None) is not None for head in (lm_head, whole.get_output_embeddings())]
+    if has_bias[0] != has_bias[1]:
+        raise ValueError(
+            f"The head of {type(whole).__name__} has {'a' if has_bias[1] else 'no'} bias, and that of this model has "
+            f"{'one' if has_bias[0] else 'none'}."
+        )
     setattr(whole, whole.base_model_prefix, language_model)
     whole.set_output_embeddings(lm_head)
     return whole

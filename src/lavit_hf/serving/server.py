@@ -102,10 +102,10 @@ class Answer:
         if len(contents) > most:
             raise ValueError(f"The messages of a request may have {most} images together, got {len(contents)}.")
         conversation = request.conversation(decode_images(contents))
-        self.inputs = processor.apply_chat_template(
+        inputs: Any = processor.apply_chat_template(
             conversation, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
         )
-        self.prompt_length = self.inputs["input_ids"].shape[1]
+        self.inputs, self.prompt_length = inputs, inputs["input_ids"].shape[1]
         self.max_new_tokens = request.max_completion_tokens or request.max_tokens or 0
         if longest is not None and self.prompt_length + (self.max_new_tokens or 1) > longest:
             asked = f" and the answer is to have {self.max_new_tokens}" if self.max_new_tokens else ""
