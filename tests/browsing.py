@@ -37,6 +37,15 @@ def upload(panel, path: Path) -> None:
     panel.locator("input[type=file]").first.set_input_files(path)
 
 
+def replace_image(page, panel, path: Path) -> None:
+    """Uploads an image and waits until it is shown, since a new image ends what is being made of the one before."""
+    image = panel.locator("img").first
+    before = image.get_attribute("src")
+    upload(panel, path)
+    wait_for(lambda: image.get_attribute("src") != before, "The image")
+    wait_until_idle(page)
+
+
 def wait_for(look, label: str):
     """Calls `look` until it returns a result, and returns this result."""
     deadline = time.monotonic() + SECONDS

@@ -157,6 +157,7 @@ def test_what_no_longer_fits_is_left_out(demo, expanded, monkeypatch):
     """No sooner than at the most positions that images may take, which placeholders tell exactly."""
     model, processor, pipe = demo
     conversation = Conversation(model, copy.copy(processor), pipe, seed=0)
+    conversation.processor.domain = None  # which allows one image
     if expanded:
         conversation.processor.visual_tokenizer = model.model.visual_tokenizer
     for _ in range(8):
@@ -263,3 +264,23 @@ def test_a_processor_of_another_model_is_refused(demo, converted):
     for function in (draw_codes, write_texts):
         with pytest.raises(ValueError, match="The processor has .* the model at id"):
             function(demo[0], other, ["a star"])
+
+
+def test_a_model_that_has_learned_one_image_reads_the_last_one():
+    """It would mix the objects of both. Other models read all images that fit into the context."""
+    processor = LavitProcessor.from_backbones(
+        text=tiny.text_tokenizer(), codebook_size=tiny.CODEBOOK_SIZE, image_size=tiny.IMAGE_SIZE
+    )
+    model = tiny.tiny_lavit()
+    shown = {}
+    for most in (None, 1):
+        processor.domain = most and {"description": "shapes", "words": [], "max_images": most}
+        conversation = Conversation(model, processor)
+        for color in ("red", "blue"):
+            conversation.add("user", Image.new("RGB", (32, 32), color), "what?")
+            conversation.add("assistant", color)
+        conversation.add("user", "why?")
+        inputs, _ = conversation._prompt()
+        shown[most] = len(inputs["vision_features"])
+        assert len(conversation.images) == 2  # the conversation itself is kept
+    assert shown == {None: 2, 1: 1}

@@ -30,6 +30,7 @@ from .browsing import (
     press,
     read_messages,
     read_pixels,
+    replace_image,
     upload,
     visiting,
     wait_for,
@@ -149,8 +150,7 @@ def test_describe(page, tmp_path):
 
 def test_ask(page, picture):
     panel = open_tab(page, "Ask")
-    upload(panel, picture)
-    wait_for_picture(panel, "Image")
+    replace_image(page, panel, picture)
     panel.get_by_label("Question").fill("what color is the star?")
     panel.get_by_role("button", name="Ask").click()
     assert wait_for_text(panel, "Answer") == "orange"
@@ -179,8 +179,7 @@ def test_draw(page):
 
 def test_edit(page, picture):
     panel = open_tab(page, "Edit")
-    upload(panel, picture)
-    wait_for_picture(panel, "Image")
+    replace_image(page, panel, picture)
     panel.get_by_label("What to change").fill("paint the star blue")
     panel.get_by_role("button", name="Edit", exact=True).click()
     wait_for_picture(panel, "Edited")
@@ -190,8 +189,7 @@ def test_edit(page, picture):
 
 def test_reconstruct(page, picture):
     panel = open_tab(page, "Reconstruct")
-    upload(panel, picture)
-    wait_for_picture(panel, "Image")
+    replace_image(page, panel, picture)
     panel.get_by_role("button", name="Reconstruct", exact=True).click()
     assert re.fullmatch(r"from \d+ tokens", wait_for_text(panel, "Tokens"))
     wait_for_picture(panel, "Reconstruction")
@@ -234,6 +232,22 @@ def test_a_text_outside_of_what_the_model_knows(page, tab, label):
     assert "does not know 'photo', 'cat'. It knows" in (words := read_messages(page))
     assert "Warning" in words
     wait_for_text(panel, "Answer" if tab == "Ask" else "Tokens")  # it is tried all the same
+
+
+@pytest.mark.parametrize(
+    ("tab", "label", "result"), [("Ask", "Question", "Answer"), ("Draw", "What to draw", "Tokens")]
+)
+def test_what_is_refused_has_no_old_result(narrow_page, tab, label, result):
+    page, panel = narrow_page, open_tab(narrow_page, tab)
+    button = panel.get_by_role("button", name=tab, exact=True)
+    button.click()
+    wait_for_text(panel, result)
+    wait_until_idle(page)
+    for text, message in {"is there a red square? " * 200: "The context holds", "": "first."}.items():
+        panel.get_by_label(label).fill(text)
+        button.click()
+        assert message in read_messages(page)
+        wait_for(lambda: panel.get_by_label(result, exact=True).input_value() == "", "The empty result")
 
 
 def test_the_first_view_is_a_worked_example(page):

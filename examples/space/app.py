@@ -155,7 +155,10 @@ class Page:
         return encode_images(self.model.model.visual_tokenizer, self.processor, [image], **settings)
 
     def _write(self, image: Image.Image, text: str, task: str) -> str:
-        return write_texts(self.model, self.processor, [text], [[image]], task=task)[0]
+        try:
+            return write_texts(self.model, self.processor, [text], [[image]], task=task)[0]
+        except ValueError as error:
+            raise refusal(error) from error
 
     def _warn_of_unknown_words(self, text: str) -> None:
         if description := describe_unknown_words(self.processor, text):
@@ -259,8 +262,8 @@ def _build(page: Page, is_demo: bool, scenes: list[str]) -> gr.Blocks:
             examples = gr.Examples(scenes, image)
             renewals[image] = [image.upload, image.clear, examples.dataset.click]
             # The box shows what the model sees, or becomes empty again.
-            checked = image.upload(read_upload, image, image, preprocess=False)
-            checked.failure(lambda: None, outputs=image)
+            checked = image.upload(read_upload, image, image, preprocess=False, api_visibility="undocumented")
+            checked.failure(lambda: None, outputs=image, api_visibility="undocumented")
             return image
 
         def result(label: str, value: Image.Image | None = None, height: int | None = SHOWN_SIZE) -> gr.Image:
@@ -276,10 +279,13 @@ def _build(page: Page, is_demo: bool, scenes: list[str]) -> gr.Blocks:
         def run(events: list, function, inputs: list, outputs: list) -> None:
             # Images and numbers are read by the functions, which say what is wrong with them.
             running = gr.on(events, function, inputs, outputs, preprocess=False)
+            # The browser itself takes away what was made before: of what is refused now, and of another image, which
+            # also ends what is still being made.
+            js = f"() => Array({len(outputs)}).fill(null)"
+            empty = {"outputs": outputs, "js": js, "api_visibility": "undocumented"}
+            running.failure(None, **empty)
             if isinstance(inputs[0], gr.Image):
-                # The browser itself takes away what was made of the image before, and what is still being made.
-                empty = f"() => Array({len(outputs)}).fill(null)"
-                gr.on(renewals[inputs[0]], None, outputs=outputs, js=empty, cancels=running)
+                gr.on(renewals[inputs[0]], None, cancels=running, **empty)
 
         with gr.Tab("Describe"), gr.Row():
             with gr.Column():
@@ -347,7 +353,7 @@ def _build(page: Page, is_demo: bool, scenes: list[str]) -> gr.Blocks:
         with gr.Tab("Chat"):
             messages = gr.State([])
             textbox = gr.MultimodalTextbox(
-                placeholder=f"Ask, or describe a scene. The paper clip attaches images: {LIMITS}.",
+                placeholder=f"Ask about an image, or write “draw” and a scene. The clip attaches images: {LIMITS}.",
                 file_types=["image"],
                 file_count="multiple",
             )
@@ -359,11 +365,13 @@ def _build(page: Page, is_demo: bool, scenes: list[str]) -> gr.Blocks:
                 examples=[[{"text": question, "files": scenes[:1]}, None] for question in QUESTIONS],
                 additional_inputs=[messages],
                 additional_outputs=[messages],
+                api_visibility="undocumented",  # its answers are components of the page
             )
             # A file that cannot be read is refused and taken out as soon as it is attached.
             told = gr.State([])
             boxes = [textbox, told]
-            textbox.change(drop_broken_files, boxes, boxes, show_progress="hidden", trigger_mode="multiple")
+            hidden = {"show_progress": "hidden", "api_visibility": "undocumented"}
+            textbox.change(drop_broken_files, boxes, boxes, trigger_mode="multiple", **hidden)
     return blocks.queue(max_size=MAX_WAITING)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from . import options
-from .loading import load_model
+from .loading import console, load_model
 
 
 def _check_hosts(hosts: list[str]) -> list[str]:
@@ -52,4 +52,5 @@ def serve(
     config = uvicorn.Config("", host=host, port=port, timeout_graceful_shutdown=5, log_level="info")
     name = Path(model).resolve().name if Path(model).is_dir() else model
     config.app = build_app(*load_model(model, device, dtype), name, allow_host, allow_folder)
+    console.print(f"{name} answers at http://{host}:{bound.getsockname()[1]}/v1. Ctrl-C ends it.", soft_wrap=True)
     uvicorn.Server(config).run([bound])
