@@ -171,6 +171,10 @@ def train(
                 logger.warning(warning)
         return show_tokenizer(outputs, images, pixel_values)
 
+    untrained = []
+    if 0 < args.max_steps <= schedule.quantize_from:
+        untrained = [f"No codes are trained: quantize_from is {schedule.quantize_from}, of {args.max_steps} steps."]
+        logger.warning(untrained[0])
     trainer.add_callback(SamplesCallback(draw_samples))
     trainer.train(resume_from_checkpoint=checkpoint)
     if eval_rows is not None:
@@ -186,7 +190,7 @@ def train(
             base_models={"vision tower": model_args.vision_tower},
             dataset=data,
             trainer=trainer,
-            warnings=run_on_samples()[1],
+            warnings=untrained + run_on_samples()[1],
         )
 
 

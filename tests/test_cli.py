@@ -303,6 +303,7 @@ def test_values_that_no_command_takes(run, tmp_path):
         assert "Invalid value" in run("evaluate", "--seed", seed, fails=True)
     assert "must say something" in run("edit", GOLDENS / "image_0.png", " ", fails=True)
     assert "there is no" in run("serve", tmp_path / "nothing", fails=True)
+    assert "there is no ./nothing" in run("serve", "./nothing", fails=True)
 
 
 def test_fewer_tokens_than_the_usual_least(run, image):

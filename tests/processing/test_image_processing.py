@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, ViTConfig
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from lavit_hf.processing import LavitImageProcessor, LavitImageProcessorPil
+from lavit_hf.processing.image_processing_lavit import new_image_processor
 
 
 WHITE = (1 - torch.tensor(OPENAI_CLIP_MEAN)) / torch.tensor(OPENAI_CLIP_STD)
@@ -304,3 +305,9 @@ def test_each_backend_is_saved_with_both(image_processor, tmp_path):
     result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     expected = LavitImageProcessorPil(size=8)(tmp_path / "image.png", return_tensors="pt").pixel_values
     assert result.stdout == f"LavitImageProcessorPil {expected.flatten().tolist()}\n", result.stderr
+
+
+def test_a_configuration_of_a_vision_tower_gives_the_size():
+    processor = new_image_processor(ViTConfig(image_size=48))
+    assert (processor.size.height, processor.size.width) == (48, 48)
+    assert new_image_processor(ViTConfig(image_size=48), image_size=32).size.height == 32

@@ -38,7 +38,7 @@ def check_model(model: str) -> str:
     if model == DEMO:
         print("The small model that ships with the library knows colored shapes only.", file=sys.stderr)
     # A mistyped folder is not worth minutes of asking the Hub.
-    elif not Path(model).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+    elif not Path(model).is_dir() and not re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
         raise ValueError(f"The model must be a folder, or a repository of the Hub as owner/name: there is no {model}.")
     elif Path(model).is_dir() and not any((Path(model) / name).is_file() for name in CONFIGS):
         raise ValueError(f"The model must be a folder with one of {', '.join(CONFIGS)}, got {model}.")

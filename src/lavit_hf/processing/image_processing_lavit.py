@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoImageProcessor, BaseImageProcessor, BatchFeature
+from transformers import AutoImageProcessor, BaseImageProcessor, BatchFeature, PreTrainedConfig
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.image_utils import (
     OPENAI_CLIP_MEAN,
@@ -158,7 +158,7 @@ def _flatten(images) -> list:
 
 
 def new_image_processor(
-    vision: str | os.PathLike | BaseImageProcessor | None = None,
+    vision: str | os.PathLike | BaseImageProcessor | PreTrainedConfig | None = None,
     image_size: int | dict[str, int] | None = None,
     image_mean: Sequence[float] | None = None,
     image_std: Sequence[float] | None = None,
@@ -167,9 +167,10 @@ def new_image_processor(
     Builds the image processor of a new LaVIT around a vision backbone, with torchvision where it is installed.
 
     Args:
-        vision (`str`, `os.PathLike` or `BaseImageProcessor`, *optional*):
+        vision (`str`, `os.PathLike`, `BaseImageProcessor` or `PreTrainedConfig`, *optional*):
             Folder, repository or image processor of the vision backbone. It gives the size, mean, deviation and
-            resampling filter, except for those given here. Without one, mean and deviation are those of CLIP.
+            resampling filter, except for those given here. A configuration gives the size alone. Without an image
+            processor, mean and deviation are those of CLIP.
         image_size (`int` or `dict[str, int]`, *optional*):
             Height and width of the square input, or `{"height": ..., "width": ...}`.
         image_mean, image_std (`list[float]`, *optional*): Mean and deviation of each channel, for values in [0, 1].
@@ -186,6 +187,9 @@ def new_image_processor(
         except OSError as error:
             logger.warning(f"{vision} has no image processor, the mean and deviation of CLIP are used: {error}")
             vision = None
+    if isinstance(vision, PreTrainedConfig):
+        image_size = getattr(vision, "image_size", None) if image_size is None else image_size
+        vision = None
     names = ("image_mean", "image_std", "resample", "do_rescale", "rescale_factor", "do_normalize")
     settings = {name: getattr(vision, name, None) for name in names}
     if vision is not None:

@@ -134,7 +134,7 @@ class LavitProcessor(ProcessorMixin):
     def from_backbones(
         cls,
         *,
-        vision: str | os.PathLike | BaseImageProcessor | None = None,
+        vision: str | os.PathLike | BaseImageProcessor | PreTrainedConfig | None = None,
         text: str | os.PathLike | PreTrainedTokenizerBase,
         codebook_size: int,
         image_start_token_id: int | None = None,
