@@ -235,6 +235,21 @@ def test_a_resumed_script_is_the_undisturbed_one(monkeypatch, parts, tmp_path, h
             assert (resumed / name).read_text() == (undisturbed / name).read_text()
 
 
+def test_a_visual_tokenizer_whose_codes_were_not_trained_says_so(monkeypatch, parts, tmp_path):
+    script, kind = "train_visual_tokenizer", KINDS["train_visual_tokenizer"][0]
+    recipe = RECIPES[script](parts, tmp_path, kind) | {
+        "dataset_name": str(parts / "data"),
+        "quantize_from": 2,
+        "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "report_to": "none",
+        "use_cpu": True,
+    }
+    output = run(monkeypatch, script, recipe, tmp_path / "run")
+    warning = "No codes are trained: quantize_from is 2, of 2 steps."
+    assert f"**Warning:** {warning}" in (output / "README.md").read_text()
+
+
 # The trainers
 
 
