@@ -13,7 +13,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -151,14 +151,20 @@ class Page:
         self.pipeline.set_progress_bar_config(disable=True)
         self.turn = threading.Lock()  # visitors share the model and the random numbers
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """A context that has the model to itself, and shows the visitor what the model refuses."""
+        try:
+            with self.turn:
+                yield
+        except ValueError as error:
+            raise refusal(error) from error
+
     def _encode(self, image: Image.Image, **settings):
         return encode_images(self.model.model.visual_tokenizer, self.processor, [image], **settings)
 
     def _write(self, image: Image.Image, text: str, task: str) -> str:
-        try:
-            return write_texts(self.model, self.processor, [text], [[image]], task=task)[0]
-        except ValueError as error:
-            raise refusal(error) from error
+        return write_texts(self.model, self.processor, [text], [[image]], task=task)[0]
 
     def _warn_of_unknown_words(self, text: str) -> None:
         if description := describe_unknown_words(self.processor, text):
@@ -166,7 +172,7 @@ class Page:
 
     def describe(self, upload: dict | None) -> tuple[str, str, Image.Image, Image.Image]:
         image = read_upload(upload)
-        with self.turn:
+        with self._alone():
             tokens = self._encode(image)
             targets = find_merge_targets(self.model.model.visual_tokenizer, tokens)[0]
             caption = self._write(image, "", "caption")
@@ -177,7 +183,7 @@ class Page:
     def ask(self, upload: dict | None, question: str) -> str:
         image, question = read_upload(upload), read_text(question, "Write a question")
         self._warn_of_unknown_words(question)
-        with self.turn:
+        with self._alone():
             return self._write(image, self.processor.vqa_prompt.format(question=question), "answer")
 
     def draw(
@@ -189,17 +195,14 @@ class Page:
         conversation = Conversation(self.model, self.processor, self.pipeline, seed=seed)
         settings = {"preview_every": PREVIEW_EVERY, "guidance_scale": guidance_scale}
         pieces = conversation.edit(prompt, image, **settings) if image else conversation.draw(prompt, **settings)
-        try:
-            with self.turn, closing(pieces):
-                set_seed(seed)
-                for piece in pieces:
-                    if isinstance(piece, StreamedImage):
-                        shown = enlarge(piece.image)
-                    elif isinstance(piece, ImageSegment):
-                        count = len(piece.codes)
-                    yield shown, name_tokens(count)
-        except ValueError as error:
-            raise refusal(error) from error
+        with self._alone(), closing(pieces):
+            set_seed(seed)
+            for piece in pieces:
+                if isinstance(piece, StreamedImage):
+                    shown = enlarge(piece.image)
+                elif isinstance(piece, ImageSegment):
+                    count = len(piece.codes)
+                yield shown, name_tokens(count)
 
     def edit(self, upload: dict | None, instruction: str, guidance_scale: float, seed: float):
         image, instruction = read_upload(upload), read_text(instruction, "Say what to change")
@@ -209,7 +212,7 @@ class Page:
         """Returns the reconstruction from `num_codes` tokens, or for 0 from as many as the content needs."""
         image, seed = read_upload(upload), read_seed(seed)
         num_codes = read_number(num_codes, self.model.config.num_patches, "number of tokens")
-        with self.turn:
+        with self._alone():
             tokens = self._encode(image, num_codes=num_codes or None)
             [rebuilt] = decode_codes(self.pipeline, [tokens.codes.tolist()], seed)
         return enlarge(rebuilt), f"from {name_tokens(len(tokens.codes))}"
