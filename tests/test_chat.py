@@ -5,6 +5,7 @@ import copy
 import shutil
 
 import pytest
+import torch
 from PIL import Image
 from transformers import LlamaConfig
 
@@ -284,3 +285,34 @@ def test_a_model_that_has_learned_one_image_reads_the_last_one():
         shown[most] = len(inputs["vision_features"])
         assert len(conversation.images) == 2  # the conversation itself is kept
     assert shown == {None: 2, 1: 1}
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_the_latest_images_are_read_wherever_they_are(most):
+    """An edit has two images in one turn. The images of the last message are all read."""
+    processor = LavitProcessor.from_backbones(
+        text=tiny.text_tokenizer(), codebook_size=tiny.CODEBOOK_SIZE, image_size=tiny.IMAGE_SIZE
+    )
+    processor.domain = {"description": "shapes", "words": [], "max_images": most}
+    conversation, seen = Conversation(tiny.tiny_lavit(), processor), []
+
+    def pixels(*colors: str) -> list[torch.Tensor]:
+        return [processor.image_processor(Image.new("RGB", (32, 32), color))["pixel_values"][0] for color in colors]
+
+    def read() -> list[torch.Tensor]:
+        conversation._prompt()
+        return [pixels for pixels, *_ in conversation._read]
+
+    for turn in [("red",), ("green", "blue"), (), ("white",)]:
+        conversation.add("user", *(Image.new("RGB", (32, 32), color) for color in turn[:1]), "change it")
+        seen += turn[:1]
+        assert all(map(torch.equal, read(), pixels(*seen[-most:])))
+        conversation.add("assistant", *(Image.new("RGB", (32, 32), color) for color in turn[1:]), "done")
+        seen += turn[1:]
+    conversation.add("user", "why?")
+    shown = read()
+    assert len(shown) == most
+    assert all(map(torch.equal, shown, pixels("red", "green", "blue", "white")[-most:]))
+    conversation.add("assistant", "so")
+    conversation.add("user", *(Image.new("RGB", (32, 32), color) for color in ("black", "gray", "pink", "cyan")), "?")
+    assert len(read()) == 4

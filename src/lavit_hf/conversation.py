@@ -241,9 +241,7 @@ class Conversation:
         """Prepares the latest messages that fit into the context, and counts the new tokens for which it has room."""
         longest = getattr(self.model.config.text_config, "max_position_embeddings", None)
         most_images = (self.processor.domain or {}).get("max_images", math.inf)
-        messages = list(self.messages)
-        while len(_images_of(messages)) > most_images and len(messages) > 1:
-            messages = messages[2:] or messages[-1:]
+        messages = _latest_images(self.messages, most_images)
         while True:
             inputs: Any = self.processor.apply_chat_template(
                 messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
@@ -283,6 +281,23 @@ class Conversation:
         self._read = read
         inputs["vision_features"] = torch.cat([features for _, features, _ in read])
         return sum(num_codes - 1 for _, _, num_codes in read)
+
+
+def _latest_images(messages: list[dict], most: float) -> list[dict]:
+    """Returns the latest turns with `most` images in all. All images of the last message are kept."""
+    most = max(most, len(_images_of(messages[-1:])))
+    while len(messages) > 2 and len(_images_of(messages[2:])) >= most:
+        messages = messages[2:]
+    surplus, latest = len(_images_of(messages)) - most, []
+    for message in messages:  # an edit has its image before and after the change
+        content = []
+        for part in message["content"]:
+            if part["type"] == "image" and surplus > 0:
+                surplus -= 1
+            else:
+                content.append(part)
+        latest.append(message | {"content": content})
+    return latest
 
 
 def _images_of(messages: list[dict]) -> list[Image.Image]:
