@@ -17,7 +17,7 @@ from urllib.error import HTTPError
 
 import pytest
 from fastapi.testclient import TestClient
-from openai import BadRequestError, OpenAI
+from openai import BadRequestError, NotFoundError, OpenAI
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -90,7 +90,30 @@ def test_an_image_in_and_text_out(client):
     assert answer == "orange"
     turns = [*QUESTION, {"role": "assistant", "content": answer}, {"role": "user", "content": "what shape is orange?"}]
     assert ask(client, turns)
-    assert [model.id for model in client.models.list()] == [MODEL]
+    assert client.models.list().data == [client.models.retrieve(MODEL)]
+    with pytest.raises(NotFoundError, match=f"has the model {MODEL}, not gpt-4"):
+        client.models.retrieve("gpt-4")
+
+
+def test_fields_that_ask_for_nothing_are_taken(client):
+    """Programs that wrap the client send all fields, and whole messages of former answers."""
+    neutral = {
+        "logit_bias": {},
+        "metadata": None,
+        "modalities": ["text"],
+        "parallel_tool_calls": False,
+        "response_format": {"type": "text"},
+        "service_tier": "auto",
+        "store": False,
+        "tools": [],
+        "tool_choice": "none",
+        "top_logprobs": None,
+        "user": "someone",
+    }
+    answer = client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=1, **neutral)
+    assert answer.choices[0].message.content == "orange"
+    turns = [*QUESTION, answer.choices[0].message, {"role": "user", "content": "what shape is orange?"}]
+    assert ask(client, turns)
 
 
 def test_an_answer_ends_with_its_line(client):
@@ -197,7 +220,13 @@ MISTAKES = {
     "top_p": ({"top_p": 2}, "top_p"),
     "seed": ({"seed": 2**70}, "seed"),
     "several answers": ({"n": 2}, "n: Input should be 1"),
-    "tools": ({"tools": [{"type": "function", "function": {"name": "x"}}]}, "tools: Extra inputs"),
+    "tools": ({"tools": [{"type": "function", "function": {"name": "x"}}]}, "tools: List should have at most 0 items"),
+    "a form": ({"response_format": {"type": "json_object"}}, "response_format.type: Input should be 'text'"),
+    "a bias": ({"logit_bias": {"3": 1}}, "logit_bias"),
+    "an answer at the end": (
+        {"messages": [*QUESTION, {"role": "assistant", "content": "ora"}]},
+        "messages: The last message must ask for an answer, got one of the assistant",
+    ),
     "another model": ({"model": "gpt-4"}, "has the model"),
     "settings of transformers": ({"extra_body": {"generation_config": '{"num_beams": 1000}'}}, "generation_config"),
     "a template": ({"extra_body": {"chat_template_kwargs": {"chat_template": "x"}}}, "chat_template_kwargs"),

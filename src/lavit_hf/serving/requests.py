@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from PIL import Image
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 
 class _Given(BaseModel):
@@ -65,6 +66,12 @@ class StreamOptions(_Given):
     include_usage: bool = False
 
 
+class TextFormat(_Given):
+    """The form of an answer."""
+
+    type: Literal["text"]
+
+
 StopString = Annotated[str, Field(min_length=1, max_length=100)]
 OnlyZero = Annotated[float, Field(ge=0, le=0)]
 
@@ -82,12 +89,27 @@ class ChatRequest(_Given):
     stop: StopString | Annotated[list[StopString], Field(max_length=4)] = []
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-    # Many clients send these. No other values are supported.
+    # Many clients send these. Other values would ask for what the server does not do.
     user: str = ""
     n: Literal[1] = 1
     presence_penalty: OnlyZero = 0
     frequency_penalty: OnlyZero = 0
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] = {}
     logprobs: Literal[False] = False
+    modalities: list[Literal["text"]] = ["text"]
+    parallel_tool_calls: bool = True
+    response_format: TextFormat | None = None
+    service_tier: Literal["auto", "default"] = "auto"
+    store: Literal[False] = False
+    tools: Annotated[list[Any], Field(max_length=0)] = []
+    tool_choice: Literal["none", "auto"] = "auto"
+
+    @field_validator("messages")
+    @classmethod
+    def _check_turn(cls, messages: list[Message]) -> list[Message]:
+        if messages[-1].role == "assistant":
+            raise PydanticCustomError("turn", "The last message must ask for an answer, got one of the assistant")
+        return messages
 
     @property
     def parts(self) -> list[TextPart | ImagePart]:

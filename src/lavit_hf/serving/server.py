@@ -227,9 +227,20 @@ def build_app(
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
+    described = {"id": name, "object": "model", "created": 0, "owned_by": "lavit_hf"}
+
+    def check_name(asked: str, status: int = 400) -> None:
+        if asked != name:
+            raise RefusalError(f"This server has the model {name}, not {asked[:100]}.", status)
+
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": name, "object": "model", "created": 0, "owned_by": "lavit_hf"}]}
+        return {"object": "list", "data": [described]}
+
+    @app.get("/v1/models/{asked:path}")
+    async def model_of_name(asked: str) -> dict[str, Any]:
+        check_name(asked, 404)
+        return described
 
     @app.post("/v1/chat/completions", dependencies=[Depends(take_place)])
     async def complete(request: Request) -> Response:
@@ -242,8 +253,7 @@ def build_app(
             if len(body) > MAX_BODY:
                 raise ValueError(f"A request may have {MAX_BODY >> 20} MiB.")
             asked = ChatRequest.model_validate_json(body)
-            if asked.model != name:
-                raise ValueError(f"This server has the model {name}, not {asked.model[:100]}.")
+            check_name(asked.model)
             contents = await run(fetching, fetch_images, asked.urls, hosts, folder)
             answer = await run(preparing, Answer, model, processor, asked, contents)
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
