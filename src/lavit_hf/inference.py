@@ -175,8 +175,8 @@ def _task_settings(model: LavitForCausalLM, task: str, given: dict[str, Any]) ->
             name: value for name, value in settings.items() if name not in ("early_stopping", "length_penalty")
         }
     least, most = settings.get("min_new_tokens"), settings.get("max_new_tokens")
-    if least is not None and most is not None:
-        settings["min_new_tokens"] = min(least, most)
+    if least is not None and most is not None and not {"min_new_tokens", "max_new_tokens"} <= explicit.keys():
+        settings["min_new_tokens"] = min(least, most)  # one of the model gives way
     return settings
 
 

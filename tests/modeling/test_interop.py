@@ -94,6 +94,18 @@ def test_what_has_no_pixels(model):
         tiny_lavit().decode_image_tokens(drawn)
 
 
+def test_a_cut_image_is_told(model, demo, caplog):
+    """It is decoded as far as it goes. Codes alone, and whole images, are not cut."""
+    ids = draw(model, demo[1], PROMPT)[0].tolist()
+    end = ids.index(model.config.image_end_token_id)
+    offset = model.config.visual_token_offset
+    for given, told in ((ids, 0), ([offset] * 3, 0), (ids[: end - 2], 1)):
+        caplog.clear()
+        with caplog.at_level("WARNING", "lavit_hf"):
+            model.decode_image_tokens(torch.tensor([given]), num_inference_steps=1)
+        assert caplog.text.count("The image of sequence 0 has no [/IMG]") == told, given
+
+
 def test_a_folder_without_a_pixel_decoder(tmp_path):
     tiny_lavit().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="model_index.json"):

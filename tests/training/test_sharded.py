@@ -5,11 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from transformers import TrainingArguments
 
 from lavit_hf import LavitForCausalLM
+from lavit_hf.training import LavitImageDecoderTrainer, LavitVisualTokenizerTrainer
 
 from .run_sharded import TRAINING, generate
-from .small import make_model, make_processor, run_in_processes
+from .small import make_model, make_processor, make_stage_one, run_in_processes
+from .small_image_decoder import make_decoder
 from .small_pretrain import losses, train
 
 
@@ -63,3 +69,25 @@ def test_zero_is_one_process(folder, alone, monkeypatch, stage):
         assert each["losses"] == pytest.approx(alone["losses"], abs=1e-3)
         for name, ids in generate(trained, rank).items():
             assert torch.equal(each["generated"][name], ids), name
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize(
+    ("make", "trainer", "words"),
+    [
+        (make_stage_one, LavitVisualTokenizerTrainer, "visual tokenizer does not train with FSDP"),
+        (make_decoder, LavitImageDecoderTrainer, "averaged weights do not work with FSDP"),
+    ],
+)
+def test_other_stages_refuse_shards(tmp_path, make, trainer, words):
+    args = TrainingArguments(str(tmp_path / "run"), use_cpu=True, report_to="none")
+    trainer(make(), args)
+    with pytest.raises(ValueError, match=words):
+        trainer(fully_shard(make(), mesh=init_device_mesh("cpu", (1,))), args)

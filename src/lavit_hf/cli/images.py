@@ -65,6 +65,7 @@ def caption(
     """Describe images. Those that cannot be read are named at the end."""
     opened, errors = read_images(images)
     loaded, processor = load_model(model, device, dtype)
+    prompt = prompt.strip()  # the caption goes on with a space
     warn_of_unknown_words(processor, prompt)
     settings = options.given(num_beams=num_beams, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens)
     for path, image in opened:

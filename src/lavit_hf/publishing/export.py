@@ -17,11 +17,15 @@ from transformers import (
     PreTrainedTokenizerBase,
     TokenizersBackend,
 )
+from transformers.utils import logging
 from transformers.utils.hub import resolve_revision
 
 from ..modeling.generation_settings_lavit import SETTINGS
 from .files import replacing
 from .saving import MixinBase
+
+
+logger = logging.get_logger(__name__)
 
 
 class LavitExportMixin(MixinBase):
@@ -86,7 +90,7 @@ class LavitExportMixin(MixinBase):
         from ..modeling.expansion_lavit import open_image_start
 
         config: Any = self.config
-        start, _ = open_image_start(image_tokens, config)
+        start, is_open = open_image_start(image_tokens, config)
         codes = image_tokens - config.visual_token_offset
         positions = torch.arange(image_tokens.shape[1], device=image_tokens.device)
         of_image = (codes >= 0) & (codes < config.codebook_size) & (positions > start[:, None])
@@ -94,6 +98,11 @@ class LavitExportMixin(MixinBase):
         for index, image in enumerate(images):
             if not image:
                 raise ValueError(f"Sequence {index} has no image to decode: no codes follow its last [IMG].")
+        if cut := is_open.nonzero().flatten().tolist():
+            logger.warning(
+                f"The image of sequence {cut[0]} has no [/IMG] after {len(images[cut[0]])} codes, so that it may be cut: "
+                "give `generate` larger max_new_tokens."
+            )
         check_same_codebook(self, self.image_decoder.feature_decoder)  # type: ignore[arg-type]
         return self.image_decoder(images, output_type="pt", vocabulary_ids=False, **kwargs).images.float()
 

@@ -54,7 +54,7 @@ class LavitImageDecoderTrainer(LavitTrainer):
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), got {ema_decay}.")
         super().__init__(model, args, **kwargs)
-        if self.is_fsdp_enabled:
+        if self.is_sharded:
             raise ValueError(
                 "The pixel decoder's averaged weights do not work with FSDP: use DDP or DeepSpeed ZeRO 2."
             )

@@ -153,6 +153,9 @@ class LavitVisualTokenizerTrainer(LavitTrainer):
         args (`TrainingArguments`): The arguments of the training.
         schedule ([`TokenizerSchedule`], *optional*): The schedule. By default, there are codes from the first step on.
         kwargs: Same arguments as [`LavitTrainer`].
+
+    Raises:
+        ValueError: With FSDP, since the codebook follows averages over all vectors in each process.
     """
 
     def __init__(
@@ -163,6 +166,8 @@ class LavitVisualTokenizerTrainer(LavitTrainer):
         **kwargs,
     ):
         super().__init__(model, args, **kwargs)
+        if self.is_sharded:
+            raise ValueError("The visual tokenizer does not train with FSDP: use DDP.")
         self.add_callback(_ScheduleCallback(self, schedule or TokenizerSchedule()))
 
     @property

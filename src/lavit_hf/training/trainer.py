@@ -15,6 +15,7 @@ import yaml
 from accelerate.data_loader import IterableDatasetShard
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 from safetensors import safe_open
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import find_batch_size
@@ -261,6 +262,11 @@ class LavitTrainer(Trainer):
                 "of the training: the learning rate jumps from the one to the other. Give fewer."
             )
         return super().create_scheduler(num_training_steps, optimizer)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a part of the weights, as with FSDP."""
+        return self.is_fsdp_enabled or any(isinstance(weight, DTensor) for weight in self.model.parameters())
 
     def load_checkpoint(self, folder: str | os.PathLike) -> None:
         """
