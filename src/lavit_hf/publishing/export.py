@@ -100,8 +100,8 @@ class LavitExportMixin(MixinBase):
                 raise ValueError(f"Sequence {index} has no image to decode: no codes follow its last [IMG].")
         if cut := is_open.nonzero().flatten().tolist():
             logger.warning(
-                f"The image of sequence {cut[0]} has no [/IMG] after {len(images[cut[0]])} codes, so that it may be cut: "
-                "give `generate` larger max_new_tokens."
+                f"The image of sequence {cut[0]} has no [/IMG] after {len(images[cut[0]])} codes, so that it may be "
+                "cut: give `generate` larger max_new_tokens."
             )
         check_same_codebook(self, self.image_decoder.feature_decoder)  # type: ignore[arg-type]
         return self.image_decoder(images, output_type="pt", vocabulary_ids=False, **kwargs).images.float()
