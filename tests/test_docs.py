@@ -12,7 +12,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
 from peft import get_peft_model
 from PIL import Image
 from transformers import (
@@ -20,12 +19,10 @@ from transformers import (
     SiglipImageProcessor,
     SiglipVisionConfig,
     SiglipVisionModel,
-    TrainingArguments,
 )
 
 from lavit_hf import (
     LavitForCausalLM,
-    LavitImageDecoderPipeline,
     LavitProcessor,
     LavitVisualTokenizer,
     LavitVisualTokenizerForPreTraining,
@@ -34,7 +31,6 @@ from lavit_hf import (
 from lavit_hf.data.loading import load_rows
 from lavit_hf.data.precompute import precompute_codes
 from lavit_hf.data.shapes import load_shapes, render_scene, sample_scene
-from lavit_hf.data.shapes.loading import make_row
 from lavit_hf.training import lora_config
 
 from .guides import ROOT, blocks_of, pages_with
@@ -65,38 +61,23 @@ def quick(tmp_path_factory) -> Path:
     return folder
 
 
-# Names that the blocks of a guide take for given, and folders.
-
-
-def load_parts() -> dict:
-    return {
-        "model": LavitForCausalLM.from_pretrained("lavit-7b"),
-        "processor": LavitProcessor.from_pretrained("lavit-7b"),
-    }
+# Files that the blocks of a guide take for given. They define all names themselves.
 
 
 def prepare_use_the_release():
     render_scene(sample_scene(6, "test")).save("photo.jpg")
 
 
-def prepare_evaluation():
-    return load_parts() | {"pipeline": LavitImageDecoderPipeline.from_pretrained("lavit-7b")}
-
-
 def prepare_finetune_with_lora():
     base = LavitForCausalLM.from_pretrained("lavit-7b")
     get_peft_model(base, lora_config(base)).save_pretrained("my-answers")
     LavitProcessor.from_pretrained("lavit-7b").save_pretrained("my-answers")
-    chats = []
-    for row in map(make_row, range(2)):
-        said = (("user", row["questions"][0]), ("assistant", row["answers"][0]))
-        chats.append({"image": row["image"], "messages": [{"role": role, "content": text} for role, text in said]})
-    return {"dataset": Dataset.from_list(chats)}
+    render_scene(sample_scene(6, "test")).save("photo.jpg")
 
 
 def prepare_pretrain():
-    arguments = TrainingArguments("out", use_cpu=True, report_to="none")
-    return {"args": arguments, "dataset": load_shapes("train", num_rows=4)} | load_parts()
+    Path("my-lavit").symlink_to("lavit-7b")
+    load_shapes("train", num_rows=4).save_to_disk("my-captions")
 
 
 def prepare_precompute_codes():
@@ -108,7 +89,7 @@ def prepare_train_the_image_decoder():
     Path("runs/shapes").mkdir(parents=True)
     for stage in ("visual_tokenizer", "image_decoder"):
         Path("runs/shapes", stage).symlink_to(demo_checkpoint())
-    return {"images": [render_scene(sample_scene(0, "test"))]}
+    render_scene(sample_scene(6, "test")).save("photo.jpg")
 
 
 def prepare_new_backbones():
@@ -127,7 +108,8 @@ def test_a_guide_runs(name, quick, tmp_path, monkeypatch):
     monkeypatch.setattr("lavit_hf.demo_checkpoint", lambda: quick)
     Path("lavit-7b").symlink_to(quick)
     prepare = globals().get(f"prepare_{name.replace('-', '_')}", lambda: None)
-    names = prepare() or {}
+    prepare()
+    names: dict = {}
     code = "".join(blocks_of(name))
     if name in FEWER and not FOR_THE_GUIDES:
         assert FEWER[name][0] in code
