@@ -1,6 +1,7 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """Mistakes on the command line: each is told in a few words, before a model is loaded, and nothing is written."""
 
+import re
 import socket
 from pathlib import Path
 
@@ -138,6 +139,9 @@ def test_wrong_values(command, here, command_line):
         assert error.strip(), line
         assert "Traceback" not in error, (line, error)
         assert "somebody/no-model" not in error, (line, error)
+        told = " ".join(error.replace("│", "").split())
+        if option := re.search(r"Invalid value for '(--[\w-]+)'", told):
+            assert line[line.index(option[1]) + 1] in told, line
         assert contents(here) == before, line
 
 

@@ -8,6 +8,7 @@ import threading
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import OutOfMemoryError
 
@@ -21,7 +22,20 @@ from .images import ask, caption, draw, edit, encode, reconstruct, show
 from .serve import serve
 
 
+class _Commands(typer.core.TyperGroup):
+    """The commands. The error of an option names the value that was given, which typer leaves out."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if isinstance(reason := error.__cause__, ValidationError):
+                error.message = f"{error.message.rstrip('.')}, got {reason.errors()[0]['input']!r}"
+            raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
