@@ -215,12 +215,20 @@ MISTAKES = {
     "more than there is room": ({"max_tokens": 500}, "holds 512 tokens, but the messages have"),
     "a number as text": ({"max_tokens": "ten"}, "max_tokens"),
     "an empty stop string": ({"stop": ""}, "stop"),
-    "too many stop strings": ({"stop": ["a"] * 5}, "stop"),
+    "too many stop strings": ({"stop": ["a"] * 5}, "stop: List should have at most 4 items"),
     "temperature": ({"temperature": -1}, "temperature"),
     "top_p": ({"top_p": 2}, "top_p"),
     "seed": ({"seed": 2**70}, "seed"),
-    "several answers": ({"n": 2}, "n: Input should be 1"),
-    "tools": ({"tools": [{"type": "function", "function": {"name": "x"}}]}, "tools: List should have at most 0 items"),
+    "several answers": ({"n": 2}, "n: Input should be 1, got 2"),
+    "tools": (
+        {"tools": [{"type": "function", "function": {"name": "x"}}]},
+        "tools: The server has nothing of this",
+    ),
+    "no base64": (
+        {"messages": to_question("x", "data:image/png;base64,@@@")},
+        "Image 0 cannot be read: data:",
+    ),
+    "another field": ({"extra_body": {"top_k": 5}}, "top_k: The server does not know this field"),
     "a form": ({"response_format": {"type": "json_object"}}, "response_format.type: Input should be 'text'"),
     "a bias": ({"logit_bias": {"3": 1}}, "logit_bias"),
     "an answer at the end": (
@@ -294,6 +302,7 @@ def test_there_is_no_other_door(client):
         with pytest.raises(HTTPError) as caught:
             urllib.request.urlopen(urllib.request.Request(root + path, b"{}" if "o" in path[:3] else None))
         assert caught.value.code in (404, 405)
+        assert "has POST /v1/chat/completions" in json.load(caught.value)["error"]["message"]
     with urllib.request.urlopen(f"{root}health") as response:
         assert json.load(response) == {"status": "ok"}
 

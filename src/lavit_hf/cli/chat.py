@@ -20,8 +20,8 @@ HELP = """\
 Write to the model, and name image files to show them: `photo.jpg what is on the table?`
 An image alone asks for a description. `draw a small blue star on the right` draws.
 
-  /draw TEXT   draw the text, after images if some are named
-  /edit TEXT   draw the text after the last image, or after one that is named
+  /draw TEXT   draw what the text says, after images if some are named
+  /edit TEXT   change the last image as the text says, or one that is named
   /save FILE   save the last image under a name of your own
   /reset       forget the conversation
   /help        show this

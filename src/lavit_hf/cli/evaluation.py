@@ -53,6 +53,7 @@ def evaluate(
     """
     from .. import evaluation  # imports packages of the extra
     from ..data.loading import check_columns, load_rows
+    from ..evaluation.subject import COLUMNS
 
     names = None if tasks is None else [name.strip() for name in tasks.split(",")]
     evaluation.check_tasks(names)
@@ -71,6 +72,11 @@ def evaluate(
     option = "--column NAME=COLUMN"
     check_columns(rows, list(columns.values()), option)
     for name in names or []:
+        for needed in evaluation.TASKS[name].columns:
+            if needed not in (*COLUMNS, *rows.column_names):
+                raise ValueError(
+                    f"--tasks {name} is for the dataset shapes alone: {dataset} has no column {needed!r}."
+                )
         check_columns(rows, [columns.get(needed, needed) for needed in evaluation.TASKS[name].columns], option)
     draws = any(task.needs_pixels for name, task in evaluation.TASKS.items() if names is None or name in names)
     pipeline = None

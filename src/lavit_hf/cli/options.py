@@ -41,7 +41,7 @@ def check_model(model: str) -> str:
     elif not Path(model).is_dir() and not re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
         raise ValueError(f"The model must be a folder, or a repository of the Hub as owner/name: there is no {model}.")
     elif Path(model).is_dir() and not any((Path(model) / name).is_file() for name in CONFIGS):
-        raise ValueError(f"The model must be a folder with one of {', '.join(CONFIGS)}, got {model}.")
+        raise ValueError(f"The folder {model} has no model: it has none of {', '.join(CONFIGS)}.")
     return model
 
 

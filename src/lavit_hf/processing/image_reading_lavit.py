@@ -210,7 +210,10 @@ def read_file(address: str | os.PathLike) -> bytes:
         url = urllib.parse.quote(address, safe="%/:=&?~#+!$,;'@()*[]|")
         request = urllib.request.Request(url, headers={"User-Agent": "lavit_hf"})
         with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as response:
-            return response.read()
+            content = response.read()
+        if not content:  # urllib skips what is not base64
+            raise ValueError(f"{address[:40]} has no content")
+        return content
     opener = fsspec.open if isinstance(address, str) and "://" in address else open
     with opener(address, "rb") as file:
         return file.read()

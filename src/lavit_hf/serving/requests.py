@@ -23,6 +23,7 @@ class _Given(BaseModel):
 
 # Scores that are divided by less could overflow. The likeliest token is all that is left of them.
 MIN_TEMPERATURE = 1e-5
+MAX_SHOWN_VALUE = 40  # characters of a value in an error
 
 
 class TextPart(_Given):
@@ -60,6 +61,10 @@ class Message(_Given):
     ]
 
 
+def _as_list(text: Any) -> Any:
+    return [text] if type(text) is str else text
+
+
 class StreamOptions(_Given):
     """The options of a stream."""
 
@@ -86,7 +91,7 @@ class ChatRequest(_Given):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
-    stop: StopString | Annotated[list[StopString], Field(max_length=4)] = []
+    stop: Annotated[list[StopString], Field(max_length=4), BeforeValidator(_as_list)] = []
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     # Many clients send these. Other values would ask for what the server does not do.
@@ -142,5 +147,14 @@ class ChatRequest(_Given):
 
 def explain(error: ValidationError) -> str:
     """Returns what is wrong with a request, in one line."""
-    items = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}".removeprefix(": ") for item in items[:3])
+    reasons = []
+    for item in error.errors(include_url=False)[:3]:
+        reason, value = item["msg"], item["input"]
+        if item["type"] == "extra_forbidden":
+            reason = "The server does not know this field"
+        elif item["type"] == "too_long" and item["ctx"]["max_length"] == 0:
+            reason = "The server has nothing of this kind, so that it must be empty"
+        elif isinstance(value, bool | int | float | str) and len(str(value)) <= MAX_SHOWN_VALUE:
+            reason += f", got {value!r}"
+        reasons.append(f"{'.'.join(map(str, item['loc']))}: {reason}".removeprefix(": "))
+    return "; ".join(reasons)

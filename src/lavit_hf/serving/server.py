@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from jinja2 import TemplateError
 from pydantic import ValidationError
@@ -146,8 +146,7 @@ class Answer:
         """Gives the text piece by piece, until its line ends or a stop string comes."""
         streamer = AsyncTextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
         generation = asyncio.get_running_loop().run_in_executor(thread, self._generate, streamer)
-        stop = self.request.stop
-        stops = [TURN_END, *([stop] if isinstance(stop, str) else stop)]
+        stops = [TURN_END, *self.request.stop]
         text = ""  # that no stop string has been excluded from
         has_begun = False
         try:
@@ -218,6 +217,12 @@ def build_app(
     @app.exception_handler(RefusalError)
     async def refuse(request: Request, error: RefusalError) -> JSONResponse:
         return JSONResponse(to_error(str(error)[:MAX_SHOWN], error.kind), status_code=error.status)
+
+    @app.exception_handler(404)
+    @app.exception_handler(405)
+    async def miss(request: Request, error: HTTPException) -> JSONResponse:
+        message = "The server has POST /v1/chat/completions, which returns text alone, and GET /v1/models."
+        return JSONResponse(to_error(message, "invalid_request_error"), status_code=error.status_code)
 
     @app.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> JSONResponse:
