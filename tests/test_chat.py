@@ -178,6 +178,20 @@ def test_what_no_longer_fits_is_left_out(demo, expanded, monkeypatch):
     assert conversation.messages[-1]["role"] == "assistant"
 
 
+def test_the_image_of_a_long_conversation_is_not_left_out(demo, image):
+    """The turns between it and the last question are."""
+    conversation = Conversation(*demo)
+    opened = Image.open(image)
+    list(conversation.answer(opened, "what color is the star?"))
+    for _ in range(60):
+        conversation.add("user", "where is the square?")
+        conversation.add("assistant", "bottom")
+    for question, answer in (("what color is the star?", "orange"), ("what shape is at the bottom?", "square")):
+        pieces = list(conversation.answer(question))
+        assert "".join(piece.text for piece in pieces).strip() == answer
+    assert conversation.images == [opened]
+
+
 def test_the_last_message_is_not_left_out(demo):
     conversation = Conversation(*demo)
     for _ in range(2):
@@ -239,11 +253,13 @@ def test_a_failed_answer_leaves_no_trace(demo, monkeypatch):
 
 def test_an_answer_needs_a_question(demo):
     conversation = Conversation(*demo)
-    for role in (None, "assistant"):
+    for role in (None, "assistant", "user", "assistant"):
         if role:
-            conversation.add(role, "hello")
-        with pytest.raises(ValueError, match="needs a message of the user"):
+            conversation.add(role, "hello" if role == "assistant" else " ")
+        with pytest.raises(ValueError, match="needs a message of the user at the end"):
             list(conversation.answer())
+    with pytest.raises(ValueError, match="needs a message of the user at the end"):
+        list(conversation.answer(" \n"))
 
 
 def test_lines(image):

@@ -235,6 +235,10 @@ MISTAKES = {
         {"messages": [*QUESTION, {"role": "assistant", "content": "ora"}]},
         "messages: The last message must ask for an answer, got one of the assistant",
     ),
+    "a blank message after an answer": (
+        {"messages": [*QUESTION, {"role": "assistant", "content": "ora"}, *to_question(" ")]},
+        "messages: The last message must ask for an answer, got one of the assistant",
+    ),
     "another model": ({"model": "gpt-4"}, "has the model"),
     "settings of transformers": ({"extra_body": {"generation_config": '{"num_beams": 1000}'}}, "generation_config"),
     "a template": ({"extra_body": {"chat_template_kwargs": {"chat_template": "x"}}}, "chat_template_kwargs"),

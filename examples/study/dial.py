@@ -10,7 +10,8 @@ of tokens that follow the content are compared with the same number for all imag
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -66,9 +67,17 @@ def find_scale(log_probs: torch.Tensor, budget: float) -> tuple[float, float]:
     return min((abs(mean_at(scale) - budget), scale, mean_at(scale)) for scale in (low, high))[1:]
 
 
-def measure(folder: str, decoder: str, rows, columns: dict[str, str], tasks: Sequence[str]) -> list[dict]:
+def measure(
+    folder: str,
+    decoder: str,
+    rows,
+    columns: dict[str, str],
+    tasks: Sequence[str],
+    curves: list[dict],
+    keep: Callable[[], None],
+) -> None:
     """
-    Measures the curves of a model.
+    Measures those points of the curves of a model that are missing.
 
     Args:
         folder (`str`): The folder of a LaVIT with its processor.
@@ -76,9 +85,8 @@ def measure(folder: str, decoder: str, rows, columns: dict[str, str], tasks: Seq
         rows (`datasets.Dataset`): The rows to evaluate on.
         columns (`dict[str, str]`): The columns of the dataset, see [`EvaluationSettings`].
         tasks (`Sequence[str]`): The tasks.
-
-    Returns:
-        `list[dict]`: A curve for each of `SELECTIONS`, with a point for each of `BUDGETS` up to all patches.
+        curves (`list[dict]`): The curve of each of `SELECTIONS`, to whose points those of `BUDGETS` are added.
+        keep (`Callable`): Called after each point, which takes minutes.
     """
     model = LavitForCausalLM.from_pretrained(folder, dtype="float32")
     processor = LavitProcessor.from_pretrained(folder)
@@ -87,16 +95,16 @@ def measure(folder: str, decoder: str, rows, columns: dict[str, str], tasks: Seq
         model, pipeline = model.cuda(), pipeline.to("cuda")
     tokenizer = model.model.visual_tokenizer
     images = [read_image(row[columns.get("image", "image")]) for row in rows]
-    log_probs, curves = rank_patches(tokenizer, processor, images), []
+    log_probs = rank_patches(tokenizer, processor, images)
     num_patches = tokenizer.config.num_patches
-    for selection in SELECTIONS:
-        points = []
-        for budget in [budget for budget in BUDGETS if budget <= num_patches]:
-            if budget == num_patches and curves:  # both selections keep all patches
+    for curve in curves:
+        points = curve["points"]
+        for budget in [budget for budget in BUDGETS if budget <= num_patches][len(points) :]:
+            if budget == num_patches and curve is not curves[0]:  # both selections keep all patches
                 points.append(curves[0]["points"][-1])
                 continue
             scale, mean = find_scale(log_probs, budget)
-            if selection == "adaptive":
+            if curve["selection"] == "adaptive":
                 tokenizer.config.num_codes, tokenizer.config.keep_scale = None, scale
             else:
                 tokenizer.config.num_codes, tokenizer.config.keep_scale, mean = budget, 1.0, float(budget)
@@ -105,8 +113,7 @@ def measure(folder: str, decoder: str, rows, columns: dict[str, str], tasks: Seq
             )
             cases = list_cases(report, rows, columns.get("questions", "questions"))
             points.append({"budget": budget, "tokens": mean, "values": list_values(report), "cases": cases})
-        curves.append({"selection": selection, "points": points})
-    return curves
+            keep()
 
 
 def main(flags: list[str] | None = None):
@@ -148,8 +155,10 @@ def main(flags: list[str] | None = None):
         found = read_json(kept)
         # The weights in a repository are not known.
         if None in asked["weights"] or {key: found.get(key) for key in asked} != asked:
-            found = asked | {"curves": measure(model, decoder, rows, columns, args.tasks)}
-            write_json(kept, found)  # a model takes an hour
+            found = asked | {"curves": [{"selection": selection, "points": []} for selection in SELECTIONS]}
+        if not found.get("complete"):
+            measure(model, decoder, rows, columns, args.tasks, found["curves"], partial(write_json, kept, found))
+            write_json(kept, found | {"complete": True})
         curves += [{"tokenizer": name} | curve for curve in found["curves"]]
     write_json(args.output, {"num_rows": len(rows), "curves": curves})
 

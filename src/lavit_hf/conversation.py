@@ -110,15 +110,16 @@ class Conversation:
             preview_every (`int`, *optional*): The number of codes after which an unfinished image is shown again.
 
         Raises:
-            ValueError: If there is no message of the user, or the last message leaves no room in the context.
+            ValueError: If the last message is not one of the user that has an image or a text, or leaves no room in
+                the context.
         """
         before = len(self.messages)
         answer: list[dict] = []
         try:
             if content:
                 self.add("user", *content)
-            if not any(message["role"] == "user" for message in self.messages):
-                raise ValueError("answer needs a message of the user: give texts or images, or add one.")
+            if not _asks(self.messages):
+                raise ValueError("answer needs a message of the user at the end: give texts or images, or add one.")
             inputs, room = self._prompt()
             # An image is drawn only where the largest has room.
             draws = self.pipeline is not None and room >= self.model.config.num_patches + 2
@@ -251,7 +252,7 @@ class Conversation:
                 most += len(_images_of(messages)) * self.model.config.num_patches
             if longest is None or most + self._room <= longest or len(messages) <= 1:
                 break
-            messages = messages[2:] or messages[-1:]  # without a question and its answer
+            messages = _without_first_turn(messages)
         length = inputs["input_ids"].shape[1] + self._replace_pixels(inputs)
         room = self._room if longest is None else min(self._room, longest - length)
         if room < 1:
@@ -298,6 +299,22 @@ def _latest_images(messages: list[dict], most: float) -> list[dict]:
                 content.append(part)
         latest.append(message | {"content": content})
     return latest
+
+
+def _without_first_turn(messages: list[dict]) -> list[dict]:
+    """Leaves out a question and its answer. If no image is left, their last one goes to what follows."""
+    first, rest = messages[:2], messages[2:] or messages[-1:]
+    if (shown := _images_of(first)) and not _images_of(rest):
+        image = {"type": "image", "image": shown[-1]}
+        rest = [rest[0] | {"content": [image, *rest[0]["content"]]}, *rest[1:]]
+    return rest
+
+
+def _asks(messages: list[dict]) -> bool:
+    """Returns whether the last message is one of the user, and says something."""
+    if not messages or messages[-1]["role"] != "user":
+        return False
+    return any(part["type"] == "image" or part["text"].strip() for part in messages[-1]["content"])
 
 
 def _images_of(messages: list[dict]) -> list[Image.Image]:

@@ -18,6 +18,7 @@ from .modeling.arguments_lavit import check_integer
 from .modeling.generation_settings_lavit import check_task_settings, end_ids, explicit_settings
 from .processing import LavitProcessor
 from .processing.chat_lavit import TURN_END, one_line, turn_end_ids
+from .processing.placeholders_lavit import check_texts
 
 
 logger = logging.get_logger(__name__)
@@ -143,7 +144,10 @@ def write_texts(
     Raises:
         ValueError: If the task is another one, or as in [`prepare_prompts`].
     """
-    settings = kwargs if task is None else _task_settings(model, task, kwargs)
+    settings = kwargs
+    if task is not None:
+        settings = _task_settings(model, task, kwargs)
+        texts = [text.rstrip(" ") for text in check_texts(list(texts))]  # what follows begins with a space
     known = ChainMap(settings, explicit_settings(kwargs.get("generation_config")), vars(model.generation_config))
     stops = known.get("stop_strings") or []
     stops = [stops] if isinstance(stops, str) else stops
@@ -175,8 +179,11 @@ def _task_settings(model: LavitForCausalLM, task: str, given: dict[str, Any]) ->
             name: value for name, value in settings.items() if name not in ("early_stopping", "length_penalty")
         }
     least, most = settings.get("min_new_tokens"), settings.get("max_new_tokens")
-    if least is not None and most is not None and not {"min_new_tokens", "max_new_tokens"} <= explicit.keys():
-        settings["min_new_tokens"] = min(least, most)  # one of the model gives way
+    if least is not None and most is not None and least > most:  # the one of the model gives way
+        if "min_new_tokens" not in explicit:
+            settings["min_new_tokens"] = most
+        elif "max_new_tokens" not in explicit:
+            settings["max_new_tokens"] = least
     return settings
 
 

@@ -89,6 +89,12 @@ def test_the_last_picture_counts(model, demo):
 def test_what_has_no_pixels(model):
     with pytest.raises(ValueError, match="Sequence 1 has no image"):
         model.decode_image_tokens(torch.tensor([[5, model.config.visual_token_offset], [5, 6]]))
+    offset = model.config.visual_token_offset
+    with pytest.raises(ValueError, match=rf"Sequence 1 has no \[IMG\].* from {offset} on, got 7"):
+        model.decode_image_tokens(torch.tensor([[offset, offset], [7, offset]]))  # such as codes without the offset
+    for given in (torch.tensor([offset]), [[offset]]):
+        with pytest.raises(ValueError, match="must be a tensor of shape"):
+            model.decode_image_tokens(given)
     drawn = torch.tensor([[VISUAL_OFFSET]])
     with pytest.raises(ValueError, match="not loaded from anywhere"):
         tiny_lavit().decode_image_tokens(drawn)

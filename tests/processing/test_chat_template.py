@@ -27,7 +27,11 @@ IMAGE = {"type": "image"}
         ([user(IMAGE)], "<image>"),
         ([user(IMAGE, "what?")], "<image>Question: what? Answer:"),
         ([{"role": "user", "content": "what?"}], "Question: what? Answer:"),
+        # A question is put after its images, as in training, unless it goes on between them.
+        ([user("what?", IMAGE)], "<image>Question: what? Answer:"),
+        ([user(IMAGE, "what?", IMAGE)], "<image><image>Question: what? Answer:"),
         ([user("is", IMAGE, "red?")], "Question: is<image> red? Answer:"),
+        ([user("is", IMAGE, "like", IMAGE)], "Question: is<image> like<image> Answer:"),
         ([user(IMAGE, ""), assistant("a dog"), user(" ", IMAGE, "\n")], "<image> a dog\n<image>"),
         ([user(" ", IMAGE, "red?", "")], "<image>Question: red? Answer:"),
         ([{"role": "system", "content": " "}, user(IMAGE, "")], "<image>"),

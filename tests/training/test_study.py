@@ -334,6 +334,12 @@ def test_the_dial_compares_equal_lengths(results, parts, tmp_path, monkeypatch):
         patched.setattr("study.dial.measure", None)
         measure_dial(words)
         assert read_json(tmp_path / "dial.json")["curves"] == curves
+    kept = tmp_path / "dial.random.json"
+    begun = read_json(kept)
+    del begun["complete"], begun["curves"][0]["points"][1:], begun["curves"][1]["points"][:]
+    write_json(kept, begun)
+    measure_dial(words)  # goes on with the missing points of a measurement that was stopped
+    assert read_json(tmp_path / "dial.json")["curves"] == curves
     with pytest.raises(ValueError, match="tasks must be of .*, got 'caption'"):
         measure_dial([*words, "--tasks", "caption"])
     with pytest.raises(SystemExit):

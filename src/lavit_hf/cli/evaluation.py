@@ -72,10 +72,10 @@ def evaluate(
     option = "--column NAME=COLUMN"
     check_columns(rows, list(columns.values()), option)
     for name in names or []:
-        for needed in evaluation.TASKS[name].columns:
-            if needed not in (*COLUMNS, *rows.column_names):
+        for judged in evaluation.TASKS[name].columns:
+            if judged not in (*COLUMNS, *rows.column_names):
                 raise ValueError(
-                    f"--tasks {name} is for the dataset shapes alone: {dataset} has no column {needed!r}."
+                    f"--tasks {name} is for the dataset shapes alone: {dataset} has no column {judged!r}."
                 )
         check_columns(rows, [columns.get(needed, needed) for needed in evaluation.TASKS[name].columns], option)
     draws = any(task.needs_pixels for name, task in evaluation.TASKS.items() if names is None or name in names)

@@ -27,19 +27,26 @@ CHAT_TEMPLATE = (
             {%- endif -%}
         {%- endfor -%}
     {%- elif message['role'] == 'user' -%}
-        {%- set turn = namespace(question='') -%}
+        {%- set turn = namespace(question='', images='', is_mixed=false) -%}
         {%- set chat.waits = false -%}
         {%- for part in content -%}
             {%- if part['type'] != 'image' -%}
                 {%- if part['text'].strip() -%}
-                    {%- set turn.question = turn.question + ' ' + part['text'].lstrip(' ') -%}
+                    {%- set turn.is_mixed = turn.is_mixed or turn.images != '' -%}
+                    {%- set turn.question = turn.question + turn.images + ' ' + part['text'].lstrip(' ') -%}
+                    {%- set turn.images = '' -%}
                 {%- endif -%}
             {%- elif turn.question -%}
-                {%- set turn.question = turn.question + image_token -%}
+                {%- set turn.images = turn.images + image_token -%}
             {%- else -%}
                 {{- image_token -}}
             {%- endif -%}
         {%- endfor -%}
+        {%- if turn.is_mixed -%}
+            {%- set turn.question = turn.question + turn.images -%}
+        {%- else -%}
+            {{- turn.images -}}
+        {%- endif -%}
         {%- if turn.question -%}
             {{- '<before>' + (chat.system + turn.question).rstrip()[1:] + '<after>' -}}
             {%- set chat.system = '' -%}

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging
 from transformers.utils.hub import resolve_revision
 
-from ..modeling.generation_settings_lavit import SETTINGS
+from ..modeling.generation_settings_lavit import SETTINGS, end_ids
 from .files import replacing
 from .saving import MixinBase
 
@@ -84,12 +84,16 @@ class LavitExportMixin(MixinBase):
             `torch.FloatTensor` of shape `(B, 3, height, width)` in [0, 1].
 
         Raises:
-            ValueError: If a sequence has no codes, or if there is no pixel decoder of the same codebook.
+            ValueError: If a sequence has no codes, or text and codes without marks, or if there is no pixel decoder of
+                the same codebook.
         """
         from ..modeling.codebook_lavit import check_same_codebook  # imported late, as above
         from ..modeling.expansion_lavit import open_image_start
 
         config: Any = self.config
+        if not torch.is_tensor(image_tokens) or image_tokens.ndim != 2:
+            shape = tuple(image_tokens.shape) if torch.is_tensor(image_tokens) else type(image_tokens).__name__
+            raise ValueError(f"image_tokens must be a tensor of shape (batch_size, sequence_length), got {shape}.")
         start, is_open = open_image_start(image_tokens, config)
         codes = image_tokens - config.visual_token_offset
         positions = torch.arange(image_tokens.shape[1], device=image_tokens.device)
@@ -98,6 +102,18 @@ class LavitExportMixin(MixinBase):
         for index, image in enumerate(images):
             if not image:
                 raise ValueError(f"Sequence {index} has no image to decode: no codes follow its last [IMG].")
+        # Codes alone, as `draw_codes` returns them, would be taken for text and other codes.
+        marks = torch.tensor([config.image_start_token_id, config.image_end_token_id], device=image_tokens.device)
+        generation = self.generation_config
+        fillers = [*end_ids(generation.eos_token_id), *end_ids(generation.pad_token_id)]
+        is_known = of_image | torch.isin(image_tokens, image_tokens.new_tensor(fillers))
+        is_known |= torch.isin(image_tokens, marks).any(dim=-1, keepdim=True)
+        if not is_known.all():
+            row = is_known.all(dim=-1).logical_not().nonzero()[0, 0]
+            raise ValueError(
+                f"Sequence {row} has no [IMG], so that it must have the vocabulary ids of codes alone, from "
+                f"{config.visual_token_offset} on, got {image_tokens[row][~is_known[row]][0]}."
+            )
         if cut := is_open.nonzero().flatten().tolist():
             logger.warning(
                 f"The image of sequence {cut[0]} has no [/IMG] after {len(images[cut[0]])} codes, so that it may be "

@@ -47,6 +47,11 @@ class ImagePart(_Given):
     image_url: ImageAddress
 
 
+def says_something(part: TextPart | ImagePart) -> bool:
+    """Whether a part is more than a blank text, which chat templates leave out."""
+    return isinstance(part, ImagePart) or part.text.strip() != ""
+
+
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
@@ -112,7 +117,8 @@ class ChatRequest(_Given):
     @field_validator("messages")
     @classmethod
     def _check_turn(cls, messages: list[Message]) -> list[Message]:
-        if messages[-1].role == "assistant":
+        said = [message for message in messages if any(says_something(part) for part in message.content)]
+        if said and said[-1].role == "assistant":
             raise PydanticCustomError("turn", "The last message must ask for an answer, got one of the assistant")
         return messages
 

@@ -24,7 +24,7 @@ from ..modeling.generation_settings_lavit import end_ids
 from ..processing import LavitProcessor
 from ..processing.chat_lavit import TURN_END
 from .images import decode_images, fetch_images
-from .requests import ChatRequest, ImagePart, TextPart, explain
+from .requests import ChatRequest, TextPart, explain, says_something
 
 
 logger = logging.get_logger(__name__)
@@ -94,7 +94,7 @@ class Answer:
         self.model, self.processor, self.request = model, processor, request
         if sum(len(part.text) for part in request.parts if isinstance(part, TextPart)) > MAX_TEXT:
             raise ValueError(f"The texts of a request may have {MAX_TEXT} characters together.")
-        if not any(isinstance(part, ImagePart) or part.text.strip() for part in request.parts):
+        if not any(map(says_something, request.parts)):
             raise ValueError("The messages have neither text nor images.")
         # Reading images takes long, so that those that cannot fit are refused before.
         longest = getattr(model.config.text_config, "max_position_embeddings", None)
