@@ -136,6 +136,12 @@ def test_parts_of_other_types_are_refused(processor, images, kind):
     assert processor(text="a", videos=None).input_ids
 
 
+@pytest.mark.parametrize("part", [{"type": "text"}, {"type": "text", "text": None}, {"type": "text", "content": "a"}])
+def test_a_text_part_without_a_text_is_refused(processor, part):
+    with pytest.raises(ValueError, match="needs a string as its 'text', got None"):
+        processor.apply_chat_template([{"role": "user", "content": [part]}])
+
+
 def test_chat_template_refuses_other_roles(processor):
     with pytest.raises(Exception, match="system, developer, user and assistant, not tool"):
         processor.apply_chat_template([{"role": "tool", "content": "hush"}])

@@ -10,6 +10,10 @@ from ..modeling.arguments_lavit import check_integer, check_number
 from .checks import expect, is_integer
 
 
+# They evaluate noise levels above those of training if the first timestep has no signal at all.
+NEED_LEADING = ("HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
+
+
 def check_scheduler(scheduler: Any) -> None:
     """
     Checks a scheduler.
@@ -18,9 +22,11 @@ def check_scheduler(scheduler: Any) -> None:
         ValueError: If it lacks the interface of those of Stable Diffusion, like those of flow matching.
     """
     name = type(scheduler).__name__
+    expected = "scheduler must be one of the Stable Diffusion pipelines of diffusers, such as DDIMScheduler"
     for attribute in ("init_noise_sigma", "set_timesteps", "scale_model_input", "step"):
-        expected = "scheduler must be one of the Stable Diffusion pipelines of diffusers, such as DDIMScheduler"
         expect(hasattr(scheduler, attribute), f"{expected}; {name} has no {attribute}.")
+    # Those of EDM scale what the U-Net sees, and are for U-Nets that were trained so.
+    expect(not hasattr(scheduler, "precondition_inputs"), f"{expected}; {name} is for the U-Nets of EDM.")
     most = getattr(getattr(scheduler, "config", None), "num_train_timesteps", None)
     in_range = is_integer(most) and most >= 1
     expect(in_range, f"scheduler.config.num_train_timesteps must be an integer from 1, {name} has {most!r}.")
@@ -42,6 +48,13 @@ def set_timesteps(scheduler: Any, num_inference_steps: int, device: torch.device
     """
     name, most = type(scheduler).__name__, scheduler.config.num_train_timesteps
     num_inference_steps = check_integer("num_inference_steps", num_inference_steps, 1, most)
+    if name in NEED_LEADING and getattr(scheduler.config, "rescale_betas_zero_snr", False):
+        spacing = scheduler.config.timestep_spacing
+        expect(
+            spacing == "leading",
+            f"{name} needs timestep_spacing='leading' with rescale_betas_zero_snr, got {spacing!r}: its images are "
+            "white otherwise.",
+        )
     scheduler.set_timesteps(num_inference_steps, device=device)
     first, last, count = scheduler.timesteps[0].item(), scheduler.timesteps[-1].item(), len(scheduler.timesteps)
     expected = "scheduler must go from noise to image"

@@ -30,8 +30,11 @@ def mark_messages(messages: Any, pattern: re.Pattern) -> Any:
         return [mark_messages(part, pattern) for part in messages]
     if isinstance(messages, dict):
         kind = messages.get("type", "text")
-        if "role" not in messages and kind not in ("text", "image"):
-            raise ValueError(f"A message has parts of the types text and image, got {kind!r}.")
+        if "role" not in messages:
+            if kind not in ("text", "image"):
+                raise ValueError(f"A message has parts of the types text and image, got {kind!r}.")
+            if kind == "text" and not isinstance(text := messages.get("text"), str):
+                raise ValueError(f"A part of the type text needs a string as its 'text', got {text!r}.")
         texts = {name: mark_messages(messages[name], pattern) for name in ("content", "text") if name in messages}
         return {**messages, **texts}
     return mark_control_tokens(messages, pattern)
