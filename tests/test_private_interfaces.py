@@ -21,7 +21,8 @@ DOCUMENTED = """
     datasets diffusers diffusers.callbacks diffusers.image_processor diffusers.models
     diffusers.pipelines.pipeline_utils diffusers.schedulers diffusers.training_utils diffusers.utils
     diffusers.utils.torch_utils huggingface_hub huggingface_hub.dataclasses huggingface_hub.errors peft accelerate
-    torch torch.distributed.fsdp torch.distributions torch.nn.attention torch.nn.functional torch.nn.utils.rnn
+    torch torch.distributed.fsdp torch.distributed.tensor torch.distributions torch.nn.attention torch.nn.functional
+    torch.nn.utils.rnn
     transformers
     transformers.activations transformers.cache_utils transformers.configuration_utils transformers.generation
     transformers.generation.streamers transformers.image_processing_backends transformers.image_processing_utils

@@ -18,7 +18,6 @@ from .modeling.arguments_lavit import check_integer
 from .modeling.generation_settings_lavit import check_task_settings, end_ids, explicit_settings
 from .processing import LavitProcessor
 from .processing.chat_lavit import TURN_END, one_line, turn_end_ids
-from .processing.placeholders_lavit import check_texts
 
 
 logger = logging.get_logger(__name__)
@@ -144,10 +143,10 @@ def write_texts(
     Raises:
         ValueError: If the task is another one, or as in [`prepare_prompts`].
     """
-    settings = kwargs
+    settings, images = kwargs, _images_of_each(texts, images)
     if task is not None:
         settings = _task_settings(model, task, kwargs)
-        texts = [text.rstrip(" ") for text in check_texts(list(texts))]  # what follows begins with a space
+        texts = [text.rstrip(" ") for text in texts]  # what follows begins with a space
     known = ChainMap(settings, explicit_settings(kwargs.get("generation_config")), vars(model.generation_config))
     stops = known.get("stop_strings") or []
     stops = [stops] if isinstance(stops, str) else stops

@@ -8,7 +8,6 @@ import threading
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import OutOfMemoryError
 
@@ -29,8 +28,8 @@ class _Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
-            if isinstance(reason := error.__cause__, ValidationError):
-                error.message = f"{error.message.rstrip('.')}, got {reason.errors()[0]['input']!r}"
+            if reasons := getattr(error.__cause__, "errors", None):  # of pydantic, in newer versions of typer
+                error.message = f"{error.message.rstrip('.')}, got {reasons()[0]['input']!r}"
             raise
 
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
 
 class _Given(BaseModel):
@@ -119,7 +118,7 @@ class ChatRequest(_Given):
     def _check_turn(cls, messages: list[Message]) -> list[Message]:
         said = [message for message in messages if any(says_something(part) for part in message.content)]
         if said and said[-1].role == "assistant":
-            raise PydanticCustomError("turn", "The last message must ask for an answer, got one of the assistant")
+            raise ValueError("The last message must ask for an answer, got one of the assistant")
         return messages
 
     @property
@@ -155,7 +154,7 @@ def explain(error: ValidationError) -> str:
     """Returns what is wrong with a request, in one line."""
     reasons = []
     for item in error.errors(include_url=False)[:3]:
-        reason, value = item["msg"], item["input"]
+        reason, value = item["msg"].removeprefix("Value error, "), item["input"]
         if item["type"] == "extra_forbidden":
             reason = "The server does not know this field"
         elif item["type"] == "too_long" and item["ctx"]["max_length"] == 0:
