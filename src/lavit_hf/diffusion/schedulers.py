@@ -10,8 +10,13 @@ from ..modeling.arguments_lavit import check_integer, check_number
 from .checks import expect, is_integer
 
 
-# They evaluate noise levels above those of training if the first timestep has no signal at all.
+# Without it, they evaluate noise levels above those of training if the first timestep has no signal.
 NEED_LEADING = ("HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
+
+
+def _has_zero_snr(scheduler: Any) -> bool:
+    """Whether the first timestep has no signal at all."""
+    return getattr(scheduler.config, "rescale_betas_zero_snr", False)
 
 
 def check_scheduler(scheduler: Any) -> None:
@@ -48,7 +53,7 @@ def set_timesteps(scheduler: Any, num_inference_steps: int, device: torch.device
     """
     name, most = type(scheduler).__name__, scheduler.config.num_train_timesteps
     num_inference_steps = check_integer("num_inference_steps", num_inference_steps, 1, most)
-    if name in NEED_LEADING and getattr(scheduler.config, "rescale_betas_zero_snr", False):
+    if name in NEED_LEADING and _has_zero_snr(scheduler):
         spacing = scheduler.config.timestep_spacing
         expect(
             spacing == "leading",
@@ -78,6 +83,9 @@ def step_options(scheduler: Any, generator: Any, eta: Any) -> dict[str, Any]:
     accepted = inspect.signature(scheduler.step).parameters
     name = type(scheduler).__name__
     expect(not eta or "eta" in accepted, f"eta must be 0 with {name}, which has no eta, got {eta!r}.")
-    has_zero_snr = getattr(scheduler.config, "rescale_betas_zero_snr", False)  # the first step would make NaN
-    expect(eta < 1 or not has_zero_snr, f"eta must be below 1 with rescale_betas_zero_snr of {name}, got {eta!r}.")
+    # The first step would make NaN.
+    expect(
+        eta < 1 or not _has_zero_snr(scheduler),
+        f"eta must be below 1 with rescale_betas_zero_snr of {name}, got {eta!r}.",
+    )
     return {name: value for name, value in {"generator": generator, "eta": eta}.items() if name in accepted}
