@@ -178,9 +178,13 @@ def test_what_no_longer_fits_is_left_out(demo, expanded, monkeypatch):
     assert conversation.messages[-1]["role"] == "assistant"
 
 
-def test_the_image_of_a_long_conversation_is_not_left_out(demo, image):
-    """The turns between it and the last question are."""
+def test_the_image_of_a_long_conversation_is_not_left_out(demo, image, monkeypatch):
+    """The turns between it and the last question are, by few prompts that are too long."""
     conversation = Conversation(*demo)
+    prompts, prepare = [], LavitProcessor.apply_chat_template
+    monkeypatch.setattr(
+        LavitProcessor, "apply_chat_template", lambda *args, **kwargs: prompts.append(args) or prepare(*args, **kwargs)
+    )
     opened = Image.open(image)
     list(conversation.answer(opened, "what color is the star?"))
     for _ in range(60):
@@ -190,6 +194,7 @@ def test_the_image_of_a_long_conversation_is_not_left_out(demo, image):
         pieces = list(conversation.answer(question))
         assert "".join(piece.text for piece in pieces).strip() == answer
     assert conversation.images == [opened]
+    assert len(prompts) <= 1 + 2 * 8
 
 
 def test_the_last_message_is_not_left_out(demo):

@@ -4,7 +4,9 @@
 import inspect
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -242,17 +244,25 @@ class Conversation:
         """Prepares the latest messages that fit into the context, and counts the new tokens for which it has room."""
         longest = getattr(self.model.config.text_config, "max_position_embeddings", None)
         most_images = (self.processor.domain or {}).get("max_images", math.inf)
-        messages = _latest_images(self.messages, most_images)
-        while True:
-            inputs: Any = self.processor.apply_chat_template(
-                messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+        shorter = [_latest_images(self.messages, most_images)]
+        while len(shorter[-1]) > 1:
+            shorter.append(_without_first_turn(shorter[-1]))
+
+        @cache
+        def prepare(first: int) -> Any:
+            return self.processor.apply_chat_template(
+                shorter[first], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
             )
-            most = inputs["input_ids"].shape[1]
+
+        def fits(first: int) -> bool:
+            most = prepare(first)["input_ids"].shape[1]
             if self.processor.visual_tokenizer is None:  # each image is one placeholder so far
-                most += len(_images_of(messages)) * self.model.config.num_patches
-            if longest is None or most + self._room <= longest or len(messages) <= 1:
-                break
-            messages = _without_first_turn(messages)
+                most += len(_images_of(shorter[first])) * self.model.config.num_patches
+            return longest is None or most + self._room <= longest
+
+        # Most conversations fit. The turns of a long one are not prepared once for each that is left out.
+        last = len(shorter) - 1
+        inputs = prepare(0 if fits(0) else bisect_left(range(last), True, lo=min(1, last), key=fits))
         length = inputs["input_ids"].shape[1] + self._replace_pixels(inputs)
         room = self._room if longest is None else min(self._room, longest - length)
         if room < 1:
