@@ -18,9 +18,9 @@ Pairs = Sequence[tuple[Mapping, Mapping]]
 
 def make_dial(dial: Mapping, results: Results) -> str:
     """
-    Makes the tables of tokens against quality: a line for each mean number of tokens, and differences between
-    selections of one model, and between models, at each length and over all of them. Tells whether the visual
-    tokenizer is that of the `results` of LaVIT.
+    Makes the tables of tokens against quality: differences between selections of one model and between trainings, over
+    all lengths; the measures at each length; and the differences between selections at each length. Tells whether the
+    visual tokenizer is that of the `results` of LaVIT.
     """
     if not dial:
         return NO_RESULTS
@@ -36,21 +36,22 @@ def make_dial(dial: Mapping, results: Results) -> str:
     ]
     checksums = {result["parts"]["visual_tokenizer"] for result in results.get(BASE, ())}
     is_same = dial["parts"]["plain"]["visual_tokenizer"] in checksums
-    found = pair_curves(dial)
+    selections = pair_selections(dial)
+    compared = selections | pair_trainings(dial)
     return "\n\n".join(
         [
             f"Each point is measured on {dial['num_rows']} scenes of the test set. The visual tokenizer of *plain* is "
             + (f"that of `{BASE}`." if is_same else f"of another training than that of `{BASE}`, by the same recipe."),
             make_rows(
                 ["mean over lengths", *HEADINGS],
-                [[name, *(_show(pairs, heading) for heading in HEADINGS)] for name, pairs in found.items()],
+                [[name, *(_show(pairs, heading) for heading in HEADINGS)] for name, pairs in compared.items()],
             ),
             make_rows(["tokens", "model", "selection", *SHOWN], lines),
             make_rows(
                 ["tokens", "difference", *HEADINGS],
                 [
                     [str(pair[0]["budget"]), name, *(_show([pair], heading) for heading in HEADINGS)]
-                    for name, pairs in found.items()
+                    for name, pairs in selections.items()
                     for pair in pairs
                 ],
             ),
@@ -58,26 +59,39 @@ def make_dial(dial: Mapping, results: Results) -> str:
     )
 
 
-def pair_curves(dial: Mapping) -> dict[str, Pairs]:
+def pair_selections(dial: Mapping) -> dict[str, Pairs]:
     """
-    Pairs the points of the two selections of each model, and those of *random* and *plain* for each selection, by the
-    number of tokens. A number at which both selections keep all patches is no pair of selections.
+    Pairs the points of the two selections of each model by the number of tokens. A number at which both selections
+    keep all patches is no pair.
     """
+    models = dict.fromkeys(curve["tokenizer"] for curve in dial["curves"])
+    found = {
+        f"{model}: adaptive minus fixed": [
+            (point, other) for point, other in _pair(dial, (model, "adaptive"), (model, "fixed")) if point != other
+        ]
+        for model in models
+    }
+    return {name: pairs for name, pairs in found.items() if pairs}
+
+
+def pair_trainings(dial: Mapping) -> dict[str, Pairs]:
+    """Pairs the points of *random* and *plain*, for each selection, by the number of tokens."""
+    selections = dict.fromkeys(curve["selection"] for curve in dial["curves"])
+    found = {
+        f"random minus plain, {selection}": _pair(dial, ("random", selection), ("plain", selection))
+        for selection in selections
+    }
+    return {name: pairs for name, pairs in found.items() if pairs}
+
+
+def _pair(dial: Mapping, first: tuple[str, str], second: tuple[str, str]) -> Pairs:
+    """Pairs the points of two curves, which are named by model and selection."""
     curves = {
         (curve["tokenizer"], curve["selection"]): {point["budget"]: point for point in curve["points"]}
         for curve in dial["curves"]
     }
-    pairs = {f"{model}: adaptive minus fixed": ((model, "adaptive"), (model, "fixed")) for model, _ in curves}
-    pairs |= {f"random minus plain, {name}": (("random", name), ("plain", name)) for _, name in curves}
-    found = {}
-    for name, (first, second) in pairs.items():
-        points, others = curves.get(first, {}), curves.get(second, {})
-        shared = [(point, others[budget]) for budget, point in points.items() if budget in others]
-        if first[0] == second[0]:
-            shared = [(point, other) for point, other in shared if point != other]
-        if shared:
-            found[name] = shared
-    return found
+    points, others = curves.get(first, {}), curves.get(second, {})
+    return [(point, others[budget]) for budget, point in points.items() if budget in others]
 
 
 def compare_points(pairs: Pairs, heading: str) -> Difference | None:

@@ -9,6 +9,7 @@ against quality, plots, and drawings side by side. Every number comes from the J
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import fmean, median
 
@@ -17,7 +18,7 @@ from lavit_hf.publishing.files import replacing_file
 from . import differences
 from .budgets import BASE, ROWS
 from .claims import CLAIMS, COMPARISONS, Claim
-from .dial_report import compare_points, make_dial, pair_curves
+from .dial_report import compare_points, make_dial, pair_selections
 from .differences import Difference, Results, Value, adjust, name_verdict, subtract
 from .outcomes import Outcomes, load_outcomes
 from .plots import draw_side_by_side, plot_curves, plot_dial
@@ -196,10 +197,10 @@ def make_answers(results: Results, dial: Mapping) -> str:
         verdicts += [verdict.partition(",")[0] for _, verdict in compare(results, claim).values() if verdict]
         lines += [f"{number}. Claim: {claim.text} {claim.here}", *(_tell(results, claim) or ["    - no results yet"])]
     if dial:
-        for name, pairs in pair_curves(dial).items():
-            if (difference := compare_points(pairs, "questions")) is not None:
-                shown = show_difference(difference, "questions")
-                lines.append(f"    - questions, over [several lengths](#tokens-against-quality), {name}: {shown}")
+        for heading, (name, pairs) in product(("questions", "PSNR"), pair_selections(dial).items()):
+            if (difference := compare_points(pairs, heading)) is not None:
+                shown = show_difference(difference, heading)
+                lines.append(f"    - {heading}, over [several lengths](#tokens-against-quality), {name}: {shown}")
     for claim in COMPARISONS:
         if claim.told and (told := _tell(results, claim)):
             lines += [f"- Further: {claim.text} {claim.here}", *told]
@@ -270,7 +271,7 @@ def render(text: str, outcomes: Outcomes, pictures: Mapping[str, str]) -> str:
         make_table(outcomes.results),
         make_differences(outcomes.results),
         make_trials(outcomes.sweep, outcomes.trials),
-        "\n\n".join(filter(None, [make_dial(outcomes.dial, outcomes.results), shown.pop("dial", "")])),
+        "\n\n".join(filter(None, [shown.pop("dial", ""), make_dial(outcomes.dial, outcomes.results)])),
         "\n\n".join(shown.values()) or NO_RESULTS,
     )
     for name, content in zip(SECTIONS, contents, strict=True):
