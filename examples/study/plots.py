@@ -105,14 +105,9 @@ def plot_dial(dial: Mapping, measures: Mapping[str, tuple[str, str]], path: Path
                 half = factor * half_interval(point, task, metric)
                 draw_interval(axis, place, (height - half, height + half), style["color"])
         axis.set(title=heading, xlabel="mean tokens per image", ylabel="dB" if heading == "PSNR" else "%")
-    add_legend(axes[0][0])
-    save(figure, path)
-
-
-def add_legend(axis) -> None:
-    """Names the lines of an axis, if it has any."""
-    if axis.get_lines():
-        axis.legend(fontsize="small")
+    handles, labels = max((axis.get_legend_handles_labels() for axis in axes[0]), key=lambda found: len(found[1]))
+    figure.legend(handles, labels, loc="lower center", ncols=6, fontsize="small")
+    save(figure, path, bottom=0.08)
 
 
 def save(figure, path: Path, bottom: float = 0.0) -> None:

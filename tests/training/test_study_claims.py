@@ -4,14 +4,17 @@
 import random
 import shutil
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from study.budgets import ROWS
 from study.claims import CLAIMS, COMPARISONS
-from study.differences import Difference, adjust, name_verdict, subtract
+from study.differences import Difference, adjust, name_verdict, read_cases, subtract
 from study.json_files import read_json, write_json
 from study.outcomes import load_outcomes
 from study.report import compare, find_pictures, render
+
+from lavit_hf.data.loading import load_rows
 
 from ..guides import ROOT
 from .small_study import STUDY
@@ -146,6 +149,24 @@ def test_the_page_agrees_with_the_results():
     page = ROOT / "docs" / "study.md"
     text = page.read_text(encoding="utf-8")
     assert render(text, load_outcomes(STUDY / "results"), find_pictures(page)) == text
+
+
+def test_the_page_tells_how_lengths_serve_scenes_of_few_and_many_objects():
+    """These shares are no part of the tables: reconstructions that are right, by the number of objects in a scene."""
+    curves = read_json(STUDY / "results" / "dial.json")["curves"]
+    numbers = [len(row["scene"]) for row in load_rows("shapes", "test", num_rows=500)]
+
+    def share(model: str, selection: str, budget: int, number: int) -> str:
+        [points] = [c["points"] for c in curves if (c["tokenizer"], c["selection"]) == (model, selection)]
+        [point] = [point for point in points if point["budget"] == budget]
+        right = read_cases(point, "reconstruction", "everything")
+        return f"{100 * fmean(value for value, found in zip(right, numbers, strict=True) if found == number):.0f}%"
+
+    text = " ".join((ROOT / "docs" / "study.md").read_text(encoding="utf-8").split())
+    shares = [share("plain", selection, 12, 1) for selection in ("adaptive", "fixed")]
+    assert "*plain* reconstructs {} of them, and {} if each scene has 12".format(*shares) in text
+    shares = [share("shipped", selection, 32, 4) for selection in ("adaptive", "fixed")]
+    assert "*shipped* reconstructs {} of them, and {} if each scene has 32".format(*shares) in text
 
 
 def test_a_verdict_needs_all_that_was_planned():
