@@ -194,7 +194,39 @@ def test_the_image_of_a_long_conversation_is_not_left_out(demo, image, monkeypat
         pieces = list(conversation.answer(question))
         assert "".join(piece.text for piece in pieces).strip() == answer
     assert conversation.images == [opened]
-    assert len(prompts) <= 1 + 2 * 8
+    assert len(prompts) <= 2 + 2 * 8
+
+
+def test_an_earlier_image_takes_no_room_from_the_last_message(demo, image):
+    """The image goes to a question without one where both have room, and is left out where the question alone has."""
+    conversation = Conversation(*demo)
+    for repeats in (20, 78, 82):
+        conversation.messages.clear()
+        conversation.add("user", Image.open(image), "what color is the star?")
+        conversation.add("assistant", "orange")
+        assert list(conversation.answer("is there a red square? " * repeats))
+
+
+def test_two_messages_of_the_user_are_two_turns(demo, image):
+    """What is left begins with one of the user, to which an earlier image goes."""
+    conversation = Conversation(*demo)
+    conversation.add("user", Image.open(image), "what is in the image?")
+    conversation.add("user", "where is the square? " * 60)
+    conversation.add("assistant", "bottom")
+    pieces = list(conversation.answer("what color is the star?"))
+    assert "".join(piece.text for piece in pieces).strip() == "orange"
+
+
+def test_without_images_the_turns_before_stay(demo):
+    conversation = Conversation(*demo)
+    conversation.processor = copy.copy(conversation.processor)
+    conversation.processor.domain = {"max_images": 0}
+    for _ in range(2):
+        conversation.add("user", "what color is the star?")
+        conversation.add("assistant", "orange")
+    conversation.add("user", "and the square?")
+    inputs, _ = conversation._prompt()
+    assert conversation.processor.decode(inputs["input_ids"][0]).count("star") == 2
 
 
 def test_the_last_message_is_not_left_out(demo):

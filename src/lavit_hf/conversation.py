@@ -5,8 +5,8 @@ import inspect
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -242,35 +242,36 @@ class Conversation:
 
     def _prompt(self) -> tuple[BatchFeature, int]:
         """Prepares the latest messages that fit into the context, and counts the new tokens for which it has room."""
-        longest = getattr(self.model.config.text_config, "max_position_embeddings", None)
+        longest = getattr(self.model.config.text_config, "max_position_embeddings", None) or math.inf
         most_images = (self.processor.domain or {}).get("max_images", math.inf)
-        shorter = [_latest_images(self.messages, most_images)]
-        while len(shorter[-1]) > 1:
-            shorter.append(_without_first_turn(shorter[-1]))
+        turns = _latest_images(_split_turns(self.messages), most_images)
+        shorter = [_from_turn(turns, first) for first in range(len(turns))]
 
-        @cache
-        def prepare(first: int) -> Any:
-            return self.processor.apply_chat_template(
-                shorter[first], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
-            )
+        def fits(messages: list[dict]) -> bool:
+            return self._prepare(messages)[1] + self._room <= longest
 
-        def fits(first: int) -> bool:
-            most = prepare(first)["input_ids"].shape[1]
-            if self.processor.visual_tokenizer is None:  # each image is one placeholder so far
-                most += len(_images_of(shorter[first])) * self.model.config.num_patches
-            return longest is None or most + self._room <= longest
+        # Lengths fall with each turn that is left out, so that few of the messages are prepared.
+        first = 0 if fits(shorter[0]) else bisect_left(shorter[:-1], True, lo=min(1, len(turns) - 1), key=fits)
+        # An image of an earlier turn is left out where it takes all room.
+        for messages in (shorter[first], turns[-1]):
+            inputs, _ = self._prepare(messages)
+            length = inputs["input_ids"].shape[1] + self._replace_pixels(inputs)
+            if length < longest:
+                return inputs, int(min(self._room, longest - length))
+        raise ValueError(
+            f"The context of the model holds {longest} tokens, but the last message has {length}, which leaves no "
+            "room for an answer."
+        )
 
-        # Most conversations fit. The turns of a long one are not prepared once for each that is left out.
-        last = len(shorter) - 1
-        inputs = prepare(0 if fits(0) else bisect_left(range(last), True, lo=min(1, last), key=fits))
-        length = inputs["input_ids"].shape[1] + self._replace_pixels(inputs)
-        room = self._room if longest is None else min(self._room, longest - length)
-        if room < 1:
-            raise ValueError(
-                f"The context of the model holds {longest} tokens, but the last message has {length}, which leaves no "
-                "room for an answer."
-            )
-        return inputs, room
+    def _prepare(self, messages: list[dict]) -> tuple[BatchFeature, int]:
+        """Prepares a prompt, and counts the most tokens that it may have."""
+        inputs: Any = self.processor.apply_chat_template(
+            messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+        )
+        most = inputs["input_ids"].shape[1]
+        if self.processor.visual_tokenizer is None:  # each image is one placeholder so far
+            most += len(_images_of(messages)) * self.model.config.num_patches
+        return inputs, most
 
     def _replace_pixels(self, inputs: BatchFeature) -> int:
         """
@@ -294,30 +295,44 @@ class Conversation:
         return sum(num_codes - 1 for _, _, num_codes in read)
 
 
-def _latest_images(messages: list[dict], most: float) -> list[dict]:
-    """Returns the latest turns with `most` images in all. All images of the last message are kept."""
-    most = max(most, len(_images_of(messages[-1:])))
-    while len(messages) > 2 and len(_images_of(messages[2:])) >= most:
-        messages = messages[2:]
-    surplus, latest = len(_images_of(messages)) - most, []
-    for message in messages:  # an edit has its image before and after the change
-        content = []
-        for part in message["content"]:
-            if part["type"] == "image" and surplus > 0:
-                surplus -= 1
-            else:
-                content.append(part)
-        latest.append(message | {"content": content})
+def _split_turns(messages: list[dict]) -> list[list[dict]]:
+    """Splits messages into turns, each of which begins with a message of the user."""
+    turns: list[list[dict]] = []
+    for message in messages:
+        if turns and message["role"] != "user":
+            turns[-1].append(message)
+        else:
+            turns.append([message])
+    return turns
+
+
+def _latest_images(turns: list[list[dict]], most: float) -> list[list[dict]]:
+    """Returns the latest turns with `most` images in all. All images of the last turn are kept."""
+    most = max(most, len(_images_of(turns[-1])))
+    while 0 < most <= len(_images_of(chain(*turns[1:]))):
+        turns = turns[1:]
+    surplus = len(_images_of(chain(*turns))) - most
+    latest: list[list[dict]] = []
+    for turn in turns:
+        latest.append([])
+        for message in turn:  # an edit has its image before and after the change
+            content = []
+            for part in message["content"]:
+                if part["type"] == "image" and surplus > 0:
+                    surplus -= 1
+                else:
+                    content.append(part)
+            latest[-1].append(message | {"content": content})
     return latest
 
 
-def _without_first_turn(messages: list[dict]) -> list[dict]:
-    """Leaves out a question and its answer. If no image is left, their last one goes to what follows."""
-    first, rest = messages[:2], messages[2:] or messages[-1:]
-    if (shown := _images_of(first)) and not _images_of(rest):
+def _from_turn(turns: list[list[dict]], first: int) -> list[dict]:
+    """Returns the messages from a turn on. If they have no image, the last one before them goes to their first."""
+    messages = [*chain(*turns[first:])]
+    if not _images_of(messages) and (shown := _images_of(chain(*turns[:first]))):
         image = {"type": "image", "image": shown[-1]}
-        rest = [rest[0] | {"content": [image, *rest[0]["content"]]}, *rest[1:]]
-    return rest
+        messages = [messages[0] | {"content": [image, *messages[0]["content"]]}, *messages[1:]]
+    return messages
 
 
 def _asks(messages: list[dict]) -> bool:
@@ -327,6 +342,6 @@ def _asks(messages: list[dict]) -> bool:
     return any(part["type"] == "image" or part["text"].strip() for part in messages[-1]["content"])
 
 
-def _images_of(messages: list[dict]) -> list[Image.Image]:
+def _images_of(messages: Iterable[dict]) -> list[Image.Image]:
     """Returns the images of messages, in order."""
     return [part["image"] for message in messages for part in message["content"] if part["type"] == "image"]
