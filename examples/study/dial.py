@@ -27,7 +27,7 @@ from .json_files import fingerprint, read_json, write_json
 from .train import list_cases, list_values
 
 
-BUDGETS = (4, 8, 12, 16, 24, 32, 48, 64)
+BUDGETS = (4, 8, 12, 16, 20, 24, 32, 48, 64)
 TASKS = ("reconstruction", "captions", "questions")
 SELECTIONS = ("adaptive", "fixed")
 
@@ -98,21 +98,31 @@ def measure(
     log_probs = rank_patches(tokenizer, processor, images)
     num_patches = tokenizer.config.num_patches
     for curve in curves:
-        points = curve["points"]
-        for budget in [budget for budget in BUDGETS if budget <= num_patches][len(points) :]:
-            if budget == num_patches and curve is not curves[0]:  # both selections keep all patches
-                points.append(curves[0]["points"][-1])
+        points = {point["budget"]: point for point in curve["points"] if point["budget"] in BUDGETS}
+        for budget in BUDGETS:
+            if budget in points or budget > num_patches:
                 continue
             scale, mean = find_scale(log_probs, budget)
-            if curve["selection"] == "adaptive":
-                tokenizer.config.num_codes, tokenizer.config.keep_scale = None, scale
+            if budget == num_patches and curve is not curves[0]:  # both selections keep all patches
+                points[budget] = curves[0]["points"][-1]
             else:
-                tokenizer.config.num_codes, tokenizer.config.keep_scale, mean = budget, 1.0, float(budget)
-            report = evaluate(
-                model, processor, pipeline, rows, tasks=tasks, num_samples=len(rows), columns=columns, batch_size=50
-            )
-            cases = list_cases(report, rows, columns.get("questions", "questions"))
-            points.append({"budget": budget, "tokens": mean, "values": list_values(report), "cases": cases})
+                if curve["selection"] == "adaptive":
+                    tokenizer.config.num_codes, tokenizer.config.keep_scale = None, scale
+                else:
+                    tokenizer.config.num_codes, tokenizer.config.keep_scale, mean = budget, 1.0, float(budget)
+                report = evaluate(
+                    model,
+                    processor,
+                    pipeline,
+                    rows,
+                    tasks=tasks,
+                    num_samples=len(rows),
+                    columns=columns,
+                    batch_size=50,
+                )
+                cases = list_cases(report, rows, columns.get("questions", "questions"))
+                points[budget] = {"budget": budget, "tokens": mean, "values": list_values(report), "cases": cases}
+            curve["points"] = [points[budget] for budget in sorted(points)]
             keep()
 
 
@@ -156,9 +166,9 @@ def main(flags: list[str] | None = None):
         # The weights in a repository are not known.
         if None in asked["weights"] or {key: found.get(key) for key in asked} != asked:
             found = asked | {"curves": [{"selection": selection, "points": []} for selection in SELECTIONS]}
-        if not found.get("complete"):
+        if found.get("budgets") != [*BUDGETS]:  # they are written when all of them are measured
             measure(model, decoder, rows, columns, args.tasks, found["curves"], partial(write_json, kept, found))
-            write_json(kept, found | {"complete": True})
+            write_json(kept, found | {"budgets": [*BUDGETS]})
         curves += [{"tokenizer": name} | curve for curve in found["curves"]]
     write_json(args.output, {"num_rows": len(rows), "curves": curves})
 

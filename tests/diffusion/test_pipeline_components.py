@@ -1,6 +1,8 @@
 # Copyright 2026 The lavit_hf authors. Licensed under the Apache License, Version 2.0.
 """The pipeline takes the schedulers and components that it can use, and refuses all others by name."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
     UNet2DConditionModel,
     UNet2DModel,
     schedulers,
@@ -78,29 +82,51 @@ def test_noise_of_ddim_at_a_zero_terminal_snr(highres, codes, eta, is_zero):
     settings = {"rescale_betas_zero_snr": is_zero, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
     pipe = remake(highres, scheduler=schedulers.DDIMScheduler.from_config(highres.scheduler.config, **settings))
     if eta == 1 and is_zero:
-        with pytest.raises(ValueError, match="eta must be below 1 with rescale_betas_zero_snr of DDIMScheduler"):
+        with pytest.raises(
+            ValueError, match="eta must be below 1 where the first timestep has no signal, as with this DDIM"
+        ):
             draw(pipe, codes[0], num_inference_steps=3, eta=eta)
     else:
         assert np.isfinite(draw(pipe, codes[0], num_inference_steps=3, eta=eta)).all()
 
 
-@pytest.mark.parametrize("name", sorted(USABLE))
-def test_schedulers_draw_what_the_model_was_trained_for(name, demo, monkeypatch):
-    """The model that ships was trained with a zero terminal SNR, at which some schedulers draw white or noise."""
+def test_all_noise_of_ddim_where_it_begins_with_a_signal(demo):
+    """The scheduler of the model that ships has no signal at timestep 999, and some at 960."""
+    pipe = remake(demo[2], scheduler=schedulers.DDIMScheduler.from_config(demo[2].scheduler.config))
+    pipe.scheduler.register_to_config(timestep_spacing="leading")
+    assert np.isfinite(draw(pipe, [1] * 8, num_inference_steps=25, eta=1.0, height=64, width=64)).all()
+
+
+@pytest.fixture(scope="module")
+def trained(demo):
+    """Codes of a scene, and the image that the scheduler of the model draws of them."""
     model, processor, pipe = demo
-    scene = render_scene(sample_scene(6, "test"))
-    [codes] = encode_images(model.model.visual_tokenizer, processor, [scene]).split()
-    own, images = pipe.scheduler, []
-    swapped = getattr(schedulers, name).from_config(own.config)
-    if name in ("HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler"):
-        monkeypatch.setattr(pipe, "scheduler", swapped)
-        with pytest.raises(ValueError, match=f"{name} needs timestep_spacing='leading' .*, got 'trailing'"):
-            draw(pipe, codes)
-        swapped = getattr(schedulers, name).from_config(own.config, timestep_spacing="leading")
-    for scheduler in (own, swapped):
+    [codes] = encode_images(model.model.visual_tokenizer, processor, [render_scene(sample_scene(6, "test"))]).split()
+    return codes, draw(pipe, codes, num_inference_steps=10, generator=generator(), height=64, width=64)
+
+
+class OwnHeunScheduler(schedulers.HeunDiscreteScheduler):
+    """A subclass, which has another name."""
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("kind", [*(getattr(schedulers, name) for name in sorted(USABLE)), OwnHeunScheduler])
+def test_schedulers_draw_what_the_model_was_trained_for(kind, spacing, demo, trained, monkeypatch):
+    """
+    The model that ships was trained without a signal in its first timestep, where some schedulers draw white or noise.
+    A scheduler that is made anew does not have the fields of the scheduler of the model.
+    """
+    (codes, expected), pipe = trained, demo[2]
+    settings = pipe.scheduler.config | {"timestep_spacing": spacing}
+    anew = {name: settings[name] for name in inspect.signature(kind).parameters if name in settings}
+    for scheduler in (kind.from_config(settings), kind(**anew)):
         monkeypatch.setattr(pipe, "scheduler", scheduler)
-        images.append(draw(pipe, codes, num_inference_steps=25, generator=generator(), height=64, width=64))
-    assert np.abs(images[0] - images[1]).mean() < 0.1
+        settings = {"num_inference_steps": 10, "generator": generator(), "height": 64, "width": 64}
+        if spacing != "leading" and issubclass(kind, (HeunDiscreteScheduler, KDPM2AncestralDiscreteScheduler)):
+            with pytest.raises(ValueError, match=f"{kind.__name__} must begin at .*, got 20291.*'{spacing}'"):
+                draw(pipe, codes, **settings)
+        else:
+            assert np.abs(draw(pipe, codes, **settings) - expected).mean() < 0.1
 
 
 def test_usable_schedulers_are_those_of_diffusers():

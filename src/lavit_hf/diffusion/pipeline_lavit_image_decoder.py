@@ -209,8 +209,8 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
                 `default_guidance_scale`, or else that of the release: 7.0 for the SDXL kind, 5.0 for the other.
             num_images_per_prompt (`int`, *optional*, defaults to 1): The number of drawings of each image.
             eta (`float`, *optional*, defaults to 0.0):
-                The noise that DDIM adds in each step, 0 to 1 (eta of its paper), below 1 with
-                `rescale_betas_zero_snr`. It must be 0 with a scheduler whose `step` has no `eta`.
+                The noise that DDIM adds in each step, 0 to 1 (eta of its paper), below 1 where the first timestep has
+                no signal. It must be 0 with a scheduler whose `step` has no `eta`.
             generator (`torch.Generator` or a list of them, *optional*):
                 The generator of the noise. With a list of one generator for each image that is drawn, no image depends
                 on the others of its call.
@@ -267,10 +267,10 @@ class LavitImageDecoderPipeline(LavitPipelineFiles):
         steps, scale = self._defaults
         scale = check_number("guidance_scale", scale if guidance_scale is None else guidance_scale, 1)
         generator = list(generator) if isinstance(generator, tuple) else generator
-        step_kwargs = step_options(self.scheduler, generator, eta)
         kept = read_kept_image(image, mask_image, len(codes), (height, width), shape[2:], self.scheduler)
         device, dtype = self._execution_device, self.unet.dtype
         set_timesteps(self.scheduler, steps if num_inference_steps is None else num_inference_steps, device)
+        step_kwargs = step_options(self.scheduler, generator, eta)
         self._guidance_scale, self._interrupt = scale, False
 
         # 2. Compute the conditions

@@ -5,18 +5,15 @@ import inspect
 from typing import Any
 
 import torch
+from diffusers import HeunDiscreteScheduler, KDPM2AncestralDiscreteScheduler
 
 from ..modeling.arguments_lavit import check_integer, check_number
 from .checks import expect, is_integer
 
 
-# Without it, they evaluate noise levels above those of training if the first timestep has no signal.
-NEED_LEADING = ("HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
-
-
-def _has_zero_snr(scheduler: Any) -> bool:
-    """Whether the first timestep has no signal at all."""
-    return getattr(scheduler.config, "rescale_betas_zero_snr", False)
+# They draw white images if the noise of their first timestep is far above that of training, as without any signal.
+NEED_SIGNAL = (HeunDiscreteScheduler, KDPM2AncestralDiscreteScheduler)
+MAX_SIGMA = 1000.0
 
 
 def check_scheduler(scheduler: Any) -> None:
@@ -53,14 +50,14 @@ def set_timesteps(scheduler: Any, num_inference_steps: int, device: torch.device
     """
     name, most = type(scheduler).__name__, scheduler.config.num_train_timesteps
     num_inference_steps = check_integer("num_inference_steps", num_inference_steps, 1, most)
-    if name in NEED_LEADING and _has_zero_snr(scheduler):
-        spacing = scheduler.config.timestep_spacing
-        expect(
-            spacing == "leading",
-            f"{name} needs timestep_spacing='leading' with rescale_betas_zero_snr, got {spacing!r}: its images are "
-            "white otherwise.",
-        )
     scheduler.set_timesteps(num_inference_steps, device=device)
+    if isinstance(scheduler, NEED_SIGNAL):
+        sigma = scheduler.sigmas[0].item()
+        expect(
+            sigma <= MAX_SIGMA,
+            f"{name} must begin at a noise level of {MAX_SIGMA:g} or less, got {sigma:g} with timestep_spacing="
+            f"{scheduler.config.timestep_spacing!r}: its images are white otherwise. 'leading' begins lower.",
+        )
     first, last, count = scheduler.timesteps[0].item(), scheduler.timesteps[-1].item(), len(scheduler.timesteps)
     expected = "scheduler must go from noise to image"
     expect(first >= last, f"{expected}; the timesteps of {name} ascend, from {first:g} to {last:g}.")
@@ -74,7 +71,7 @@ def set_timesteps(scheduler: Any, num_inference_steps: int, device: torch.device
 
 def step_options(scheduler: Any, generator: Any, eta: Any) -> dict[str, Any]:
     """
-    Returns those of `generator` and `eta` that the `step` of a scheduler takes.
+    Returns those of `generator` and `eta` that the `step` of a scheduler takes, whose timesteps are set.
 
     Raises:
         ValueError: If `eta` is out of its range, or not 0 for a scheduler that does not take one.
@@ -83,9 +80,11 @@ def step_options(scheduler: Any, generator: Any, eta: Any) -> dict[str, Any]:
     accepted = inspect.signature(scheduler.step).parameters
     name = type(scheduler).__name__
     expect(not eta or "eta" in accepted, f"eta must be 0 with {name}, which has no eta, got {eta!r}.")
-    # The first step would make NaN.
-    expect(
-        eta < 1 or not _has_zero_snr(scheduler),
-        f"eta must be below 1 with rescale_betas_zero_snr of {name}, got {eta!r}.",
-    )
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    if eta == 1 and alphas is not None:
+        expect(
+            alphas[int(scheduler.timesteps[0])] > 0,
+            f"eta must be below 1 where the first timestep has no signal, as with this {name}, got {eta!r}: the first "
+            "step would make NaN.",
+        )
     return {name: value for name, value in {"generator": generator, "eta": eta}.items() if name in accepted}
