@@ -98,8 +98,10 @@ def test_an_image_in_and_text_out(client):
 def test_fields_that_ask_for_nothing_are_taken(client):
     """Programs that wrap the client send all fields, and whole messages of former answers."""
     neutral = {
+        "function_call": "none",
+        "functions": [],
         "logit_bias": {},
-        "metadata": None,
+        "metadata": {},
         "modalities": ["text"],
         "parallel_tool_calls": False,
         "response_format": {"type": "text"},
@@ -107,12 +109,15 @@ def test_fields_that_ask_for_nothing_are_taken(client):
         "store": False,
         "tools": [],
         "tool_choice": "none",
-        "top_logprobs": None,
+        "prompt_cache_key": "a key",
+        "safety_identifier": "someone",
+        "top_logprobs": 0,
         "user": "someone",
     }
     answer = client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=1, **neutral)
     assert answer.choices[0].message.content == "orange"
-    turns = [*QUESTION, answer.choices[0].message, {"role": "user", "content": "what shape is orange?"}]
+    turns = [*QUESTION, answer.choices[0].message.model_dump() | {"annotations": [], "tool_calls": []}]
+    turns += [*QUESTION, answer.choices[0].message, {"role": "user", "content": "what shape is orange?"}]
     assert ask(client, turns)
 
 
@@ -237,6 +242,14 @@ MISTAKES = {
     ),
     "a blank message after an answer": (
         {"messages": [*QUESTION, {"role": "assistant", "content": "ora"}, *to_question(" ")]},
+        "messages: The last message must ask for an answer, got one with neither text nor images",
+    ),
+    "a blank answer at the end": (
+        {"messages": [*QUESTION, {"role": "assistant", "content": ""}]},
+        "messages: The last message must ask for an answer, got one of the assistant",
+    ),
+    "an answer of no parts at the end": (
+        {"messages": [*QUESTION, {"role": "assistant", "content": []}]},
         "messages: The last message must ask for an answer, got one of the assistant",
     ),
     "another model": ({"model": "gpt-4"}, "has the model"),

@@ -29,7 +29,9 @@ class _Commands(typer.core.TyperGroup):
             return super().invoke(ctx)
         except typer.BadParameter as error:
             if reasons := getattr(error.__cause__, "errors", None):  # of pydantic, in newer versions of typer
-                error.message = f"{error.message.rstrip('.')}, got {reasons()[0]['input']!r}"
+                message = error.message.removeprefix("Value error, ").rstrip(".")
+                value = repr(reasons()[0]["input"])
+                error.message = message if value in message else f"{message}, got {value}"
             raise
 
 

@@ -61,11 +61,11 @@ def chat(
     loaded, processor, pipeline = load_with_decoder(model, decoder, device, dtype, required=False)
     torch.manual_seed(seed)
     conversation = Conversation(loaded, processor, pipeline, seed, num_inference_steps=steps)
-    console.print(HELP + "\n", markup=False, soft_wrap=True)
+    console.print(HELP + "\n", soft_wrap=True)
     if pipeline is None:
         console.print("This model has no pixel decoder: it reads and writes, and draws nothing.\n", soft_wrap=True)
     if processor.domain:
-        console.print(f"This model knows {processor.domain['description']}.\n", markup=False, soft_wrap=True)
+        console.print(f"This model knows {processor.domain['description']}.\n", soft_wrap=True)
     while True:
         try:
             line = console.input("[bold]> [/bold]").strip()
@@ -77,7 +77,7 @@ def chat(
             if pieces := _reply(line, conversation):
                 _show(pieces, output)
         except (ValueError, OSError) as error:
-            console.print(str(error), markup=False, style="red", soft_wrap=True)
+            console.print(str(error), style="red", soft_wrap=True)
         except KeyboardInterrupt:
             console.print()
 
@@ -104,8 +104,8 @@ def _reply(line: str, conversation: Conversation) -> Generator[Piece, None, None
         conversation.messages.clear()
     elif re.fullmatch(r"/\w*", command):  # any other command, unlike the path of an image
         if command != "/help":
-            console.print(f"{command} is not a command.", markup=False, style="red")
-        console.print(HELP, markup=False, soft_wrap=True)
+            console.print(f"{command} is not a command.", style="red")
+        console.print(HELP, soft_wrap=True)
     elif line:
         text, paths = split_images(line)
         images = [read_image(path) for path in paths]
@@ -123,7 +123,7 @@ def _save(name: str, conversation: Conversation) -> None:
         raise ValueError(f"{path} exists: choose another file")
     options.check_folder(path.parent)
     save_image(conversation.images[-1], path)
-    console.print(path, style="dim", markup=False, soft_wrap=True)
+    console.print(path, style="dim", soft_wrap=True)
 
 
 def _show(pieces: Generator[Piece, None, None], output: Path) -> None:
@@ -131,7 +131,7 @@ def _show(pieces: Generator[Piece, None, None], output: Path) -> None:
     with closing(pieces):
         for piece in pieces:
             if isinstance(piece, TextSegment):
-                console.print(piece.text.replace("\n", " "), end="", markup=False, soft_wrap=True)
+                console.print(piece.text.replace("\n", " "), end="", soft_wrap=True)
             elif isinstance(piece, ImageSegment):
                 if progress.is_terminal:  # elsewhere, the counts would stand side by side
                     progress.print(f"\r{name_tokens(len(piece.codes or ()))} ", end="")
@@ -139,5 +139,5 @@ def _show(pieces: Generator[Piece, None, None], output: Path) -> None:
                 numbers = [int(path.stem) for path in output.glob("*.png") if path.stem.isdecimal()]
                 path = output / f"{max(numbers, default=0) + 1:03}.png"
                 save_image(piece.image, path)
-                console.print(f"\n[dim]{path}[/dim]", soft_wrap=True)
+                console.print(f"\n{path}", style="dim", soft_wrap=True)
     console.print()

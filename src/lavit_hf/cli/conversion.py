@@ -57,5 +57,4 @@ def export(target: options.NewFolder, model: options.RequiredModel, dtype: optio
         f"{target}: a {loaded.config.text_config.model_type} of {loaded.config.image_token_id} tokens. "
         f"[IMG] is {processor.image_start_token_id}, [/IMG] {processor.image_end_token_id}, codes {first} to {last}.",
         soft_wrap=True,
-        markup=False,
     )

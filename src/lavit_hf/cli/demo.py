@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from rich.markup import escape
 
 from ..data.shapes import render_scene, sample_scene
 from ..inference import decode_codes, decode_edits, draw_codes, encode_images, write_texts
@@ -56,7 +57,7 @@ def demo(
         "edited": f"“{INSTRUCTION}”, {name_tokens(len(edited))}",
     }
     for name, line in lines.items():
-        console.print(f"  [bold]{name:15}[/bold] {line}", soft_wrap=True)
+        console.print(f"  [bold]{name:15}[/bold] {escape(line)}", markup=True, soft_wrap=True)
     for name in IMAGES:
         save_image(images[name].resize((SHOWN_SIZE, SHOWN_SIZE), Image.Resampling.NEAREST), output / f"{name}.png")
     console.print(f"\n{len(images)} images in {output}.", soft_wrap=True)

@@ -107,4 +107,4 @@ def evaluate(
     with replacing_file(output) as hidden:
         hidden.write_text(report.to_json(), encoding="utf-8")
     lines += [str(path) for path in (output, *(report.save_samples(samples_dir) if samples_dir else []))]
-    console.print("\n".join(lines), soft_wrap=True, markup=False)
+    console.print("\n".join(lines), soft_wrap=True)

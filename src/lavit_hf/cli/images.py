@@ -70,7 +70,7 @@ def caption(
     settings = options.given(num_beams=num_beams, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens)
     for path, image in opened:
         [text] = write_texts(loaded, processor, [prompt], [[image]], task="caption", **settings)
-        console.print(f"{path}: {f'{prompt} {text}'.strip()}", soft_wrap=True, markup=False)
+        console.print(f"{path}: {f'{prompt} {text}'.strip()}", soft_wrap=True)
     if errors:
         raise ValueError("\n".join(errors))
 
@@ -92,7 +92,7 @@ def ask(
     prompt = processor.vqa_prompt.format(question=question)
     settings = options.given(num_beams=num_beams, min_new_tokens=min_new_tokens, max_new_tokens=max_new_tokens)
     [text] = write_texts(loaded, processor, [prompt], [[opened]], task="answer", **settings)
-    console.print(text, soft_wrap=True, markup=False)
+    console.print(text, soft_wrap=True)
 
 
 def draw(
@@ -259,4 +259,4 @@ def show(
         progress.print("The caption of the model is empty, and no attention is shown: give a --text.", style="yellow")
     for name, (result, line) in zip(SHOWN, shown, strict=False):
         save_image(result, output / f"{name}.png")
-        console.print(f"{output / name}.png: {line}", soft_wrap=True, markup=False)
+        console.print(f"{output / name}.png: {line}", soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import Any
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
 from transformers.utils import GENERATION_CONFIG_NAME, find_adapter_config_file
 from transformers.utils import logging as transformers_logging
@@ -22,8 +23,9 @@ from ..publishing.files import replacing_file
 from .options import Decoder
 
 
-console = Console(highlight=False)
-progress = Console(stderr=True)
+# Names and texts of users may have brackets, which markup would take away.
+console = Console(highlight=False, markup=False)
+progress = Console(stderr=True, markup=False)
 
 
 def quiet_libraries() -> None:
@@ -65,7 +67,7 @@ def save_image(image: Image.Image, path: Path) -> None:
 def warn_of_unknown_words(processor: LavitProcessor, text: str) -> bool:
     """Prints a warning if a text has words that are outside of the domain of the model. Returns whether it has."""
     if description := describe_unknown_words(processor, text):
-        progress.print(description, style="yellow", markup=False, soft_wrap=True)
+        progress.print(description, style="yellow", soft_wrap=True)
     return description is not None
 
 
@@ -94,7 +96,7 @@ def load_model(
     quiet_libraries()
     try:
         check_kind(model, model_class)
-        with progress.status(f"Loading {model}"):
+        with progress.status(escape(f"Loading {model}")):
             loaded = model_class.from_pretrained(model, dtype=dtype, **settings).to(device).eval()
             if find_base(model) != model and Path(model, GENERATION_CONFIG_NAME).is_file():  # an adapter with its own
                 loaded.generation_config = LavitGenerationConfig.from_pretrained(model)

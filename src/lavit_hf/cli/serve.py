@@ -52,5 +52,6 @@ def serve(
     config = uvicorn.Config("", host=host, port=port, timeout_graceful_shutdown=5, log_level="info")
     name = Path(model).resolve().name if Path(model).is_dir() else model
     config.app = build_app(*load_model(model, device, dtype), name, allow_host, allow_folder)
-    console.print(f"{name} answers at http://{host}:{bound.getsockname()[1]}/v1. Ctrl-C ends it.", soft_wrap=True)
+    address = f"[{host}]" if ":" in host else host
+    console.print(f"{name} answers at http://{address}:{bound.getsockname()[1]}/v1. Ctrl-C ends it.", soft_wrap=True)
     uvicorn.Server(config).run([bound])

@@ -47,11 +47,14 @@ class ImagePart(_Given):
 
 
 def says_something(part: TextPart | ImagePart) -> bool:
-    """Whether a part is more than a blank text, which chat templates leave out."""
+    """Whether a part is more than a blank text."""
     return isinstance(part, ImagePart) or part.text.strip() != ""
 
 
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+NoItems = Annotated[list[Any], Field(max_length=0)]
 
 
 class Message(_Given):
@@ -63,6 +66,9 @@ class Message(_Given):
         Field(max_length=100),
         BeforeValidator(lambda content: [{"type": "text", "text": content}] if type(content) is str else content),
     ]
+    # Answers of other servers have these.
+    annotations: NoItems = []
+    tool_calls: NoItems = []
 
 
 def _as_list(text: Any) -> Any:
@@ -73,6 +79,7 @@ class StreamOptions(_Given):
     """The options of a stream."""
 
     include_usage: bool = False
+    include_obfuscation: Literal[False] = False
 
 
 class TextFormat(_Given):
@@ -100,25 +107,32 @@ class ChatRequest(_Given):
     stream_options: StreamOptions = StreamOptions()
     # Many clients send these. Other values would ask for what the server does not do.
     user: str = ""
+    safety_identifier: str = ""
+    prompt_cache_key: str = ""
+    metadata: Annotated[dict[str, str], Field(max_length=0)] = {}
     n: Literal[1] = 1
     presence_penalty: OnlyZero = 0
     frequency_penalty: OnlyZero = 0
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] = {}
     logprobs: Literal[False] = False
+    top_logprobs: Literal[0] = 0
     modalities: list[Literal["text"]] = ["text"]
     parallel_tool_calls: bool = True
     response_format: TextFormat | None = None
     service_tier: Literal["auto", "default"] = "auto"
     store: Literal[False] = False
-    tools: Annotated[list[Any], Field(max_length=0)] = []
+    tools: NoItems = []
     tool_choice: Literal["none", "auto"] = "auto"
+    functions: NoItems = []
+    function_call: Literal["none", "auto"] = "auto"
 
     @field_validator("messages")
     @classmethod
     def _check_turn(cls, messages: list[Message]) -> list[Message]:
-        said = [message for message in messages if any(says_something(part) for part in message.content)]
-        if said and said[-1].role == "assistant":
+        if messages[-1].role == "assistant":
             raise ValueError("The last message must ask for an answer, got one of the assistant")
+        if len(messages) > 1 and not any(says_something(part) for part in messages[-1].content):
+            raise ValueError("The last message must ask for an answer, got one with neither text nor images")
         return messages
 
     @property
