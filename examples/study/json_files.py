@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from transformers.trainer import TRAINER_STATE_NAME
 
+from lavit_hf import demo_checkpoint
 from lavit_hf.publishing import files
 
 
@@ -117,3 +118,9 @@ def fingerprint_weights(folder: str | Path | None, module: str) -> str | None:
                 found.update(name.encode())
                 found.update(weights.get_tensor(name).reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16] if names else None
+
+
+def fingerprint_shipped() -> dict[str, str | None]:
+    """Returns checksums of the weights of the small model that ships with the library, and of its U-Net."""
+    folder = Path(demo_checkpoint())
+    return {"model": fingerprint_weights(folder, "model"), "unet": fingerprint(folder / "unet")}

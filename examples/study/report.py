@@ -6,7 +6,7 @@ against quality, plots, and drawings side by side. Every number comes from the J
     PYTHONPATH=examples python -m study.report docs/study.md examples/study/results
 """
 
-import sys
+import argparse
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
@@ -324,5 +324,17 @@ def write_page(page: Path, folder: Path) -> None:
         hidden.write_text(render(text, outcomes, find_pictures(page)), encoding="utf-8")
 
 
+def main(flags: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path, help="page with the marks of all sections, to write into")
+    parser.add_argument("results", type=Path, help="folder of the JSON files")
+    args = parser.parse_args(flags)
+    if not args.page.is_file():
+        parser.error(f"page must be a file, got {args.page}.")
+    if not any(args.results.glob("*.json")):
+        parser.error(f"results must be a folder with the JSON files of a study, {args.results} has none.")
+    write_page(args.page, args.results)
+
+
 if __name__ == "__main__":
-    write_page(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()

@@ -9,12 +9,14 @@ With --dataset_name and pretrained backbones among the flags of the stages, it r
 """
 
 import argparse
+import math
 import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
 
@@ -26,10 +28,10 @@ sys.path.insert(0, str(EXAMPLES))  # where the scripts are that the stages run
 
 from study import outcomes, report  # noqa: E402
 from study.budgets import BASE, EQUAL, ROWS, check_budgets  # noqa: E402
-from study.json_files import compare_recipes, only_process, read_json, write_json  # noqa: E402
+from study.json_files import compare_recipes, fingerprint_shipped, only_process, read_json, write_json  # noqa: E402
 from study.parts import TOKENIZERS, VECTORS, Parts, Paths  # noqa: E402
 from study.systems import OF_A_KIND, READING, compare_parts, describe_recipe, fingerprint_parts  # noqa: E402
-from study.train import name_columns, read_arguments  # noqa: E402
+from study.train import PACKAGES, name_columns, read_arguments  # noqa: E402
 from study.tuning import RATE_OF, RATES, TRIALS, check_parts, check_results  # noqa: E402
 
 from lavit_hf import demo_checkpoint  # noqa: E402
@@ -41,6 +43,18 @@ DIAL = {"plain": ("dynamic", "lavit"), "random": ("random", "any_length")}
 MORE_SEEDS = ("lavit", "regression", "lavit_text_only")  # the rows of the main claims
 
 
+def count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
+    return int(text)
+
+
+def rate(text: str) -> float:
+    if not 0 < float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return float(text)
+
+
 def parse_options(flags: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/study"), help="folder of trained models")
@@ -48,13 +62,15 @@ def parse_options(flags: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=results, help="folder of the JSON files")
     parser.add_argument("--page", type=Path, default=EXAMPLES.parent / "docs" / "study.md", help="page to write into")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), help="rows to run")
-    parser.add_argument("--num_seeds", type=int, help="seeds of each row. Default: 2, and 3 for the main rows")
+    parser.add_argument("--num_seeds", type=count, help="seeds of each row. Default: 2, and 3 for the main rows")
     parser.add_argument("--sweep", action="store_true", help="choose learning rates by a sweep; see RATE_OF")
-    parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="learning rates of the sweep")
-    parser.add_argument("--sweep_steps", type=int, default=300, help="steps of each run of the sweep")
+    parser.add_argument("--rates", nargs="+", type=rate, default=RATES, help="learning rates of the sweep")
+    parser.add_argument("--sweep_steps", type=count, default=300, help="steps of each run of the sweep")
     parser.add_argument("--trials", action="store_true", help="try the settings in TRIALS and take the best")
-    parser.add_argument("--trial_steps", type=int, default=300, help="steps of each trial")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, which share the processor's cores")
+    parser.add_argument("--trial_steps", type=count, default=300, help="steps of each trial")
+    parser.add_argument(
+        "--jobs", type=count, default=1, help="runs at the same time, which share the processor's cores"
+    )
     parser.add_argument("--no_codes", action="store_true", help="do not precompute codes, which takes disk space")
     parser.add_argument("--no_dial", action="store_true", help="leave the dial out")
     parser.add_argument("--tokenizer_recipe", default=str(STUDY / "tokenizer.yaml"), help="recipe, or '' for none")
@@ -348,8 +364,11 @@ class Study(Parts):
         made = {
             "recipe": describe_recipe(*arguments),
             "flags": self.options.dial,
+            "versions": {name: version(name) for name in PACKAGES},
             "parts": {name: fingerprint_parts(read_arguments(self.dial_flags(name))[0]) for name in DIAL},
         }
+        if "shipped" in models:
+            made["parts"]["shipped"] = fingerprint_shipped()
         write_json(self.paths.dial, made | read_json(folder / "dial.json"))
 
 

@@ -4,16 +4,19 @@
 import json
 import shutil
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
 from PIL import Image
+from study import dial
 from study.budgets import BASE, EQUAL, OWN, ROWS, check_budgets
 from study.dial import find_scale
 from study.dial import main as measure_dial
-from study.json_files import fingerprint, read_json, write_json
-from study.outcomes import load_outcomes, load_results
-from study.report import find_pictures, render, write_page
+from study.json_files import fingerprint, fingerprint_shipped, read_json, write_json
+from study.outcomes import check_dial, load_outcomes, load_results
+from study.report import empty_page, find_pictures, render, write_page
+from study.report import main as write_report
 from study.run import Study, parse_options
 from study.systems import SYSTEMS, compare_parts, describe_recipe, fingerprint_parts
 from study.train import count_operations, count_parts, load_trainer, read_arguments, train_row
@@ -211,16 +214,16 @@ def test_a_page_has_the_numbers_of_its_results(results, tmp_path):
     """The page of toy rows: means and spreads of two seeds, differences, curves and drawings."""
     for row, found in results.items():
         write_json(tmp_path / f"{row}-seed0.json", found)
-        copy = json.loads(json.dumps(found)) | {"seed": 1}
+        copy = as_seed(found, 1)
         for metric in copy["evaluation"]["results"]["questions"].values():
             metric["value"] += 0.1
+        cases = copy["cases"]["questions"]["accuracy"].split()
+        copy["cases"]["questions"]["accuracy"] = " ".join(str(float(case) + 0.1) for case in cases)
         write_json(tmp_path / f"{row}-seed1.json", copy)
     for found in results.values():
         for path in Path(found["recipe"]["results"]).parent.glob("drawings/*.png"):
             (tmp_path / "drawings").mkdir(exist_ok=True)
             shutil.copy(path, tmp_path / "drawings")
-    captions = {"objects": {"value": 0.125, "count": 8, "interval": [0.02, 0.47], "baselines": {}}}
-    dial = {"budget": 4, "tokens": 3.9, "values": {"captions": captions}}
     cases = {
         ("plain", "fixed"): "0 0 0 0 0 0 0 1",
         ("plain", "adaptive"): "0 0 0 1 0 0 0 1",
@@ -230,13 +233,23 @@ def test_a_page_has_the_numbers_of_its_results(results, tmp_path):
         {
             "tokenizer": tokenizer,
             "selection": selection,
-            "points": [dial | {"cases": {"captions": {"objects": shown}}}],
+            "points": [
+                {
+                    "budget": 4,
+                    "tokens": 3.9,
+                    "values": {
+                        "captions": {
+                            "objects": {"value": fmean(map(int, shown.split())), "interval": [0, 1], "baselines": {}}
+                        }
+                    },
+                    "cases": {"captions": {"objects": shown}},
+                }
+            ],
         }
         for (tokenizer, selection), shown in cases.items()
     ]
-    write_json(
-        tmp_path / "dial.json", {"num_rows": 8, "curves": curves, "parts": {"plain": results["lavit"]["parts"]}}
-    )
+    made = {"recipe": results["lavit"]["recipe"], "parts": {"plain": results["lavit"]["parts"]}}
+    write_json(tmp_path / "dial.json", made | {"num_rows": 8, "curves": curves})
     (tmp_path / "page").mkdir()
     (tmp_path / "page" / "drawings.png").write_text("an old picture")
     write_page(tmp_path / "page.md", tmp_path)
@@ -267,27 +280,104 @@ def test_a_page_has_the_numbers_of_its_results(results, tmp_path):
     assert list(find_pictures(tmp_path / "page.md")) == ["curves"]
 
 
+def as_seed(result: dict, seed: int) -> dict:
+    """Returns a copy of a result that says it is one of another seed."""
+    result = json.loads(json.dumps(result)) | {"seed": seed}
+    result["recipe"]["seed"] = seed
+    return result
+
+
+def test_values_that_are_not_those_of_their_cases_are_refused(results, tmp_path):
+    changed = as_seed(results["lavit"], 0)
+    changed["evaluation"]["results"]["questions"]["accuracy"]["value"] = 0.99
+    write_json(tmp_path / "lavit-seed0.json", changed)
+    with pytest.raises(ValueError, match=r"lavit-seed0.json has questions.accuracy=0.9900, but the mean of its cases"):
+        load_results(tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["none", "number", "twice", "length", "rows", "value", "recipe", "vae", "shipped"])
+def test_a_dial_that_compares_other_lengths_or_models_is_refused(results, fault, tmp_path):
+    captions = {"objects": {"value": 0.5}}
+    point = {"budget": 4, "tokens": 4.0, "values": {"captions": captions}, "cases": {"captions": {"objects": "0 1"}}}
+    curves = [
+        {"tokenizer": "plain", "selection": selection, "points": [point, point | {"budget": 8, "tokens": 8.0}]}
+        for selection in ("adaptive", "fixed")
+    ]
+    made = {"recipe": results["lavit"]["recipe"], "parts": {"plain": results["lavit"]["parts"]}}
+    made = json.loads(json.dumps(made | {"num_rows": 2, "curves": curves}))
+    points = made["curves"][1]["points"]
+    message = {
+        "none": "",
+        "number": r"plain, fixed, has the numbers \[4\], and the first curve has \[4, 8\]",
+        "twice": r"has the numbers \[4, 4, 8\]",
+        "length": "has 13.0 tokens where it should have 4",
+        "rows": "has 2 cases of captions.objects, and was measured on 500 rows",
+        "value": "has captions.objects=0.9000, but the mean of its cases is 0.5000",
+        "recipe": "dial.json was made with max_steps=5000, and the recipe has 3",
+        "vae": "dial.json was made with vae='another'",
+        "shipped": "dial.json was made with model='another'",
+    }[fault]
+    if fault == "number":
+        points.pop()
+    elif fault == "twice":
+        for curve in made["curves"]:
+            curve["points"].insert(0, curve["points"][0])
+    elif fault == "length":
+        points[0]["tokens"] = 13.0
+    elif fault == "rows":
+        made["num_rows"] = 500
+    elif fault == "value":
+        points[0]["values"]["captions"]["objects"]["value"] = 0.9
+    elif fault == "recipe":
+        made["recipe"]["max_steps"] = 5000
+    elif fault == "vae":
+        made["parts"]["plain"]["vae"] = "another"
+    elif fault == "shipped":
+        made["parts"]["shipped"] = fingerprint_shipped() | {"model": "another"}
+    if fault == "none":
+        made["parts"]["shipped"] = fingerprint_shipped()
+        check_dial(made, {"lavit": [results["lavit"]]})
+    else:
+        with pytest.raises(ValueError, match=message):
+            check_dial(made, {"lavit": [results["lavit"]]})
+
+
+def test_the_report_of_nothing_leaves_the_page(tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_text(empty_page(), encoding="utf-8")
+    for words in ([page, tmp_path / "nothing"], [tmp_path / "no.md", tmp_path]):
+        with pytest.raises(SystemExit):
+            write_report([str(word) for word in words])
+    assert "has none" in (told := capsys.readouterr().err)
+    assert "page must be a file" in told
+    assert [*tmp_path.iterdir()] == [page]
+    assert page.read_text(encoding="utf-8") == empty_page()
+
+
 def test_changed_parts_and_seeds_of_other_recipes_are_refused(results, parts, tmp_path):
     for seed in range(2):
-        write_json(tmp_path / f"lavit-seed{seed}.json", results["lavit"] | {"seed": seed})
+        write_json(tmp_path / f"lavit-seed{seed}.json", as_seed(results["lavit"], seed))
     assert len(load_results(tmp_path)["lavit"]) == 2
-    longer = results["lavit"] | {"seed": 1, "recipe": results["lavit"]["recipe"] | {"max_steps": 4}}
+    longer = as_seed(results["lavit"], 1)
+    longer["recipe"]["max_steps"] = 4
     write_json(tmp_path / "lavit-seed1.json", longer)
     with pytest.raises(ValueError, match="lavit-seed0.json was made with max_steps=3, and the recipe has 4"):
         load_results(tmp_path)
-    write_json(tmp_path / "lavit-seed1.json", results["lavit"])
-    with pytest.raises(ValueError, match="lavit-seed1.json has the results of lavit-seed0.json: a copy is no other"):
-        load_results(tmp_path)
-    less = json.loads(json.dumps(results["lavit"])) | {"seed": 1}
+    for copy in (results["lavit"], results["lavit"] | {"seed": 1}):  # the recipe has a seed as well
+        write_json(tmp_path / "lavit-seed1.json", copy)
+        with pytest.raises(ValueError, match="lavit-seed1.json has the results of lavit-seed0.json: a copy is no"):
+            load_results(tmp_path)
+    less = as_seed(results["lavit"], 1)
+    del less["cases"]["edits"]
     less["evaluation"]["results"].pop("edits")
     write_json(tmp_path / "lavit-seed1.json", less)
     with pytest.raises(ValueError, match="lavit-seed0.json was made with tasks="):
         load_results(tmp_path)
     # A folder of parts that was lost is made anew for the next seed, but never for some rows of a seed.
     others = {"parts": results["lavit"]["parts"] | {"visual_tokenizer": "another"}}
-    write_json(tmp_path / "lavit-seed1.json", results["lavit"] | others | {"seed": 1})
+    write_json(tmp_path / "lavit-seed1.json", as_seed(results["lavit"] | others, 1))
     assert len(load_results(tmp_path)["lavit"]) == 2
-    write_json(tmp_path / "lavit_text_only-seed1.json", results["lavit_text_only"] | {"seed": 1})
+    write_json(tmp_path / "lavit_text_only-seed1.json", as_seed(results["lavit_text_only"], 1))
     with pytest.raises(ValueError, match="lavit-seed1.json was made with visual_tokenizer='another'"):
         load_results(tmp_path)
     # Another kind of selection has its own visual tokenizer and pixel decoder, and no other VAE.
@@ -336,10 +426,19 @@ def test_the_dial_compares_equal_lengths(results, parts, tmp_path, monkeypatch):
         assert read_json(tmp_path / "dial.json")["curves"] == curves
     kept = tmp_path / "dial.random.json"
     begun = read_json(kept)
-    del begun["complete"], begun["curves"][0]["points"][1:], begun["curves"][1]["points"][:]
+    del begun["budgets"], begun["curves"][0]["points"][1:], begun["curves"][1]["points"][0]
     write_json(kept, begun)
+    measured, evaluate = [], dial.evaluate
+    monkeypatch.setattr(
+        "study.dial.evaluate", lambda *args, **given: measured.append(args) or evaluate(*args, **given)
+    )
     measure_dial(words)  # goes on with the missing points of a measurement that was stopped
+    assert len(measured) == 2
     assert read_json(tmp_path / "dial.json")["curves"] == curves
+    monkeypatch.setattr("study.dial.BUDGETS", (4, 8, 12, 64))
+    measure_dial(words)  # measures the new number alone
+    assert len(measured) == 2 + 2 * 2
+    assert [point for point in read_json(kept)["curves"][1]["points"] if point["budget"] != 8] == curves[3]["points"]
     with pytest.raises(ValueError, match="tasks must be of .*, got 'caption'"):
         measure_dial([*words, "--tasks", "caption"])
     with pytest.raises(SystemExit):
