@@ -43,6 +43,11 @@ def rank_patches(visual_tokenizer, processor: LavitProcessor, images: Sequence) 
     return torch.cat(found)
 
 
+def mean_tokens(log_probs: torch.Tensor, scale: float) -> float:
+    """Returns how many patches images keep on average at a scale of the selector's own numbers."""
+    return select_patches(log_probs, "topk", keep_scale=scale).sum(dim=-1).float().mean().item()
+
+
 def find_scale(log_probs: torch.Tensor, budget: float) -> tuple[float, float]:
     """
     Finds the scale of the selector's numbers at which images keep `budget` patches on average, by bisection.
@@ -54,17 +59,14 @@ def find_scale(log_probs: torch.Tensor, budget: float) -> tuple[float, float]:
     Returns:
         The scale, and the mean at it. Numbers are whole, so that the mean is near the budget.
     """
-
-    def mean_at(scale: float) -> float:
-        return select_patches(log_probs, "topk", keep_scale=scale).sum(dim=-1).float().mean().item()
-
     low, high = 0.0, 1.0
-    while mean_at(high) < budget and high < 1e6:
+    while mean_tokens(log_probs, high) < budget and high < 1e6:
         high *= 2
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if mean_at(middle) < budget else (low, middle)
-    return min((abs(mean_at(scale) - budget), scale, mean_at(scale)) for scale in (low, high))[1:]
+        low, high = (middle, high) if mean_tokens(log_probs, middle) < budget else (low, middle)
+    means = ((scale, mean_tokens(log_probs, scale)) for scale in (low, high))
+    return min((abs(mean - budget), scale, mean) for scale, mean in means)[1:]
 
 
 def measure(
@@ -85,7 +87,9 @@ def measure(
         rows (`datasets.Dataset`): The rows to evaluate on.
         columns (`dict[str, str]`): The columns of the dataset, see [`EvaluationSettings`].
         tasks (`Sequence[str]`): The tasks.
-        curves (`list[dict]`): The curve of each of `SELECTIONS`, to whose points those of `BUDGETS` are added.
+        curves (`list[dict]`):
+            The curve of each of `SELECTIONS`, to whose points those of `BUDGETS` are added. It gets the mean number of
+            tokens that the selector decides by itself.
         keep (`Callable`): Called after each point, which takes minutes.
     """
     model = LavitForCausalLM.from_pretrained(folder, dtype="float32")
@@ -98,6 +102,7 @@ def measure(
     log_probs = rank_patches(tokenizer, processor, images)
     num_patches = tokenizer.config.num_patches
     for curve in curves:
+        curve["own_tokens"] = mean_tokens(log_probs, 1.0)
         points = {point["budget"]: point for point in curve["points"] if point["budget"] in BUDGETS}
         for budget in BUDGETS:
             if budget in points or budget > num_patches:

@@ -36,27 +36,52 @@ def make_dial(dial: Mapping, results: Results) -> str:
     ]
     checksums = {result["parts"]["visual_tokenizer"] for result in results.get(BASE, ())}
     is_same = dial["parts"]["plain"]["visual_tokenizer"] in checksums
-    selections = pair_selections(dial)
-    compared = selections | pair_trainings(dial)
+    means = {curve["tokenizer"]: f"{curve['own_tokens']:.1f} in *{curve['tokenizer']}*" for curve in dial["curves"]}
+    own, selections, compared = own_number(dial), pair_selections(dial), []
+    for name, pairs in (selections | pair_trainings(dial)).items():
+        for where, some in ((f"{own} tokens", at_number(pairs, own)), ("mean over lengths", pairs)):
+            compared.append([name, where, *(_show(some, heading) for heading in HEADINGS)])
     return "\n\n".join(
         [
-            f"Each point is measured on {dial['num_rows']} scenes of the test set. The visual tokenizer of *plain* is "
+            f"Each point is measured on {dial['num_rows']} scenes of the test set. By itself, the selector keeps "
+            f"{', '.join(means.values())} on average, next to which {own} tokens are measured. The visual tokenizer "
+            "of *plain* is "
             + (f"that of `{BASE}`." if is_same else f"of another training than that of `{BASE}`, by the same recipe."),
-            make_rows(
-                ["mean over lengths", *HEADINGS],
-                [[name, *(_show(pairs, heading) for heading in HEADINGS)] for name, pairs in compared.items()],
-            ),
+            make_rows(["difference", "at", *HEADINGS], compared),
             make_rows(["tokens", "model", "selection", *SHOWN], lines),
             make_rows(
-                ["tokens", "difference", *HEADINGS],
+                ["difference", "at", *HEADINGS],
                 [
-                    [str(pair[0]["budget"]), name, *(_show([pair], heading) for heading in HEADINGS)]
+                    [name, f"{pair[0]['budget']} tokens", *(_show([pair], heading) for heading in HEADINGS)]
                     for name, pairs in selections.items()
                     for pair in pairs
                 ],
             ),
         ]
     )
+
+
+def tell_dial(dial: Mapping) -> list[str]:
+    """Returns the lines of the answers: what selections differ by, at the selector's own length and over all."""
+    own, lines = own_number(dial), []
+    for name, pairs in pair_selections(dial).items():
+        shown = [
+            f"{heading} {_show(at_number(pairs, own), heading)} at {own} tokens and {_show(pairs, heading)} over all"
+            for heading in ("PSNR", "questions")
+        ]
+        lines.append(f"    - [lengths](#tokens-against-quality), {name}: {', '.join([*shown, 'no verdict'])}")
+    return lines
+
+
+def own_number(dial: Mapping) -> int:
+    """Returns the measured number of tokens that is next to the mean of the selector's own numbers."""
+    mean = fmean(curve["own_tokens"] for curve in dial["curves"])
+    return min((point["budget"] for point in dial["curves"][0]["points"]), key=lambda number: abs(number - mean))
+
+
+def at_number(pairs: Pairs, number: int) -> Pairs:
+    """Returns the pairs of one number of tokens."""
+    return [pair for pair in pairs if pair[0]["budget"] == number]
 
 
 def pair_selections(dial: Mapping) -> dict[str, Pairs]:

@@ -9,7 +9,6 @@ against quality, plots, and drawings side by side. Every number comes from the J
 import argparse
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import product
 from pathlib import Path
 from statistics import fmean, median
 
@@ -18,7 +17,7 @@ from lavit_hf.publishing.files import replacing_file
 from . import differences
 from .budgets import BASE, ROWS
 from .claims import CLAIMS, COMPARISONS, Claim
-from .dial_report import compare_points, make_dial, pair_selections
+from .dial_report import make_dial, tell_dial
 from .differences import Difference, Results, Value, adjust, name_verdict, subtract
 from .outcomes import Outcomes, load_outcomes
 from .plots import draw_side_by_side, plot_curves, plot_dial
@@ -194,18 +193,15 @@ def make_answers(results: Results, dial: Mapping) -> str:
     """Makes a list of the claims of the paper and of the comparison with other designs, with what each comes to."""
     lines, verdicts = [], []
     for number, claim in enumerate(CLAIMS, 1):
-        verdicts += [verdict.partition(",")[0] for _, verdict in compare(results, claim).values() if verdict]
+        found = {rival: verdict for (rival, _), (_, verdict) in compare(results, claim).items() if verdict}
+        words = [f"{verdict.partition(',')[0]} against `{rival}`" for rival, verdict in found.items()]
+        verdicts.append(f"Claim {number}: {', '.join(words) or 'no verdict'}.")
         lines += [f"{number}. Claim: {claim.text} {claim.here}", *(_tell(results, claim) or ["    - no results yet"])]
-    if dial:
-        for heading, (name, pairs) in product(("questions", "PSNR"), pair_selections(dial).items()):
-            if (difference := compare_points(pairs, heading)) is not None:
-                shown = show_difference(difference, heading)
-                lines.append(f"    - {heading}, over [several lengths](#tokens-against-quality), {name}: {shown}")
+    lines += tell_dial(dial) if dial else []
     for claim in COMPARISONS:
         if claim.told and (told := _tell(results, claim)):
             lines += [f"- Further: {claim.text} {claim.here}", *told]
-    counts = ", ".join(f"{verdicts.count(name)} {name}" for name in ("supported", "contradicted", "undecided"))
-    return "\n".join(([f"**Verdicts: {counts}.**", ""] if verdicts else []) + lines)
+    return "\n".join(([f"**{' '.join(verdicts)}**", ""] if results else []) + lines)
 
 
 def _tell(results: Results, claim: Claim) -> list[str]:

@@ -267,6 +267,11 @@ def test_pretrained_tokenizer_of_stage_1(tmp_path):
         ({"pixel_values": pictures(1), "max_codes": 17}, "max_codes must be an integer from 1 to 16, got 17"),
         ({"pixel_values": pictures(2), "num_codes": [4, 2.5]}, "num_codes must be an integer from 1 to 16, got 4.0"),
         ({"pixel_values": pictures(2), "num_codes": [4]}, r"one for each of 2 images, got \[4\]"),
+        ({"pixel_values": pictures(2), "num_codes": "16"}, "num_codes must be one number, or .* got '16'"),
+        (
+            {"pixel_values": pictures(2), "max_codes": [8, None]},
+            r"max_codes must be one number, or .* got \[8, None\]",
+        ),
         ({"pixel_values": pictures(1), "num_codes": True}, "num_codes must be an integer from 1 to 16, got True"),
         (
             {"pixel_values": pictures(1), "keep_scale": -0.5},

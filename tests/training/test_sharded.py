@@ -86,8 +86,11 @@ def one_process(tmp_path):
         (make_decoder, LavitImageDecoderTrainer, "averaged weights do not work with FSDP"),
     ],
 )
-def test_other_stages_refuse_shards(tmp_path, make, trainer, words):
+def test_other_stages_refuse_shards(tmp_path, make, trainer, words, monkeypatch):
     args = TrainingArguments(str(tmp_path / "run"), use_cpu=True, report_to="none")
     trainer(make(), args)
     with pytest.raises(ValueError, match=words):
         trainer(fully_shard(make(), mesh=init_device_mesh("cpu", (1,))), args)
+    monkeypatch.setattr("lavit_hf.training.trainer.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ValueError, match=f"{words} and DeepSpeed ZeRO 3"):
+        trainer(make(), args)

@@ -233,6 +233,7 @@ def test_a_page_has_the_numbers_of_its_results(results, tmp_path):
         {
             "tokenizer": tokenizer,
             "selection": selection,
+            "own_tokens": 4.2,
             "points": [
                 {
                     "budget": 4,
@@ -259,9 +260,11 @@ def test_a_page_has_the_numbers_of_its_results(results, tmp_path):
     assert f"| {100 * (value + 0.05):.1f} ± 7.1 |" in line
     assert "| 3.9 | plain | fixed | - | - | 12.5 | - | - |" in text
     assert "The visual tokenizer of *plain* is that of `lavit`." in text
-    selections, trainings = "plain: adaptive minus fixed", "random minus plain, adaptive"
-    for difference in (selections, trainings, f"4 | {selections}"):  # over all lengths, and at the only one
-        assert f"| {difference} | - | - | +12.5 ± 29.6 | - |" in text
+    for difference in ("plain: adaptive minus fixed", "random minus plain, adaptive"):
+        for place in ("4 tokens", "mean over lengths"):
+            assert f"| {difference} | {place} | - | - | +12.5 ± 29.6 | - |" in text
+    assert "plain: adaptive minus fixed: PSNR - at 4 tokens and - over all, questions - at 4 tokens" in text
+    assert "the selector keeps 4.2 in *plain*, 4.2 in *random* on average, next to which 4 tokens are" in text
     assert "All rows and seeds of a kind of selection have the same visual tokenizer and pixel decoder." in text
     difference = value - results["regression"]["evaluation"]["results"]["questions"]["accuracy"]["value"]
     assert f"| `regression` | questions | {100 * difference:+.1f} ± " in text

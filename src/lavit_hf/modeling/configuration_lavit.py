@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .arguments_lavit import check_fields, check_vision_config
+from .arguments_lavit import check_fields, check_number, check_vision_config
 
 
 Selection = Literal["topk", "sample", "argmax"]
@@ -203,8 +203,7 @@ class LavitVisualTokenizerConfig(_OwnTypeConfig):
         if self.num_codes is not None and self.max_codes is not None:
             raise ValueError(f"num_codes={self.num_codes} does not go with max_codes={self.max_codes}: set either.")
         for name in ("keep_scale", "keep_ratio_loss_weight", "commitment_loss_weight", "reconstruction_norm_power"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+            check_number(name, getattr(self, name), 0)
         if self.feature_whitening is not None and not 0 < self.feature_whitening < 1:
             raise ValueError(f"feature_whitening must be in (0, 1), got {self.feature_whitening}.")
         for name in ("attention_smoothing", "codebook_decay", "dead_code_threshold"):

@@ -126,7 +126,10 @@ def _read_counts(name: str, counts: Counts, scores: torch.Tensor) -> torch.Tenso
         counts = counts.item()
     if isinstance(counts, Real):
         return scores.new_full((num_images,), check_integer(name, counts, 1, num_patches))
-    given = torch.as_tensor(counts)
+    try:
+        given = torch.as_tensor(counts)
+    except (TypeError, ValueError, RuntimeError):
+        given = scores.new_empty(0)
     if given.shape != (num_images,):
         raise ValueError(f"{name} must be one number, or one for each of {num_images} images, got {counts!r}.")
     for value in given.tolist():

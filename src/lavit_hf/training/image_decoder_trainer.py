@@ -56,7 +56,7 @@ class LavitImageDecoderTrainer(LavitTrainer):
         super().__init__(model, args, **kwargs)
         if self.is_sharded:
             raise ValueError(
-                "The pixel decoder's averaged weights do not work with FSDP: use DDP or DeepSpeed ZeRO 2."
+                "The pixel decoder's averaged weights do not work with FSDP and DeepSpeed ZeRO 3: use DDP or ZeRO 2."
             )
         self.ema_decay = ema_decay
         self.start_average()

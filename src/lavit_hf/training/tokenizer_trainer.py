@@ -155,7 +155,8 @@ class LavitVisualTokenizerTrainer(LavitTrainer):
         kwargs: Same arguments as [`LavitTrainer`].
 
     Raises:
-        ValueError: With FSDP, since the codebook follows averages over all vectors in each process.
+        ValueError: With FSDP and DeepSpeed ZeRO 3, since the codebook follows averages over all vectors in each
+            process.
     """
 
     def __init__(
@@ -167,7 +168,7 @@ class LavitVisualTokenizerTrainer(LavitTrainer):
     ):
         super().__init__(model, args, **kwargs)
         if self.is_sharded:
-            raise ValueError("The visual tokenizer does not train with FSDP: use DDP.")
+            raise ValueError("The visual tokenizer does not train with FSDP and DeepSpeed ZeRO 3: use DDP.")
         self.add_callback(_ScheduleCallback(self, schedule or TokenizerSchedule()))
 
     @property

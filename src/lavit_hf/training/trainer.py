@@ -17,6 +17,7 @@ from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 from safetensors import safe_open
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import find_batch_size
 from transformers.trainer_utils import sort_checkpoints
@@ -236,13 +237,13 @@ class LavitTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args)
             if resume_from_checkpoint is None:
-                folder = self.args.output_dir
-                raise ValueError(f"resume_from_checkpoint is True, but {folder} has no whole checkpoint.")
+                raise ValueError(
+                    f"resume_from_checkpoint is True, but {self.args.output_dir} has no whole checkpoint."
+                )
         if resume_from_checkpoint and self.model_init is not None:
             raise ValueError("resume_from_checkpoint does not go with model_init, which makes a new model.")
         if resume_from_checkpoint:
-            # A warning, since transformers hides information by default.
-            logger.warning(f"Resuming from {resume_from_checkpoint}.")
+            logger.warning(f"Resuming from {resume_from_checkpoint}.")  # information is hidden by default
             self.load_checkpoint(resume_from_checkpoint)
         output = super().train(resume_from_checkpoint, **kwargs)
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
@@ -265,8 +266,9 @@ class LavitTrainer(Trainer):
 
     @property
     def is_sharded(self) -> bool:
-        """Whether each process holds a part of the weights, as with FSDP."""
-        return self.is_fsdp_enabled or any(isinstance(weight, DTensor) for weight in self.model.parameters())
+        """Whether each process holds a part of the weights, as with FSDP and ZeRO 3."""
+        is_asked = self.is_fsdp_enabled or is_deepspeed_zero3_enabled()
+        return is_asked or any(isinstance(weight, DTensor) for weight in self.model.parameters())
 
     def load_checkpoint(self, folder: str | os.PathLike) -> None:
         """
