@@ -208,7 +208,7 @@ def test_an_earlier_image_takes_no_room_from_the_last_message(demo, image):
 
 
 def test_two_messages_of_the_user_are_two_turns(demo, image):
-    """What is left begins with one of the user, to which an earlier image goes."""
+    """The messages that are left begin with one of the user, to which an earlier image goes."""
     conversation = Conversation(*demo)
     conversation.add("user", Image.open(image), "what is in the image?")
     conversation.add("user", "where is the square? " * 60)

@@ -59,7 +59,7 @@ CLAIMS = (
         "learning rate of `lavit_text_only`, which was not tuned for them. In the paper, the codes of images that are "
         "read are labels as well, and in no row here.",
         "Tested here: reading, where drawings and edits are added to what is learned. Unlike in the paper, images "
-        "that are read are no labels. The second row reads more text, so that its difference is that of the amount "
+        "that are read are no labels. `lavit_text_only` reads more text, so that its difference is that of the amount "
         "of text as well; see the first further comparison.",
         {
             ("lavit_text_only_equal", "questions"): "which reads as many captions and questions",

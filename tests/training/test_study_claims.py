@@ -2,13 +2,17 @@
 """The statistics of the study, and the committed results with their page."""
 
 import random
+import re
 import shutil
+from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 
 import pytest
 from study.budgets import ROWS
 from study.claims import CLAIMS, COMPARISONS
+from study.dial import BUDGETS, SELECTIONS
 from study.differences import Difference, adjust, name_verdict, read_cases, subtract
 from study.json_files import read_json, write_json
 from study.outcomes import load_outcomes
@@ -18,6 +22,10 @@ from lavit_hf.data.loading import load_rows
 
 from ..guides import ROOT
 from .small_study import STUDY
+
+
+# A model, a number of tokens and a number of objects, at which adaptive numbers are too few and too many.
+FEW_AND_MANY = (("plain", 12, 1), ("shipped", 32, 4))
 
 
 def make_results(cases: dict[str, list[list[float]]]) -> dict[str, list[dict]]:
@@ -151,22 +159,65 @@ def test_the_page_agrees_with_the_results():
     assert render(text, load_outcomes(STUDY / "results"), find_pictures(page)) == text
 
 
-def test_the_page_tells_how_lengths_serve_scenes_of_few_and_many_objects():
-    """These shares are no part of the tables: reconstructions that are right, by the number of objects in a scene."""
-    curves = read_json(STUDY / "results" / "dial.json")["curves"]
+def test_sentences_of_the_page_have_the_numbers_of_the_results():
+    """The sentences on the dial and on the widest interval are written by hand, and stand beside tables."""
+    page = (ROOT / "docs" / "study.md").read_text(encoding="utf-8")
+    text = " ".join(page.split())
+    dial = read_json(STUDY / "results" / "dial.json")
+    points = {(c["tokenizer"], c["selection"], p["budget"]): p for c in dial["curves"] for p in c["points"]}
     numbers = [len(row["scene"]) for row in load_rows("shapes", "test", num_rows=500)]
+    models, right, captions = ("plain", "random", "shipped"), ("reconstruction", "everything"), ("captions", "objects")
 
-    def share(model: str, selection: str, budget: int, number: int) -> str:
-        [points] = [c["points"] for c in curves if (c["tokenizer"], c["selection"]) == (model, selection)]
-        [point] = [point for point in points if point["budget"] == budget]
-        right = read_cases(point, "reconstruction", "everything")
-        return f"{100 * fmean(value for value, found in zip(right, numbers, strict=True) if found == number):.0f}%"
+    def cases(model: str, selection: str, budget: int, task: str, metric: str, of: int | None = None) -> list[float]:
+        found = read_cases(points[model, selection, budget], task, metric)
+        return [value for value, number in zip(found, numbers, strict=True) if of in (None, number)]
 
-    text = " ".join((ROOT / "docs" / "study.md").read_text(encoding="utf-8").split())
-    shares = [share("plain", selection, 12, 1) for selection in ("adaptive", "fixed")]
-    assert "*plain* reconstructs {} of them, and {} if each scene has 12".format(*shares) in text
-    shares = [share("shipped", selection, 32, 4) for selection in ("adaptive", "fixed")]
-    assert "*shipped* reconstructs {} of them, and {} if each scene has 32".format(*shares) in text
+    def share(*args) -> str:
+        return f"{100 * fmean(cases(*args)):.{0 if isinstance(args[-1], int) else 1}f}"
+
+    def gap(model: str, budgets: Iterable[int], task: str, metric: str) -> float:
+        both = [[fmean(cases(model, each, budget, task, metric)) for budget in budgets] for each in SELECTIONS]
+        return fmean(both[0]) - fmean(both[1])
+
+    def gaps(budgets: Iterable[int]) -> list[float]:
+        return sorted(gap(model, budgets, "reconstruction", "psnr") for model in models)
+
+    all_lengths = gaps([budget for budget in BUDGETS if budget < 64])
+    own = [100 * gap(model, [20], *case) for case in (right, captions) for model in ("plain", "shipped")]
+    one, four = ([share(model, each, budget, *right, of) for each in SELECTIONS] for model, budget, of in FEW_AND_MANY)
+    sentences = [
+        "PSNR is higher than with fixed numbers by {:.2f} to {:.2f} dB in all".format(*gaps([20])[::2]),
+        "are more by {:.1f} and {:.1f} points, and right captions by {:.1f} and {:.1f}. In".format(*own),
+        f"as many reconstructions are right ({100 * gap('random', [20], *right):.1f} ± 3.0)",
+        f"and fewer captions ({100 * gap('random', [20], *captions):.1f} ± 2.1)",
+        f"At 12 tokens, PSNR is lower than with fixed numbers by {-gaps([12])[2]:.2f} to {-gaps([12])[0]:.2f} dB",
+        f"over all lengths both are within {max(map(abs, all_lengths)):.2f} dB",
+        "*plain* reconstructs {}% of them, and {}% if each scene has 12".format(*one),
+        "*shipped* reconstructs {}% of them, and {}% if each scene has 32".format(*four),
+        "reconstructions of *shipped* fall from {} to {}%".format(
+            *(share("shipped", "adaptive", budget, *right) for budget in (20, 64))
+        ),
+        "and its right captions from {} to {}%".format(
+            *(share("shipped", "adaptive", budget, *captions) for budget in (20, 64))
+        ),
+        "{}% instead of {}% at 20 tokens".format(
+            *(share(model, "adaptive", 20, *right) for model in ("random", "plain"))
+        ),
+        f"on average and {share('shipped', 'adaptive', 24, *right)}% right reconstructions",
+        f"gives 16 tokens and {share('shipped', 'adaptive', 16, *right)}%",
+    ]
+    assert [sentence for sentence in sentences if sentence not in text] == []
+    widest = max(map(float, re.findall(r"± (\d+\.\d)", page.partition("<!-- differences")[2].partition("<!--")[0])))
+    assert f"the half is up to {widest:.0f} points" in text
+    # "With at most 8 and with at least 48 tokens, random is better than plain in all measures"
+    for budget, selection, case in product((4, 8, 48, 64), SELECTIONS, (right, ("reconstruction", "psnr"), captions)):
+        better, worse = (fmean(cases(model, selection, budget, *case)) for model in ("random", "plain"))
+        assert better > worse, (budget, selection, case)
+    for budget, selection in product(BUDGETS, SELECTIONS):
+        better, worse = (
+            fmean(cases(model, selection, budget, "questions", "accuracy")) for model in ("random", "plain")
+        )
+        assert better > worse, (budget, selection)
 
 
 def test_a_verdict_needs_all_that_was_planned():

@@ -237,9 +237,8 @@ class LavitTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args)
             if resume_from_checkpoint is None:
-                raise ValueError(
-                    f"resume_from_checkpoint is True, but {self.args.output_dir} has no whole checkpoint."
-                )
+                folder = self.args.output_dir
+                raise ValueError(f"resume_from_checkpoint is True, but {folder} has no whole checkpoint.")
         if resume_from_checkpoint and self.model_init is not None:
             raise ValueError("resume_from_checkpoint does not go with model_init, which makes a new model.")
         if resume_from_checkpoint:
@@ -255,9 +254,8 @@ class LavitTrainer(Trainer):
         Same arguments as `Trainer.create_scheduler`. Warns if the learning rate decays before it is warmed up, as in a
         recipe whose `max_steps` alone was made smaller.
         """
-        warmup = self.args.get_warmup_steps(num_training_steps)
-        decay = (self.args.lr_scheduler_kwargs or {}).get("num_decay_steps", 0)
-        if decay and warmup + decay > num_training_steps:
+        kwargs, warmup = self.args.lr_scheduler_kwargs or {}, self.args.get_warmup_steps(num_training_steps)
+        if (decay := kwargs.get("num_decay_steps", 0)) and warmup + decay > num_training_steps:
             logger.warning(
                 f"warmup_steps ({warmup}) and num_decay_steps ({decay}) are more than the {num_training_steps} steps "
                 "of the training: the learning rate jumps from the one to the other. Give fewer."
@@ -267,8 +265,8 @@ class LavitTrainer(Trainer):
     @property
     def is_sharded(self) -> bool:
         """Whether each process holds a part of the weights, as with FSDP and ZeRO 3."""
-        is_asked = self.is_fsdp_enabled or is_deepspeed_zero3_enabled()
-        return is_asked or any(isinstance(weight, DTensor) for weight in self.model.parameters())
+        has_parts = any(isinstance(weight, DTensor) for weight in self.model.parameters())
+        return has_parts or self.is_fsdp_enabled or is_deepspeed_zero3_enabled()
 
     def load_checkpoint(self, folder: str | os.PathLike) -> None:
         """
