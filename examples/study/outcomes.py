@@ -63,7 +63,7 @@ def load_results(folder: Path) -> dict[str, list[dict]]:
             for name in (name_of(result), name_of(result["recipe"])):
                 if path.name != name:
                     raise ValueError(f"{path} has the results of {name}: a copy is no other row or seed.")
-            check_cases(path.name, result["evaluation"]["results"], result["cases"])
+            check_cases(path.name, result["evaluation"]["results"], result.get("cases", {}))
             found.setdefault(row, []).append(result)
     known: list[dict] = []
     for results in found.values():
@@ -113,8 +113,8 @@ def check_dial(dial: Mapping, results: Results) -> None:
         ValueError: If numbers or means differ, if values are not the means of their cases, if the dial has another
             recipe or other parts than LaVIT, or if another model ships with the library by now.
     """
-    expected = [point["budget"] for point in dial["curves"][0]["points"]]
     for curve in dial["curves"]:
+        expected = [point["budget"] for point in dial["curves"][0]["points"]]
         name = f"dial.json, {curve['tokenizer']}, {curve['selection']},"
         if (budgets := [point["budget"] for point in curve["points"]]) != expected or len({*budgets}) < len(budgets):
             raise ValueError(f"{name} has the numbers {budgets}, and the first curve has {expected}.")

@@ -414,3 +414,22 @@ def test_the_command_line_for_other_data_and_backbones(tmp_path, monkeypatch):
         assert set(found["evaluation"]["results"]) == {"captions", "reconstruction"}
         assert found["recipe"]["language_model"] == "HuggingFaceTB/SmolLM2-135M"
     assert "| `regression` | " in Path("runs/my-study/study.md").read_text(encoding="utf-8")
+
+
+def test_the_committed_results_are_those_of_the_recipes(tmp_path):
+    """`make study` has nothing to run. A row that read more than its recipe says is refused, also in all its seeds."""
+
+    def run(module, flags, *_):
+        pytest.fail(f"{module} would run with {flags}")
+
+    shutil.copytree(STUDY / "results", tmp_path / "results")
+    folders = [f"--{name}={tmp_path / name}" for name in ("runs", "results")]
+    options = parse_options(["--sweep", "--trials", *folders, "--page", str(tmp_path / "page.md")])
+    Study(options, run).run_all()
+    for path in (tmp_path / "results").glob("lavit_text_only_equal-seed*.json"):
+        result = read_json(path)
+        result["recipe"]["per_device_train_batch_size"] = 64
+        write_json(path, result)
+    with pytest.raises(ExceptionGroup) as caught:
+        Study(options, run).run_all()
+    assert "was made with per_device_train_batch_size=64, and the recipe has 27" in str(caught.value.exceptions[0])
