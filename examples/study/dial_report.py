@@ -18,9 +18,9 @@ Pairs = Sequence[tuple[Mapping, Mapping]]
 
 def make_dial(dial: Mapping, results: Results) -> str:
     """
-    Makes the tables of tokens against quality: differences between selections of one model and between trainings, over
-    all lengths; the measures at each length; and the differences between selections at each length. Tells whether the
-    visual tokenizer is that of the `results` of LaVIT.
+    Makes the tables of tokens against quality: differences between selections of one model and between trainings, at
+    the selector's own number and in the mean of the others; the measures at each number; and the differences between
+    selections at each number. Tells whether the visual tokenizer is that of the `results` of LaVIT.
     """
     if not dial:
         return NO_RESULTS
@@ -39,7 +39,10 @@ def make_dial(dial: Mapping, results: Results) -> str:
     means = {curve["tokenizer"]: f"{curve['own_tokens']:.1f} in *{curve['tokenizer']}*" for curve in dial["curves"]}
     own, selections, compared = own_number(dial), pair_selections(dial), []
     for name, pairs in (selections | pair_trainings(dial)).items():
-        for where, some in ((f"{own} tokens", at_number(pairs, own)), ("mean over lengths", pairs)):
+        for where, some in (
+            (f"{own} tokens", at_number(pairs, own)),
+            ("mean of the others", beside_number(pairs, own)),
+        ):
             compared.append([name, where, *(_show(some, heading) for heading in HEADINGS)])
     return "\n\n".join(
         [
@@ -62,14 +65,18 @@ def make_dial(dial: Mapping, results: Results) -> str:
 
 
 def tell_dial(dial: Mapping) -> list[str]:
-    """Returns the lines of the answers: what selections differ by, at the selector's own length and over all."""
+    """Returns the lines of the answers: what selections differ by, at the selector's own number and at others."""
     own, lines = own_number(dial), []
     for name, pairs in pair_selections(dial).items():
         shown = [
-            f"{heading} {_show(at_number(pairs, own), heading)} at {own} tokens and {_show(pairs, heading)} over all"
+            f"{heading} {_show(at_number(pairs, own), heading)} at {own} tokens and "
+            f"{_show(beside_number(pairs, own), heading)} in the mean of other numbers"
             for heading in ("PSNR", "questions")
         ]
-        lines.append(f"    - [lengths](#tokens-against-quality), {name}: {', '.join([*shown, 'no verdict'])}")
+        lines.append(
+            f"    - numbers of tokens in one model, see [tokens against quality](#tokens-against-quality), {name}: "
+            f"{', '.join([*shown, 'no verdict'])}"
+        )
     return lines
 
 
@@ -82,6 +89,11 @@ def own_number(dial: Mapping) -> int:
 def at_number(pairs: Pairs, number: int) -> Pairs:
     """Returns the pairs of one number of tokens."""
     return [pair for pair in pairs if pair[0]["budget"] == number]
+
+
+def beside_number(pairs: Pairs, number: int) -> Pairs:
+    """Returns the pairs of all other numbers of tokens, whose mean was the measure before the dial was measured."""
+    return [pair for pair in pairs if pair[0]["budget"] != number]
 
 
 def pair_selections(dial: Mapping) -> dict[str, Pairs]:
@@ -125,7 +137,7 @@ def compare_points(pairs: Pairs, heading: str) -> Difference | None:
     or None if it was not measured.
     """
     cases = [[read_cases(point, *MEASURES[heading]) for point in points] for points in zip(*pairs, strict=True)]
-    if not all(all(side) for side in cases):
+    if not cases or not all(all(side) for side in cases):
         return None
     first, second = ([fmean(values) for values in zip(*side, strict=True)] for side in cases)
     return compare_cases(first, second)

@@ -193,9 +193,13 @@ def make_answers(results: Results, dial: Mapping) -> str:
     """Makes a list of the claims of the paper and of the comparison with other designs, with what each comes to."""
     lines, verdicts = [], []
     for number, claim in enumerate(CLAIMS, 1):
-        found = {rival: verdict for (rival, _), (_, verdict) in compare(results, claim).items() if verdict}
-        words = [f"{verdict.partition(',')[0]} against `{rival}`" for rival, verdict in found.items()]
-        verdicts.append(f"Claim {number}: {', '.join(words) or 'no verdict'}.")
+        found = compare(results, claim)
+        words = [
+            f"{found[case][1].partition(',')[0]} against `{case[0]}`, {words}"
+            for case, words in claim.told.items()
+            if case in found and found[case][1]
+        ]
+        verdicts.append(f"Claim {number}: {'; '.join(words) or 'no verdict'}.")
         lines += [f"{number}. Claim: {claim.text} {claim.here}", *(_tell(results, claim) or ["    - no results yet"])]
     lines += tell_dial(dial) if dial else []
     for claim in COMPARISONS:

@@ -43,7 +43,7 @@ def make_rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def show_difference(difference: Difference, heading: str) -> str:
     """Writes a difference with half of its 95% interval."""
     digits, factor = (2, 1) if heading in NOT_SHARES else (1, 100)
-    text = f"{factor * difference.mean:+.{digits}f}"
+    text = f"{round(factor * difference.mean, digits) + 0.0:+.{digits}f}"  # no negative zero
     if difference.half is None:
         return f"{text}, no interval"
     return f"{text} ± {factor * difference.half:.{digits}f}"
