@@ -185,6 +185,8 @@ def test_show_with_an_empty_caption(command_line, image, tmp_path):
 
 def test_demo(run, tmp_path):
     output = run("demo", "--output", tmp_path)
+    assert "LaVIT demo" in output
+    assert "[bold]" not in output
     lines = {line.split("  ")[1].strip(): line for line in output.splitlines() if line.startswith("  ")}
     assert "of 64" in lines["kept patches"]
     assert "star" in lines["caption"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from rich.markup import escape
+from rich.text import Text
 
 from ..data.shapes import render_scene, sample_scene
 from ..inference import decode_codes, decode_edits, draw_codes, encode_images, write_texts
@@ -28,7 +29,7 @@ def demo(
     """Show tokens, a caption, an answer, a drawing and an edit of a small trained model."""
     options.check_outputs(*(output / f"{name}.png" for name in IMAGES), overwrite=overwrite)
     model, processor, pipeline = load_with_decoder(options.DEMO, options.Decoder.highres, "cpu", "float32")
-    console.rule("[bold]LaVIT demo")
+    console.rule(Text("LaVIT demo", style="bold"))
     console.print(
         f"A LaVIT of {model.num_parameters() / 1e6:.1f} million parameters that knows colored shapes only.\n"
     )
