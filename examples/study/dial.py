@@ -107,14 +107,12 @@ def measure(
         for budget in BUDGETS:
             if budget in points or budget > num_patches:
                 continue
-            scale, mean = find_scale(log_probs, budget)
             if budget == num_patches and curve is not curves[0]:  # both selections keep all patches
                 points[budget] = curves[0]["points"][-1]
             else:
-                if curve["selection"] == "adaptive":
-                    tokenizer.config.num_codes, tokenizer.config.keep_scale = None, scale
-                else:
-                    tokenizer.config.num_codes, tokenizer.config.keep_scale, mean = budget, 1.0, float(budget)
+                is_adaptive = curve["selection"] == "adaptive"
+                scale, mean = find_scale(log_probs, budget) if is_adaptive else (1.0, float(budget))
+                tokenizer.config.num_codes, tokenizer.config.keep_scale = None if is_adaptive else budget, scale
                 report = evaluate(
                     model,
                     processor,

@@ -37,13 +37,12 @@ def make_dial(dial: Mapping, results: Results) -> str:
     checksums = {result["parts"]["visual_tokenizer"] for result in results.get(BASE, ())}
     is_same = dial["parts"]["plain"]["visual_tokenizer"] in checksums
     means = {curve["tokenizer"]: f"{curve['own_tokens']:.1f} in *{curve['tokenizer']}*" for curve in dial["curves"]}
-    own, selections, compared = own_number(dial), pair_selections(dial), []
-    for name, pairs in (selections | pair_trainings(dial)).items():
-        for where, some in (
-            (f"{own} tokens", at_number(pairs, own)),
-            ("mean of the others", beside_number(pairs, own)),
-        ):
-            compared.append([name, where, *(_show(some, heading) for heading in HEADINGS)])
+    own, selections = own_number(dial), pair_selections(dial)
+    compared = [
+        [name, where, *(_show(some, heading) for heading in HEADINGS)]
+        for name, pairs in (selections | pair_trainings(dial)).items()
+        for where, some in zip((f"{own} tokens", "mean of the others"), split_pairs(pairs, own), strict=True)
+    ]
     return "\n\n".join(
         [
             f"Each point is measured on {dial['num_rows']} scenes of the test set. By itself, the selector keeps "
@@ -68,9 +67,10 @@ def tell_dial(dial: Mapping) -> list[str]:
     """Returns the lines of the answers: what selections differ by, at the selector's own number and at others."""
     own, lines = own_number(dial), []
     for name, pairs in pair_selections(dial).items():
+        at_own, others = split_pairs(pairs, own)
         shown = [
-            f"{heading} {_show(at_number(pairs, own), heading)} at {own} tokens and "
-            f"{_show(beside_number(pairs, own), heading)} in the mean of other numbers"
+            f"{heading} {_show(at_own, heading)} at {own} tokens and "
+            f"{_show(others, heading)} in the mean of other numbers"
             for heading in ("PSNR", "questions")
         ]
         lines.append(
@@ -86,14 +86,13 @@ def own_number(dial: Mapping) -> int:
     return min((point["budget"] for point in dial["curves"][0]["points"]), key=lambda number: abs(number - mean))
 
 
-def at_number(pairs: Pairs, number: int) -> Pairs:
-    """Returns the pairs of one number of tokens."""
-    return [pair for pair in pairs if pair[0]["budget"] == number]
-
-
-def beside_number(pairs: Pairs, number: int) -> Pairs:
-    """Returns the pairs of all other numbers of tokens, whose mean was the measure before the dial was measured."""
-    return [pair for pair in pairs if pair[0]["budget"] != number]
+def split_pairs(pairs: Pairs, number: int) -> tuple[Pairs, Pairs]:
+    """
+    Splits pairs into those of one number of tokens and those of all others, whose mean was chosen before the dial was
+    measured.
+    """
+    at_number = [pair for pair in pairs if pair[0]["budget"] == number]
+    return at_number, [pair for pair in pairs if pair[0]["budget"] != number]
 
 
 def pair_selections(dial: Mapping) -> dict[str, Pairs]:

@@ -122,13 +122,13 @@ def check_dial(dial: Mapping, results: Results) -> None:
             if abs(point["tokens"] - point["budget"]) > 0.5:
                 raise ValueError(f"{name} has {point['tokens']} tokens where it should have {point['budget']}.")
             check_cases(name, point["values"], point["cases"], dial["num_rows"])
-    if made := dial["parts"].get("shipped"):
-        compare_recipes("dial.json", made, fingerprint_shipped(), to_delete="it")
+    trained = dict(dial["parts"])
+    if shipped := trained.pop("shipped", None):
+        compare_recipes("dial.json", shipped, fingerprint_shipped(), to_delete="it")
     for base in results.get(BASE, ())[:1]:
         compare_recipes("dial.json", dial["recipe"], base["recipe"], OWN, to_delete="it")
-        for name in ("plain", "random"):
-            if name in dial["parts"]:
-                compare_recipes("dial.json", dial["parts"][name], base["parts"], OF_A_KIND, to_delete="it")
+        for parts in trained.values():
+            compare_recipes("dial.json", parts, base["parts"], OF_A_KIND, to_delete="it")
 
 
 def check_tuning(results: Results, sweep: Mapping, trials: Mapping) -> None:

@@ -250,18 +250,20 @@ class Conversation:
         def fits(messages: list[dict]) -> bool:
             return self._prepare(messages)[1] + self._room <= longest
 
-        # Lengths fall with each turn that is left out, so that few of the messages are prepared.
-        first = 0 if fits(shorter[0]) else bisect_left(shorter[:-1], True, lo=min(1, len(turns) - 1), key=fits)
-        # An image of an earlier turn is left out where it takes all room.
-        for messages in (shorter[first], turns[-1]):
-            inputs, _ = self._prepare(messages)
+        inputs, most = self._prepare(shorter[0])
+        if most + self._room > longest and len(turns) > 1:
+            # Lengths fall with each turn that is left out, so that few of the messages are prepared.
+            inputs, _ = self._prepare(shorter[bisect_left(shorter[:-1], True, lo=1, key=fits)])
+        length = inputs["input_ids"].shape[1] + self._replace_pixels(inputs)
+        if length >= longest and len(turns) > 1:  # an image of an earlier turn may take all room
+            inputs, _ = self._prepare(turns[-1])
             length = inputs["input_ids"].shape[1] + self._replace_pixels(inputs)
-            if length < longest:
-                return inputs, int(min(self._room, longest - length))
-        raise ValueError(
-            f"The context of the model holds {longest} tokens, but the last message has {length}, which leaves no "
-            "room for an answer."
-        )
+        if length >= longest:
+            raise ValueError(
+                f"The context of the model holds {longest} tokens, but the last message has {length}, which leaves no "
+                "room for an answer."
+            )
+        return inputs, int(min(self._room, longest - length))
 
     def _prepare(self, messages: list[dict]) -> tuple[BatchFeature, int]:
         """Prepares a prompt, and counts the most tokens that it may have."""

@@ -298,51 +298,56 @@ def test_values_that_are_not_those_of_their_cases_are_refused(results, tmp_path)
         load_results(tmp_path)
 
 
-@pytest.mark.parametrize("fault", ["none", "number", "twice", "length", "rows", "value", "recipe", "vae", "shipped"])
-def test_a_dial_that_compares_other_lengths_or_models_is_refused(results, fault, tmp_path):
+def repeat_number(made: dict) -> None:
+    for curve in made["curves"]:
+        curve["points"].insert(0, curve["points"][0])
+
+
+DIAL_FAULTS = {
+    "number": (
+        lambda made: made["curves"][1]["points"].pop(),
+        r"plain, fixed, has the numbers \[4\], and the first curve has \[4, 8\]",
+    ),
+    "twice": (repeat_number, r"has the numbers \[4, 4, 8\]"),
+    "length": (
+        lambda made: made["curves"][1]["points"][0].update(tokens=13.0),
+        "has 13.0 tokens where it should have 4",
+    ),
+    "rows": (
+        lambda made: made.update(num_rows=500),
+        "has 2 cases of captions.objects, and was measured on 500 rows",
+    ),
+    "value": (
+        lambda made: made["curves"][1]["points"][0]["values"]["captions"]["objects"].update(value=0.9),
+        "has captions.objects=0.9000, but the mean of its cases is 0.5000",
+    ),
+    "recipe": (
+        lambda made: made["recipe"].update(max_steps=5000),
+        "dial.json was made with max_steps=5000, and the recipe has 3",
+    ),
+    "vae": (lambda made: made["parts"]["plain"].update(vae="another"), "dial.json was made with vae='another'"),
+    "shipped": (
+        lambda made: made["parts"]["shipped"].update(model="another"),
+        "dial.json was made with model='another'",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", DIAL_FAULTS)
+def test_a_dial_that_compares_other_lengths_or_models_is_refused(results, fault):
     captions = {"objects": {"value": 0.5}}
     point = {"budget": 4, "tokens": 4.0, "values": {"captions": captions}, "cases": {"captions": {"objects": "0 1"}}}
     curves = [
         {"tokenizer": "plain", "selection": selection, "points": [point, point | {"budget": 8, "tokens": 8.0}]}
         for selection in ("adaptive", "fixed")
     ]
-    made = {"recipe": results["lavit"]["recipe"], "parts": {"plain": results["lavit"]["parts"]}}
-    made = json.loads(json.dumps(made | {"num_rows": 2, "curves": curves}))
-    points = made["curves"][1]["points"]
-    message = {
-        "none": "",
-        "number": r"plain, fixed, has the numbers \[4\], and the first curve has \[4, 8\]",
-        "twice": r"has the numbers \[4, 4, 8\]",
-        "length": "has 13.0 tokens where it should have 4",
-        "rows": "has 2 cases of captions.objects, and was measured on 500 rows",
-        "value": "has captions.objects=0.9000, but the mean of its cases is 0.5000",
-        "recipe": "dial.json was made with max_steps=5000, and the recipe has 3",
-        "vae": "dial.json was made with vae='another'",
-        "shipped": "dial.json was made with model='another'",
-    }[fault]
-    if fault == "number":
-        points.pop()
-    elif fault == "twice":
-        for curve in made["curves"]:
-            curve["points"].insert(0, curve["points"][0])
-    elif fault == "length":
-        points[0]["tokens"] = 13.0
-    elif fault == "rows":
-        made["num_rows"] = 500
-    elif fault == "value":
-        points[0]["values"]["captions"]["objects"]["value"] = 0.9
-    elif fault == "recipe":
-        made["recipe"]["max_steps"] = 5000
-    elif fault == "vae":
-        made["parts"]["plain"]["vae"] = "another"
-    elif fault == "shipped":
-        made["parts"]["shipped"] = fingerprint_shipped() | {"model": "another"}
-    if fault == "none":
-        made["parts"]["shipped"] = fingerprint_shipped()
+    parts = {"plain": results["lavit"]["parts"], "shipped": fingerprint_shipped()}
+    made = {"recipe": results["lavit"]["recipe"], "parts": parts, "num_rows": 2, "curves": curves}
+    made, (change, message) = json.loads(json.dumps(made)), DIAL_FAULTS[fault]
+    check_dial(made, {"lavit": [results["lavit"]]})
+    change(made)
+    with pytest.raises(ValueError, match=message):
         check_dial(made, {"lavit": [results["lavit"]]})
-    else:
-        with pytest.raises(ValueError, match=message):
-            check_dial(made, {"lavit": [results["lavit"]]})
 
 
 def test_the_report_of_nothing_leaves_the_page(tmp_path, capsys):

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from rich.markup import escape
 from rich.text import Text
 
 from ..data.shapes import render_scene, sample_scene
@@ -58,7 +57,7 @@ def demo(
         "edited": f"“{INSTRUCTION}”, {name_tokens(len(edited))}",
     }
     for name, line in lines.items():
-        console.print(f"  [bold]{name:15}[/bold] {escape(line)}", markup=True, soft_wrap=True)
+        console.print(Text.assemble("  ", (f"{name:15}", "bold"), f" {line}"), soft_wrap=True)
     for name in IMAGES:
         save_image(images[name].resize((SHOWN_SIZE, SHOWN_SIZE), Image.Resampling.NEAREST), output / f"{name}.png")
     console.print(f"\n{len(images)} images in {output}.", soft_wrap=True)
